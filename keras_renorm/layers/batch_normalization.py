@@ -1,0 +1,298 @@
+"""Batch Normalization."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from keras_renorm import ops
+from keras_renorm.ops import arguments
+from keras_renorm.typing import Tensor
+
+
+@keras.saving.register_keras_serializable("keras_renorm")
+class BatchNormalization(keras.layers.Layer):
+    """Normalises each channel with the moments of the minibatch.
+
+    ```
+    training:   y = gamma * (x - mu_B) / sqrt(var_B + epsilon) + beta
+                moving_mean     += (1 - momentum) * (mu_B - moving_mean)
+                moving_variance += (1 - momentum) * (var_B - moving_variance)
+    inference:  y = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta
+    ```
+
+    A drop-in for `keras.layers.BatchNormalization`: the same arguments, defaults and weights. It
+    differs where Keras's goes wrong:
+
+    - The variance is within 1e-5 of float64's also where the mean is large (1e6 at deviation 1).
+    - A minibatch of no rows, or with every position masked, changes no statistic and gives the
+      inference output instead of NaN. A channel whose moments are not finite keeps its moving
+      statistics; the output still shows the NaN.
+    - Masked positions contribute nothing to moments and gradients, even where they hold NaN.
+    - Arguments out of range are refused. Integer inputs are, too.
+    - `renorm=True` is refused: `keras_renorm.layers.BatchRenormalization` is that layer.
+
+    Args:
+        axis: The axis of the channels.
+        momentum: Weight of the old value in the moving averages, in [0, 1].
+        epsilon: Added to the variance, greater than 0.
+        center: Whether there is an offset beta.
+        scale: Whether there is a scale gamma.
+        beta_initializer: Initializer of beta.
+        gamma_initializer: Initializer of gamma.
+        moving_mean_initializer: Initializer of the moving mean.
+        moving_variance_initializer: Initializer of the moving variance.
+        beta_regularizer: Optional regularizer of beta.
+        gamma_regularizer: Optional regularizer of gamma.
+        beta_constraint: Optional constraint of beta.
+        gamma_constraint: Optional constraint of gamma.
+        renorm: Only False; here for the signature of Keras's layer.
+        renorm_clipping: Ignored while `renorm` is False, as in Keras's layer.
+        renorm_momentum: Ignored while `renorm` is False, as in Keras's layer.
+        synchronized: Whether the moments are to be those of all replicas. Equal to False on a
+            single replica; on several this version raises an error rather than not synchronise.
+        activation: Activation of the output, as in `keras.layers.Dense`.
+        **kwargs: Keras's own layer arguments, such as `name`, `dtype` and `trainable`.
+
+    Call arguments:
+        inputs: Floating-point tensor `[..., C, ...]` of rank 2 or more.
+        training: Whether to use and to update with the moments of the minibatch. With
+            `trainable=False` the layer runs in inference mode all the same.
+        mask: Optional boolean tensor with the inputs' shape but for the last dimension (each
+            dimension may be 1): False where a position is to be left out.
+
+    Returns:
+        Tensor of the inputs' shape in the layer's compute dtype. Statistics are float32 or wider.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or the inputs are not floating point.
+        ValueError: If an argument is out of range or does not fit the inputs.
+
+    Example:
+        >>> layer = keras_renorm.layers.BatchNormalization()
+        >>> y = layer(np.random.normal(5.0, 2.0, (32, 8)), training=True)  # mean 0, deviation 1
+
+    Source: Ioffe & Szegedy 2015, Algorithms 1 and 2.
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
+        renorm: bool = False,
+        renorm_clipping: Mapping[str, float] | None = None,
+        renorm_momentum: float = 0.99,
+        synchronized: bool = False,
+        activation: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if renorm:
+            raise ValueError(
+                f"`renorm` must be False, received renorm={renorm!r}. Batch Renormalization is a "
+                "layer of its own: write keras_renorm.layers.BatchRenormalization("
+                f"renorm_clipping={dict(renorm_clipping or {})!r}), or give it r_max and d_max."
+            )
+        super().__init__(**kwargs)
+        self.axis = arguments.axis(axis)
+        self.momentum = arguments.real("momentum", momentum, low=0, high=1)
+        self.epsilon = arguments.epsilon(epsilon)
+        self.center = center
+        self.scale = scale
+        self.beta_initializer = keras.initializers.get(beta_initializer)
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+        self.moving_mean_initializer = keras.initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = keras.initializers.get(moving_variance_initializer)
+        self.beta_regularizer = keras.regularizers.get(beta_regularizer)
+        self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
+        self.beta_constraint = keras.constraints.get(beta_constraint)
+        self.gamma_constraint = keras.constraints.get(gamma_constraint)
+        self.synchronized = synchronized
+        self.activation = keras.activations.get(activation)
+        self.supports_masking = True
+        self.gamma: Any = None
+        self.beta: Any = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates gamma, beta, moving_mean and moving_variance, in that order.
+
+        Args:
+            input_shape: The inputs' shape.
+
+        Raises:
+            ValueError: If the inputs have no axis `axis`, or its size is not known.
+        """
+        axis = arguments.axis(self.axis, len(input_shape))
+        if input_shape[axis] is None:
+            raise ValueError(
+                f"The size of the inputs' axis {self.axis}, the channels, must be known to create "
+                f"the weights; received inputs of shape {tuple(input_shape)}."
+            )
+        shape = (input_shape[axis],)
+        if self.scale:
+            self.gamma = self._add_vector("gamma", shape, trainable=True)
+        if self.center:
+            self.beta = self._add_vector("beta", shape, trainable=True)
+        self.moving_mean = self._add_vector("moving_mean", shape)
+        self.moving_variance = self._add_vector("moving_variance", shape)
+        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={axis: shape[0]})
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
+        """Normalises `inputs`; see the class."""
+        inputs = keras.ops.convert_to_tensor(inputs)
+        arguments.floating("inputs", inputs)
+        if mask is not None:
+            arguments.mask_shape(mask.shape, inputs.shape, layer=True)
+        if training and self.trainable:
+            outputs = self._normalize_minibatch(inputs, mask)
+        else:
+            outputs = ops.normalize(
+                inputs,
+                self.moving_mean,
+                self.moving_variance,
+                self.gamma,
+                self.beta,
+                epsilon=self.epsilon,
+                axis=self.axis,
+            )
+        return self.activation(outputs)
+
+    def compute_output_spec(
+        self, inputs: Any, training: bool | None = None, mask: Any = None
+    ) -> keras.KerasTensor:
+        """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
+        arguments.floating("inputs", inputs)
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The inputs' shape.
+
+        Raises:
+            ValueError: If the inputs have no axis `axis`.
+        """
+        arguments.axis(self.axis, len(input_shape))
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that differ from their defaults, so that other versions can load it."""
+        defaults = _defaults(type(self))
+        config = super().get_config()
+        for name, serialize in self._serializers().items():
+            value = serialize(getattr(self, name))
+            if name not in defaults or value != serialize(defaults[name]):
+                config[name] = value
+        return config
+
+    def _serializers(self) -> dict[str, Callable[[Any], Any]]:
+        """For each argument, what turns its value into the form that a configuration holds."""
+        plain = ("axis", "momentum", "epsilon", "center", "scale", "synchronized")
+        vectors = ("beta", "gamma", "moving_mean", "moving_variance")
+        return (
+            dict.fromkeys(plain, lambda value: value)
+            | dict.fromkeys((f"{name}_initializer" for name in vectors), _initializer)
+            | dict.fromkeys(("beta_regularizer", "gamma_regularizer"), _regularizer)
+            | dict.fromkeys(("beta_constraint", "gamma_constraint"), _constraint)
+            | {"activation": _activation}
+        )
+
+    def _normalize_minibatch(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """The training output; updates the moving statistics."""
+        if self.synchronized:
+            _check_single_replica()
+        outputs, batch = ops.batch_renormalization(
+            inputs,
+            self.moving_mean,
+            self.moving_variance,
+            self.gamma,
+            self.beta,
+            epsilon=self.epsilon,
+            axis=self.axis,
+            mask=None if mask is None else keras.ops.expand_dims(mask, -1),
+            **self._limits(),
+        )
+        self._update(batch)
+        return outputs
+
+    def _limits(self) -> dict[str, Tensor]:
+        """Limits of the corrections, for `ops.batch_renormalization`. None here: plain BN."""
+        return {}
+
+    def _update(self, batch: ops.Moments) -> None:
+        """One step of the moving statistics."""
+        mean, variance = ops.update_moving_moments(
+            self._statistic(self.moving_mean, batch),
+            self._statistic(self.moving_variance, batch),
+            batch,
+            momentum=self.momentum,
+        )
+        self.moving_mean.assign(mean)
+        self.moving_variance.assign(variance)
+
+    @staticmethod
+    def _statistic(variable: Any, batch: ops.Moments) -> Tensor:
+        """A moving statistic in the precision of the minibatch's moments."""
+        return keras.ops.cast(variable, batch.mean.dtype)
+
+    def _add_vector(self, name: str, shape: tuple[int | None], trainable: bool = False) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=getattr(self, f"{name}_initializer"),
+            regularizer=getattr(self, f"{name}_regularizer", None),
+            constraint=getattr(self, f"{name}_constraint", None),
+            trainable=trainable,
+            autocast=False,
+        )
+
+
+def _defaults(layer: type) -> dict[str, Any]:
+    """Defaults of a class's constructor, with those that it passes on to its bases."""
+    return {
+        name: parameter.default
+        for base in reversed(layer.__mro__)
+        if issubclass(base, BatchNormalization)
+        for name, parameter in inspect.signature(base.__init__).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+
+
+def _initializer(value: Any) -> Any:
+    return keras.initializers.serialize(keras.initializers.get(value))
+
+
+def _regularizer(value: Any) -> Any:
+    return keras.regularizers.serialize(keras.regularizers.get(value))
+
+
+def _constraint(value: Any) -> Any:
+    return keras.constraints.serialize(keras.constraints.get(value))
+
+
+def _activation(value: Any) -> Any:
+    return keras.activations.serialize(keras.activations.get(value))
+
+
+def _check_single_replica() -> None:
+    """Raises where `synchronized=True` would have to exchange moments between replicas."""
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas > 1:
+        raise ValueError(
+            "`synchronized=True` is not supported on several replicas in this version of "
+            f"keras_renorm; the strategy in use has {replicas}. Write synchronized=False, with "
+            "which each replica normalises its own part of the batch."
+        )

@@ -1,0 +1,98 @@
+"""Checks of the arguments that ops and layers share.
+
+Each raises a ValueError or TypeError that names the argument, what was received and what is
+allowed, and returns the argument in its canonical form.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_renorm.typing import Tensor
+
+
+def real(name: str, value: Any, *, low: float, high: float = math.inf) -> float:
+    """`value` as a float, if it is a number in [`low`, `high`]."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(
+            f"`{name}` must be a number, received {value!r} of type {type(value).__name__}."
+        )
+    if not low <= value <= high:
+        allowed = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"`{name}` must be {allowed}, received {name}={value!r}.")
+    return float(value)
+
+
+def epsilon(value: Any) -> float:
+    """`value` as a float, if it is a finite number greater than zero."""
+    number = real("epsilon", value, low=-math.inf)
+    if not 0 < number < math.inf:
+        raise ValueError(
+            f"`epsilon` must be finite and greater than 0, received epsilon={value!r}. It keeps "
+            "the division defined in a channel whose variance is 0; 1e-3 is Keras's default."
+        )
+    return number
+
+
+def axis(value: Any, rank: int | None = None) -> int:
+    """`value` as an int; counted from the front and within bounds when `rank` is given."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            f"`axis` must be one integer, received {value!r} of type {type(value).__name__}."
+        )
+    if rank is None:
+        return int(value)
+    if rank < 2:
+        raise ValueError(
+            "`inputs` must have at least two dimensions, a batch and channels; received an input "
+            f"of rank {rank}. Add a batch dimension, e.g. `inputs[None]`."
+        )
+    if not -rank <= value < rank:
+        raise ValueError(
+            f"`axis` must lie in [{-rank}, {rank - 1}] for an input of rank {rank}, received "
+            f"axis={int(value)}."
+        )
+    return int(value) % rank
+
+
+def floating(name: str, x: Tensor) -> str:
+    """The dtype of `x`, if it is a floating-point one."""
+    dtype: str = keras.backend.standardize_dtype(x.dtype)
+    if "float" not in dtype:
+        raise TypeError(
+            f"`{name}` must be floating point, received dtype {dtype}. Cast it first, e.g. "
+            f"`keras.ops.cast({name}, 'float32')`."
+        )
+    return dtype
+
+
+def mask_shape(mask: Sequence[int | None], inputs: Sequence[int | None], *, layer: bool) -> None:
+    """Raises unless a mask of shape `mask` broadcasts to inputs of shape `inputs`.
+
+    With `layer`, Keras's convention: the mask has no last dimension. Without, it has them all.
+    Unknown dimensions pass.
+    """
+    mask, inputs = tuple(mask), tuple(inputs)
+    expected = inputs[:-1] if layer else inputs
+    fits = len(mask) == len(expected) and all(
+        size in (1, None) or wanted is None or size == wanted
+        for size, wanted in zip(mask, expected, strict=True)
+    )
+    if not fits:
+        rule = "the inputs' shape without its last dimension" if layer else "the inputs' rank"
+        raise ValueError(
+            f"`mask` must have {rule}, that is {expected} (a dimension may be 1). Received a mask "
+            f"of shape {mask} for inputs of shape {inputs}."
+        )
+
+
+def channels(name: str, shape: Sequence[int | None], size: int | None) -> None:
+    """Raises unless `shape` is the one of a vector with an entry for each of `size` channels."""
+    if len(shape) != 1 or (None not in (shape[0], size) and shape[0] != size):
+        raise ValueError(
+            f"`{name}` must be a vector with one entry per channel, of shape ({size},); received "
+            f"shape {tuple(shape)}."
+        )

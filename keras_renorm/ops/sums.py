@@ -1,0 +1,57 @@
+"""Accurate sums over all axes but the channels'.
+
+Backends add the entries of a long axis one after another in float32. Over 400,000 rows of mean
+1e6 and deviation 1 that put the variance off by 2e-3 (TensorFlow 2.21, CPU). Adding axis by axis,
+and long axes in blocks, keeps each chain of additions short and the error near 1e-7.
+"""
+
+import math
+
+import keras
+
+from keras_renorm.typing import Tensor
+
+# The longest chain of additions, and the rows of a block when an axis is longer than that.
+_LONGEST_CHAIN = 256
+_BLOCK = 64
+
+
+def channel_sum(x: Tensor, axis: int) -> Tensor:
+    """Sum of `x` over every axis but `axis`, counted from the front. Shape `[C]`."""
+    for reduced in reversed(range(len(x.shape))):
+        if reduced != axis:
+            x = _sum(x, reduced)
+    return keras.ops.reshape(x, (-1,))
+
+
+def channel_shape(x: Tensor, axis: int) -> list[int]:
+    """The shape in which a vector of one entry per channel broadcasts against `x`."""
+    return [-1 if i == axis else 1 for i in range(len(x.shape))]
+
+
+def _sum(x: Tensor, axis: int, levels: int = 2) -> Tensor:
+    """Sum over one axis, which stays with size 1. An unknown length gets `levels` of blocks."""
+    length = x.shape[axis]
+    if levels == 0 if length is None else length <= _LONGEST_CHAIN:
+        return _apart(keras.ops.sum(x, axis=axis, keepdims=True))
+    rows = keras.ops.shape(x)[axis]
+    cut = rows // _BLOCK * _BLOCK
+    before = (slice(None),) * axis
+    blocks = _apart(keras.ops.sum(_split(x[(*before, slice(None, cut))], axis), axis=axis + 1))
+    rest = keras.ops.sum(x[(*before, slice(cut, None))], axis=axis, keepdims=True)
+    return _sum(blocks, axis, levels - 1) + rest
+
+
+def _split(x: Tensor, axis: int) -> Tensor:
+    """`x` with the rows of `axis` grouped in blocks: `[..., rows / block, block, ...]`."""
+    shape = keras.ops.shape(x)
+    return keras.ops.reshape(x, (*shape[:axis], shape[axis] // _BLOCK, _BLOCK, *shape[axis + 1 :]))
+
+
+def _apart(partial_sums: Tensor) -> Tensor:
+    """The same values, behind an operation that a compiler cannot move a sum through.
+
+    XLA would merge a sum of sums into one long chain again: variance off by 6e-4 instead of 1e-7
+    for 64x56x56x64 at mean 1e6.
+    """
+    return keras.ops.minimum(partial_sums, math.inf)

@@ -1,0 +1,233 @@
+"""Limits that change during training: how r_max and d_max grow from Batch Normalization's.
+
+A schedule is a function of the number of updates that a layer's moving statistics have seen. It
+is part of the layer's configuration, and the number is a weight of the layer, so that both
+survive saving.
+"""
+
+import abc
+import math
+from typing import Any, Self
+
+import keras
+
+from keras_renorm.ops import arguments
+from keras_renorm.typing import Tensor
+
+_PACKAGE = "keras_renorm"
+
+
+class Schedule(abc.ABC):
+    """A limit as a function of the number of updates.
+
+    To write one, subclass it, implement `__call__` with `keras.ops` and `get_config` with the
+    constructor's arguments, and decorate the class with
+    `keras.saving.register_keras_serializable()`, so that models that hold it can be loaded.
+
+    Example:
+        >>> @keras.saving.register_keras_serializable("my_project")
+        ... class Step(Schedule):
+        ...     def __init__(self, value, at_step):
+        ...         self.value, self.at_step = value, at_step
+        ...
+        ...     def __call__(self, step):
+        ...         return keras.ops.where(step < self.at_step, 1.0, self.value)
+        ...
+        ...     def get_config(self):
+        ...         return {"value": self.value, "at_step": self.at_step}
+    """
+
+    @abc.abstractmethod
+    def __call__(self, step: Tensor) -> Tensor:
+        """The limit after `step` updates.
+
+        Args:
+            step: Integer scalar tensor, 0 at the first minibatch.
+
+        Returns:
+            Floating-point scalar tensor.
+        """
+
+    @abc.abstractmethod
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, from which `from_config` makes an equal schedule."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """A schedule from what `get_config` returned."""
+        return cls(**config)
+
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the greatest value that it takes, or None where that is not known."""
+        return None
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Schedule)
+            and type(self) is type(other)
+            and self.get_config() == other.get_config()
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self)))
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        return f"{type(self).__name__}({settings})"
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class LinearRamp(Schedule):
+    """From one value to another in a straight line.
+
+    ```
+    value = start_value + (end_value - start_value) * clip((step - start) / (end - start), 0, 1)
+    ```
+
+    The paper's schedule is `LinearRamp(1, 3, 5_000, 40_000)` for r_max and
+    `LinearRamp(0, 5, 5_000, 25_000)` for d_max.
+
+    Args:
+        start_value: Value up to `start_step`.
+        end_value: Value from `end_step` on.
+        start_step: Number of updates at which the ramp begins, at least 0.
+        end_step: Number of updates at which it ends, greater than `start_step`.
+
+    Raises:
+        ValueError: If the steps are negative or not in order.
+
+    Source: Ioffe 2017, section 4.1.
+    """
+
+    def __init__(
+        self, start_value: float, end_value: float, start_step: float, end_step: float
+    ) -> None:
+        self.start_value = arguments.real("start_value", start_value, low=-math.inf)
+        self.end_value = arguments.real("end_value", end_value, low=-math.inf)
+        self.start_step = arguments.real("start_step", start_step, low=0)
+        self.end_step = arguments.real("end_step", end_step, low=0)
+        if self.end_step <= self.start_step:
+            raise ValueError(
+                "`end_step` must be greater than `start_step`, received "
+                f"start_step={start_step!r}, end_step={end_step!r}. For a limit that does not "
+                "change write a number instead of a schedule."
+            )
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """The limit after `step` updates."""
+        progress = (keras.ops.cast(step, "float32") - self.start_step) / (
+            self.end_step - self.start_step
+        )
+        rise = self.end_value - self.start_value
+        return self.start_value + rise * keras.ops.clip(progress, 0.0, 1.0)
+
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value."""
+        return min(self.start_value, self.end_value), max(self.start_value, self.end_value)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            "start_value": self.start_value,
+            "end_value": self.end_value,
+            "start_step": self.start_step,
+            "end_step": self.end_step,
+        }
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class ExponentialApproach(Schedule):
+    """From one value towards another, ever more slowly.
+
+    ```
+    value = end_value + (start_value - end_value) * exp(-max(step - start_step, 0) / time_constant)
+    ```
+
+    Args:
+        start_value: Value up to `start_step`.
+        end_value: Value that is approached; 63 % of the way is done after `time_constant` updates.
+        start_step: Number of updates at which the approach begins, at least 0.
+        time_constant: In updates, greater than 0.
+
+    Raises:
+        ValueError: If `start_step` is negative or `time_constant` is not greater than 0.
+    """
+
+    def __init__(
+        self, start_value: float, end_value: float, start_step: float, time_constant: float
+    ) -> None:
+        self.start_value = arguments.real("start_value", start_value, low=-math.inf)
+        self.end_value = arguments.real("end_value", end_value, low=-math.inf)
+        self.start_step = arguments.real("start_step", start_step, low=0)
+        self.time_constant = arguments.real("time_constant", time_constant, low=0)
+        if self.time_constant == 0:
+            raise ValueError(
+                f"`time_constant` must be greater than 0, received {time_constant!r}. For a limit "
+                "that does not change write a number instead of a schedule."
+            )
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """The limit after `step` updates."""
+        elapsed = keras.ops.maximum(keras.ops.cast(step, "float32") - self.start_step, 0.0)
+        rest = keras.ops.exp(-elapsed / self.time_constant)
+        return self.end_value + (self.start_value - self.end_value) * rest
+
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value."""
+        return min(self.start_value, self.end_value), max(self.start_value, self.end_value)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            "start_value": self.start_value,
+            "end_value": self.end_value,
+            "start_step": self.start_step,
+            "time_constant": self.time_constant,
+        }
+
+
+#: The paper's schedule of r_max (Ioffe 2017, section 4.1).
+PAPER_R_MAX = LinearRamp(1.0, 3.0, 5_000, 40_000)
+
+#: The paper's schedule of d_max (Ioffe 2017, section 4.1).
+PAPER_D_MAX = LinearRamp(0.0, 5.0, 5_000, 25_000)
+
+
+def get(name: str, value: Any, *, low: float) -> float | Schedule:
+    """A limit in its canonical form.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: A number, a `Schedule`, or the serialised form of one.
+        low: The least value that is allowed.
+
+    Returns:
+        A float or a `Schedule`.
+
+    Raises:
+        TypeError: If `value` is none of these.
+        ValueError: If `value`, or a bound of the schedule, is less than `low`.
+    """
+    if isinstance(value, dict):
+        value = keras.saving.deserialize_keras_object(value)
+    if isinstance(value, Schedule):
+        bounds = value.bounds()
+        if bounds is not None and bounds[0] < low:
+            raise ValueError(
+                f"`{name}` must be at least {low:g} at every step, received {value!r}, whose "
+                f"least value is {bounds[0]:g}."
+            )
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"`{name}` must be a number or a schedule from keras_renorm.schedules, received "
+            f"{value!r} of type {type(value).__name__}. Write float('inf') for no limit."
+        )
+    return arguments.real(name, value, low=low)
+
+
+def serialize(value: float | Schedule) -> Any:
+    """The form of a limit that a configuration holds: `get` takes it back."""
+    if isinstance(value, Schedule):
+        return keras.saving.serialize_keras_object(value)
+    return value

@@ -1,0 +1,6 @@
+"""Names for the types that annotations in this package use."""
+
+from typing import Any, TypeAlias
+
+#: A tensor of the Keras backend in use, or anything that `keras.ops.convert_to_tensor` takes.
+Tensor: TypeAlias = Any
