@@ -38,7 +38,7 @@ def _sum(x: Tensor, axis: int, levels: int = 2) -> Tensor:
     cut = rows // _BLOCK * _BLOCK
     before = (slice(None),) * axis
     blocks = _apart(keras.ops.sum(_split(x[(*before, slice(None, cut))], axis), axis=axis + 1))
-    rest = keras.ops.sum(x[(*before, slice(cut, None))], axis=axis, keepdims=True)
+    rest = _apart(keras.ops.sum(x[(*before, slice(cut, None))], axis=axis, keepdims=True))
     return _sum(blocks, axis, levels - 1) + rest
 
 

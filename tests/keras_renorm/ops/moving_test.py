@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from keras_renorm import ops
+from keras_renorm.ops import reference
+
+UPDATES = {
+    "variance": lambda *args: ops.update_moving_moments(*args, momentum=0.9),
+    "stddev": lambda *args: ops.update_moving_moments_by_stddev(
+        *args, momentum=0.9, epsilon=1e-3
+    ),
+}
+
+
+def test_variance_is_averaged_for_batch_normalization(rng):
+    x = rng.normal(2.0, 3.0, (20, 4)).astype("float32")
+    mean, variance = UPDATES["variance"](np.ones(4, "f4"), np.full(4, 2, "f4"), ops.moments(x))
+    batch_mean, batch_variance, _ = reference.moments(x)
+    np.testing.assert_allclose(mean, 0.9 + 0.1 * batch_mean, rtol=1e-6)
+    np.testing.assert_allclose(
+        variance, reference.moving_variance(2.0, batch_variance, 0.9), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_sigma_is_averaged_for_batch_renormalization(rng, scale):
+    x = rng.normal(2.0, scale, (20, 4)).astype("float32")
+    old = np.full(4, 2 * scale**2, "f4")
+    mean, variance = UPDATES["stddev"](np.ones(4, "f4"), old, ops.moments(x))
+    step = reference.forward(
+        x, 1, 0, 1, np.sqrt(old.astype("f8") + 1e-3), r_max=1, d_max=0, alpha=0.1, epsilon=1e-3
+    )
+    np.testing.assert_allclose(mean, step.mu, rtol=1e-6)
+    # Also where epsilon is 1e5 times the variance: sigma^2 - epsilon alone would lose 5 digits.
+    np.testing.assert_allclose(variance, step.sigma**2 - 1e-3, rtol=2e-5 if scale < 1 else 1e-6)
+
+
+@pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
+def test_channels_without_finite_moments_keep_their_statistics(rng, update):
+    x = rng.normal(size=(20, 5)).astype("float32")
+    x[3, 0], x[4, 1], x[5, 2] = np.nan, np.inf, 3e38
+    x[6, 2] = -3e38
+    mask = np.ones((20, 5), bool)
+    mask[:, 3] = False
+    mean, variance = update(np.ones(5, "f4"), np.full(5, 2, "f4"), ops.moments(x, mask=mask))
+    np.testing.assert_array_equal(mean[:4], 1)
+    np.testing.assert_array_equal(variance[:4], 2)
+    assert mean[4] != 1
+    assert variance[4] != 2
+
+
+@pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
+def test_the_moving_variance_never_turns_negative(update):
+    mean, variance = np.zeros(2, "f4"), np.array([1e-3, 1.0], "f4")
+    batch = ops.moments(np.full((4, 2), 5, "f4"))
+    for _ in range(300):
+        mean, variance = update(mean, variance, batch)
+        assert np.all(np.asarray(variance) >= 0)
+    np.testing.assert_allclose(variance, 0, atol=1e-6)
+
+
+def test_a_batch_like_the_moving_statistics_changes_no_bit():
+    batch = ops.moments(np.array([[-1.7], [2.3]], "f4"))
+    mean, variance = UPDATES["stddev"](np.asarray(batch.mean), np.asarray(batch.variance), batch)
+    np.testing.assert_array_equal(mean, batch.mean)
+    np.testing.assert_array_equal(variance, batch.variance)
+
+
+def test_has_update():
+    x = np.array([[1, np.nan, np.inf, 1], [2, 0, 0, 2]], "f4")
+    mask = np.array([[True, True, True, False]] * 2)
+    np.testing.assert_array_equal(
+        ops.has_update(ops.moments(x, mask=mask)), [True, False, False, False]
+    )

@@ -1,0 +1,337 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_renorm import ops
+from keras_renorm.ops import reference
+
+EPSILON = 1e-3
+# How each function is run: the same numbers are expected of all.
+MODES = {
+    "eager": lambda f: f,
+    "graph": tf.function,
+    "jit": lambda f: tf.function(f, jit_compile=True),
+}
+
+
+def make_case(rng, shape, dtype="float32"):
+    """Inputs with the channels last, and everything that a step needs."""
+    channels = shape[-1]
+    case = {
+        "x": rng.normal(1.0, 2.0, shape),
+        "dy": rng.normal(size=shape),
+        "gamma": rng.normal(1.0, 0.3, channels),
+        "beta": rng.normal(size=channels),
+        "mu": rng.normal(0.5, 1.0, channels),
+        "variance": rng.uniform(0.5, 9.0, channels),
+    }
+    return {name: value.astype(dtype) for name, value in case.items()}
+
+
+def step_and_gradients(case, *, axis=-1, mask=None, mode="eager", r_max=1.5, d_max=0.5):
+    """Output, moments and gradients in x, gamma and beta of `ops.batch_renormalization`."""
+
+    def run(x, dy, gamma, beta):
+        with tf.GradientTape() as tape:
+            tape.watch((x, gamma, beta))
+            y, batch = ops.batch_renormalization(
+                x,
+                case["mu"],
+                case["variance"],
+                gamma,
+                beta,
+                r_max=r_max,
+                d_max=d_max,
+                epsilon=EPSILON,
+                axis=axis,
+                mask=mask,
+            )
+        return y, batch, tape.gradient(y, (x, gamma, beta), output_gradients=dy)
+
+    tensors = [tf.constant(case[name]) for name in ("x", "dy", "gamma", "beta")]
+    return MODES[mode](run)(*tensors)
+
+
+def expected(case, *, mask=None, r_max=1.5, d_max=0.5):
+    sigma = np.sqrt(case["variance"].astype("float64") + EPSILON)
+    step = reference.forward(
+        case["x"],
+        case["gamma"],
+        case["beta"],
+        case["mu"],
+        sigma,
+        r_max=r_max,
+        d_max=d_max,
+        alpha=0.01,
+        epsilon=EPSILON,
+        mask=mask,
+    )
+    return step, reference.backward(case["dy"], case["x"], case["gamma"], step, mask)
+
+
+def assert_close(actual, desired, rtol=1e-5):
+    """Within `rtol` of the largest entry."""
+    desired = np.asarray(desired)
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=rtol * np.abs(desired).max())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(16, 5), (6, 7, 5), (4, 5, 6, 5), (2, 3, 4, 5, 5)])
+def test_output_and_gradients_equal_the_reference(rng, shape, mode):
+    case = make_case(rng, shape)
+    y, batch, gradients = step_and_gradients(case, mode=mode)
+    step, desired = expected(case)
+    assert_close(y, step.y)
+    assert_close(np.sqrt(batch.variance + EPSILON), step.sigma_b)
+    for actual, gradient in zip(gradients, desired, strict=True):
+        assert_close(actual, gradient)
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3, -1])
+def test_any_axis(rng, axis):
+    case = make_case(rng, (4, 5, 6, 3))
+    step, desired = expected(case)
+    moved = {**case, "x": np.moveaxis(case["x"], -1, axis), "dy": np.moveaxis(case["dy"], -1, axis)}
+    y, _, (dx, dgamma, dbeta) = step_and_gradients(moved, axis=axis)
+    assert_close(np.moveaxis(y, axis, -1), step.y)
+    assert_close(np.moveaxis(dx, axis, -1), desired.dx)
+    assert_close(dgamma, desired.dgamma)
+    assert_close(dbeta, desired.dbeta)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mask_shape", [(6, 7, 1), (6, 1, 1), (6, 7, 5), (1, 7, 5)])
+def test_masked_positions_contribute_nothing_even_if_nan(rng, mask_shape, mode):
+    case = make_case(rng, (6, 7, 5))
+    mask = rng.random(mask_shape) > 0.4
+    step, desired = expected(case, mask=mask)
+    full = np.broadcast_to(mask, (6, 7, 5))
+    for name in ("x", "dy"):
+        case[name] = np.where(full, case[name], np.nan).astype("float32")
+    y, _, gradients = step_and_gradients(case, mask=mask, mode=mode)
+    assert_close(np.asarray(y)[full], step.y[full])
+    for actual, gradient in zip(gradients, desired, strict=True):
+        assert_close(actual, gradient)
+
+
+def test_masked_positions_are_normalised_like_the_others(rng):
+    case = make_case(rng, (6, 7, 5))
+    mask = rng.random((6, 7, 1)) > 0.4
+    y, _, _ = step_and_gradients(case, mask=mask)
+    assert_close(y, expected(case, mask=mask)[0].y)
+
+
+def test_gradients_in_float64_equal_central_differences(rng):
+    case = make_case(rng, (5, 4, 3), "float64")
+    _, batch, gradients = step_and_gradients(case)
+    correction = ops.renorm_correction(
+        batch, case["mu"], case["variance"], r_max=1.5, d_max=0.5, epsilon=EPSILON
+    )
+
+    def loss(x, gamma, beta):
+        """With r and d held at what they were."""
+        x_hat = (x - x.mean((0, 1))) / np.sqrt(x.var((0, 1)) + EPSILON)
+        y = gamma * (x_hat * np.asarray(correction.r) + np.asarray(correction.d)) + beta
+        return (case["dy"] * y).sum()
+
+    point = [case["x"], case["gamma"], case["beta"]]
+    for i, gradient in enumerate(gradients):
+        numeric = np.zeros_like(point[i])
+        for index in np.ndindex(numeric.shape):
+            for sign in (1, -1):
+                moved = [a.copy() for a in point]
+                moved[i][index] += sign * 1e-5
+                numeric[index] += sign * loss(*moved) / 2e-5
+        assert_close(gradient, numeric, rtol=1e-7)
+
+
+def test_the_gradients_of_x_sum_to_zero_and_are_orthogonal_to_x(rng):
+    # Ioffe 2017, section 3: sum_i dL/dx_i = 0, and sum_i x_i dL/dx_i = 0 as epsilon vanishes.
+    case = make_case(rng, (50, 5), "float64")
+    x = tf.constant(case["x"])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y, _ = ops.batch_renormalization(
+            x, case["mu"], case["variance"], case["gamma"], r_max=1.5, d_max=0.5, epsilon=1e-30
+        )
+    dx = tape.gradient(y, x, output_gradients=tf.constant(case["dy"]))
+    np.testing.assert_allclose(tf.reduce_sum(dx, 0), 0, atol=1e-12)
+    np.testing.assert_allclose(tf.reduce_sum(x * dx, 0), 0, atol=1e-12)
+
+
+def test_training_equals_inference_when_nothing_clips(rng):
+    case = make_case(rng, (6, 7, 5))
+    y, _, _ = step_and_gradients(case, r_max=np.inf, d_max=np.inf)
+    inference = ops.normalize(
+        case["x"], case["mu"], case["variance"], case["gamma"], case["beta"], epsilon=EPSILON
+    )
+    assert_close(y, inference)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_limits_of_one_and_zero_are_plain_batch_normalization_to_the_bit(rng, mode):
+    case = make_case(rng, (6, 7, 5))
+    one, zero = tf.constant(1.0), tf.constant(0.0)
+    scheduled = step_and_gradients(case, mode=mode, r_max=one, d_max=zero)
+    elsewhere = {**case, "mu": case["mu"] + 7, "variance": case["variance"] * 3}
+    plain = step_and_gradients(elsewhere, mode=mode, r_max=1.0, d_max=0.0)
+    for actual, desired in zip(
+        tf.nest.flatten(scheduled), tf.nest.flatten(plain), strict=True
+    ):
+        np.testing.assert_array_equal(actual, desired)
+
+
+def test_r_and_d_are_clipped_on_both_sides():
+    batch = ops.Moments(*(np.array(v, "f4") for v in ([9, -9, 0], [81, 0.0, 1], [4] * 3, [0] * 3)))
+    r, d = ops.renorm_correction(
+        batch, np.zeros(3, "f4"), np.ones(3, "f4"), r_max=3.0, d_max=5.0, epsilon=1e-6
+    )
+    np.testing.assert_allclose(r, [3, 1 / 3, 1], rtol=1e-6)
+    np.testing.assert_allclose(d, [5, -5, 0], rtol=1e-6)
+
+
+def test_tensor_limits_out_of_range_count_as_the_limits_of_batch_normalization(rng):
+    batch = ops.moments(rng.normal(2.0, 3.0, (8, 4)).astype("f4"))
+    r, d = ops.renorm_correction(
+        batch, np.zeros(4, "f4"), np.ones(4, "f4"), r_max=tf.constant(0.5), d_max=tf.constant(-1.0)
+    )
+    np.testing.assert_array_equal(r, 1)
+    np.testing.assert_array_equal(d, 0)
+
+
+@pytest.mark.parametrize("mask", [None, np.zeros((4, 1), bool)], ids=["empty", "all masked"])
+def test_without_positions_the_output_is_that_of_inference(rng, mask):
+    case = make_case(rng, (0 if mask is None else 4, 3))
+    y, batch, (dx, dgamma, dbeta) = step_and_gradients(case, mask=mask)
+    inference = ops.normalize(
+        case["x"], case["mu"], case["variance"], case["gamma"], case["beta"], epsilon=EPSILON
+    )
+    np.testing.assert_allclose(y, inference, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(batch.count, 0)
+    np.testing.assert_array_equal(dx, np.zeros_like(case["x"]))
+    np.testing.assert_array_equal(dgamma, 0)
+    np.testing.assert_array_equal(dbeta, 0)
+
+
+def test_a_batch_of_one(rng):
+    case = make_case(rng, (1, 3))
+    y, _, gradients = step_and_gradients(case, r_max=3.0, d_max=5.0)
+    step, desired = expected(case, r_max=3.0, d_max=5.0)
+    assert_close(y, step.y)
+    np.testing.assert_allclose(gradients[0], 0, atol=1e-6)
+    assert_close(gradients[1], desired.dgamma)
+
+
+def test_a_large_mean_costs_the_training_output_nothing(rng):
+    case = make_case(rng, (512, 5))
+    case["x"] = (case["x"] + 1e6).astype("float32")
+    y, _, gradients = step_and_gradients(case, r_max=1.0, d_max=0.0)
+    step, desired = expected(case, r_max=1.0, d_max=0.0)
+    assert_close(y, step.y)
+    for actual, gradient in zip(gradients, desired, strict=True):
+        assert_close(actual, gradient)
+
+
+def test_a_channel_with_nan_shows_it_and_leaves_the_others_alone(rng):
+    case = make_case(rng, (8, 3))
+    clean, _, clean_gradients = step_and_gradients(case)
+    case["x"][2, 1] = np.nan
+    y, _, gradients = step_and_gradients(case)
+    assert np.isnan(y.numpy()[:, 1]).all()
+    np.testing.assert_array_equal(y.numpy()[:, [0, 2]], clean.numpy()[:, [0, 2]])
+    np.testing.assert_array_equal(
+        gradients[0].numpy()[:, [0, 2]], clean_gradients[0].numpy()[:, [0, 2]]
+    )
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float16", 2e-3), ("bfloat16", 1.6e-2)])
+def test_half_precision_inputs(rng, dtype, rtol):
+    case = make_case(rng, (32, 5))
+    halves = {name: tf.cast(case[name], dtype) for name in ("x", "dy")}
+    y, batch, (dx, dgamma, _) = step_and_gradients({**case, **halves})
+    exact = {**case, **{name: tf.cast(v, "float32").numpy() for name, v in halves.items()}}
+    step, desired = expected(exact)
+    assert (y.dtype, dx.dtype, dgamma.dtype) == (dtype, dtype, "float32")
+    # The statistics are as good as float32's; only the output is rounded to the input's type.
+    assert_close(batch.mean, step.mu_b)
+    assert_close(dgamma, desired.dgamma)
+    assert_close(tf.cast(y, "float32"), step.y, rtol)
+    assert_close(tf.cast(dx, "float32"), desired.dx, rtol)
+
+
+def test_float16_near_its_limit():
+    x = np.array([[6e4], [-6e4], [6e4], [-6e4]], "float16")
+    y, _ = ops.batch_renormalization(x, [0.0], [1.0])
+    np.testing.assert_array_equal(y, [[1], [-1], [1], [-1]])
+
+
+@pytest.mark.parametrize("given", [(), ("gamma",), ("beta",)])
+def test_gamma_and_beta_are_optional(rng, given):
+    case = make_case(rng, (8, 3))
+    filled = {**case, "gamma": np.ones(3, "f4"), "beta": np.zeros(3, "f4")}
+    filled |= {name: case[name] for name in given}
+    y, _ = ops.batch_renormalization(
+        case["x"], case["mu"], case["variance"], r_max=1.5, d_max=0.5, **{n: case[n] for n in given}
+    )
+    assert_close(y, expected(filled)[0].y)
+
+
+def test_normalize_equals_the_reference_at_a_large_mean(rng):
+    x = (rng.normal(size=(64, 3)) + 1e6).astype("float32")
+    mean, variance = np.full(3, 1e6, "f4"), np.full(3, 4.0, "f4")
+    y = tf.function(ops.normalize, jit_compile=True)(x, mean, variance)
+    assert_close(y, reference.inference(x, 1, 0, mean, np.sqrt(4 + 1e-3)))
+
+
+def test_the_moments_that_come_back_have_no_gradient(rng):
+    x = tf.constant(rng.normal(size=(4, 2)))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        _, batch = ops.batch_renormalization(x, [0.0, 0.0], [1.0, 1.0])
+    assert tape.gradient(batch.mean, x) is None
+
+
+X = np.zeros((4, 3), "float32")
+BAD_CALLS = {
+    "integers": (
+        lambda: ops.moments(np.zeros((4, 3), "int32")),
+        "`x` must be floating point, received dtype int32",
+    ),
+    "axis": (lambda: ops.moments(X, axis=2), r"`axis` must lie in \[-2, 1\].*received axis=2"),
+    "rank": (lambda: ops.moments(X[0]), "at least two dimensions.*received an input of rank 1"),
+    "mask": (
+        lambda: ops.moments(X, mask=np.ones((4, 2))),
+        r"`mask` must have the inputs' rank, that is \(4, 3\).*mask of shape \(4, 2\)",
+    ),
+    "epsilon": (
+        lambda: ops.batch_renormalization(X, [0.0] * 3, [1.0] * 3, epsilon=0.0),
+        "`epsilon` must be finite and greater than 0, received epsilon=0.0",
+    ),
+    "r_max": (
+        lambda: ops.batch_renormalization(X, [0.0] * 3, [1.0] * 3, r_max=0.5),
+        "`r_max` must be at least 1, received r_max=0.5",
+    ),
+    "d_max": (
+        lambda: ops.batch_renormalization(X, [0.0] * 3, [1.0] * 3, d_max=-1.0),
+        "`d_max` must be at least 0, received d_max=-1.0",
+    ),
+    "gamma": (
+        lambda: ops.normalize(X, [0.0] * 3, [1.0] * 3, gamma=[1.0]),
+        r"`gamma` must be a vector with one entry per channel, of shape \(3,\); received.*\(1,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_no_float_but_float64_widens_the_statistics():
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        x = keras.ops.zeros((2, 3), dtype)
+        y, batch = ops.batch_renormalization(x, [0.0] * 3, [1.0] * 3)
+        assert y.dtype == dtype
+        assert batch.variance.dtype == ("float64" if dtype == "float64" else "float32")
