@@ -26,9 +26,8 @@ class BatchNormalization(keras.layers.Layer):
     differs where Keras's goes wrong:
 
     - The variance is within 1e-5 of float64's also where the mean is large (1e6 at deviation 1).
-    - A minibatch of no rows, or with every position masked, changes no statistic and gives the
-      inference output instead of NaN. A channel whose moments are not finite keeps its moving
-      statistics; the output still shows the NaN.
+    - A minibatch of no rows, or with every position masked, changes no statistic. A channel whose
+      moments are not finite keeps its moving statistics; the output still shows the NaN.
     - Masked positions contribute nothing to moments and gradients, even where they hold NaN.
     - Arguments out of range are refused. Integer inputs are, too.
     - `renorm=True` is refused: `keras_renorm.layers.BatchRenormalization` is that layer.

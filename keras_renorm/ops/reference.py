@@ -61,10 +61,10 @@ def forward(
     x, gamma, beta, mu, sigma = (np.asarray(a, np.float64) for a in (x, gamma, beta, mu, sigma))
     mu_b, variance, count = moments(x, mask)
     sigma_b = np.sqrt(variance + epsilon)
-    mu_b, sigma_b = np.where(count > 0, mu_b, mu), np.where(count > 0, sigma_b, sigma)
     r = np.clip(sigma_b / sigma, 1 / r_max, r_max)
     d = np.clip((mu_b - mu) / sigma, -d_max, d_max)
     y = gamma * ((x - mu_b) / sigma_b * r + d) + beta
+    alpha = np.where(count > 0, alpha, 0)
     new_mu, new_sigma = mu + alpha * (mu_b - mu), sigma + alpha * (sigma_b - sigma)
     return Forward(y, mu_b, sigma_b, r, d, new_mu, new_sigma)
 

@@ -104,10 +104,9 @@ def batch_renormalization(
                                                          / (m * sigma_B^2))
     ```
 
-    The defaults `r_max=1` and `d_max=0` are Batch Normalization. A channel without a single
-    position (no rows, or all masked) takes the moving statistics for the minibatch's, so that r is
-    1 and d is 0. At masked positions `y` is computed as everywhere else, but nothing of them
-    enters the moments or any gradient.
+    The defaults `r_max=1` and `d_max=0` are Batch Normalization. At masked positions `y` is
+    computed as everywhere else, but nothing of them enters the moments or any gradient. A channel
+    without a single position (no rows, or all masked) has moments 0, as in Keras, and gradients 0.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
@@ -144,9 +143,8 @@ def batch_renormalization(
     dtype = keras.backend.result_type(x.dtype, "float32")
     mu, variance, gamma, beta = _vectors(vectors, x.shape[axis], dtype)
     batch = moments(keras.ops.stop_gradient(x), axis, mask)
-    used = _or_moving(batch, mu, variance)
-    correction = renorm_correction(used, mu, variance, r_max=r_max, d_max=d_max, epsilon=epsilon)
-    y = _normalize_with_gradient(x, axis, mask, gamma, beta, used, correction, epsilon)
+    correction = renorm_correction(batch, mu, variance, r_max=r_max, d_max=d_max, epsilon=epsilon)
+    y = _normalize_with_gradient(x, axis, mask, gamma, beta, batch, correction, epsilon)
     return y, batch
 
 
@@ -246,15 +244,6 @@ def _affine(x: Tensor, centred: Tensor, axis: int, scale: Tensor, offset: Tensor
     shape = channel_shape(x, axis)
     y = centred * keras.ops.reshape(scale, shape) + keras.ops.reshape(offset, shape)
     return keras.ops.cast(y, x.dtype)
-
-
-def _or_moving(batch: Moments, moving_mean: Tensor, moving_variance: Tensor) -> Moments:
-    """`batch`, with the moving statistics for those of a channel that has no position."""
-    some = batch.count > 0
-    return batch._replace(
-        mean=keras.ops.where(some, batch.mean, moving_mean),
-        variance=keras.ops.where(some, batch.variance, moving_variance),
-    )
 
 
 def _limit(name: str, value: float | Tensor, low: int, dtype: str) -> Tensor:

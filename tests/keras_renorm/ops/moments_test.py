@@ -91,7 +91,9 @@ def test_dtypes(rng, dtype):
     mean, variance, _ = reference.moments(tf.cast(x, "float64").numpy())
     assert result.mean.dtype == ("float64" if dtype == "float64" else "float32")
     np.testing.assert_allclose(result.mean, mean, rtol=1e-6)
-    np.testing.assert_allclose(result.variance, variance, rtol=1e-12 if dtype == "float64" else 1e-5)
+    np.testing.assert_allclose(
+        result.variance, variance, rtol=1e-12 if dtype == "float64" else 1e-5
+    )
 
 
 def test_float16_near_its_limit():

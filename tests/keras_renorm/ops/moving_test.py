@@ -6,9 +6,7 @@ from keras_renorm.ops import reference
 
 UPDATES = {
     "variance": lambda *args: ops.update_moving_moments(*args, momentum=0.9),
-    "stddev": lambda *args: ops.update_moving_moments_by_stddev(
-        *args, momentum=0.9, epsilon=1e-3
-    ),
+    "stddev": lambda *args: ops.update_moving_moments_by_stddev(*args, momentum=0.9, epsilon=1e-3),
 }
 
 

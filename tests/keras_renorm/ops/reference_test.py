@@ -72,9 +72,7 @@ def test_masked_moments_are_those_of_the_rows_that_remain(rng):
 
 def test_training_equals_inference_when_nothing_clips(rng):
     x, vectors, _ = make_case(rng, (6, 5, 3), False)
-    step = reference.forward(
-        x, **vectors, r_max=np.inf, d_max=np.inf, alpha=0.01, epsilon=1e-3
-    )
+    step = reference.forward(x, **vectors, r_max=np.inf, d_max=np.inf, alpha=0.01, epsilon=1e-3)
     np.testing.assert_allclose(step.y, reference.inference(x, **vectors), rtol=1e-12)
 
 

@@ -1,0 +1,128 @@
+"""What holds on every Keras backend; `backends_test.py` runs this under each in a process."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import layers, ops, schedules
+from keras_renorm.ops import reference
+
+LIMITS = {"r_max": 1.5, "d_max": 0.5}
+
+
+def vector_jacobian(function, arguments, dy):
+    """The output of `function` and its gradients in `arguments`, by the backend's own autodiff."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        y, pull_back = jax.vjp(jax.jit(function), *arguments)
+        return y, pull_back(dy)
+    if backend == "torch":
+        import torch
+
+        tensors = [torch.tensor(a, requires_grad=True) for a in arguments]
+        y = function(*tensors)
+        return y.detach(), torch.autograd.grad(y, tensors, torch.tensor(dy))
+    import tensorflow as tf
+
+    tensors = [tf.constant(a) for a in arguments]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        y = function(*tensors)
+    return y, tape.gradient(y, tensors, output_gradients=tf.constant(dy))
+
+
+def assert_close(actual, desired):
+    actual, desired = keras.ops.convert_to_numpy(actual), np.asarray(desired)
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=1e-5 * np.abs(desired).max())
+
+
+def test_the_backend_is_the_one_asked_for():
+    assert keras.backend.backend() == os.environ["KERAS_BACKEND"]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_output_and_gradients_equal_the_reference(rng, masked, axis):
+    x, dy = (rng.normal(1.0, 2.0, (6, 7, 5)).astype("f4") for _ in range(2))
+    gamma, beta, mu = (rng.normal(1.0, 0.5, 5).astype("f4") for _ in range(3))
+    variance = rng.uniform(0.5, 9.0, 5).astype("f4")
+    mask = rng.random((6, 7, 1)) > 0.3 if masked else None
+    if masked:
+        x = np.where(mask, x, np.nan).astype("f4")
+    sigma = np.sqrt(variance + 1e-3)
+    step = reference.forward(
+        x, gamma, beta, mu, sigma, **LIMITS, alpha=0.01, epsilon=1e-3, mask=mask
+    )
+    desired = reference.backward(dy, x, gamma, step, mask)
+
+    def move(array):
+        return None if array is None else np.moveaxis(array, -1, axis)
+
+    def function(x, gamma, beta):
+        y, _ = ops.batch_renormalization(
+            x, mu, variance, gamma, beta, **LIMITS, axis=axis, mask=move(mask)
+        )
+        return y
+
+    y, gradients = vector_jacobian(function, (move(x).copy(), gamma, beta), move(dy).copy())
+    valid = slice(None) if mask is None else np.broadcast_to(mask, x.shape)
+    assert_close(np.moveaxis(keras.ops.convert_to_numpy(y), axis, -1)[valid], step.y[valid])
+    assert_close(np.moveaxis(keras.ops.convert_to_numpy(gradients[0]), axis, -1), desired.dx)
+    assert_close(gradients[1], desired.dgamma)
+    assert_close(gradients[2], desired.dbeta)
+
+
+def test_large_means(rng):
+    x = (rng.normal(size=(64, 14, 14, 4)) + 1e6).astype("f4")
+    result = ops.moments(x)
+    mean, variance, _ = reference.moments(x)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(result.variance), variance, rtol=1e-5)
+    exact = keras.ops.convert_to_numpy(result.mean).astype("f8") + keras.ops.convert_to_numpy(
+        result.mean_remainder
+    )
+    np.testing.assert_allclose(exact, mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_batch_without_positions_changes_nothing(rows):
+    layer = layers.BatchRenormalization()
+    x = np.full((rows, 3), np.nan, "f4")
+    layer(np.ones((2, 3), "f4"), training=True)
+    before = [keras.ops.convert_to_numpy(w) for w in layer.weights]
+    layer(x, training=True, mask=np.zeros(rows, bool))
+    for old, new in zip(before, layer.weights, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(new), old)
+
+
+def test_fits_and_goes_on_after_saving(rng, tmp_path):
+    ramp = schedules.LinearRamp(1.0, 3.0, start_step=4, end_step=24)
+    norm = layers.BatchRenormalization(r_max=ramp, d_max=2.0, momentum=0.9, activation="relu")
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = rng.normal(2.0, 3.0, (28, 4)).astype("f4"), rng.normal(size=(28, 1)).astype("f4")
+    model.fit(x, y, batch_size=2, epochs=1, verbose=0, shuffle=False)
+    assert norm.current_limits() == pytest.approx((2.0, 2.0))
+    mu, sigma = np.zeros(4), np.full(4, np.sqrt(1.001))
+    for batch in np.split(x, 14):
+        step = reference.forward(batch, 1, 0, mu, sigma, r_max=1, d_max=0, alpha=0.1, epsilon=1e-3)
+        mu, sigma = step.mu, step.sigma
+    assert_close(norm.moving_mean, mu)
+    assert_close(norm.moving_variance, sigma**2 - 1e-3)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.layers[0].current_limits() == norm.current_limits()
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_mixed_precision(rng):
+    layer = layers.BatchRenormalization(dtype="mixed_bfloat16")
+    y = layer(rng.normal(3.0, 2.0, (64, 3)).astype("f4"), training=True)
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+    assert keras.backend.standardize_dtype(layer.moving_mean.dtype) == "float32"
+    y = keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
+    np.testing.assert_allclose(y.mean(0), 0, atol=0.02)
+    np.testing.assert_allclose(y.std(0), 1, atol=0.02)

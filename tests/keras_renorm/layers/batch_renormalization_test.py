@@ -1,0 +1,255 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_renorm import layers, schedules
+from keras_renorm.ops import reference
+
+EPSILON = 1e-3
+
+
+def trained_step(layer, x, dy):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+    return y, tape.gradient(y, [x, layer.gamma, layer.beta], output_gradients=dy)
+
+
+def assert_close(actual, desired, rtol=1e-5):
+    desired = np.asarray(desired)
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=rtol * np.abs(desired).max())
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+def test_200_steps_of_a_ramp_equal_the_reference(rng, mode):
+    r_max, d_max = schedules.LinearRamp(1, 3, 20, 150), schedules.LinearRamp(0, 5, 20, 100)
+    layer = layers.BatchRenormalization(momentum=0.95, r_max=r_max, d_max=d_max)
+    layer.build((6, 5, 4))
+    gamma, beta = rng.normal(1.0, 0.3, 4).astype("f4"), rng.normal(size=4).astype("f4")
+    layer.gamma.assign(gamma)
+    layer.beta.assign(beta)
+    run = trained_step if mode == "eager" else tf.function(trained_step, jit_compile=mode == "jit")
+    mu, sigma = np.zeros(4), np.full(4, np.sqrt(1 + EPSILON))
+    clipped = []
+    for i in range(200):
+        # Minibatches whose moments jump about, so that the limits bind in many of them.
+        x = rng.normal(rng.normal(0, 3, 4), rng.uniform(0.2, 6, 4), (6, 5, 4)).astype("f4")
+        dy = rng.normal(size=x.shape).astype("f4")
+        limits = {
+            "r_max": 1 + 2 * np.clip((i - 20) / 130, 0, 1),
+            "d_max": 5 * np.clip((i - 20) / 80, 0, 1),
+        }
+        step = reference.forward(x, gamma, beta, mu, sigma, **limits, alpha=0.05, epsilon=EPSILON)
+        desired = reference.backward(dy, x, gamma, step)
+        assert layer.current_limits() == pytest.approx(tuple(limits.values()), rel=1e-5)
+        y, gradients = run(layer, tf.constant(x), tf.constant(dy))
+        assert_close(y, step.y)
+        for actual, gradient in zip(gradients, desired, strict=True):
+            assert_close(actual, gradient)
+        mu, sigma = step.mu, step.sigma
+        assert_close(layer.moving_mean, mu)
+        assert_close(np.sqrt(layer.moving_variance.numpy() + EPSILON), sigma)
+        clipped.append(np.mean((step.r == limits["r_max"]) | (np.abs(step.d) == limits["d_max"])))
+    # The case is a fair one: some steps clip, others do not.
+    assert min(clipped[20:]) == 0
+    assert max(clipped[20:]) > 0.4
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_limits_of_one_and_zero_are_batch_normalization_to_the_bit(rng, jit):
+    plain = layers.BatchNormalization()
+    renorm = layers.BatchRenormalization(r_max=1.0, d_max=0.0)
+    scheduled = layers.BatchRenormalization()  # the paper's: 1 and 0 for 5,000 steps
+    for layer in (plain, renorm, scheduled):
+        layer.build((6, 5, 4))
+    steps = {
+        layer: tf.function(trained_step, jit_compile=jit) for layer in (plain, renorm, scheduled)
+    }
+    for _ in range(10):
+        x = tf.constant(rng.normal(1.0, 2.0, (6, 5, 4)), "float32")
+        dy = tf.constant(rng.normal(size=x.shape), "float32")
+        desired = tf.nest.flatten(steps[plain](plain, x, dy))
+        for layer in (renorm, scheduled):
+            for a, b in zip(tf.nest.flatten(steps[layer](layer, x, dy)), desired, strict=True):
+                np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(renorm.moving_mean, plain.moving_mean)
+
+
+def test_weights_of_a_keras_layer_load_as_they_are(rng):
+    theirs = keras.layers.BatchNormalization()
+    theirs.build((None, 5))
+    weights = [rng.uniform(0.5, 2.0, 5).astype("f4") for _ in range(4)]
+    theirs.set_weights(weights)
+    x = rng.normal(size=(16, 5)).astype("f4")
+    for options in ({}, {"r_max": 3.0, "d_max": 5.0}):
+        layer = layers.BatchRenormalization(**options)
+        layer.build((None, 5))
+        layer.set_weights(theirs.get_weights())
+        np.testing.assert_allclose(layer(x), theirs(x), atol=1e-6)
+    # And the loaded variance is used: training goes on from it (Keras's renorm rebuilds it).
+    sigma = np.sqrt(weights[3] + EPSILON)
+    step = reference.forward(x, *weights[:3], sigma, r_max=3, d_max=5, alpha=0.01, epsilon=EPSILON)
+    assert_close(layer(x, training=True), step.y)
+    assert_close(layer.moving_variance, step.sigma**2 - EPSILON)
+
+
+def test_a_file_without_a_counter_loads(rng, tmp_path):
+    fixed, scheduled = (
+        keras.Sequential([keras.Input((5,)), layers.BatchRenormalization(**options)])
+        for options in ({"r_max": 3.0, "d_max": 5.0}, {})
+    )
+    fixed(rng.normal(size=(16, 5)), training=True)
+    fixed.save_weights(tmp_path / "fixed.weights.h5")
+    scheduled.load_weights(tmp_path / "fixed.weights.h5")
+    for actual, desired in zip(scheduled.get_weights()[:4], fixed.get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, desired)
+    assert scheduled.layers[0].current_limits() == (1.0, 0.0)
+
+
+def test_weights_of_another_number_are_refused():
+    layer = layers.BatchRenormalization()
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match="weight list of length 3"):
+        layer.set_weights([np.zeros(3)] * 3)
+
+
+def test_four_weights_with_fixed_limits_and_a_counter_with_a_schedule():
+    fixed, scheduled = (
+        layers.BatchRenormalization(r_max=2.0, d_max=1),
+        layers.BatchRenormalization(),
+    )
+    names = ["gamma", "beta", "moving_mean", "moving_variance"]
+    for layer, expected in ((fixed, names), (scheduled, [*names, "update_count"])):
+        layer.build((None, 3))
+        assert [w.name for w in layer.weights] == expected
+    assert "int" in scheduled.update_count.dtype
+    assert fixed.current_limits() == layers.RenormLimits(r_max=2.0, d_max=1.0)
+
+
+def test_a_schedule_goes_on_after_saving(rng, tmp_path):
+    ramp = schedules.LinearRamp(1.0, 3.0, start_step=4, end_step=24)
+    layer = layers.BatchRenormalization(r_max=ramp, d_max=2.0, name="norm")
+    model = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(28, 4)), rng.normal(size=(28, 1))
+    model.fit(x, y, batch_size=2, epochs=1, verbose=0)
+    assert layer.current_limits() == pytest.approx((2.0, 2.0))
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    fresh = keras.models.clone_model(model)
+    assert fresh.get_layer("norm").current_limits() == (1.0, 2.0)
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    for copy in (loaded, fresh):
+        assert copy.get_layer("norm").current_limits() == layer.current_limits()
+        np.testing.assert_array_equal(copy.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+@keras.saving.register_keras_serializable("batch_renormalization_test")
+class Step(schedules.Schedule):
+    def __init__(self, value, at_step):
+        self.value, self.at_step = value, at_step
+
+    def __call__(self, step):
+        return keras.ops.where(step < self.at_step, 1.0, self.value)
+
+    def get_config(self):
+        return {"value": self.value, "at_step": self.at_step}
+
+
+def test_a_users_own_schedule(rng, tmp_path):
+    layer = layers.BatchRenormalization(r_max=Step(2.5, at_step=3), d_max=0.0)
+    model = keras.Sequential([keras.Input((4,)), layer])
+    limits = []
+    for _ in range(5):
+        limits.append(layer.current_limits().r_max)
+        model(rng.normal(size=(8, 4)), training=True)
+    assert limits == [1.0, 1.0, 1.0, 2.5, 2.5]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.layers[0].r_max == Step(2.5, at_step=3)
+    assert loaded.layers[0].current_limits() == (2.5, 0.0)
+
+
+def test_only_updates_advance_the_schedule(rng):
+    layer = layers.BatchRenormalization()
+    x = rng.normal(size=(4, 3)).astype("f4")
+    counts = []
+    for batch, training in ((x, True), (x[:0], True), (x, False), (x, True)):
+        layer(batch, training=training)
+        counts.append(int(layer.update_count.numpy()))
+    layer.trainable = False
+    layer(x, training=True)
+    assert [*counts, int(layer.update_count.numpy())] == [1, 1, 1, 2, 2]
+
+
+def test_examples_do_not_depend_on_their_minibatch_when_nothing_clips(rng):
+    layer = layers.BatchRenormalization(r_max=float("inf"), d_max=float("inf"), momentum=1.0)
+    x = rng.normal(2.0, 3.0, (32, 4)).astype("f4")
+    whole = layer(x, training=True)
+    parts = tf.concat([layer(part, training=True) for part in np.split(x, 16)], 0)
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    np.testing.assert_allclose(layer(x), whole, atol=1e-5)
+
+
+def test_keras_clipping():
+    layer = layers.BatchRenormalization(renorm_clipping={"rmax": 3, "rmin": 1 / 3, "dmax": 5})
+    assert layer.current_limits() == (3.0, 5.0)
+    assert layers.BatchRenormalization(renorm_clipping={}).r_max == float("inf")
+    assert set(layer.get_config()) == {"name", "trainable", "dtype", "r_max", "d_max"}
+
+
+BAD_ARGUMENTS = {
+    "r_max": ({"r_max": 0.5}, "`r_max` must be at least 1, received r_max=0.5"),
+    "d_max": ({"d_max": -1}, "`d_max` must be at least 0, received d_max=-1"),
+    "r_max ramp": (
+        {"r_max": schedules.LinearRamp(0, 3, 0, 10)},
+        "`r_max` must be at least 1 at every step",
+    ),
+    "type": ({"r_max": "3"}, "`r_max` must be a number or a schedule.*received '3' of type str"),
+    "unknown key": (
+        {"renorm_clipping": {"r_max": 3}},
+        r"`renorm_clipping` has unknown keys \['r_max'\].*Allowed are \['rmax', 'rmin', 'dmax'\]",
+    ),
+    "rmin": ({"renorm_clipping": {"rmax": 3, "rmin": 0.1}}, "`rmin` must be 1 / rmax = 0.333333"),
+    "rmax": ({"renorm_clipping": {"rmax": 0.5}}, "`rmax` must be at least 1"),
+    "dmax": ({"renorm_clipping": {"dmax": -1}}, "`dmax` must be at least 0"),
+    "both": (
+        {"renorm_clipping": {"rmax": 3}, "r_max": 2.0},
+        "Give either `renorm_clipping` or `r_max` and `d_max`",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        layers.BatchRenormalization(**options)
+
+
+def test_trains_where_minibatches_hold_one_class_each(rng):
+    """What the layer is for: two classes that minibatches never mix."""
+    centres = np.array([[0.0] * 4, [3.0] * 4])
+    x_test = np.concatenate([centre + rng.normal(size=(200, 4)) for centre in centres])
+    y_test = np.repeat([0, 1], 200)
+    accuracy = {}
+    for name, norm in {
+        "renorm": layers.BatchRenormalization(
+            momentum=0.95,
+            r_max=schedules.LinearRamp(1, 3, 20, 60),
+            d_max=schedules.LinearRamp(0, 5, 20, 60),
+        ),
+        "plain": layers.BatchNormalization(momentum=0.95),
+    }.items():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(2)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.05), loss, metrics=["accuracy"])
+        draws = np.random.default_rng(1)
+        for i in range(300):
+            batch = centres[i % 2] + draws.normal(size=(16, 4))
+            model.train_on_batch(batch, np.full(16, i % 2))
+        accuracy[name] = model.evaluate(x_test, y_test, verbose=0)[1]
+    assert accuracy["renorm"] > 0.95
+    assert accuracy["plain"] < 0.8

@@ -1,0 +1,101 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import schedules
+
+
+def values(schedule, steps):
+    return [float(schedule(keras.ops.convert_to_tensor(step, "int64"))) for step in steps]
+
+
+def test_linear_ramp():
+    ramp = schedules.LinearRamp(1.0, 3.0, start_step=10, end_step=50)
+    np.testing.assert_allclose(values(ramp, [0, 10, 20, 30, 50, 10**9]), [1, 1, 1.5, 2, 3, 3])
+    assert ramp.bounds() == (1, 3)
+
+
+def test_exponential_approach():
+    approach = schedules.ExponentialApproach(1.0, 3.0, start_step=10, time_constant=20)
+    expected = [1, 1, 3 - 2 * np.exp(-1), 3 - 2 * np.exp(-2), 3]
+    np.testing.assert_allclose(values(approach, [0, 10, 30, 50, 10**6]), expected, rtol=1e-6)
+    assert approach.bounds() == (1, 3)
+
+
+def test_the_papers_schedule():
+    # Ioffe 2017, section 4.1: plain batch norm for 5k steps, r_max to 3 at 40k, d_max to 5 at 25k.
+    np.testing.assert_allclose(
+        values(schedules.PAPER_R_MAX, [0, 5_000, 22_500, 40_000, 100_000]), [1, 1, 2, 3, 3]
+    )
+    np.testing.assert_allclose(
+        values(schedules.PAPER_D_MAX, [0, 5_000, 15_000, 25_000, 100_000]), [0, 0, 2.5, 5, 5]
+    )
+
+
+@keras.saving.register_keras_serializable("schedules_test")
+class Step(schedules.Schedule):
+    def __init__(self, value, at_step):
+        self.value, self.at_step = value, at_step
+
+    def __call__(self, step):
+        return keras.ops.where(step < self.at_step, 1.0, self.value)
+
+    def get_config(self):
+        return {"value": self.value, "at_step": self.at_step}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.LinearRamp(1, 3, 0, 10),
+        schedules.ExponentialApproach(1, 3, 5, 10),
+        Step(value=2.0, at_step=7),
+    ],
+)
+def test_a_configuration_gives_an_equal_schedule(schedule):
+    copy = schedules.get("r_max", schedules.serialize(schedule), low=1)
+    assert copy == schedule
+    assert hash(copy) == hash(schedule)
+    assert values(copy, range(12)) == values(schedule, range(12))
+    assert repr(copy) == repr(schedule)
+    assert copy != Step(value=9.0, at_step=7)
+
+
+def test_numbers_pass():
+    assert schedules.get("r_max", 3, low=1) == 3.0
+    assert schedules.get("d_max", float("inf"), low=0) == float("inf")
+    assert schedules.serialize(3.0) == 3.0
+
+
+BAD = {
+    "order": (lambda: schedules.LinearRamp(1, 3, 50, 10), "`end_step` must be greater than"),
+    "negative step": (lambda: schedules.LinearRamp(1, 3, -5, 10), "`start_step` must be at least"),
+    "not a number": (lambda: schedules.LinearRamp("1", 3, 0, 10), "`start_value` must be a number"),
+    "constant": (
+        lambda: schedules.ExponentialApproach(1, 3, 0, 0),
+        "`time_constant` must be greater than 0, received 0",
+    ),
+    "below the least": (
+        lambda: schedules.get("r_max", schedules.LinearRamp(0, 3, 0, 10), low=1),
+        r"`r_max` must be at least 1 at every step, received LinearRamp\(start_value=0",
+    ),
+    "number below the least": (
+        lambda: schedules.get("r_max", 0.5, low=1),
+        "`r_max` must be at least 1, received r_max=0.5",
+    ),
+    "nan": (lambda: schedules.get("d_max", float("nan"), low=0), "`d_max` must be at least 0"),
+    "none": (
+        lambda: schedules.get("d_max", None, low=0),
+        r"`d_max` must be a number or a schedule.*received None.*float\('inf'\) for no limit",
+    ),
+    "function": (
+        lambda: schedules.get("d_max", lambda step: 1.0, low=0),
+        "`d_max` must be a number or a schedule",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
