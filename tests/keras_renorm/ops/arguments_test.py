@@ -1,0 +1,48 @@
+import math
+
+import numpy as np
+import pytest
+
+from keras_renorm.ops import arguments
+
+
+def test_numbers_of_numpy_pass():
+    assert arguments.real("momentum", np.float32(0.5), low=0, high=1) == 0.5
+    assert arguments.axis(np.int64(-1), rank=4) == 3
+    assert arguments.epsilon(np.float64(1e-5)) == 1e-5
+
+
+@pytest.mark.parametrize("value", [True, "1", None, [1.0]])
+def test_what_is_no_number_is_a_type_error(value):
+    with pytest.raises(TypeError, match="`momentum` must be a number, received"):
+        arguments.real("momentum", value, low=0)
+
+
+def test_ranges_are_spelt_out():
+    with pytest.raises(ValueError, match=r"`a` must be in \[0, 1\], received a=2"):
+        arguments.real("a", 2, low=0, high=1)
+    with pytest.raises(ValueError, match="`a` must be at least 1, received a=nan"):
+        arguments.real("a", math.nan, low=1)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan])
+def test_epsilon(value):
+    with pytest.raises(ValueError, match="`epsilon` must be finite and greater than 0"):
+        arguments.epsilon(value)
+
+
+def test_unknown_dimensions_of_a_mask_pass():
+    arguments.mask_shape((None, 7), (4, 7, 3), layer=True)
+    arguments.mask_shape((4, 1, 1), (None, None, 3), layer=False)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 6), (4, 7, 3), (4, 7, 1)])
+def test_masks_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match=r"`mask` must have .* that is \(4, 7\)"):
+        arguments.mask_shape(shape, (4, 7, 3), layer=True)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (3, 1)])
+def test_vectors_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match=r"`beta` must be a vector .* of shape \(3,\)"):
+        arguments.channels("beta", shape, 3)
