@@ -16,19 +16,16 @@ from keras_renorm.typing import Tensor
 
 def real(name: str, value: Any, *, low: float, high: float = math.inf) -> float:
     """`value` as a float, if it is a number in [`low`, `high`]."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(
-            f"`{name}` must be a number, received {value!r} of type {type(value).__name__}."
-        )
-    if not low <= value <= high:
+    number = _number(name, value)
+    if not low <= number <= high:
         allowed = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
         raise ValueError(f"`{name}` must be {allowed}, received {name}={value!r}.")
-    return float(value)
+    return number
 
 
 def epsilon(value: Any) -> float:
     """`value` as a float, if it is a finite number greater than zero."""
-    number = real("epsilon", value, low=-math.inf)
+    number = _number("epsilon", value)
     if not 0 < number < math.inf:
         raise ValueError(
             f"`epsilon` must be finite and greater than 0, received epsilon={value!r}. It keeps "
@@ -87,6 +84,14 @@ def mask_shape(mask: Sequence[int | None], inputs: Sequence[int | None], *, laye
             f"`mask` must have {rule}, that is {expected} (a dimension may be 1). Received a mask "
             f"of shape {mask} for inputs of shape {inputs}."
         )
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(
+            f"`{name}` must be a number, received {value!r} of type {type(value).__name__}."
+        )
+    return float(value)
 
 
 def channels(name: str, shape: Sequence[int | None], size: int | None) -> None:
