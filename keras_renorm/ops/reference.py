@@ -64,8 +64,8 @@ def forward(
     r = np.clip(sigma_b / sigma, 1 / r_max, r_max)
     d = np.clip((mu_b - mu) / sigma, -d_max, d_max)
     y = gamma * ((x - mu_b) / sigma_b * r + d) + beta
-    alpha = np.where(count > 0, alpha, 0)
-    new_mu, new_sigma = mu + alpha * (mu_b - mu), sigma + alpha * (sigma_b - sigma)
+    rate = np.where(count > 0, alpha, 0)
+    new_mu, new_sigma = mu + rate * (mu_b - mu), sigma + rate * (sigma_b - sigma)
     return Forward(y, mu_b, sigma_b, r, d, new_mu, new_sigma)
 
 
