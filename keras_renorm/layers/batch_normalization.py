@@ -49,8 +49,12 @@ class BatchNormalization(keras.layers.Layer):
         renorm: Only False; here for the signature of Keras's layer.
         renorm_clipping: Ignored while `renorm` is False, as in Keras's layer.
         renorm_momentum: Ignored while `renorm` is False, as in Keras's layer.
-        synchronized: Whether the moments are to be those of all replicas. Equal to False on a
-            single replica; on several this version raises an error rather than not synchronise.
+        synchronized: Whether the minibatch's moments are those of all replicas of the running
+            `tf.distribute` strategy, with masks and with parts of any size; then all replicas
+            have the same moving statistics, to the bit. If False, each replica normalises its own
+            part, and the mean of the replicas' moving statistics is what is read, saved and used
+            for inference. Under JAX's `keras.distribution.DataParallel` the moments are global
+            either way. TensorFlow and JAX only.
         activation: Activation of the output, as in `keras.layers.Dense`.
         **kwargs: Keras's own layer arguments, such as `name`, `dtype` and `trainable`.
 
@@ -103,6 +107,11 @@ class BatchNormalization(keras.layers.Layer):
                 "layer of its own: write keras_renorm.layers.BatchRenormalization("
                 f"renorm_clipping={dict(renorm_clipping or {})!r}), or give it r_max and d_max."
             )
+        if synchronized and keras.backend.backend() not in ("tensorflow", "jax"):
+            raise ValueError(
+                "`synchronized=True` needs the TensorFlow or JAX backend, received it with "
+                f"{keras.backend.backend()!r}."
+            )
         super().__init__(**kwargs)
         self.axis = arguments.axis(axis)
         self.momentum = arguments.real("momentum", momentum, low=0, high=1)
@@ -140,11 +149,11 @@ class BatchNormalization(keras.layers.Layer):
             )
         shape = (input_shape[axis],)
         if self.scale:
-            self.gamma = self._add_vector("gamma", shape, trainable=True)
+            self.gamma = self._add_parameter("gamma", shape)
         if self.center:
-            self.beta = self._add_vector("beta", shape, trainable=True)
-        self.moving_mean = self._add_vector("moving_mean", shape)
-        self.moving_variance = self._add_vector("moving_variance", shape)
+            self.beta = self._add_parameter("beta", shape)
+        self.moving_mean = self._add_statistic("moving_mean", shape)
+        self.moving_variance = self._add_statistic("moving_variance", shape)
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={axis: shape[0]})
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
@@ -156,10 +165,11 @@ class BatchNormalization(keras.layers.Layer):
         if training and self.trainable:
             outputs = self._normalize_minibatch(inputs, mask)
         else:
+            mean, variance = self._moving_statistics()
             outputs = ops.normalize(
                 inputs,
-                self.moving_mean,
-                self.moving_variance,
+                mean,
+                variance,
                 self.gamma,
                 self.beta,
                 epsilon=self.epsilon,
@@ -207,8 +217,6 @@ class BatchNormalization(keras.layers.Layer):
 
     def _normalize_minibatch(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """The training output; updates the moving statistics."""
-        if self.synchronized:
-            _check_single_replica()
         outputs, batch = ops.batch_renormalization(
             inputs,
             self.moving_mean,
@@ -218,10 +226,19 @@ class BatchNormalization(keras.layers.Layer):
             epsilon=self.epsilon,
             axis=self.axis,
             mask=None if mask is None else keras.ops.expand_dims(mask, -1),
+            synchronized=self.synchronized,
             **self._limits(),
         )
         self._update(batch)
         return outputs
+
+    def _moving_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance for inference: the means of the replicas' where there are several."""
+        replicas = None if self.synchronized else ops.Replicas.running()
+        if replicas is None:
+            return self.moving_mean, self.moving_variance
+        mean, variance = replicas.average(self.moving_mean, self.moving_variance)
+        return mean, variance
 
     def _limits(self) -> dict[str, Tensor]:
         """Limits of the corrections, for `ops.batch_renormalization`. None here: plain BN."""
@@ -243,15 +260,30 @@ class BatchNormalization(keras.layers.Layer):
         """A moving statistic in the precision of the minibatch's moments."""
         return keras.ops.cast(variable, batch.mean.dtype)
 
-    def _add_vector(self, name: str, shape: tuple[int | None], trainable: bool = False) -> Any:
+    def _add_parameter(self, name: str, shape: tuple[int | None]) -> Any:
         return self.add_weight(
             name=name,
             shape=shape,
             initializer=getattr(self, f"{name}_initializer"),
-            regularizer=getattr(self, f"{name}_regularizer", None),
-            constraint=getattr(self, f"{name}_constraint", None),
-            trainable=trainable,
+            regularizer=getattr(self, f"{name}_regularizer"),
+            constraint=getattr(self, f"{name}_constraint"),
             autocast=False,
+        )
+
+    def _add_statistic(self, name: str, shape: tuple[int | None]) -> Any:
+        """A moving statistic: each replica has its own, and outside them one reads the mean.
+
+        `add_weight` has no `synchronization`; without it, replica 0's would be read and saved.
+        """
+        return keras.Variable(
+            getattr(self, f"{name}_initializer"),
+            shape=shape,
+            dtype=self.variable_dtype,
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
+            synchronization="on_read",
+            name=name,
         )
 
 
@@ -280,18 +312,3 @@ def _constraint(value: Any) -> Any:
 
 def _activation(value: Any) -> Any:
     return keras.activations.serialize(keras.activations.get(value))
-
-
-def _check_single_replica() -> None:
-    """Raises where `synchronized=True` would have to exchange moments between replicas."""
-    if keras.backend.backend() != "tensorflow":
-        return
-    import tensorflow as tf
-
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if replicas > 1:
-        raise ValueError(
-            "`synchronized=True` is not supported on several replicas in this version of "
-            f"keras_renorm; the strategy in use has {replicas}. Write synchronized=False, with "
-            "which each replica normalises its own part of the batch."
-        )

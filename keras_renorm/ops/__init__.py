@@ -12,10 +12,12 @@ from keras_renorm.ops.renorm import (
     normalize,
     renorm_correction,
 )
+from keras_renorm.ops.replicas import Replicas
 
 __all__ = [
     "Correction",
     "Moments",
+    "Replicas",
     "batch_renormalization",
     "has_update",
     "moments",

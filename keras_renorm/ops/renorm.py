@@ -6,6 +6,7 @@ import keras
 
 from keras_renorm.ops import arguments
 from keras_renorm.ops.moments import Moments, canonical_inputs, centre, moments, select
+from keras_renorm.ops.replicas import Replicas
 from keras_renorm.ops.sums import channel_shape, channel_sum
 from keras_renorm.typing import Tensor
 
@@ -87,6 +88,7 @@ def batch_renormalization(
     epsilon: float = 1e-3,
     axis: int = -1,
     mask: Tensor | None = None,
+    synchronized: bool = False,
 ) -> tuple[Tensor, Moments]:
     """Normalises `x` with its own moments, corrected towards the moving ones. For training.
 
@@ -120,6 +122,9 @@ def batch_renormalization(
         axis: The axis of the channels.
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`; False where `x`
             contributes nothing, even if it is NaN.
+        synchronized: Whether the minibatch is that of all replicas of the running `tf.distribute`
+            strategy together, which may hold different numbers of positions, or none. One
+            collective forward and one backward.
 
     Returns:
         `(y, batch)`: the output in the dtype and shape of `x`, and the `Moments` of the minibatch,
@@ -142,9 +147,12 @@ def batch_renormalization(
     vectors |= {"gamma": gamma, "beta": beta}
     dtype = keras.backend.result_type(x.dtype, "float32")
     mu, variance, gamma, beta = _vectors(vectors, x.shape[axis], dtype)
+    replicas = Replicas.running() if synchronized else None
     batch = moments(keras.ops.stop_gradient(x), axis, mask)
+    if replicas is not None:
+        batch = replicas.merge(batch)
     correction = renorm_correction(batch, mu, variance, r_max=r_max, d_max=d_max, epsilon=epsilon)
-    y = _normalize_with_gradient(x, axis, mask, gamma, beta, batch, correction, epsilon)
+    y = _normalize_with_gradient(x, axis, mask, gamma, beta, batch, correction, epsilon, replicas)
     return y, batch
 
 
@@ -205,6 +213,7 @@ def _normalize_with_gradient(
     batch: Moments,
     correction: Correction,
     epsilon: float,
+    replicas: Replicas | None,
 ) -> Tensor:
     """The output of Algorithm 1, whose gradient takes `batch` for a function of `x`."""
 
@@ -224,14 +233,16 @@ def _normalize_with_gradient(
             centred = select(mask, centre(x, axis, mean, remainder))
             sum_dy = channel_sum(dy, axis)
             sum_dy_centred = channel_sum(dy * centred, axis)
-            dgamma = inverse * r * sum_dy_centred + d * sum_dy
+            dgamma, dbeta = inverse * r * sum_dy_centred + d * sum_dy, sum_dy
+            if replicas is not None:  # x acts on all replicas' outputs, through the moments
+                sum_dy, sum_dy_centred = replicas.add(sum_dy, sum_dy_centred)
             m = keras.ops.maximum(count, 1)
             shape = channel_shape(x, axis)
             slope = keras.ops.reshape(inverse * inverse * sum_dy_centred / m, shape)
             offset = keras.ops.reshape(sum_dy / m, shape)
             dx = keras.ops.reshape(scale, shape) * (dy - offset - centred * slope)
             dx = keras.ops.cast(select(mask, dx), x.dtype)
-            return dx, dgamma, sum_dy, *(None for _ in constants)
+            return dx, dgamma, dbeta, *(None for _ in constants)
 
         return y, backward
 

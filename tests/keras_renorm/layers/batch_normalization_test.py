@@ -250,18 +250,12 @@ def test_a_model_loads_in_a_fresh_process(rng, layer_class, tmp_path):
     )
 
 
-def test_synchronized_is_local_on_one_replica_and_refused_on_several(rng):
+def test_synchronized_is_local_outside_a_strategy(rng):
     x = rng.normal(size=(8, 3)).astype("float32")
     np.testing.assert_array_equal(
         layers.BatchNormalization(synchronized=True)(x, training=True),
         layers.BatchNormalization()(x, training=True),
     )
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
-        layer = layers.BatchNormalization(synchronized=True)
-        layer.build((None, 3))
-    with pytest.raises(ValueError, match=r"not supported on several replicas.*has 2"):
-        strategy.run(lambda: layer(tf.constant(x), training=True))
 
 
 BAD_ARGUMENTS = {
