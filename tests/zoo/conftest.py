@@ -1,0 +1,98 @@
+"""Programs are tested as what they are: processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zoo
+
+#: A training of a second, with ramps that are not over when it ends and records between
+#: checkpoints. Its numbers of steps have no common divisor, so that nothing is due together.
+TINY = (
+    "--config.num_steps=120",
+    "--config.batch_size=20",
+    "--config.log_every_steps=7",
+    "--config.eval_every_steps=50",
+    "--config.checkpoint_every_steps=10",
+    "--config.augment",
+    "--config.weight_decay=1e-4",
+    "--config.warmup_steps=20",
+    "--config.r_max_start_step=10",
+    "--config.d_max_start_step=10",
+)
+
+
+def environment():
+    """The environment of a program: the package under test, and nothing of pytest's."""
+    cleared = {"TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND"}
+    kept = {name: value for name, value in os.environ.items() if name not in cleared}
+    return kept | {"PYTHONPATH": str(Path(zoo.__file__).parent.parent)}
+
+
+def command(module, *arguments):
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+@pytest.fixture(scope="session")
+def start_program(tmp_path_factory):
+    """Starts `python -m MODULE ARGUMENTS` and returns the process."""
+    folder = tmp_path_factory.mktemp("cwd")
+
+    def start(module, *arguments):
+        return subprocess.Popen(
+            command(module, *arguments),
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_program(start_program):
+    """Runs `python -m MODULE ARGUMENTS` to its end."""
+
+    def run(module, *arguments):
+        process = start_program(module, *arguments)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_python(tmp_path_factory):
+    """Runs a piece of Python in a process of its own."""
+    folder = tmp_path_factory.mktemp("cwd")
+
+    def run(code, **variables):
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=folder,
+            env=environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments():
+    """The arguments of a tiny training."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def finished_run(run_program, tmp_path_factory):
+    """The working directory of a tiny training, and what the program printed. Not to be changed."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return workdir, run_program("zoo.train", f"--workdir={workdir}", *TINY)
