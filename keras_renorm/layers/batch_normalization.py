@@ -53,7 +53,9 @@ class BatchNormalization(keras.layers.Layer):
             `tf.distribute` strategy, with masks and with parts of any size; then all replicas
             have the same moving statistics, to the bit. If False, each replica normalises its own
             part, and the mean of the replicas' moving statistics is what is read, saved and used
-            for inference. Under JAX's `keras.distribution.DataParallel` the moments are global
+            for inference: so reading them is a collective, which all workers of a
+            MultiWorkerMirroredStrategy must do together, and inference in `strategy.run` takes
+            one per layer. Under JAX's `keras.distribution.DataParallel` the moments are global
             either way. TensorFlow and JAX only.
         activation: Activation of the output, as in `keras.layers.Dense`.
         **kwargs: Keras's own layer arguments, such as `name`, `dtype` and `trainable`.
@@ -163,18 +165,15 @@ class BatchNormalization(keras.layers.Layer):
         if mask is not None:
             arguments.mask_shape(mask.shape, inputs.shape, layer=True)
         if training and self.trainable:
-            outputs = self._normalize_minibatch(inputs, mask)
-        else:
-            mean, variance = self._moving_statistics()
-            outputs = ops.normalize(
-                inputs,
-                mean,
-                variance,
-                self.gamma,
-                self.beta,
-                epsilon=self.epsilon,
-                axis=self.axis,
-            )
+            return self._normalize_minibatch(inputs, mask)
+        outputs = ops.normalize(
+            inputs,
+            *self._moving_statistics(),
+            gamma=self.gamma,
+            beta=self.beta,
+            epsilon=self.epsilon,
+            axis=self.axis,
+        )
         return self.activation(outputs)
 
     def compute_output_spec(
@@ -217,6 +216,7 @@ class BatchNormalization(keras.layers.Layer):
 
     def _normalize_minibatch(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """The training output; updates the moving statistics."""
+        relu = self.activation is keras.activations.relu
         outputs, batch = ops.batch_renormalization(
             inputs,
             self.moving_mean,
@@ -226,11 +226,12 @@ class BatchNormalization(keras.layers.Layer):
             epsilon=self.epsilon,
             axis=self.axis,
             mask=None if mask is None else keras.ops.expand_dims(mask, -1),
+            relu=relu,
             synchronized=self.synchronized,
             **self._limits(),
         )
         self._update(batch)
-        return outputs
+        return outputs if relu else self.activation(outputs)
 
     def _moving_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance for inference: the means of the replicas' where there are several."""
@@ -270,18 +271,24 @@ class BatchNormalization(keras.layers.Layer):
             autocast=False,
         )
 
-    def _add_statistic(self, name: str, shape: tuple[int | None]) -> Any:
-        """A moving statistic: each replica has its own, and outside them one reads the mean.
+    def _add_statistic(self, name: str, shape: tuple[int | None, ...], **options: Any) -> Any:
+        """A weight that training updates without gradient: each replica updates its own.
 
-        `add_weight` has no `synchronization`; without it, replica 0's would be read and saved.
+        What one reads outside the replicas, and saves, is their mean; if synchronized they are
+        equal, and replica 0's is read, which keeps the bits (the mean of 3 equal float32 numbers
+        need not) and needs no collective. `add_weight` has no `synchronization`; without it,
+        replica 0's would be read in any case.
         """
+        defaults = {
+            "initializer": getattr(self, f"{name}_initializer", None),
+            "dtype": self.variable_dtype,
+            "aggregation": "only_first_replica" if self.synchronized else "mean",
+        }
         return keras.Variable(
-            getattr(self, f"{name}_initializer"),
+            **(defaults | options),
             shape=shape,
-            dtype=self.variable_dtype,
             trainable=False,
             autocast=False,
-            aggregation="mean",
             synchronization="on_read",
             name=name,
         )

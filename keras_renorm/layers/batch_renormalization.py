@@ -120,20 +120,22 @@ class BatchRenormalization(BatchNormalization):
         """Creates the weights of `BatchNormalization`, then `update_count` for a schedule."""
         super().build(input_shape)
         if isinstance(self.r_max, Schedule) or isinstance(self.d_max, Schedule):
-            self.update_count = self.add_weight(
-                name="update_count",
-                shape=(),
+            # Of integers TensorFlow forms no mean; each replica counts what its own statistics saw.
+            self.update_count = self._add_statistic(
+                "update_count",
+                (),
                 initializer="zeros",
                 dtype="int",
-                trainable=False,
-                autocast=False,
+                aggregation="only_first_replica",
             )
 
     def current_limits(self) -> RenormLimits:
         """The limits of the next minibatch, as numbers.
 
         A schedule counts the updates of the moving statistics; a minibatch that updates none,
-        for it is empty or all masked, does not advance it.
+        for it is empty or all masked, does not advance it. On the replicas of a strategy a
+        synchronized layer counts the same everywhere. Of any other each replica counts for
+        itself, as it keeps its own moving statistics; read here and saved is replica 0's count.
         """
         limits = self._limits()
         return RenormLimits(

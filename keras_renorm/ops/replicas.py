@@ -6,7 +6,7 @@ gathered as float64 and merged by Chan's formula, in the same order on every rep
 the same bits on all of them.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -39,6 +39,11 @@ class Replicas:
             return None
         return cls(context)
 
+    @property
+    def index(self) -> Tensor:
+        """The place of this replica among them, from 0."""
+        return self._context.replica_id_in_sync_group
+
     def merge(self, local: Moments) -> Moments:
         """The moments of the union of all replicas' positions.
 
@@ -58,7 +63,7 @@ class Replicas:
         dtype = local.mean.dtype
         wide = Moments(*(keras.ops.cast(value, "float64") for value in local))
         own = keras.ops.stack([wide.count, wide.mean + wide.mean_remainder, wide.variance])
-        counts, means, variances = keras.ops.unstack(self._gather(own), axis=1)
+        counts, means, variances = keras.ops.unstack(self.gather(own), axis=1)
         count = keras.ops.sum(counts, axis=0)
         divisor = keras.ops.maximum(count, 1)
         mean = keras.ops.sum(counts * means, axis=0) / divisor
@@ -79,20 +84,61 @@ class Replicas:
 
     def average(self, *vectors: Tensor) -> list[Tensor]:
         """The means over all replicas of vectors of one shape, in one collective."""
-        total = self._all_reduce("MEAN", keras.ops.stack(vectors))
-        return keras.ops.unstack(total, len(vectors))
+        # As tensors first: keras.ops.stack fails on variables that belong to a strategy.
+        packed = keras.ops.stack([keras.ops.convert_to_tensor(vector) for vector in vectors])
+        return keras.ops.unstack(self._all_reduce("MEAN", packed), len(vectors))
 
-    def _gather(self, own: Tensor) -> Tensor:
-        """Every replica's `own`, stacked in the replicas' order.
+    def gather(self, own: Tensor) -> Tensor:
+        """Every replica's `own`, stacked in the replicas' order, in one collective.
 
         Each replica fills its own slot of zeros and all are added up, which is exact and takes one
         collective; `ReplicaContext.all_gather` takes two, for it exchanges the shapes first.
+
+        Args:
+            own: Tensor of the same shape on every replica.
+
+        Returns:
+            Tensor of that shape with an axis of the replicas in front.
         """
         replicas = self._context.num_replicas_in_sync
-        slots = keras.ops.arange(replicas)
-        mine = slots == self._context.replica_id_in_sync_group
-        mine = keras.ops.reshape(mine, (replicas, *(1 for _ in own.shape)))
+        mine = keras.ops.reshape(
+            keras.ops.arange(replicas) == self.index, (replicas, *(1 for _ in own.shape))
+        )
         return self._all_reduce("SUM", keras.ops.where(mine, own, keras.ops.zeros_like(own)))
 
+    def exchange(self, rows: Tensor, put: Tensor, take: Tensor, total: Tensor) -> Tensor:
+        """Rows of a table that all replicas fill together, in one collective, as is its gradient.
+
+        Args:
+            rows: `[b, ...]`, this replica's rows; b may differ between replicas.
+            put: `[b]`, the places of `rows` in the table; no two replicas' rows share one.
+            take: `[k]`, the places whose rows this replica gets.
+            total: The number of rows of the table, the same on every replica.
+
+        Returns:
+            `[k, ...]`. The gradient goes the way back: put where taken, taken where put. So it
+            needs that no two replicas take the same row.
+        """
+        shape = (total, *keras.ops.shape(rows)[1:])
+
+        @keras.ops.custom_gradient
+        def forward(rows: Tensor) -> Any:
+            table = keras.ops.scatter(keras.ops.expand_dims(put, 1), rows, shape)
+            taken = keras.ops.take(self._all_reduce("SUM", table), take, axis=0)
+            return taken, lambda upstream: self.exchange(upstream, take, put, total)
+
+        return forward(rows)
+
     def _all_reduce(self, operation: str, value: Tensor) -> Tensor:
-        return self._context.all_reduce(operation, value)
+        try:
+            return self._context.all_reduce(operation, value)
+        except RuntimeError as error:
+            if "merge_call" not in str(error):
+                raise
+            raise RuntimeError(
+                "A layer that is synchronized, or one at inference whose statistics are averaged "
+                "over replicas, was called where TensorFlow allows no collective: in a "
+                "`tf.function` (with or without jit_compile) or a `tf.cond`, `tf.while_loop` or "
+                "`tf.map_fn` inside the function that `strategy.run` runs. Call it from that "
+                "function itself, and put one `tf.function` around `strategy.run`."
+            ) from error

@@ -29,7 +29,7 @@ def make_case(rng, shape, dtype="float32"):
     return {name: value.astype(dtype) for name, value in case.items()}
 
 
-def step_and_gradients(case, *, axis=-1, mask=None, mode="eager", r_max=1.5, d_max=0.5):
+def step_and_gradients(case, *, axis=-1, mask=None, mode="eager", r_max=1.5, d_max=0.5, relu=False):
     """Output, moments and gradients in x, gamma and beta of `ops.batch_renormalization`."""
 
     def run(x, dy, gamma, beta):
@@ -46,6 +46,7 @@ def step_and_gradients(case, *, axis=-1, mask=None, mode="eager", r_max=1.5, d_m
                 epsilon=EPSILON,
                 axis=axis,
                 mask=mask,
+                relu=relu,
             )
         return y, batch, tape.gradient(y, (x, gamma, beta), output_gradients=dy)
 
@@ -111,6 +112,19 @@ def test_masked_positions_contribute_nothing_even_if_nan(rng, mask_shape, mode):
         case[name] = np.where(full, case[name], np.nan).astype("float32")
     y, _, gradients = step_and_gradients(case, mask=mask, mode=mode)
     assert_close(np.asarray(y)[full], step.y[full])
+    for actual, gradient in zip(gradients, desired, strict=True):
+        assert_close(actual, gradient)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_relu_is_the_positive_part_and_stops_the_gradient_elsewhere(rng, masked, mode):
+    case = make_case(rng, (6, 7, 5))
+    mask = rng.random((6, 7, 1)) > 0.4 if masked else None
+    step, _ = expected(case, mask=mask)
+    y, _, gradients = step_and_gradients(case, mask=mask, mode=mode, relu=True)
+    _, desired = expected({**case, "dy": np.where(step.y > 0, case["dy"], 0)}, mask=mask)
+    assert_close(y, np.maximum(step.y, 0))
     for actual, gradient in zip(gradients, desired, strict=True):
         assert_close(actual, gradient)
 
