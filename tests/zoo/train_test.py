@@ -1,0 +1,117 @@
+"""The training program from outside: what it says and where it writes."""
+
+import pytest
+
+
+def snapshot(folder):
+    """Every file's path, content and time of its last change."""
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_training_ends_with_a_summary(finished_run):
+    workdir, done = finished_run
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "step 7/120: train loss " in done.stdout
+    assert "step 50/120: test loss " in done.stdout
+    assert "test accuracy" in done.stdout
+    assert f"\n  python -m zoo.evaluate --workdir={workdir}  # " in done.stdout
+    assert {path.name for path in workdir.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "model.keras",
+        "tensorboard",
+    }
+
+
+def test_a_finished_run_is_left_as_it_is(finished_run, run_program, tiny_arguments):
+    workdir, _ = finished_run
+    before = snapshot(workdir)
+    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{workdir} holds this run, finished: there is nothing to do.\n")
+    assert snapshot(workdir) == before
+
+
+def test_another_config_is_refused_with_the_keys_that_differ(
+    finished_run, run_program, tiny_arguments
+):
+    workdir, _ = finished_run
+    before = snapshot(workdir)
+    done = run_program(
+        "zoo.train", f"--workdir={workdir}", *tiny_arguments, "--config.norm=batch_norm"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: {workdir} holds a run with another config: norm (there 'batch_renorm', here "
+        "'batch_norm'). Nothing was written. Choose another --workdir, or give the same config to "
+        "resume that run.\n"
+    )
+    assert snapshot(workdir) == before
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config=resnet21", "there is no recipe 'resnet21'. Did you mean 'resnet20'?"),
+        ("--config.nrom=none", "there is no config key 'nrom'. Did you mean 'norm'?"),
+        ("--config.num_steps=many", "--config.num_steps must be a whole number, received 'many'."),
+        ("--config.norm=batchnorm", "Did you mean 'batch_norm'?"),
+        ("--config.model=mpl", "Unknown model 'mpl'. Did you mean 'mlp'?"),
+        ("--config.dataset=mnits", "Unknown dataset 'mnits'. Did you mean 'mnist'?"),
+        ("--wrkdir=x", "There is no flag --wrkdir. Did you mean 'workdir'?"),
+        ("x", "'x' is not a flag: flags look like --name=value."),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(run_program, tmp_path, argument, message):
+    done = run_program("zoo.train", f"--workdir={tmp_path / 'run'}", argument)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_working_directory_is_asked_for(run_program):
+    done = run_program("zoo.train")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: --workdir is missing: add it, as in --workdir=runs/quickstart.\n"
+    )
+
+
+def test_a_folder_of_somebody_else_is_refused(run_program, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    done = run_program("zoo.train", f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {tmp_path} is not empty and holds no run of zoo.train: nothing was written. "
+        "Choose another --workdir.\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_data_set_that_is_not_prepared_is_a_mistake(run_program, tmp_path):
+    (tmp_path / "data").mkdir()
+    done = run_program(
+        "zoo.train",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.dataset=mnist",
+        f"--config.data_dir={tmp_path / 'data'}",
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: Dataset 'mnist' is not prepared in ")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_help_tells_how_to_use_it(run_program):
+    done = run_program("zoo.train", "--help")
+    assert "python -m zoo.train --workdir=DIR [--config=RECIPE] [--config.KEY=VALUE ...]" in (
+        done.stdout
+    )
+    assert "--workdir" in done.stdout

@@ -1,0 +1,92 @@
+import re
+
+import pytest
+from absl import flags
+
+from zoo.training import arguments
+from zoo.training.errors import UserError
+from zoo.training.recipes import load_recipe
+
+
+@pytest.fixture
+def flag_values():
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "A folder.", values)
+    return values
+
+
+def parse(flag_values, *argv):
+    return arguments.parse_arguments(["program", *argv], flag_values)
+
+
+def test_the_quickstart_is_the_default(flag_values):
+    config, rest = parse(flag_values, "--workdir=here")
+    assert config.to_dict() == load_recipe("few_labels").to_dict()
+    assert config.is_locked
+    assert rest == ["program"]
+    assert flag_values.workdir == "here"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--config=resnet20", "--config.norm=none", "--config.num_steps=450", "--noconfig.augment"],
+        ["--config.norm", "none", "--config.num_steps=450", "--config.augment=false",
+         "--config", "resnet20"],
+    ],
+)  # fmt: skip
+def test_keys_are_overridden_wherever_they_stand(flag_values, argv):
+    config, _ = parse(flag_values, *argv)
+    expected = load_recipe("resnet20").to_dict()
+    assert config.to_dict() == expected | {"norm": "none", "num_steps": 450, "augment": False}
+
+
+def test_a_whole_number_serves_as_a_number_and_data_dir_can_be_set(flag_values):
+    config, _ = parse(flag_values, "--config.learning_rate=1", "--config.data_dir=/data")
+    assert (config.learning_rate, config.data_dir) == (1.0, "/data")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--config.nrom=none",
+            "--config.nrom=none: there is no config key 'nrom'. Did you mean 'norm'? Keys are ",
+        ),
+        ("--config.norm.x=1", "--config.norm.x=1: there is no config key 'norm.x'."),
+        ("--config.num_steps=1e3", "--config.num_steps must be a whole number, received '1e3'."),
+        ("--config.num_steps=a: b", "--config.num_steps must be a whole number, received 'a"),
+        (
+            "--config.learning_rate=fast",
+            "--config.learning_rate must be a number, received 'fast'.",
+        ),
+        ("--config.augment=perhaps", "--config.augment must be true or false, received 'perhaps'."),
+        ("--config.norm=instance", "--config.norm must be one of batch_renorm, batch_norm, none"),
+        ("--config", "--config needs a value: few_labels, "),
+        ("--config.seed", "Missing value for flag --config.seed."),
+        (
+            "--wrkdir=x",
+            "There is no flag --wrkdir. Did you mean 'workdir'? --help lists the flags.",
+        ),
+    ],
+)
+def test_a_mistake_is_answered_with_what_is_allowed(flag_values, argument, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        parse(flag_values, argument)
+
+
+def test_what_is_not_a_flag_is_refused(flag_values):
+    _, rest = parse(flag_values, "runs/a")
+    with pytest.raises(
+        UserError, match=r"^'runs/a' is not a flag: flags look like --name=value\.$"
+    ):
+        arguments.no_arguments(rest)
+    arguments.no_arguments(["program"])
+
+
+def test_a_required_flag_is_asked_for():
+    with pytest.raises(
+        UserError, match=r"^--workdir is missing: add it, as in --workdir=runs/a\.$"
+    ):
+        arguments.required("workdir", None, "runs/a")
+    assert arguments.required("workdir", "here", "runs/a") == "here"

@@ -1,0 +1,159 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_renorm.layers import BatchRenormalization
+from keras_renorm.schedules import LinearRamp
+from zoo.data.datasets import Dataset
+from zoo.training import builders
+from zoo.training.config import default_config
+from zoo.training.errors import UserError
+
+
+def config(**values):
+    return default_config().to_dict() | {"model": "mlp"} | values
+
+
+@pytest.fixture
+def dataset(rng):
+    images = rng.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
+    return Dataset("blocks", "train", images, np.arange(40) % 4, ("a", "b", "c", "d"))
+
+
+def test_batch_renorm_gets_its_ramps():
+    options = builders.norm_options(
+        config(r_max=4.0, r_max_start_step=5, r_max_end_step=9, norm_momentum=0.9)
+    )
+    assert options == {
+        "momentum": 0.9,
+        "epsilon": 1e-3,
+        "r_max": LinearRamp(1.0, 4.0, 5, 9),
+        "d_max": LinearRamp(0.0, 5.0, 0, 1000),
+    }
+
+
+def test_a_ramp_without_length_is_a_number():
+    options = builders.norm_options(config(d_max=2.0, d_max_start_step=0, d_max_end_step=0))
+    assert options["d_max"] == 2.0
+
+
+def test_batch_norm_gets_no_limits_and_none_gets_nothing():
+    assert builders.norm_options(config(norm="batch_norm")) == {"momentum": 0.99, "epsilon": 1e-3}
+    assert builders.norm_options(config(norm="none")) == {}
+
+
+@pytest.mark.parametrize(("start", "end"), [(10, 5), (5, 5), (-1, 5)])
+def test_a_ramp_that_runs_backwards_is_refused(start, end):
+    with pytest.raises(
+        UserError,
+        match=rf"^--config.r_max_end_step must be greater than r_max_start_step, and that at least "
+        rf"0, received {end} and {start}\. For a limit that does not change give 0 to both\.$",
+    ):
+        builders.norm_options(config(r_max_start_step=start, r_max_end_step=end))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": "mpl"}, "Did you mean 'mlp'"),
+        ({"r_max": 0.5}, "`r_max` must be at least 1"),
+        ({"d_max": -1.0}, "`d_max` must be at least 0"),
+        ({"norm_momentum": 1.5}, "`momentum` must be"),
+        ({"norm_epsilon": 0.0}, "`epsilon` must be"),
+    ],
+)
+def test_what_a_model_does_not_take_is_a_users_error(dataset, values, message):
+    with pytest.raises(UserError, match=message):
+        builders.build_model(config(**values), dataset)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch_size": 41}, "`batch_size` must be at most the number of examples"),
+        (
+            {"minibatches": "few_labels", "batch_size": 9, "labels_per_batch": 2},
+            "`batch_size` must be a multiple of `labels_per_batch`",
+        ),
+        (
+            {"minibatches": "few_labels", "batch_size": 10, "labels_per_batch": 5},
+            "`labels_per_batch` must be at most the number of labels",
+        ),
+    ],
+)
+def test_minibatches_that_cannot_be_had_are_a_users_error(dataset, values, message):
+    with pytest.raises(UserError, match=message):
+        builders.build_sampler(config(**values), dataset.labels)
+
+
+def test_an_unknown_data_set_is_a_users_error():
+    with pytest.raises(UserError, match="Did you mean 'fashion_mnist_subset'"):
+        builders.load_dataset("fashion_mnist_subsets", "train", None)
+
+
+def test_logits_are_the_model_before_its_softmax(dataset):
+    model = builders.build_model(config(), dataset)
+    logits = builders.logits_of(model)
+    images = tf.random.normal([5, 4, 4, 1])
+    np.testing.assert_allclose(tf.nn.softmax(logits(images)), model(images), rtol=1e-6)
+    assert [v.path for v in logits.variables] == [v.path for v in model.variables]
+
+
+def test_the_limits_are_those_of_the_models_layers(dataset):
+    model = builders.build_model(config(r_max_end_step=4, d_max_end_step=10), dataset)
+    assert builders.current_limits(model) == (1.0, 0.0)
+    model(tf.random.normal([5, 4, 4, 1]), training=True)
+    assert builders.current_limits(model) == pytest.approx((1.5, 0.5))
+    count = sum(isinstance(layer, BatchRenormalization) for layer in model.layers)
+    assert count == 3
+    assert builders.current_limits(builders.build_model(config(norm="none"), dataset)) == (
+        None,
+        None,
+    )
+
+
+def test_the_rate_warms_up_and_falls_with_a_cosine():
+    rate = builders.learning_rate_schedule(
+        config(learning_rate=0.4, warmup_steps=10, num_steps=110)
+    )
+    assert float(rate(0)) == 0.0
+    assert float(rate(5)) == pytest.approx(0.2)
+    for step in (10, 35, 60, 109, 110):
+        expected = 0.2 * (1 + math.cos(math.pi * (step - 10) / 100))
+        assert float(rate(step)) == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_rate_begins_at_once_without_a_warm_up():
+    rate = builders.learning_rate_schedule(config(learning_rate=0.4, num_steps=100))
+    assert float(rate(0)) == pytest.approx(0.4)
+    assert float(rate(50)) == pytest.approx(0.2)
+
+
+def test_a_constant_rate_is_constant_after_the_warm_up():
+    values = config(learning_rate=0.4, learning_rate_schedule="constant", num_steps=100)
+    for warmup in (0, 10):
+        rate = builders.learning_rate_schedule(values | {"warmup_steps": warmup})
+        for step in (10, 50, 100):
+            assert float(rate(step)) == pytest.approx(0.4)
+
+
+def test_the_optimizers_variables_exist(dataset):
+    model = builders.build_model(config(), dataset)
+    optimizer = builders.build_optimizer(config(), model)
+    momentums = [v for v in optimizer.variables if "momentum" in v.path]
+    assert len(momentums) == len(model.trainable_variables)
+
+
+@pytest.mark.parametrize("kind", ["iid", "few_labels"])
+def test_minibatches_start_anywhere_and_end_with_the_run(dataset, kind):
+    values = config(minibatches=kind, labels_per_batch=2, batch_size=6, num_steps=7, augment=True)
+    whole = list(builders.build_batches(values, dataset, 0))
+    rest = list(builders.build_batches(values, dataset, 4))
+    assert (len(whole), len(rest)) == (7, 3)
+    for (images, labels), (resumed_images, resumed_labels) in zip(whole[4:], rest, strict=True):
+        np.testing.assert_array_equal(images, resumed_images)
+        np.testing.assert_array_equal(labels, resumed_labels)
+    if kind == "few_labels":
+        assert all(len(set(labels.numpy())) == 2 for _, labels in whole)

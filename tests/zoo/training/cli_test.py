@@ -1,0 +1,40 @@
+import pytest
+
+PROGRAM = """
+import sys
+from absl import logging
+from zoo.training import arguments, cli
+from zoo.training.errors import UserError
+
+def main(parsed):
+    logging.info("parsed %s", parsed)
+    {body}
+
+cli.run(arguments.parse_flags, main, "What it is for.")
+"""
+
+
+def test_a_users_mistake_is_one_line_and_status_1(run_python):
+    done = run_python(PROGRAM.format(body='raise UserError("no such\\n  thing: it is [red]")'))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: no such thing: it is [red]\n"
+
+
+def test_a_defect_keeps_its_traceback(run_python):
+    done = run_python(PROGRAM.format(body='raise ValueError("a defect")'))
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ValueError: a defect" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "err"),
+    [
+        ("raise KeyboardInterrupt", 130, "error: interrupted.\n"),
+        ("return 143", 143, ""),
+        ("return 0", 0, ""),
+    ],
+)
+def test_the_exit_status_is_mains(run_python, body, status, err):
+    done = run_python(PROGRAM.format(body=body))
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", err)

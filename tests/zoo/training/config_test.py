@@ -1,0 +1,74 @@
+import re
+
+import pytest
+
+from zoo.training import config as configs
+from zoo.training.errors import UserError
+
+
+def changed(**values):
+    return configs.default_config().to_dict() | values
+
+
+def test_the_defaults_pass_their_own_checks():
+    configs.check_values(configs.default_config())
+
+
+def test_an_unknown_key_is_answered_with_the_nearest_and_with_all():
+    with pytest.raises(
+        UserError,
+        match=r"^x: there is no config key 'lerning_rate'\. Did you mean 'learning_rate'\? "
+        r"Keys are augment, .*, weight_decay\.$",
+    ):
+        configs.check_key("lerning_rate", "x: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "norm",
+            "batchnorm",
+            "--config.norm must be one of batch_renorm, batch_norm, none, received 'batchnorm'. "
+            "Did you mean 'batch_norm'?",
+        ),
+        (
+            "minibatches",
+            "random",
+            "--config.minibatches must be one of iid, few_labels, received 'random'.",
+        ),
+        (
+            "learning_rate_schedule",
+            "cosin",
+            "--config.learning_rate_schedule must be one of cosine, constant, received 'cosin'. "
+            "Did you mean 'cosine'?",
+        ),
+        ("learning_rate", 0.0, "--config.learning_rate must be above 0, received 0.0."),
+        ("d_max", float("nan"), "--config.d_max must be finite, received nan."),
+        ("r_max", float("inf"), "--config.r_max must be finite, received inf."),
+        ("seed", -1, "--config.seed must be from 0 to 2147483647, received -1."),
+        ("sgd_momentum", 1.0, "--config.sgd_momentum must be at least 0 and below 1, received 1.0"),
+        ("weight_decay", -1e-4, "--config.weight_decay must be at least 0, received -0.0001."),
+        ("num_steps", 0, "--config.num_steps must be at least 1, received 0."),
+        ("batch_size", 0, "--config.batch_size must be at least 1, received 0."),
+        ("eval_every_steps", 0, "--config.eval_every_steps must be at least 1, received 0."),
+        (
+            "warmup_steps",
+            1000,
+            "--config.warmup_steps must be below num_steps (1000), received 1000.",
+        ),
+        ("warmup_steps", -1, "--config.warmup_steps must be at least 0, received -1."),
+    ],
+)
+def test_a_bad_value_is_answered_with_what_is_allowed(key, value, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        configs.check_values(changed(**{key: value}))
+
+
+def test_differences_name_keys_and_both_values():
+    assert configs.differences({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "d": 4}) == {
+        "b": (2, 5),
+        "c": (3, "not set"),
+        "d": ("not set", 4),
+    }
+    assert configs.differences(changed(), changed()) == {}

@@ -1,0 +1,119 @@
+import hashlib
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from zoo.data.datasets import Dataset
+from zoo.training.errors import UserError
+from zoo.training.evaluation import Evaluator, evaluate_workdir
+from zoo.training.workdir import Workdir
+
+
+def softmax_regression(scale=1.0):
+    images = keras.Input((2, 2, 1))
+    logits = keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(images))
+    model = keras.Model(images, keras.layers.Softmax()(logits))
+    model.set_weights([scale * weight for weight in model.get_weights()])
+    return model
+
+
+@pytest.fixture
+def dataset(rng):
+    images = rng.integers(0, 256, (23, 2, 2, 1), dtype=np.uint8)
+    return Dataset("blocks", "test", images, rng.integers(0, 3, 23), ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
+def test_accuracy_and_loss_agree_with_numpy(dataset, batch_size):
+    model = softmax_regression(5.0)
+    kernel, bias = (np.array(w, np.float64) for w in model.get_weights())
+    z = dataset.images.reshape(23, 4) / 255 @ kernel + bias
+    log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    result = Evaluator(model, dataset, batch_size)()
+    assert result.accuracy == np.mean(np.argmax(z, axis=1) == dataset.labels)
+    assert result.loss == pytest.approx(-np.mean(log_p[np.arange(23), dataset.labels]), rel=1e-5)
+    assert result.num_examples == 23
+
+
+def test_the_weights_are_those_of_the_moment_of_the_call(dataset):
+    model = softmax_regression()
+    evaluator = Evaluator(model, dataset, 10)
+    before = evaluator()
+    model.set_weights([-9 * weight for weight in model.get_weights()])
+    assert evaluator().loss != before.loss
+
+
+def test_a_probability_of_zero_has_a_finite_loss(dataset):
+    result = Evaluator(softmax_regression(1e6), dataset, 10)()
+    wrong = 1 - result.accuracy
+    assert wrong > 0
+    assert result.loss == pytest.approx(wrong * -np.log(np.finfo(np.float32).tiny), rel=1e-5)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A finished run whose model takes images of Fashion-MNIST."""
+    images = keras.Input((28, 28, 1))
+    logits = keras.layers.Dense(10, name="logits")(keras.layers.Flatten()(images))
+    keras.Model(images, keras.layers.Softmax()(logits)).save(tmp_path / "model.keras")
+    config = {
+        "model": "regression",
+        "norm": "none",
+        "dataset": "fashion_mnist_subset",
+        "data_dir": None,
+        "eval_batch_size": 500,
+        "num_steps": 3,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_a_report_is_written(workdir):
+    console = Console(record=True, quiet=True)
+    result = evaluate_workdir(str(workdir), console)
+    report = json.loads((workdir / "evaluation.json").read_text())
+    assert report == {
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+        "num_examples": 2000,
+        "seconds": result.seconds,
+        "dataset": "fashion_mnist_subset",
+        "split": "test",
+        "model": "regression",
+        "norm": "none",
+        "steps": 3,
+        "model_file": "model.keras",
+        "model_sha256": hashlib.sha256((workdir / "model.keras").read_bytes()).hexdigest(),
+    }
+    assert 0 <= result.accuracy <= 1
+
+
+def test_another_split(workdir):
+    assert evaluate_workdir(str(workdir), Console(quiet=True), split="train").num_examples == 10000
+
+
+def test_data_of_another_shape_are_refused(workdir, monkeypatch, dataset):
+    monkeypatch.setattr("zoo.data.datasets.load", lambda *_: dataset)
+    message = (
+        "The model takes images of shape (28, 28, 1) and knows 10 classes; blocks has (2, 2, 1) "
+        "and 3."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        evaluate_workdir(str(workdir), Console(quiet=True), dataset="blocks")
+    assert not (workdir / "evaluation.json").exists()
+
+
+def test_an_unfinished_run_is_refused(workdir):
+    (workdir / "model.keras").unlink()
+    with pytest.raises(UserError, match="holds an unfinished run: it has no model"):
+        evaluate_workdir(str(workdir), Console(quiet=True))
+
+
+def test_a_damaged_model_is_refused(workdir):
+    Workdir(workdir).model.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"model\.keras cannot be read: "):
+        evaluate_workdir(str(workdir), Console(quiet=True))

@@ -1,0 +1,166 @@
+"""Trainings as processes of their own, which are killed, stopped, damaged and resumed."""
+
+import json
+import shutil
+import signal
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import keras_renorm
+
+
+def records(workdir):
+    """The records without what depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    clock = ("seconds", "images_per_second")
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def checkpoints(workdir):
+    return sorted(int(path.name[5:]) for path in (workdir / "checkpoints").glob("step-*"))
+
+
+def send_after(process, workdir, step, number):
+    """Sends a signal to a training once it has saved a checkpoint of `step` or later."""
+    deadline = time.monotonic() + 60
+    while not any(saved >= step for saved in checkpoints(workdir)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, process.kill()
+        time.sleep(0.002)
+    process.send_signal(number)
+    return process.communicate(timeout=60)
+
+
+def damage(workdir):
+    """Flips a bit in the middle of the newest checkpoint's variables; returns its step."""
+    newest = max((workdir / "checkpoints").glob("step-*"))
+    path = newest / "variables.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return newest
+
+
+def test_a_run_that_was_killed_damaged_and_stopped_ends_as_one_that_was_not(
+    start_program, run_program, finished_run, tiny_arguments, tmp_path
+):
+    arguments = ("zoo.train", f"--workdir={tmp_path}", *tiny_arguments)
+
+    killed = start_program(*arguments)
+    send_after(killed, tmp_path, 30, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "model.keras").exists()
+    before = max(checkpoints(tmp_path))
+    damaged = damage(tmp_path)
+
+    stopped = start_program(*arguments)
+    out, err = send_after(stopped, tmp_path, before + 20, signal.SIGINT)
+    assert (stopped.returncode, err) == (128 + signal.SIGINT, "")
+    assert f"warning: checkpoint {damaged} is damaged (variables.data" in out
+    assert f"resuming from step {before - 10}\n" in out
+    step = max(checkpoints(tmp_path))
+    assert out.endswith(
+        f"stopped by SIGINT after step {step} of 120, and saved: the same command resumes the "
+        "run.\n"
+    )
+
+    resumed = run_program(*arguments)
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert f"resuming from step {step}\n" in resumed.stdout
+
+    unbroken, _ = finished_run
+    assert records(tmp_path) == records(unbroken)
+    weights = [
+        keras.saving.load_model(folder / "model.keras", compile=False).get_weights()
+        for folder in (tmp_path, unbroken)
+    ]
+    assert len(weights[0]) > 10
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    # The last checkpoints agree too, optimizer and all.
+    states = [
+        (folder / "checkpoints/step-00000120/variables.data-00000-of-00001").read_bytes()
+        for folder in (tmp_path, unbroken)
+    ]
+    assert states[0] == states[1]
+
+
+def test_the_records_are_complete_and_tell_the_schedules(finished_run):
+    workdir, _ = finished_run
+    found = records(workdir)
+    train = [record for record in found if record["split"] == "train"]
+    test = [record for record in found if record["split"] == "test"]
+    assert [record["step"] for record in train] == [*range(7, 120, 7), 120]
+    assert [record["step"] for record in test] == [50, 100, 120]
+    at_14 = train[1]
+    assert at_14["learning_rate"] == pytest.approx(0.02 * 13 / 20)
+    assert at_14["r_max"] == pytest.approx(1 + 2 * (14 - 10) / (1050 - 10))
+    assert at_14["d_max"] == pytest.approx(5 * (14 - 10) / (750 - 10))
+    assert test[-1]["accuracy"] > 0.2  # Chance is 0.1.
+
+
+def test_the_speed_is_that_of_the_clock(finished_run):
+    workdir, _ = finished_run
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+    # 7 steps of 20 images.
+    took = sum(140 / line["images_per_second"] for line in lines[:-2] if line["split"] == "train")
+    assert 0 < took < seconds[-1]
+
+
+def test_the_model_gives_probabilities_and_holds_its_schedule(finished_run):
+    workdir, _ = finished_run
+    model = keras.saving.load_model(workdir / "model.keras", compile=False)
+    probabilities = model.predict(np.zeros((3, 28, 28, 1)), verbose=0)
+    assert probabilities.shape == (3, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
+    layer = model.get_layer("hidden1_norm")
+    assert isinstance(layer, keras_renorm.layers.BatchRenormalization)
+    assert int(layer.update_count) == 120
+
+
+def test_two_checkpoints_and_the_events_are_kept(finished_run):
+    workdir, _ = finished_run
+    assert checkpoints(workdir) == [110, 120]
+    assert sorted(path.name for path in (workdir / "tensorboard").iterdir()) == ["test", "train"]
+    assert not list(workdir.rglob(".tmp-*"))
+
+
+def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(run_program, tmp_path):
+    done = run_program(
+        "zoo.train",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.norm=none",
+        "--config.learning_rate=1e30",
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: The loss is ")
+    assert done.stderr.count("\n") == 1
+    assert "Try a lower --config.learning_rate" in done.stderr
+    assert not (tmp_path / "run" / "model.keras").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_whose_checkpoints_are_gone_or_all_damaged_does_not_start_again(
+    finished_run, run_program, tiny_arguments, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run[0], workdir)
+    (workdir / "model.keras").unlink()
+    metrics = (workdir / "metrics.jsonl").read_text()
+    for checkpoint in (workdir / "checkpoints").iterdir():
+        (checkpoint / "state.json").write_text("{}")
+    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: None of the 2 checkpoints in ")
+
+    shutil.rmtree(workdir / "checkpoints")
+    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    assert done.returncode == 1
+    assert "has records up to step 120 and no checkpoint" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (workdir / "metrics.jsonl").read_text() == metrics

@@ -1,0 +1,86 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from zoo.training import reporting
+from zoo.training.metrics import Record
+
+TRAIN = Record(50, "train", 0.5, 0.75, 0.02, 3.0, 5.0, 12345.6, 1.0)
+TEST = Record(50, "test", 0.25, 0.875, 0.02, 3.0, 5.0, 1e4, 1.0)
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=60)
+
+
+@pytest.fixture
+def terminal():
+    return Console(file=io.StringIO(), width=100, force_terminal=True, _environ={})
+
+
+def test_a_line_is_not_wrapped_nor_read_as_markup(console):
+    line = "runs/[red]" + "x" * 100
+    reporting.say(console, line)
+    assert console.file.getvalue() == line + "\n"
+
+
+def test_a_pipe_gets_a_line_for_each_record(console, monkeypatch):
+    clock = iter([100.0, 105.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    display = reporting.make_display(console, step=0, num_steps=600)
+    with display:
+        display.advance(50)
+        display.show(TRAIN)
+        display.show(TEST)
+    # 50 steps took 5 s, so 550 take 55.
+    assert console.file.getvalue() == (
+        "step 50/600: train loss 0.5000, accuracy 75.00 %, 12,346 images/s, 0:00:55 left\n"
+        "step 50/600: test loss 0.2500, accuracy 87.50 %\n"
+    )
+
+
+def test_the_time_left_counts_the_steps_of_this_process(console, monkeypatch):
+    clock = iter([100.0, 105.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    display = reporting.make_display(console, step=40, num_steps=150)
+    with display:
+        display.show(TRAIN)
+    # 10 steps took 5 s, so the 100 that are left take 50.
+    assert "0:00:50 left" in console.file.getvalue()
+
+
+def test_a_terminal_gets_a_bar(terminal):
+    display = reporting.make_display(terminal, step=0, num_steps=600)
+    with display:
+        display.advance(50)
+        display.show(TRAIN)
+        display.show(TEST)
+    shown = terminal.file.getvalue()
+    assert "50/600" in shown
+    assert "loss 0.5000, accuracy 75.00 %, 12,346 images/s" in shown
+    assert "left" in shown
+    assert "step 50: test loss 0.2500, accuracy 87.50 %" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00:00"), (65.2, "0:01:05"), (3600.0, "1:00:00")]
+)
+def test_duration(seconds, text):
+    assert reporting.duration(seconds) == text
+
+
+def test_a_table_holds_its_values_whole_even_if_folded(console):
+    value = "/a/very/long/path/" * 5
+    reporting.print_table(console, "Title [0]", [("model", value), ("n", "[3]")])
+    title, *rows = console.file.getvalue().splitlines()
+    assert title == "Title [0]"
+    cells = "".join(row.split("│")[2].strip() for row in rows if "│" in row)
+    assert cells == value + "[3]"
+
+
+def test_commands_can_be_copied(console):
+    command = "python -m zoo.plot " + "x" * 80
+    reporting.print_commands(console, [("the curves", command)])
+    assert console.file.getvalue() == f"Next:\n  {command}  # the curves\n"

@@ -1,0 +1,36 @@
+"""What `train` decides before TensorFlow is needed; loop_test.py has the rest."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from zoo.training.config import default_config
+from zoo.training.errors import UserError
+from zoo.training.metrics import MetricsLog, Record
+from zoo.training.run import train
+
+CONFIG = default_config().to_dict()
+
+
+@pytest.fixture
+def finished(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "model.keras").write_text("a model")
+    with MetricsLog(tmp_path / "metrics.jsonl", 0) as log:
+        log.write(Record(1000, "test", 0.5, 0.75, 0.1, None, None, 1.0, 1.0))
+    return tmp_path
+
+
+def test_a_finished_run_is_summed_up(finished):
+    console = Console(file=io.StringIO(), width=200)
+    assert train(CONFIG, str(finished), console) == 0
+    assert "finished: there is nothing to do" in console.file.getvalue()
+    assert "75.00 %" in console.file.getvalue()
+    assert (finished / "model.keras").read_text() == "a model"
+
+
+def test_a_finished_run_with_another_config_is_refused(finished):
+    with pytest.raises(UserError, match=r"seed \(there 0, here 1\)"):
+        train(CONFIG | {"seed": 1}, str(finished), Console(quiet=True))

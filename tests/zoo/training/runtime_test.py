@@ -1,0 +1,51 @@
+LOAD = """
+from zoo.training.errors import UserError
+from zoo.training.runtime import load_tensorflow, seed_everything
+try:
+    load_tensorflow()
+except UserError as error:
+    print(error)
+    raise SystemExit
+import os
+os.write(2, b"stderr is back")
+import keras
+import tensorflow as tf
+
+def draw(seed):
+    seed_everything(seed)
+    return keras.random.normal([4]).numpy().tolist()
+
+print(draw(5) == draw(5), draw(5) == draw(6), tf.function(lambda x: x @ x)(tf.ones([2, 2])).shape)
+"""
+
+
+def test_tensorflow_is_loaded_without_a_sound_and_seeded(run_python):
+    done = run_python(LOAD)
+    assert (done.returncode, done.stderr) == (0, "stderr is back")
+    assert done.stdout == "True False (2, 2)\n"
+
+
+def test_a_user_who_sets_the_log_level_sees_the_log(run_python):
+    done = run_python(LOAD, TF_CPP_MIN_LOG_LEVEL="0")
+    assert done.returncode == 0
+    assert "cpu_feature_guard" in done.stderr
+
+
+def test_another_backend_is_refused(run_python):
+    done = run_python(LOAD, KERAS_BACKEND="jax")
+    assert done.stdout == (
+        "This program needs Keras's TensorFlow backend, not 'jax': run it with "
+        "KERAS_BACKEND=tensorflow.\n"
+    )
+
+
+def test_what_was_held_back_is_shown_when_the_import_fails(run_python):
+    done = run_python(
+        "import os\n"
+        "from zoo.training import runtime\n"
+        "with runtime._captured_stderr():\n"
+        "    os.write(2, b'illegal instruction')\n"
+        "    raise ImportError('tensorflow')\n"
+    )
+    assert done.stderr.startswith("illegal instruction")
+    assert "ImportError: tensorflow" in done.stderr

@@ -1,0 +1,1 @@
+"""Recipes: a file each, whose docstring holds the command, the expected result and the time."""

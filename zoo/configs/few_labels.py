@@ -1,0 +1,43 @@
+"""The quickstart: minibatches of two labels, on which Batch Norm fails and Batch Renorm does not.
+
+    python -m zoo.train --workdir=runs/quickstart
+    python -m zoo.train --workdir=runs/batch_norm --config.norm=batch_norm
+
+A perceptron of three hidden layers learns the ten classes of Fashion-MNIST from minibatches that
+hold 30 images of each of two labels. Batch Norm normalises an image by the 59 others, learns to
+tell the two labels of a minibatch apart by that, and knows little when it has to do without.
+
+Test accuracy on the 2,000 packaged test images with seed 0, and the range over seeds 0 to 4; the
+second row is for --config.minibatches=iid:
+
+    minibatches   Batch Renorm                 Batch Norm
+    few_labels    81.90 % (81.90 to 84.35 %)   30.75 % (27.80 to 34.20 %)
+    iid           85.20 % (85.20 to 86.40 %)   86.15 % (85.35 to 86.65 %)
+
+A run takes 7 s, and 11 s with starting TensorFlow, on two cores of an Intel Xeon at 2.6 GHz. No
+network is needed.
+
+Source: after Ioffe 2017, Batch Renormalization, section 4.3.
+"""
+
+from ml_collections import config_dict
+
+from zoo.training.config import default_config
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Returns the recipe."""
+    config = default_config()
+    config.model = "mlp"
+    # The ramps take the paper's shape: r_max rises from 5 % to 35 % of the training, d_max to 25 %.
+    config.r_max, config.r_max_start_step, config.r_max_end_step = 3.0, 150, 1050
+    config.d_max, config.d_max_start_step, config.d_max_end_step = 5.0, 150, 750
+
+    config.minibatches = "few_labels"
+    config.labels_per_batch = 2
+    config.batch_size = 60
+
+    config.num_steps = 3000
+    config.learning_rate = 0.02
+    config.eval_every_steps = 100
+    return config

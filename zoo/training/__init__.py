@@ -1,0 +1,1 @@
+"""The training program's parts: config, working directory, loop, checkpoints, reports."""

@@ -1,0 +1,48 @@
+"""How every program starts and ends: flags in, one line on stderr for a user's mistake."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+
+from zoo.training.errors import UserError
+
+INTERRUPTED = 130  # What shells report for a program that Ctrl-C ended: 128 + SIGINT.
+
+
+def _ended(action: Callable[[], Any]) -> Any:
+    """Runs `action`; a user's mistake becomes one line on stderr and exit status 1."""
+    try:
+        return action()
+    except UserError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("error: interrupted.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def run(parse: Callable[[list[str]], Any], main: Callable[[Any], int], usage: str) -> NoReturn:
+    """Runs a program under absl and exits.
+
+    Args:
+        parse: Turns `sys.argv` into what `main` takes; raises `UserError`.
+        main: The program; returns the exit status and raises `UserError`.
+        usage: What `--help` shows above the flags.
+    """
+    # absl prints this module's docstring, which a console script does not have.
+    sys.modules["__main__"].__doc__ = usage
+    app.run(
+        lambda parsed: _ended(lambda: main(parsed)),
+        flags_parser=lambda argv: _ended(lambda: _parsed(parse, argv)),
+    )
+    raise AssertionError("absl's app.run does not return")
+
+
+def _parsed(parse: Callable[[list[str]], Any], argv: list[str]) -> Any:
+    """Parses the command line; the log of the libraries is shown only with --verbosity."""
+    parsed = parse(argv)
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.ERROR
+    return parsed

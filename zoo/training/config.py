@@ -1,0 +1,132 @@
+"""The training config: its keys, their defaults and what they may be.
+
+A config is a flat, locked `ml_collections.ConfigDict`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+from zoo.training.errors import UserError, nearest
+
+
+def default_config() -> config_dict.ConfigDict:
+    """Returns the config that recipes start from, with every key there is.
+
+    It is not locked: `zoo.training.recipes.load_recipe` locks it, after it has looked at the keys
+    that a recipe gives, and has a clearer message for a mistyped one.
+    """
+    config = config_dict.ConfigDict()
+
+    config.seed = 0  # Of the initial weights, the minibatches and their augmentation.
+
+    config.model = "resnet20"  # One of zoo.list_models().
+    config.norm = "batch_renorm"  # Or "batch_norm", or "none".
+    config.norm_momentum = 0.99  # Of the moving statistics; the papers' alpha is 1 - momentum.
+    config.norm_epsilon = 1e-3
+    # Batch Renorm's limits: r_max goes from 1, and d_max from 0, to the value given here in a
+    # straight line between two steps. With 1 and 0 from the beginning it is Batch Norm.
+    config.r_max = 3.0
+    config.r_max_start_step = 0
+    config.r_max_end_step = 1000
+    config.d_max = 5.0
+    config.d_max_start_step = 0
+    config.d_max_end_step = 1000
+
+    config.dataset = "fashion_mnist_subset"
+    config.data_dir = config_dict.placeholder(str)  # Of TensorFlow Datasets; None is its own.
+    config.minibatches = "iid"  # Or "few_labels": each holds only labels_per_batch labels.
+    config.labels_per_batch = 2  # Only for "few_labels".
+    config.batch_size = 128
+    config.augment = False  # Random crops of the padded image, and flips.
+
+    config.num_steps = 1000
+    config.learning_rate = 0.1
+    config.learning_rate_schedule = "cosine"  # To zero at num_steps; or "constant".
+    config.warmup_steps = 0  # The rate rises from zero in a straight line over these.
+    config.sgd_momentum = 0.9
+    config.weight_decay = 0.0  # L2: half of it times the sum of the squared kernels is minimised.
+
+    config.log_every_steps = 50
+    config.eval_every_steps = 500
+    config.eval_batch_size = 500
+    config.checkpoint_every_steps = 500
+    return config
+
+
+_CHOICES = {
+    "norm": ("batch_renorm", "batch_norm", "none"),
+    "minibatches": ("iid", "few_labels"),
+    "learning_rate_schedule": ("cosine", "constant"),
+}
+
+# What the parts that use a key do not check themselves.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda value: 0 <= value < 2**31, "from 0 to 2147483647"),
+    "learning_rate": (lambda value: value > 0, "above 0"),
+    "sgd_momentum": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "weight_decay": (lambda value: value >= 0, "at least 0"),
+    "warmup_steps": (lambda value: value >= 0, "at least 0"),
+} | {
+    key: (lambda value: value >= 1, "at least 1")
+    for key in (
+        "batch_size",
+        "labels_per_batch",
+        "num_steps",
+        "log_every_steps",
+        "eval_every_steps",
+        "eval_batch_size",
+        "checkpoint_every_steps",
+    )
+}
+
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+
+
+def check_key(key: str, where: str = "") -> None:
+    """Raises a `UserError` that suggests the nearest key when `key` is not one.
+
+    Args:
+        key: What was received.
+        where: The beginning of the message.
+    """
+    keys = default_config().keys()
+    if key not in keys:
+        raise UserError(
+            f"{where}there is no config key {key!r}.{nearest(key, keys)} "
+            f"Keys are {', '.join(sorted(keys))}."
+        )
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Raises a `UserError` when a value is outside its range or not one of the choices."""
+    for key, choices in _CHOICES.items():
+        if config[key] not in choices:
+            raise UserError(
+                f"--config.{key} must be one of {', '.join(choices)}, received "
+                f"{config[key]!r}.{nearest(config[key], choices)}"
+            )
+    for key, value in config.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--config.{key} must be finite, received {value}.")
+    for key, (allowed, words) in _RANGES.items():
+        if not allowed(config[key]):
+            raise UserError(f"--config.{key} must be {words}, received {config[key]}.")
+    if config["warmup_steps"] >= config["num_steps"]:
+        raise UserError(
+            f"--config.warmup_steps must be below num_steps ({config['num_steps']}), received "
+            f"{config['warmup_steps']}."
+        )
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns {key: (value there, value here)} for the keys in which two configs differ.
+
+    A key that a config does not have counts as "not set".
+    """
+    values = {
+        key: (there.get(key, "not set"), here.get(key, "not set")) for key in {**there, **here}
+    }
+    return {key: pair for key, pair in sorted(values.items()) if pair[0] != pair[1]}

@@ -1,0 +1,48 @@
+"""The one exception that means: the person at the keyboard can mend this."""
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Iterator
+
+
+class UserError(Exception):
+    """A mistake that the user of a program can mend, with a message written for them.
+
+    `zoo.training.cli` prints the message as one line on stderr and exits with status 1. Any other
+    exception is a defect of the package and keeps its traceback.
+    """
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """Returns ` Did you mean 'x'?` for the allowed word closest to `word`, or an empty string.
+
+    Args:
+        word: What was received.
+        allowed: What could have been meant.
+
+    Returns:
+        A sentence to append to an error message; empty when nothing is close.
+    """
+    matches = difflib.get_close_matches(word, list(allowed), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+@contextlib.contextmanager
+def as_user_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turns exceptions of the given kinds into a `UserError` with the same message.
+
+    Put it around one call whose messages are written for users, never around a whole program.
+
+    Args:
+        *kinds: The exception classes to turn.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: When the body raises one of `kinds`.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise UserError(str(error)) from error

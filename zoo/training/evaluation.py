@@ -1,0 +1,172 @@
+"""Accuracy and loss of a model on a data set, during training and after it."""
+
+import dataclasses
+import hashlib
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from zoo.data import datasets, pipeline
+from zoo.training import builders, files, reporting
+from zoo.training import step as steps
+from zoo.training.errors import UserError, as_user_errors
+from zoo.training.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What an evaluation found.
+
+    Attributes:
+        accuracy: Fraction of the examples whose most probable label is the right one.
+        loss: Mean cross-entropy in nats.
+        num_examples: How many examples there were.
+        seconds: Time that it took.
+    """
+
+    accuracy: float
+    loss: float
+    num_examples: int
+    seconds: float
+
+
+class Evaluator:
+    """Evaluates a model in inference mode on one data set, as often as needed.
+
+    Args:
+        model: From images to probabilities.
+        dataset: The examples; all of them are used, each once.
+        batch_size: Examples at a time: affects memory and speed, not the result.
+    """
+
+    def __init__(self, model: keras.Model, dataset: datasets.Dataset, batch_size: int) -> None:
+        self._dataset = dataset
+        self._batches = pipeline.evaluation_batches(dataset, batch_size)
+        self._sums = _make_sums(model)
+
+    def __call__(self) -> Result:
+        """Returns accuracy and loss with the model's present weights."""
+        start = time.perf_counter()
+        loss = correct = 0.0
+        for images, labels in self._batches:
+            batch_loss, batch_correct = self._sums(images, labels)
+            loss += float(batch_loss)
+            correct += int(batch_correct)
+        examples = len(self._dataset.labels)
+        return Result(correct / examples, loss / examples, examples, time.perf_counter() - start)
+
+
+def _make_sums(model: keras.Model) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Returns a compiled function of a batch: summed cross-entropy, number of right answers."""
+
+    # One trace serves the last batch too, which is usually smaller.
+    @tf.function(reduce_retracing=True)
+    def sums(images: Any, labels: Any) -> tuple[Any, Any]:
+        probabilities = tf.cast(model(images, training=False), tf.float32)
+        # The least normal float32 bounds the loss of a probability that was rounded to 0 by 87.3.
+        chosen = tf.gather(probabilities, labels, axis=-1, batch_dims=1)
+        losses = -tf.math.log(tf.maximum(chosen, np.finfo(np.float32).tiny))
+        return tf.reduce_sum(tf.cast(losses, tf.float64)), steps.count_correct(
+            probabilities, labels
+        )
+
+    return sums
+
+
+def evaluate_workdir(
+    path: str,
+    console: Console,
+    *,
+    dataset: str | None = None,
+    split: str = "test",
+    data_dir: str | None = None,
+    batch_size: int | None = None,
+) -> Result:
+    """Evaluates the model of a finished run, prints a table and writes `evaluation.json`.
+
+    Args:
+        path: Working directory of the run.
+        console: Where to print the table.
+        dataset: Name of the data set; the run's own by default.
+        split: Split of the data set.
+        data_dir: Where TensorFlow Datasets keeps its sets; the run's by default.
+        batch_size: Examples at a time; the run's by default.
+
+    Returns:
+        What was found.
+
+    Raises:
+        UserError: When there is no finished run, no such data set, or the two do not fit.
+    """
+    workdir = Workdir(path)
+    config = workdir.read_config()
+    model = load_model(workdir)
+    data = builders.load_dataset(
+        dataset or config["dataset"], split, data_dir or config["data_dir"]
+    )
+    _check_fit(model, data)
+    result = Evaluator(model, data, batch_size or config["eval_batch_size"])()
+    report = {
+        **dataclasses.asdict(result),
+        "dataset": data.name,
+        "split": data.split,
+        "model": config["model"],
+        "norm": config["norm"],
+        "steps": config["num_steps"],
+        "model_file": workdir.model.name,
+        "model_sha256": hashlib.sha256(workdir.model.read_bytes()).hexdigest(),
+    }
+    with as_user_errors(OSError):
+        files.write_json(workdir.evaluation, report)
+    _print_report(report, workdir, console)
+    return result
+
+
+def load_model(workdir: Workdir) -> keras.Model:
+    """Returns the model of a finished run.
+
+    Raises:
+        UserError: When the run is not finished or its model cannot be read.
+    """
+    if not workdir.finished:
+        raise UserError(
+            f"{workdir.path} holds an unfinished run: it has no {workdir.model.name} yet. The "
+            "zoo.train command that began it resumes it."
+        )
+    try:
+        return keras.saving.load_model(workdir.model, compile=False)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{workdir.model} cannot be read: {error}") from error
+
+
+def _check_fit(model: keras.Model, data: datasets.Dataset) -> None:
+    """Raises a `UserError` when the model is for other images or classes than the data's."""
+    model_shapes = (tuple(model.input_shape[1:]), model.output_shape[-1])
+    data_shapes = (tuple(data.input_shape), data.num_classes)
+    if model_shapes != data_shapes:
+        raise UserError(
+            f"The model takes images of shape {model_shapes[0]} and knows {model_shapes[1]} "
+            f"classes; {data.name} has {data_shapes[0]} and {data_shapes[1]}."
+        )
+
+
+def _print_report(report: Mapping[str, Any], workdir: Workdir, console: Console) -> None:
+    """Prints an evaluation as a table."""
+    reporting.print_table(
+        console,
+        f"{report['model']} with norm={report['norm']} after {report['steps']} steps",
+        [
+            ("accuracy", f"{100 * report['accuracy']:.2f} %"),
+            ("loss", f"{report['loss']:.4f}"),
+            ("examples", f"{report['num_examples']} of {report['dataset']}, {report['split']}"),
+            ("time", reporting.duration(report["seconds"])),
+            ("model", str(workdir.model)),
+            ("written to", str(workdir.evaluation)),
+        ],
+    )

@@ -1,0 +1,69 @@
+"""Files that are either complete or absent, whatever kills the program."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Everything that carries this prefix is unfinished and may be deleted by the next run.
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def sync(path: Path) -> None:
+    """Waits until the file or folder `path` is on the disk, as a rename alone does not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write; renames it to `path` when the body has succeeded.
+
+    A reader sees the old file or the new one, never half of one. When the body fails, `path` is
+    untouched and the temporary file is removed.
+
+    Args:
+        path: The file to replace. Its suffix is kept by the temporary path.
+
+    Yields:
+        The path to write to, in the same folder.
+    """
+    temporary = path.with_name(TEMPORARY_PREFIX + path.name)
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` to `path` in one piece (see `replacing`)."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON to `path` in one piece."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def only_temporary(folder: Path) -> bool:
+    """Returns whether `folder` holds nothing but unfinished files of ours."""
+    return all(path.name.startswith(TEMPORARY_PREFIX) for path in folder.iterdir())
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes from `folder` what an interrupted program left unfinished."""
+    for path in folder.glob(TEMPORARY_PREFIX + "*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

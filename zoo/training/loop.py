@@ -1,0 +1,205 @@
+"""The training loop: steps, records, evaluations, checkpoints, and a model at the end."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from typing import Any
+
+from rich.console import Console
+
+from zoo.training import builders, evaluation, files, metrics, reporting
+from zoo.training.checkpoints import CheckpointStore
+from zoo.training.errors import UserError
+from zoo.training.events import EventLog
+from zoo.training.runtime import seed_everything
+from zoo.training.signals import StopRequest
+from zoo.training.step import make_train_step
+from zoo.training.summary import print_summary
+from zoo.training.workdir import Workdir
+
+
+@dataclasses.dataclass
+class State:
+    """What the loop remembers beside the variables; part of every checkpoint.
+
+    Attributes:
+        step: Steps done.
+        seconds: Time spent since the run began, without pauses between interruptions.
+        window: Sums over the steps since the last training record.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    window: metrics.Window = dataclasses.field(default_factory=metrics.Window)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "State":
+        """Returns the state that `dataclasses.asdict` turned into `values`."""
+        return cls(**{**values, "window": metrics.Window(**values["window"])})
+
+
+class Trainer:
+    """One run: its objects, and what is done with them.
+
+    Args:
+        config: Checked.
+        workdir: May be used for the run.
+        console: Where to report to.
+    """
+
+    def __init__(self, config: builders.Config, workdir: Workdir, console: Console) -> None:
+        self._config = config
+        self._workdir = workdir
+        self._console = console
+        self._dataset = builders.load_dataset(config["dataset"], "train", config["data_dir"])
+        test_set = builders.load_dataset(config["dataset"], "test", config["data_dir"])
+        builders.build_sampler(config, self._dataset.labels)
+        seed_everything(config["seed"])
+        self._model = builders.build_model(config, self._dataset)
+        optimizer = builders.build_optimizer(config, self._model)
+        self._learning_rate = builders.learning_rate_schedule(config)
+        self._train_step = make_train_step(
+            builders.logits_of(self._model), optimizer, config["weight_decay"]
+        )
+        self._evaluate = evaluation.Evaluator(self._model, test_set, config["eval_batch_size"])
+        self._store = CheckpointStore(
+            workdir.checkpoints,
+            [*self._model.variables, *optimizer.variables],
+            report=lambda problem: reporting.say(console, f"warning: {problem}"),
+        )
+        self._state = State()
+
+    def run(self) -> int:
+        """Trains to the last step, or until a signal; returns the exit status."""
+        self._resume()
+        with contextlib.ExitStack() as stack:
+            step, num_steps = self._state.step, self._config["num_steps"]
+            self._log = stack.enter_context(metrics.MetricsLog(self._workdir.metrics, step))
+            self._events = stack.enter_context(
+                contextlib.closing(EventLog(self._workdir.tensorboard))
+            )
+            stop = stack.enter_context(StopRequest())
+            display = reporting.make_display(self._console, step, num_steps)
+            self._display = stack.enter_context(display)
+            self._steps_until(stop)
+        if stop.received is not None and self._state.step < num_steps:
+            return self._stopped(stop)
+        self._save_model()
+        print_summary(self._workdir, self._console)
+        return 0
+
+    def _resume(self) -> None:
+        """Restores the newest checkpoint, if the run has one."""
+        state = self._store.restore()
+        if state is not None:
+            self._state = State.from_json(state)
+            reporting.say(self._console, f"resuming from step {self._state.step}")
+            return
+        records = metrics.read(self._workdir.metrics)
+        if records and records[-1].step > self._config["checkpoint_every_steps"]:
+            raise UserError(
+                f"{self._workdir.path} has records up to step {records[-1].step} and no "
+                "checkpoint: the run cannot be resumed. To train from the beginning, choose "
+                "another --workdir."
+            )
+
+    def _steps_until(self, stop: StopRequest) -> None:
+        """Does the steps that are left, and after each of them what is due."""
+        resumed_at, begin = self._state.seconds, time.perf_counter()
+        for images, labels in builders.build_batches(self._config, self._dataset, self._state.step):
+            self._do_step(images, labels)
+            self._state.seconds = resumed_at + time.perf_counter() - begin
+            if self._due("log_every_steps"):
+                self._record_training()
+            if self._due("eval_every_steps"):
+                self._record_evaluation()
+            if self._due("checkpoint_every_steps") or stop.received is not None:
+                self._save_checkpoint()
+            if stop.received is not None:
+                return
+
+    def _due(self, key: str) -> bool:
+        """Whether it is time for what the config says to do every so many steps."""
+        step = self._state.step
+        return step % self._config[key] == 0 or step == self._config["num_steps"]
+
+    def _do_step(self, images: Any, labels: Any) -> None:
+        """Does one step and adds what it tells to the window."""
+        begin = time.perf_counter()
+        objective, loss, correct = (float(value) for value in self._train_step(images, labels))
+        self._state.step += 1
+        if not math.isfinite(objective):
+            self._fail(objective)
+        self._state.window.add(loss, int(correct), len(labels), time.perf_counter() - begin)
+        self._display.advance(self._state.step)
+
+    def _fail(self, objective: float) -> None:
+        """Raises the error for a loss that is not finite. No checkpoint holds such a step."""
+        rate = self._rate()
+        saved = self._store.newest_first()
+        raise UserError(
+            f"The loss is {objective} at step {self._state.step} (learning rate {rate:.4g}): "
+            "training has diverged and was stopped. Try a lower --config.learning_rate or a longer "
+            "--config.warmup_steps in another --workdir. "
+            f"The newest checkpoint is {saved[0] if saved else 'none: it was too early for one'}."
+        )
+
+    def _rate(self) -> float:
+        """Returns the learning rate that the last step used."""
+        return float(self._learning_rate(self._state.step - 1))
+
+    def _record_training(self) -> None:
+        """Writes the record of the window and empties it."""
+        window, self._state.window = self._state.window, metrics.Window()
+        self._record(
+            split="train",
+            loss=window.loss / window.steps,
+            accuracy=window.correct / window.examples,
+            images_per_second=window.examples / window.seconds,
+        )
+
+    def _record_evaluation(self) -> None:
+        """Evaluates on the test set and writes the record."""
+        result = self._evaluate()
+        self._record(
+            split="test",
+            loss=result.loss,
+            accuracy=result.accuracy,
+            images_per_second=result.num_examples / result.seconds,
+        )
+
+    def _record(self, **measured: Any) -> None:
+        """Writes a record to wherever records go."""
+        r_max, d_max = builders.current_limits(self._model)
+        record = metrics.Record(
+            step=self._state.step,
+            learning_rate=self._rate(),
+            r_max=r_max,
+            d_max=d_max,
+            seconds=self._state.seconds,
+            **measured,
+        )
+        self._log.write(record)
+        self._events.write(record)
+        self._display.show(record)
+
+    def _save_checkpoint(self) -> None:
+        """Saves a checkpoint whose records are all on the disk."""
+        self._log.sync()
+        self._store.save(self._state.step, dataclasses.asdict(self._state))
+
+    def _stopped(self, stop: StopRequest) -> int:
+        """Says how to go on after a signal; returns the exit status."""
+        assert stop.received is not None
+        reporting.say(
+            self._console,
+            f"stopped by {stop.received.name} after step {self._state.step} of "
+            f"{self._config['num_steps']}, and saved: the same command resumes the run.",
+        )
+        return 128 + stop.received
+
+    def _save_model(self) -> None:
+        """Writes `model.keras`, which marks the run as finished."""
+        with files.replacing(self._workdir.model) as temporary:
+            self._model.save(temporary)

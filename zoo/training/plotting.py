@@ -1,0 +1,103 @@
+"""Curves of one or several runs as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.training import files, metrics
+from zoo.training.errors import UserError
+from zoo.training.workdir import Workdir
+
+_FORMATS = (".pdf", ".png", ".svg")
+
+
+def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False) -> None:
+    """Draws test accuracy and test loss against steps, a line for each run.
+
+    Args:
+        paths: Working directories of the runs, finished or not.
+        output: The picture's file; its suffix is the format.
+        overwrite: Whether to replace a file that exists.
+
+    Raises:
+        UserError: When a folder holds no measurements, or the picture cannot be written.
+    """
+    _check_output(output, overwrite)
+    workdirs = [Workdir(path) for path in paths]
+    labels = legend([str(path) for path in paths], [run.read_config() for run in workdirs])
+    curves = [_test_records(run) for run in workdirs]
+    figure = _draw(labels, curves)
+    try:
+        with files.replacing(output) as temporary:
+            figure.savefig(temporary, dpi=150)
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written: {error}.") from error
+
+
+def legend(paths: Sequence[str], configs: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns a name for each run: the keys and values in which its config differs from others.
+
+    Runs that no key tells apart are named by their folders.
+
+    Args:
+        paths: The runs' folders.
+        configs: The runs' configs.
+
+    Returns:
+        A name for each run; no two are equal unless their folders are.
+    """
+    keys = sorted({key for config in configs for key in config})
+    different = [
+        key
+        for key in keys
+        if any(config.get(key, "not set") != configs[0].get(key, "not set") for config in configs)
+    ]
+    names = [
+        ", ".join(f"{key}={config.get(key, 'not set')}" for key in different) for config in configs
+    ]
+    return [
+        name if name and names.count(name) == 1 else ", ".join(filter(None, (path, name)))
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Raises a `UserError` if the picture must not be written there."""
+    if output.suffix.lower() not in _FORMATS:
+        raise UserError(f"--output={output} must end in one of {', '.join(_FORMATS)}.")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists: add --overwrite, or choose another --output.")
+    if not output.parent.is_dir():
+        raise UserError(f"--output={output}: {output.parent} is not a folder.")
+
+
+def _test_records(workdir: Workdir) -> list[metrics.Record]:
+    """Returns the run's evaluations, of which there must be one."""
+    records = [record for record in metrics.read(workdir.metrics) if record.split == "test"]
+    if not records:
+        raise UserError(f"{workdir.metrics} holds no evaluation yet: there is nothing to draw.")
+    return records
+
+
+def _draw(labels: Sequence[str], curves: Sequence[Sequence[metrics.Record]]) -> Any:
+    """Returns a matplotlib figure with accuracy above loss and the legend above both."""
+    # The object interface: no pyplot, so no display and no global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    accuracy, loss = figure.subplots(2, sharex=True)
+    for label, records in zip(labels, curves, strict=True):
+        steps = [record.step for record in records]
+        marker = "." if len(records) < 20 else ""
+        accuracy.plot(
+            steps, [100 * record.accuracy for record in records], marker=marker, label=label
+        )
+        loss.plot(steps, [record.loss for record in records], marker=marker)
+    accuracy.set_ylabel("test accuracy (%)")
+    loss.set_ylabel("test cross-entropy (nats)")
+    loss.set_ylim(bottom=0)
+    loss.set_xlabel("steps")
+    for axes in (accuracy, loss):
+        axes.grid(alpha=0.3)
+    figure.legend(loc="outside upper left", ncols=1)
+    return figure

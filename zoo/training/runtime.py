@@ -1,0 +1,67 @@
+"""TensorFlow without the noise, and the same numbers for the same seed."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from zoo.training.errors import UserError
+
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[None]:
+    """Holds back what C++ code writes to stderr; shows it after all if the body fails."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            captured.seek(0)
+            os.write(stderr, captured.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and Keras without their log lines.
+
+    TF_CPP_MIN_LOG_LEVEL does not silence TensorFlow 2.21, which writes five lines before it has
+    set up its logging, whatever the level. So stderr is held back during the import and the first
+    look for devices. A user who sets the variable sees everything that it lets through.
+
+    Raises:
+        UserError: When Keras is set to a backend other than TensorFlow.
+    """
+    with contextlib.ExitStack() as stack:
+        if _LOG_LEVEL not in os.environ:
+            os.environ[_LOG_LEVEL] = "2"
+            stack.enter_context(_captured_stderr())
+        import keras
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    if keras.backend.backend() != "tensorflow":
+        raise UserError(
+            f"This program needs Keras's TensorFlow backend, not {keras.backend.backend()!r}: "
+            "run it with KERAS_BACKEND=tensorflow."
+        )
+
+
+def seed_everything(seed: int) -> None:
+    """Makes this process's random numbers and TensorFlow's kernels deterministic.
+
+    Args:
+        seed: Seed of the initial weights. The minibatches have their own use of it.
+    """
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()

@@ -1,0 +1,47 @@
+"""Stopping at the end of a step when asked to."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Notes a Ctrl-C or SIGTERM instead of dying of it; a second one takes its usual course.
+
+    Schedulers send SIGTERM before they take a machine away, so both mean: save and stop.
+
+    Example:
+        with StopRequest() as stop:
+            while stop.received is None:
+                do_a_step()
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> Self:
+        """Starts noting signals."""
+        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """Remembers the signal and lets the next one through."""
+        del frame
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        """Gives the signals back to whoever had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stops noting signals."""
+        self._restore()
