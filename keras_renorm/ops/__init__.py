@@ -1,6 +1,7 @@
 """Pure functions: no variables, no layers. Statistics in float32 or wider."""
 
 from keras_renorm.ops.correction import Correction, renorm_correction
+from keras_renorm.ops.lowerings import Lowering, lowering
 from keras_renorm.ops.moments import Moments, moments
 from keras_renorm.ops.moving import (
     has_update,
@@ -9,16 +10,22 @@ from keras_renorm.ops.moving import (
 )
 from keras_renorm.ops.renorm import batch_renormalization, normalize
 from keras_renorm.ops.replicas import Replicas
+from keras_renorm.ops.shuffling import shuffle, shuffle_order, unshuffle
 
 __all__ = [
     "Correction",
+    "Lowering",
     "Moments",
     "Replicas",
     "batch_renormalization",
     "has_update",
+    "lowering",
     "moments",
     "normalize",
     "renorm_correction",
+    "shuffle",
+    "shuffle_order",
+    "unshuffle",
     "update_moving_moments",
     "update_moving_moments_by_stddev",
 ]

@@ -5,7 +5,6 @@ import keras
 from keras_renorm.ops import arguments, composite, step
 from keras_renorm.ops.correction import limit
 from keras_renorm.ops.moments import Moments, canonical_inputs
-from keras_renorm.ops.replicas import Replicas
 from keras_renorm.typing import Tensor
 
 
@@ -93,8 +92,7 @@ def batch_renormalization(
         epsilon=epsilon,
         relu=relu,
     )
-    replicas = Replicas.running() if synchronized else None
-    return step.in_passes(composite, x, gamma, beta, settings, replicas)
+    return step.take(x, gamma, beta, settings, synchronized=synchronized)
 
 
 def normalize(

@@ -6,6 +6,7 @@ gathered as float64 and merged by Chan's formula, in the same order on every rep
 the same bits on all of them.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -77,16 +78,12 @@ class Replicas:
         )
 
     def add(self, *vectors: Tensor) -> list[Tensor]:
-        """The sums over all replicas of vectors of one shape, in one collective."""
-        packed = keras.ops.cast(keras.ops.stack(vectors), "float64")
-        total = keras.ops.cast(self._all_reduce("SUM", packed), vectors[0].dtype)
-        return keras.ops.unstack(total, len(vectors))
+        """The sums over all replicas of vectors of one shape, in one collective, in float64."""
+        return self._reduce("SUM", vectors)
 
     def average(self, *vectors: Tensor) -> list[Tensor]:
-        """The means over all replicas of vectors of one shape, in one collective."""
-        # As tensors first: keras.ops.stack fails on variables that belong to a strategy.
-        packed = keras.ops.stack([keras.ops.convert_to_tensor(vector) for vector in vectors])
-        return keras.ops.unstack(self._all_reduce("MEAN", packed), len(vectors))
+        """The means over all replicas of vectors of one shape, in one collective, in float64."""
+        return self._reduce("MEAN", vectors)
 
     def gather(self, own: Tensor) -> Tensor:
         """Every replica's `own`, stacked in the replicas' order, in one collective.
@@ -128,6 +125,11 @@ class Replicas:
             return taken, lambda upstream: self.exchange(upstream, take, put, total)
 
         return forward(rows)
+
+    def _reduce(self, operation: str, vectors: Sequence[Tensor]) -> list[Tensor]:
+        packed = keras.ops.stack([keras.ops.cast(vector, "float64") for vector in vectors])
+        total = keras.ops.cast(self._all_reduce(operation, packed), vectors[0].dtype)
+        return keras.ops.unstack(total, len(vectors))
 
     def _all_reduce(self, operation: str, value: Tensor) -> Tensor:
         try:

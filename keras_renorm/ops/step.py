@@ -1,4 +1,8 @@
-"""A step of training: moments, corrections and output, and the gradient of the paper."""
+"""A step of training: moments, corrections and output, and the gradient of the paper.
+
+Three lowerings, which give the same numbers: `in_one_call` of the native library, `in_passes` of
+plain or native operations, and `by_the_fused_kernel` of TensorFlow.
+"""
 
 import dataclasses
 from types import ModuleType
@@ -6,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_renorm.ops import composite, lowerings
 from keras_renorm.ops.correction import renorm_correction
 from keras_renorm.ops.moments import Moments
 from keras_renorm.ops.replicas import Replicas
@@ -35,6 +40,105 @@ class Step:
     axis: int
     epsilon: float
     relu: bool
+
+
+def take(
+    x: Tensor, gamma: Tensor, beta: Tensor, step: Step, *, synchronized: bool
+) -> tuple[Tensor, Moments]:
+    """The step in the lowering that `keras_renorm.ops.lowering` tells.
+
+    Args:
+        x: Tensor `[..., C, ...]`.
+        gamma: `[C]`.
+        beta: `[C]`.
+        step: The rest.
+        synchronized: Whether the minibatch is that of all replicas together.
+
+    Returns:
+        `(y, batch)`, as `batch_renormalization`.
+    """
+    replicas = Replicas.running() if synchronized else None
+    weighted = step.mask is not None
+    name = lowerings.choose(x, axis=step.axis, epsilon=step.epsilon, weighted=weighted)
+    if replicas is None and name == "native":
+        return in_one_call(lowerings.native_calls(), x, gamma, beta, step)
+    if replicas is None and name == "fused":
+        return by_the_fused_kernel(x, gamma, beta, step)
+    passes = lowerings.native_passes() if name == "native" else composite
+    return in_passes(passes, x, gamma, beta, step, replicas)
+
+
+def in_one_call(
+    calls: ModuleType, x: Tensor, gamma: Tensor, beta: Tensor, step: Step
+) -> tuple[Tensor, Moments]:
+    """The step as one call of the native library forwards and one backwards.
+
+    Args:
+        calls: `forward` and `backward`, as in `keras_renorm.ops.xla.tensorflow_calls`.
+        x: Tensor `[..., C, ...]`.
+        gamma: `[C]`.
+        beta: `[C]`.
+        step: The rest.
+
+    Returns:
+        `(y, batch)`, as `batch_renormalization`.
+    """
+    options = {"axis": step.axis, "relu": step.relu}
+
+    @keras.ops.custom_gradient
+    def forward(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> Any:
+        mask = constants[4:]
+        outputs = calls.forward(x, gamma, beta, *constants, epsilon=step.epsilon, **options)
+
+        def backward(*upstream: Any) -> tuple[Any, ...]:
+            # TensorFlow passes the outputs' gradients one by one, JAX as one tuple.
+            dy = upstream[0][0] if isinstance(upstream[0], tuple) else upstream[0]
+            gradients = calls.backward(dy, x, outputs[1], *mask, **options)
+            return *gradients, *(None for _ in constants)
+
+        return outputs, backward
+
+    masks = [] if step.mask is None else [step.mask]
+    constants = step.moving_mean, step.moving_variance, step.r_max, step.d_max, *masks
+    y, statistics = forward(x, gamma, beta, *constants)
+    found = keras.ops.unstack(keras.ops.stop_gradient(statistics)[:4, 0], 4)
+    mean, remainder, variance, count = found
+    return y, Moments(mean, variance, count, remainder)
+
+
+def by_the_fused_kernel(
+    x: Tensor, gamma: Tensor, beta: Tensor, step: Step
+) -> tuple[Tensor, Moments]:
+    """The step by TensorFlow's fused batch norm; see `keras_renorm.ops.fused`.
+
+    Args:
+        x: Tensor `[..., C]`, float32.
+        gamma: `[C]`.
+        beta: `[C]`.
+        step: The rest, without a mask.
+
+    Returns:
+        `(y, batch)`, as `batch_renormalization`.
+    """
+    from keras_renorm.ops import fused
+
+    moving = step.moving_mean, step.moving_variance
+    limits = step.r_max, step.d_max
+
+    @keras.ops.custom_gradient
+    def forward(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
+        result = fused.forward(
+            x, gamma, beta, *moving, *limits, epsilon=step.epsilon, relu=step.relu
+        )
+
+        def backward(dy: Tensor, *_: Any) -> tuple[Tensor, ...]:
+            return fused.backward(dy, result.saved, epsilon=step.epsilon)
+
+        return tuple(result[:5]), backward
+
+    y, *batch = forward(x, gamma, beta)
+    mean, remainder, variance, count = (keras.ops.stop_gradient(value) for value in batch)
+    return y, Moments(mean, variance, count, remainder)
 
 
 def in_passes(

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_renorm import ops
-from keras_renorm.ops import reference
+from keras_renorm.ops import lowerings, reference
 
 EPSILON = 1e-3
 # How each function is run: the same numbers are expected of all.
@@ -13,6 +13,13 @@ MODES = {
     "graph": tf.function,
     "jit": lambda f: tf.function(f, jit_compile=True),
 }
+
+
+@pytest.fixture(params=lowerings.NAMES, autouse=True)
+def lowering(request, monkeypatch):
+    """Everything here holds for each of the three."""
+    monkeypatch.setenv(lowerings.VARIABLE, request.param)
+    return request.param
 
 
 def make_case(rng, shape, dtype="float32"):

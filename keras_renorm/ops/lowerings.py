@@ -1,0 +1,186 @@
+"""Which of the three implementations computes the normalisation, chosen here and nowhere else.
+
+native     the C++ kernels of `ops.xla`: on the CPU, where their library loads
+fused      TensorFlow's fused batch norm (`ops.fused`): where the library does not load
+composite  the formulas in plain operations: every type, rank, backend and device
+
+All three give the same numbers. The choice falls when an operation is called, which in a
+`tf.function` is when it is traced.
+"""
+
+import functools
+import os
+import warnings
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import keras
+
+from keras_renorm.ops.xla import loader
+
+Name = Literal["native", "fused", "composite"]
+
+NAMES: tuple[Name, ...] = ("native", "fused", "composite")
+
+VARIABLE = "KERAS_RENORM_LOWERING"
+"""The environment variable that forces one of `NAMES`."""
+
+
+class Lowering(NamedTuple):
+    """A choice.
+
+    Attributes:
+        name: native, fused or composite.
+        reason: Why this one, in words.
+    """
+
+    name: Name
+    reason: str
+
+
+def forced() -> Name | None:
+    """Returns the lowering that the environment variable names, or None.
+
+    Raises:
+        ValueError: It names none.
+    """
+    value = os.environ.get(VARIABLE, "")
+    if value and value not in NAMES:
+        raise ValueError(
+            f"The environment variable {VARIABLE}={value!r} names no lowering. Set it to one of "
+            f"{', '.join(NAMES)}, or unset it."
+        )
+    return next((name for name in NAMES if name == value), None)
+
+
+@functools.cache
+def _native_problem(backend: str) -> str | None:
+    """Returns why the native library cannot be used with a backend, or None where it can."""
+    try:
+        if backend == "tensorflow":
+            from keras_renorm.ops.xla import tensorflow_xla
+
+            tensorflow_xla.register()
+        elif backend == "jax":
+            from keras_renorm.ops.xla import jax_calls
+
+            jax_calls.register()
+        else:
+            return f"the native library does not serve the {backend} backend"
+    except (loader.NativeLibraryError, ImportError) as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def _warn_once(problem: str) -> None:
+    """Warns of a missing library, once per process."""
+    warnings.warn(
+        f"keras_renorm computes without its native library, which is slower: {problem}. Set "
+        f"{VARIABLE}=composite to say that this is meant.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _off_cpu(backend: str) -> str | None:
+    """Returns why the operation may not run on the CPU, or None where it surely does."""
+    if backend == "jax":
+        import jax
+
+        platform = jax.default_backend()
+        return None if platform == "cpu" else f"JAX computes on {platform}"
+    import tensorflow as tf
+
+    accelerators = [d for kind in ("GPU", "TPU") for d in tf.config.get_visible_devices(kind)]
+    if not accelerators:
+        return None
+    if "CPU" in tf.constant(0.0).device.upper():
+        return None
+    return f"{accelerators[0].name} is visible and no device scope says CPU"
+
+
+def _without_library(problem: str, backend: str) -> Lowering:
+    """The choice where the native library cannot be used."""
+    if backend == "tensorflow":
+        return Lowering("fused", f"{problem}; composite where the fused kernel does not fit")
+    return Lowering("composite", problem)
+
+
+def lowering() -> Lowering:
+    """Returns the implementation that a call here and now would take, and why.
+
+    `fused` takes float32 with the channels last and without mask, weights or ghost batches; other
+    calls are then composite.
+
+    Raises:
+        ValueError: The environment variable KERAS_RENORM_LOWERING names no lowering.
+        RuntimeError: It demands `native`, which cannot be had.
+
+    Example:
+        >>> keras_renorm.ops.lowering()
+        Lowering(name='native', reason='avx512 kernels of libkeras_renorm.so')
+    """
+    backend = keras.backend.backend()
+    demanded = forced()
+    if demanded in ("composite", "fused"):
+        if demanded == "fused" and backend != "tensorflow":
+            return Lowering("composite", f"{VARIABLE}=fused, which only TensorFlow has")
+        return Lowering(demanded, f"{VARIABLE}={demanded}")
+    problem = _native_problem(backend)
+    if demanded == "native":
+        if problem is not None:
+            raise RuntimeError(f"{VARIABLE}=native, but {problem}.")
+        return Lowering("native", f"{VARIABLE}=native")
+    if problem is not None:
+        if backend in ("tensorflow", "jax"):
+            _warn_once(problem)
+        return _without_library(problem, backend)
+    elsewhere = _off_cpu(backend)
+    if elsewhere is not None:
+        return Lowering("composite", elsewhere)
+    library = loader.load()
+    return Lowering("native", f"{library.instruction_set} kernels of {library.path.name}")
+
+
+def native_calls() -> ModuleType:
+    """The module with the library's calls for the backend in use."""
+    if keras.backend.backend() == "jax":
+        from keras_renorm.ops.xla import jax_calls
+
+        return jax_calls
+    from keras_renorm.ops.xla import tensorflow_calls
+
+    return tensorflow_calls
+
+
+def native_passes() -> ModuleType:
+    """The module with the library's passes; `composite` under JAX, where it has none."""
+    if keras.backend.backend() == "jax":
+        from keras_renorm.ops import composite
+
+        return composite
+    from keras_renorm.ops import native
+
+    return native
+
+
+def choose(x: Any, *, axis: int, epsilon: float, weighted: bool, groups: int = 1) -> Name:
+    """Returns the lowering for one call.
+
+    Args:
+        x: The input.
+        axis: The axis of its channels, at least 0.
+        epsilon: Added to the variances.
+        weighted: Whether there is a mask or weights.
+        groups: Number of ghost batches.
+    """
+    name = lowering().name
+    if name == "native" and len(x.shape) and x.shape[axis] is None:
+        return "composite"
+    if name == "fused":
+        from keras_renorm.ops import fused
+
+        fits = fused.fits(x, axis=axis, epsilon=epsilon, weighted=weighted, groups=groups)
+        return "fused" if fits else "composite"
+    return name

@@ -1,0 +1,68 @@
+"""The passes over a tensor by the native kernels, under TensorFlow.
+
+As in `keras_renorm.ops.composite`; none of them has a gradient of its own. The calls themselves are
+in `keras_renorm.ops.xla`, which knows tensors and nothing else of this package.
+"""
+
+import keras
+
+from keras_renorm.ops.moments import Moments
+from keras_renorm.ops.xla import tensorflow_calls
+from keras_renorm.typing import Tensor
+
+normalize = tensorflow_calls.normalize
+
+
+def moments(x: Tensor, axis: int, mask: Tensor | None) -> Moments:
+    """As `composite.moments`, without a gradient."""
+    dtype = tensorflow_calls.wide(x.dtype)
+    found = tensorflow_calls.moments(x, mask, axis=axis)
+    count, exact, variance = (value[0] for value in found)
+    mean = keras.ops.cast(exact, dtype)
+    remainder = exact - keras.ops.cast(mean, "float64")
+    return Moments(
+        mean=mean,
+        variance=keras.ops.cast(variance, dtype),
+        count=keras.ops.cast(count, dtype),
+        mean_remainder=keras.ops.cast(remainder, dtype),
+    )
+
+
+def gradient_sums(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    mean_remainder: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    *,
+    axis: int,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """As `composite.gradient_sums`."""
+    sums = tensorflow_calls.gradient_sums(
+        dy, x, mean, mean_remainder, scale, offset, mask, axis=axis, relu=relu
+    )
+    first, second = (keras.ops.cast(value[0], mean.dtype) for value in sums)
+    return first, second
+
+
+def input_gradient(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    mean_remainder: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    bias: Tensor,
+    slope: Tensor,
+    mask: Tensor | None,
+    *,
+    axis: int,
+    relu: bool = False,
+) -> Tensor:
+    """As `composite.input_gradient`."""
+    return tensorflow_calls.input_gradient(
+        dy, x, mean, mean_remainder, scale, offset, bias, slope, mask, axis=axis, relu=relu
+    )

@@ -1,0 +1,263 @@
+// The kernels over rows of columns (Plan::columns): channels last, and short runs.
+//
+// A row's vectors are taken in turn, eight or four rows at a time, so that memory is read in its
+// order while sums are loaded and stored once per group of rows.
+
+#ifndef KERAS_RENORM_OPS_XLA_COLUMNS_H_
+#define KERAS_RENORM_OPS_XLA_COLUMNS_H_
+
+#include "common.h"
+
+namespace keras_renorm {
+namespace KR_ISA {
+
+template <typename T> struct Columns {
+  using V = typename Wide<T>::Vector;
+  using Scalar = typename Wide<T>::Scalar;
+  static constexpr int64_t kLanes = LanesOf<V>::value;
+  static constexpr int64_t kTile = kTileVectors * kLanes;
+
+  const Problem p;  // a copy: stores through pointers cannot change it, so it stays in registers
+  const Plan& plan = p.plan;
+  const Part part;
+  const int64_t width;
+  const int64_t offset;       // of the group's first value
+  const int64_t vectors;      // in this tile
+  const int64_t tile_column;  // of its first vector
+  const int64_t last_column;  // at which a vector can begin
+  const Scalar* const parameters;
+  int32_t positions[kTile];  // of the columns, from the first position of a row
+
+  Columns(const Problem& problem, int64_t task)
+      : p(problem),
+        part(PartOf(plan, task, plan.vectors)),
+        width(plan.width),
+        offset(part.group * plan.group_size()),
+        vectors(part.tile_end - part.tile_begin),
+        tile_column(part.tile_begin * kLanes),
+        last_column(width - kLanes),
+        parameters(static_cast<const Scalar*>(p.parameters) +
+                   part.group * kParameters * plan.partials + tile_column) {
+    if (p.weighing == Weighing::kNone || p.per_element) return;
+    for (int64_t v = 0; v < vectors; ++v) {
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const int64_t column = Column(v) + i;
+        positions[v * kLanes + i] = static_cast<int32_t>(
+            column / (plan.channels * plan.inner) * plan.inner + column % plan.inner);
+      }
+    }
+  }
+
+  // First column of the tile's vector v.
+  KR_INLINE int64_t Column(int64_t v) const { return Min(tile_column + v * kLanes, last_column); }
+
+  KR_INLINE V Parameter(enum Parameter which, int64_t v) const {
+    return LoadRaw<V>(parameters + which * plan.partials + v * kLanes);
+  }
+  KR_INLINE int64_t PartialsAt() const {
+    return (part.group * plan.chunks + part.chunk) * plan.partials + tile_column;
+  }
+
+  // Weights of the vector at (row, v).
+  KR_INLINE V Weights(int64_t row, int64_t v) const {
+    if (p.per_element) return NeighbourWeights<V>(p, offset + row * width + Column(v));
+    const int64_t first = (part.group * (plan.outer / plan.groups) + row * plan.fold) * plan.inner;
+    if (plan.fold == 1 && plan.inner == 1) return Splat<V>(WeightAt(p, 0, first));
+    Scalar lanes[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) {
+      lanes[i] = WeightAt(p, 0, first + positions[v * kLanes + i]);
+    }
+    return LoadRaw<V>(lanes);
+  }
+
+  // ---- moments
+
+  struct Sums {
+    Scalar shift[kTile], weight[kTile], sum[kTile], squares[kTile];
+  };
+
+  // Adds R rows to the sums of deviations from the shift, of every vector.
+  template <int R> KR_INLINE void AddRows(const T* x, Sums& s) const {
+    for (int64_t v = 0; v < vectors; ++v) {
+      const V shift = LoadRaw<V>(s.shift + v * kLanes);
+      const T* at = x + Column(v);
+      V d[R];
+      for (int r = 0; r < R; ++r) d[r] = Load(at + r * width) - shift;
+      V squares = d[0] * d[0];
+      for (int r = 1; r < R; ++r) squares += d[r] * d[r];
+      for (int half = R / 2; half > 0; half /= 2) {  // in pairs: shorter waits, less rounding
+        for (int r = 0; r < half; ++r) d[r] += d[r + half];
+      }
+      const V sum = d[0];
+      StoreRaw(s.sum + v * kLanes, LoadRaw<V>(s.sum + v * kLanes) + sum);
+      StoreRaw(s.squares + v * kLanes, LoadRaw<V>(s.squares + v * kLanes) + squares);
+    }
+  }
+
+  KR_INLINE void AddWeightedRow(const T* x, int64_t row, Sums& s) const {
+    for (int64_t v = 0; v < vectors; ++v) {
+      const V w = Weights(row, v);
+      const V d = Keep(w, Load(x + Column(v)) - LoadRaw<V>(s.shift + v * kLanes));
+      StoreRaw(s.weight + v * kLanes, LoadRaw<V>(s.weight + v * kLanes) + Keep(w, w));
+      StoreRaw(s.sum + v * kLanes, LoadRaw<V>(s.sum + v * kLanes) + w * d);
+      StoreRaw(s.squares + v * kLanes, LoadRaw<V>(s.squares + v * kLanes) + w * d * d);
+    }
+  }
+
+  // Sums of rows begin .. end - 1.
+  template <bool kWeighted> void AddBlock(int64_t begin, int64_t end, Sums& s) const {
+    const T* x = Input<T>(p) + offset;
+    const int64_t used = vectors * kLanes;
+    for (int64_t i = 0; i < used; ++i) s.weight[i] = s.sum[i] = s.squares[i] = 0;
+    int64_t row = begin;
+    if (kWeighted) {
+      for (; row < end; ++row) AddWeightedRow(x + row * width, row, s);
+      return;
+    }
+    for (; row + 8 <= end; row += 8) AddRows<8>(x + row * width, s);
+    for (; row < end; ++row) AddRows<1>(x + row * width, s);
+    for (int64_t i = 0; i < used; ++i) s.weight[i] = static_cast<Scalar>(end - begin);
+  }
+
+  template <bool kWeighted> void Moments() const {
+    Sums s;
+    const int64_t used = vectors * kLanes;
+    double* n = p.counts + PartialsAt();
+    double* mean = p.first + PartialsAt();
+    double* squares = p.second + PartialsAt();
+    for (int64_t i = 0; i < used; ++i) n[i] = mean[i] = squares[i] = 0;
+    for (int64_t begin = part.begin; begin < part.end;) {
+      const bool first = begin == part.begin;
+      const int64_t end = Min(part.end, begin + (first ? kFirstBlock : kBlock));
+      for (int64_t i = 0; i < used; ++i) s.shift[i] = static_cast<Scalar>(mean[i]);
+      bool unknown = false;  // a lane without a mean yet: take this block's
+      for (int64_t i = 0; i < used; ++i) unknown |= n[i] == 0;
+      if (unknown) {
+        AddBlock<kWeighted>(begin, end, s);
+        for (int64_t i = 0; i < used; ++i) {
+          if (n[i] == 0 && s.weight[i] > 0) s.shift[i] = s.sum[i] / s.weight[i];
+        }
+      }
+      AddBlock<kWeighted>(begin, end, s);
+      for (int64_t i = 0; i < used; ++i) {
+        MergeBlock(n[i], mean[i], squares[i], s.shift[i], s.weight[i], s.sum[i], s.squares[i]);
+      }
+      begin = end;
+    }
+  }
+
+  // ---- gradient sums
+
+  template <int R, bool kRelu> KR_INLINE void AddGradientRows(int64_t row, Sums& s) const {
+    const T* x = Input<T>(p) + offset + row * width;
+    const T* dy = Gradient<T>(p) + offset + row * width;
+    for (int64_t v = 0; v < vectors; ++v) {
+      const V mean = Parameter(kPMean, v), remainder = Parameter(kPRemainder, v);
+      const V scale = kRelu ? Parameter(kPScale, v) : V{};
+      const V shift = kRelu ? Parameter(kPOffset, v) : V{};
+      const int64_t at = Column(v);
+      V sum = V{}, products = V{};
+      for (int r = 0; r < R; ++r) {
+        const V c = (Load(x + r * width + at) - mean) - remainder;
+        V g = Load(dy + r * width + at);
+        if (kRelu) g = Keep(c * scale + shift, g);
+        sum += g;
+        products += g * c;
+      }
+      StoreRaw(s.sum + v * kLanes, LoadRaw<V>(s.sum + v * kLanes) + sum);
+      StoreRaw(s.squares + v * kLanes, LoadRaw<V>(s.squares + v * kLanes) + products);
+    }
+  }
+
+  template <bool kRelu> KR_INLINE void AddWeightedGradientRow(int64_t row, Sums& s) const {
+    for (int64_t v = 0; v < vectors; ++v) {
+      const V w = Weights(row, v);
+      const int64_t element = offset + row * width + Column(v);
+      const V c = Keep(w, (Load(Input<T>(p) + element) - Parameter(kPMean, v)) -
+                              Parameter(kPRemainder, v));
+      V g = Keep(w, Load(Gradient<T>(p) + element));
+      if (kRelu) g = Keep(c * Parameter(kPScale, v) + Parameter(kPOffset, v), g);
+      StoreRaw(s.sum + v * kLanes, LoadRaw<V>(s.sum + v * kLanes) + g);
+      StoreRaw(s.squares + v * kLanes, LoadRaw<V>(s.squares + v * kLanes) + g * c);
+    }
+  }
+
+  template <bool kWeighted, bool kRelu> void GradientSums() const {
+    Sums s;
+    const int64_t used = vectors * kLanes;
+    double* first = p.first + PartialsAt();
+    double* second = p.second + PartialsAt();
+    for (int64_t i = 0; i < used; ++i) first[i] = second[i] = 0;
+    for (int64_t begin = part.begin; begin < part.end; begin += kBlock) {
+      const int64_t end = Min(part.end, begin + kBlock);
+      for (int64_t i = 0; i < used; ++i) s.sum[i] = s.squares[i] = 0;
+      int64_t row = begin;
+      if (kWeighted) {
+        for (; row < end; ++row) AddWeightedGradientRow<kRelu>(row, s);
+      }
+      for (; row + 4 <= end; row += 4) AddGradientRows<4, kRelu>(row, s);
+      for (; row < end; ++row) AddGradientRows<1, kRelu>(row, s);
+      for (int64_t i = 0; i < used; ++i) first[i] += s.sum[i];
+      for (int64_t i = 0; i < used; ++i) second[i] += s.squares[i];
+    }
+  }
+
+  // ---- element by element
+
+  template <int R, bool kRelu> KR_INLINE void NormalizeRows(int64_t row) const {
+    const T* x = Input<T>(p) + offset + row * width;
+    T* y = Output<T>(p) + offset + row * width;
+    for (int64_t v = 0; v < vectors; ++v) {
+      const V mean = Parameter(kPMean, v), remainder = Parameter(kPRemainder, v);
+      const V scale = Parameter(kPScale, v), shift = Parameter(kPOffset, v);
+      const int64_t at = Column(v);
+      for (int r = 0; r < R; ++r) {
+        V out = ((Load(x + r * width + at) - mean) - remainder) * scale + shift;
+        if (kRelu) out = Relu(out);
+        Store(y + r * width + at, out);
+      }
+    }
+  }
+
+  template <bool kRelu> void Normalize() const {
+    int64_t row = part.begin;
+    for (; row + 4 <= part.end; row += 4) NormalizeRows<4, kRelu>(row);
+    for (; row < part.end; ++row) NormalizeRows<1, kRelu>(row);
+  }
+
+  template <int R, bool kWeighted, bool kRelu> KR_INLINE void GradientRows(int64_t row) const {
+    const T* x = Input<T>(p) + offset + row * width;
+    const T* dy = Gradient<T>(p) + offset + row * width;
+    T* dx = Output<T>(p) + offset + row * width;
+    for (int64_t v = 0; v < vectors; ++v) {
+      const V mean = Parameter(kPMean, v), remainder = Parameter(kPRemainder, v);
+      const V scale = Parameter(kPScale, v), bias = Parameter(kPBias, v);
+      const V slope = Parameter(kPSlope, v);
+      const V shift = kRelu ? Parameter(kPOffset, v) : V{};
+      const int64_t at = Column(v);
+      for (int r = 0; r < R; ++r) {
+        const V c = (Load(x + r * width + at) - mean) - remainder;
+        V g = Load(dy + r * width + at);
+        if (kRelu) g = Keep(c * scale + shift, g);
+        V common = bias + c * slope;
+        if (kWeighted) {
+          const V w = Weights(row + r, v);
+          Store(dx + r * width + at, Keep(w, scale * g - w * common));
+        } else {
+          Store(dx + r * width + at, scale * g - common);
+        }
+      }
+    }
+  }
+
+  template <bool kWeighted, bool kRelu> void InputGradient() const {
+    int64_t row = part.begin;
+    for (; row + 4 <= part.end; row += 4) GradientRows<4, kWeighted, kRelu>(row);
+    for (; row < part.end; ++row) GradientRows<1, kWeighted, kRelu>(row);
+  }
+};
+
+}  // namespace KR_ISA
+}  // namespace keras_renorm
+
+#endif  // KERAS_RENORM_OPS_XLA_COLUMNS_H_

@@ -1,0 +1,142 @@
+"""The native kernels as functions of JAX arrays, on the CPU.
+
+The same two calls as in `tensorflow_calls`, without the separate ones: those return float64, which
+JAX has only when asked for.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from keras_renorm.ops.xla import loader
+
+STATISTICS = 9
+"""Rows of the packed statistics, in the order of `tensorflow_calls.Statistics`."""
+
+
+@functools.cache
+def register() -> loader.NativeLibrary:
+    """Makes the library's handlers known to JAX, once per process.
+
+    Raises:
+        NativeLibraryError: The library does not load, or this JAX does not take it.
+    """
+    library = loader.load()
+    for name, handler in loader.handlers().items():
+        try:
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+        except Exception as error:
+            raise loader.NativeLibraryError(
+                f"JAX {jax.__version__} does not take the handler {name}: {error}"
+            ) from error
+    return library
+
+
+def wide(dtype: Any) -> Any:
+    """Returns the type of the per-channel operands: float64 for float64, else float32."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def _optional(weights: jax.Array | None, x: jax.Array, axis: int) -> list[jax.Array]:
+    """The last operand, where there is one: a value per element, or per position of `x`."""
+    if weights is None:
+        return []
+    if weights.dtype != jnp.bool_:
+        weights = weights.astype(jnp.float32)
+    shape = (*x.shape[:axis], weights.shape[axis], *x.shape[axis + 1 :])
+    return [jnp.broadcast_to(weights, shape)]
+
+
+def forward(
+    x: jax.Array,
+    gamma: jax.Array,
+    beta: jax.Array,
+    moving_mean: jax.Array,
+    moving_variance: jax.Array,
+    r_max: jax.Array,
+    d_max: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    axis: int,
+    epsilon: float,
+    relu: bool = False,
+    groups: int = 1,
+) -> tuple[jax.Array, jax.Array]:
+    """Batch Renormalization of a batch, by its own moments; see `tensorflow_calls.forward`.
+
+    Args:
+        x: [..., channels, ...].
+        gamma: [channels], of type `wide(x.dtype)`, as are all the following.
+        beta: [channels].
+        moving_mean: [channels].
+        moving_variance: [channels].
+        r_max: Scalar, at least 1.
+        d_max: Scalar, at least 0.
+        weights: Mask (bool) or weights, of the rank of `x` and broadcast against it.
+        axis: The axis of the channels, at least 0.
+        epsilon: Added to both variances.
+        relu: Whether to take the positive part of y.
+        groups: Number of ghost batches.
+
+    Returns:
+        y, and the packed statistics [9, groups, channels].
+    """
+    register()
+    results = (
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        jax.ShapeDtypeStruct((STATISTICS, groups, x.shape[axis]), wide(x.dtype)),
+    )
+    y, statistics = jax.ffi.ffi_call(loader.target("forward"), results)(
+        x,
+        gamma,
+        beta,
+        moving_mean,
+        moving_variance,
+        r_max,
+        d_max,
+        *_optional(weights, x, axis),
+        axis=np.int64(axis),
+        groups=np.int64(groups),
+        relu=bool(relu),
+        epsilon=np.float64(epsilon),
+    )
+    return y, statistics
+
+
+def backward(
+    dy: jax.Array,
+    x: jax.Array,
+    statistics: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    axis: int,
+    relu: bool = False,
+    groups: int = 1,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of `forward` for x, gamma and beta; see `tensorflow_calls.backward`.
+
+    Args:
+        dy: Gradient of the output, like x.
+        x: The input of `forward`.
+        statistics: Its packed statistics.
+        weights: Its weights.
+        axis: As there.
+        relu: As there.
+        groups: As there.
+    """
+    register()
+    vector = jax.ShapeDtypeStruct((x.shape[axis],), statistics.dtype)
+    results = (jax.ShapeDtypeStruct(x.shape, x.dtype), vector, vector)
+    dx, dgamma, dbeta = jax.ffi.ffi_call(loader.target("backward"), results)(
+        dy,
+        x,
+        statistics,
+        *_optional(weights, x, axis),
+        axis=np.int64(axis),
+        groups=np.int64(groups),
+        relu=bool(relu),
+    )
+    return dx, dgamma, dbeta

@@ -1,0 +1,95 @@
+// All kernels of one instruction set. Compiled once for each, with KR_ISA naming its namespace: no
+// template or inline function of a shared namespace may be used here, or the linker might keep a
+// copy with instructions that another processor lacks.
+
+#ifndef KR_ISA
+#error "compile with -DKR_ISA=avx512, avx2 or baseline"
+#endif
+
+#include "channels.h"
+#include "columns.h"
+#include "runs.h"
+
+namespace keras_renorm {
+namespace KR_ISA {
+namespace {
+
+template <typename T> void Moments(const Problem& p, int64_t task) {
+  const bool weighted = p.weighing != Weighing::kNone;
+  if (p.plan.columns) {
+    const Columns<T> work(p, task);
+    weighted ? work.template Moments<true>() : work.template Moments<false>();
+  } else {
+    const Runs<T> work(p, task);
+    weighted ? work.template Moments<true>() : work.template Moments<false>();
+  }
+}
+
+template <typename T> void Normalize(const Problem& p, int64_t task) {
+  if (p.plan.columns) {
+    const Columns<T> work(p, task);
+    p.relu ? work.template Normalize<true>() : work.template Normalize<false>();
+  } else {
+    const Runs<T> work(p, task);
+    p.relu ? work.template Normalize<true>() : work.template Normalize<false>();
+  }
+}
+
+template <bool kWeighted, typename Work> void GradientSums(const Problem& p, const Work& work) {
+  p.relu ? work.template GradientSums<kWeighted, true>()
+         : work.template GradientSums<kWeighted, false>();
+}
+
+template <typename T> void GradientSums(const Problem& p, int64_t task) {
+  const bool weighted = p.weighing != Weighing::kNone;
+  if (p.plan.columns) {
+    const Columns<T> work(p, task);
+    weighted ? GradientSums<true>(p, work) : GradientSums<false>(p, work);
+  } else {
+    const Runs<T> work(p, task);
+    weighted ? GradientSums<true>(p, work) : GradientSums<false>(p, work);
+  }
+}
+
+template <bool kWeighted, typename Work> void InputGradient(const Problem& p, const Work& work) {
+  p.relu ? work.template InputGradient<kWeighted, true>()
+         : work.template InputGradient<kWeighted, false>();
+}
+
+template <typename T> void InputGradient(const Problem& p, int64_t task) {
+  const bool weighted = p.weighing != Weighing::kNone;
+  if (p.plan.columns) {
+    const Columns<T> work(p, task);
+    weighted ? InputGradient<true>(p, work) : InputGradient<false>(p, work);
+  } else {
+    const Runs<T> work(p, task);
+    weighted ? InputGradient<true>(p, work) : InputGradient<false>(p, work);
+  }
+}
+
+template <typename T> constexpr Kernels Table() {
+  return {LanesOf<typename Wide<T>::Vector>::value,
+          Moments<T>,
+          Normalize<T>,
+          GradientSums<T>,
+          InputGradient<T>,
+          Channels<T>::MergeMoments,
+          Channels<T>::MergeSums,
+          Channels<T>::NormalizeRest,
+          Channels<T>::InputGradientRest,
+          Channels<T>::FinishForward,
+          Channels<T>::StartBackward,
+          Channels<T>::FinishBackward,
+          Channels<T>::SpreadParameters};
+}
+
+}  // namespace
+
+extern const Kernels kFloat, kDouble, kHalf, kBFloat16;
+const Kernels kFloat = Table<float>();
+const Kernels kDouble = Table<double>();
+const Kernels kHalf = Table<Half>();
+const Kernels kBFloat16 = Table<BFloat16>();
+
+}  // namespace KR_ISA
+}  // namespace keras_renorm

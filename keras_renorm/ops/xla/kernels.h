@@ -1,0 +1,98 @@
+// The kernels as the handlers see them: one table of functions per input type and instruction set.
+
+#ifndef KERAS_RENORM_OPS_XLA_KERNELS_H_
+#define KERAS_RENORM_OPS_XLA_KERNELS_H_
+
+#include <cstdint>
+
+#include "plan.h"
+
+namespace keras_renorm {
+
+struct Half { uint16_t bits; };
+struct BFloat16 { uint16_t bits; };
+
+// Which positions count, and how much. A mask holds bytes 0 or 1, weights are float32 and at least
+// 0; a position of weight 0 is one that is masked.
+enum class Weighing { kNone, kMask, kWeights };
+
+// Rows of the packed statistics [kStatistics, groups, channels] that forward returns and backward
+// takes.
+enum Statistic {
+  kMean, kMeanRemainder, kVariance, kCount, kR, kD, kScale, kOffset, kInverse, kStatistics
+};
+
+// Vectors of one value per column (or per channel, for runs) that the kernels read.
+enum Parameter { kPMean, kPRemainder, kPScale, kPOffset, kPBias, kPSlope, kParameters };
+
+// What one call works on. Scalars and per-channel vectors are `wide`: float, or double for double.
+struct Problem {
+  Plan plan;
+  const void* x;
+  const void* dy;
+  void* out;
+  Weighing weighing;
+  bool per_element;  // the weights have a value per element, not one per position
+  const void* weights;
+  bool relu;
+  // [groups, chunks, partials] each: (count, mean, sum of squared deviations), or two sums.
+  double* counts;
+  double* first;
+  double* second;
+  // [groups, channels] each: the same over the whole group.
+  double* total_count;
+  double* total_first;
+  double* total_second;
+  // [groups, kParameters, partials], wide; and the same per channel, [kParameters, groups, C].
+  void* parameters;
+  void* channel_parameters;
+};
+
+// Per-channel operands of forward. Vectors are [channels], wide.
+struct ForwardChannels {
+  const void* gamma;
+  const void* beta;
+  const void* moving_mean;
+  const void* moving_variance;
+  const void* r_max;  // scalars
+  const void* d_max;
+  double epsilon;
+  void* statistics;  // out, [kStatistics, groups, channels]
+};
+
+// Per-channel operands and results of backward.
+struct BackwardChannels {
+  const void* statistics;  // [kStatistics, groups, channels]
+  void* gamma;             // out, [channels]
+  void* beta;              // out, [channels]
+};
+
+struct Kernels {
+  int64_t lanes;
+  // Tasks 0 .. plan.tasks() - 1, in any order, at once.
+  void (*moments)(const Problem&, int64_t task);
+  void (*normalize)(const Problem&, int64_t task);
+  void (*gradient_sums)(const Problem&, int64_t task);
+  void (*input_gradient)(const Problem&, int64_t task);
+  // Per group: partial sums to totals, with the rest of the rows.
+  void (*merge_moments)(const Problem&, int64_t group);
+  void (*merge_sums)(const Problem&, int64_t group);
+  // The rest of the rows of all groups, element by element.
+  void (*normalize_rest)(const Problem&);
+  void (*input_gradient_rest)(const Problem&);
+  // Totals to per-channel results, then to the parameters of the next pass.
+  void (*finish_forward)(const Problem&, const ForwardChannels&);
+  void (*start_backward)(const Problem&, const BackwardChannels&);
+  void (*finish_backward)(const Problem&, const BackwardChannels&);
+  void (*spread_parameters)(const Problem&);
+};
+
+// type: one of float, double, Half, BFloat16.
+template <typename T> const Kernels& KernelsFor();
+
+// "avx512", "avx2" or "baseline": what this processor runs.
+const char* InstructionSet();
+
+}  // namespace keras_renorm
+
+#endif  // KERAS_RENORM_OPS_XLA_KERNELS_H_

@@ -1,0 +1,76 @@
+#include "plan.h"
+
+namespace keras_renorm {
+namespace {
+
+// Values in a task: 256 KB of float32. Small enough that two tasks fit in a core's L2 with their
+// output, large enough that handing one out (about 1 us) is lost in its 10 us.
+constexpr int64_t kTaskValues = 65536;
+
+// Narrower rows are folded to at least this many columns.
+constexpr int64_t kFoldedWidth = 64;
+
+// Up to this many values a channel's run is too short to be summed by itself.
+constexpr int64_t kShortRun = 32;
+
+constexpr int64_t kSegment = 16384;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Rows to fold into one: the fewest that reach kFoldedWidth in whole vectors.
+int64_t Fold(int64_t row, int64_t rows, int64_t lanes) {
+  if (row >= kFoldedWidth) return 1;
+  int64_t fold = CeilDiv(kFoldedWidth, row);
+  while (fold * row % lanes != 0) ++fold;
+  return fold <= rows || row < lanes ? fold : 1;
+}
+
+void PlanColumns(Plan& plan, int64_t outer) {
+  plan.fold = Fold(plan.channels * plan.inner, outer, plan.lanes);
+  plan.width = plan.fold * plan.channels * plan.inner;
+  plan.rows = outer / plan.fold;
+  plan.rest = outer % plan.fold;
+  plan.vectors = CeilDiv(plan.width, plan.lanes);
+  plan.tile = Min(plan.vectors, kTileVectors);
+  plan.tiles = CeilDiv(plan.vectors, plan.tile);
+  plan.chunk_rows = Max(8, kTaskValues / (plan.tile * plan.lanes) / 8 * 8);
+  plan.partials = plan.vectors * plan.lanes;
+}
+
+void PlanRuns(Plan& plan, int64_t outer) {
+  plan.segments = Max(1, plan.inner / kSegment);
+  plan.segment = plan.segments > 1 ? kSegment : plan.inner;  // the last one takes what is left
+  plan.rows = outer * plan.segments;
+  plan.tile = Min(plan.channels, kTileChannels);
+  plan.tiles = CeilDiv(plan.channels, plan.tile);
+  plan.chunk_rows = Max(1, kTaskValues / (plan.tile * plan.segment));
+  plan.partials = plan.channels;
+}
+
+}  // namespace
+
+Plan MakePlan(int64_t outer, int64_t channels, int64_t inner, int64_t groups, int64_t lanes) {
+  if (channels == 1) {  // positions only: contiguous, whatever the axis
+    outer *= inner;
+    inner = 1;
+  }
+  Plan plan = {};
+  plan.outer = outer;
+  plan.channels = channels;
+  plan.inner = inner;
+  plan.groups = groups;
+  plan.lanes = lanes;
+  plan.columns = inner <= kShortRun;
+  if (plan.size() == 0) return plan;  // no task
+  if (plan.columns) {
+    PlanColumns(plan, outer / groups);
+  } else {
+    PlanRuns(plan, outer / groups);
+  }
+  plan.chunks = CeilDiv(plan.rows, plan.chunk_rows);
+  return plan;
+}
+
+}  // namespace keras_renorm

@@ -1,0 +1,60 @@
+// How a tensor [outer, channels, inner] is cut into tasks.
+//
+// A plan depends on the shape alone, never on the number of threads: the order in which sums are
+// added is then fixed, and the same input gives the same bits on any number of cores.
+
+#ifndef KERAS_RENORM_OPS_XLA_PLAN_H_
+#define KERAS_RENORM_OPS_XLA_PLAN_H_
+
+#include <cstdint>
+
+namespace keras_renorm {
+
+// Bytes of one vector of accumulators, on every machine: one AVX-512 register, two of AVX2, four
+// of SSE or NEON.
+constexpr int64_t kVectorBytes = 64;
+
+// Vectors of columns in one task: 32 of float32 are 2 KB of a row, and their sums stay in L1.
+constexpr int64_t kTileVectors = 32;
+
+// Channels in one task over runs: their sums, 8 KB in float32, stay in L1.
+constexpr int64_t kTileChannels = 64;
+
+// Two ways through memory, both in the order in which it lies:
+//
+// columns  (inner small, as in channels last) rows of `width` values; the sums over the rows are
+//          kept per column, and columns of one channel are merged at the end. A narrow row is
+//          folded: [N, C] is read as [N / fold, fold * C]. The last `rest` rows of a group, less
+//          than one folded row, are done apart.
+// runs     (inner large, as in channels first) each channel is a run of `inner` values, cut into
+//          segments; a unit is one segment of one outer index, for all channels.
+//
+// A row of `width` columns is covered by `vectors` vectors; the last one ends at the last column,
+// and overlaps the one before it where the width is not a multiple of the vector.
+struct Plan {
+  int64_t outer, channels, inner, groups;
+  bool columns;
+  int64_t lanes;   // values in a vector: 16, or 8 of float64
+  int64_t fold;    // columns: input rows in one row of the plan
+  int64_t width;   // columns: values in one row of the plan
+  int64_t vectors; // columns: vectors in a row
+  int64_t rest;    // columns: input rows of a group that fill no row of the plan
+  int64_t segment; // runs: values in a segment; the last of a run has up to twice as many
+  int64_t segments;
+  int64_t rows;        // in a group: rows of the plan, or units
+  int64_t chunk_rows;  // rows in a task
+  int64_t chunks;      // tasks along the rows, per group
+  int64_t tile;        // vectors in a task (columns), or channels (runs)
+  int64_t tiles;
+  int64_t partials;    // sums kept by one chunk: vectors * lanes, or channels
+
+  int64_t group_size() const { return outer / groups * channels * inner; }
+  int64_t tasks() const { return groups * chunks * tiles; }
+  int64_t size() const { return outer * channels * inner; }
+};
+
+Plan MakePlan(int64_t outer, int64_t channels, int64_t inner, int64_t groups, int64_t lanes);
+
+}  // namespace keras_renorm
+
+#endif  // KERAS_RENORM_OPS_XLA_PLAN_H_

@@ -1,0 +1,149 @@
+"""Writes the StableHLO modules through which TensorFlow calls a handler.
+
+A module is one `custom_call`. Where a dimension is unknown, XLA has to be told the shape of each
+result: as one more operand of the call, computed from the dimensions of an operand that has the
+same shape. The handler does not see these operands.
+"""
+
+import functools
+from typing import NamedTuple
+
+DYNAMIC = -1
+"""An unknown dimension in a `Type`."""
+
+
+class Type(NamedTuple):
+    """A tensor's type.
+
+    Attributes:
+        element: StableHLO's name of the element type: f32, bf16, i1, ...
+        shape: The dimensions, `DYNAMIC` where unknown.
+    """
+
+    element: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        sizes = ("?" if size == DYNAMIC else str(size) for size in self.shape)
+        return f"tensor<{'x'.join([*sizes, self.element])}>"
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether a dimension is unknown."""
+        return DYNAMIC in self.shape
+
+
+def _attribute(value: bool | int | float) -> str:
+    """Writes an attribute's value with its type."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value} : i64"
+    return f"{value:.17e} : f64"
+
+
+def _shape_operand(index: int, like: int, of: Type) -> list[str]:
+    """Lines that compute %shape<index>, the shape of operand number `like`, of type `of`."""
+    lines, parts = [], []
+    for axis, size in enumerate(of.shape):
+        part = f"%shape{index}_{axis}"
+        if size == DYNAMIC:
+            lines += [
+                f'{part}s = "stablehlo.get_dimension_size"(%arg{like}) '
+                f"{{dimension = {axis} : i64}} : ({of}) -> tensor<i32>",
+                f"{part} = stablehlo.reshape {part}s : (tensor<i32>) -> tensor<1xi32>",
+            ]
+        else:
+            lines.append(f"{part} = stablehlo.constant dense<{size}> : tensor<1xi32>")
+        parts.append(part)
+    types = ", ".join(["tensor<1xi32>"] * len(parts))
+    lines.append(
+        f'%shape{index} = "stablehlo.concatenate"({", ".join(parts)}) {{dimension = 0 : i64}} '
+        f": ({types}) -> tensor<{len(parts)}xi32>"
+    )
+    return lines
+
+
+def _constant_shape(index: int, of: Type) -> str:
+    """The line that defines %shape<index> for a result whose dimensions are all known."""
+    sizes = ", ".join(map(str, of.shape))
+    return f"%shape{index} = stablehlo.constant dense<[{sizes}]> : tensor<{len(of.shape)}xi32>"
+
+
+@functools.lru_cache(maxsize=4096)
+def custom_call(
+    target: str,
+    operands: tuple[Type, ...],
+    results: tuple[Type, ...],
+    attributes: tuple[tuple[str, bool | int | float], ...],
+) -> str:
+    """Writes a module that calls the handler `target` once.
+
+    Args:
+        target: The name under which the handler is registered.
+        operands: Types of the handler's operands. A result with unknown dimensions has the type of
+            the first operand.
+        results: Types of its results.
+        attributes: The call's attributes, in any order.
+
+    Returns:
+        The module's text.
+    """
+    dynamic = any(operand.dynamic for operand in operands)
+    body: list[str] = []
+    names = [f"%arg{i}" for i in range(len(operands))]
+    call_operands = [(name, str(operand)) for name, operand in zip(names, operands, strict=True)]
+    config = ", ".join(f"{key} = {_attribute(value)}" for key, value in attributes)
+    settings = [
+        f'call_target_name = "{target}"',
+        "api_version = 4 : i32",
+        f"backend_config = {{{config}}}",
+    ]
+    if dynamic:
+        for index, result in enumerate(results):
+            if result.dynamic:
+                body += _shape_operand(index, 0, operands[0])
+            else:
+                body.append(_constant_shape(index, result))
+            call_operands.append((f"%shape{index}", f"tensor<{len(result.shape)}xi32>"))
+        indices = ", ".join(str(len(operands) + i) for i in range(len(results)))
+        settings.append(
+            f"indices_of_shape_operands = dense<[{indices}]> : tensor<{len(results)}xi64>"
+        )
+    body.append(_call(call_operands, results, settings))
+    body.append(_return(results))
+    return _module(body, names, operands, results, dynamic)
+
+
+def _call(operands: list[tuple[str, str]], results: tuple[Type, ...], settings: list[str]) -> str:
+    """Writes the call itself; its results are %out, or %out#0, %out#1, ..."""
+    count = f":{len(results)}" if len(results) > 1 else ""
+    return (
+        f'%out{count} = "stablehlo.custom_call"({", ".join(name for name, _ in operands)}) '
+        f"{{{', '.join(settings)}}} : ({', '.join(kind for _, kind in operands)}) "
+        f"-> ({', '.join(map(str, results))})"
+    )
+
+
+def _return(results: tuple[Type, ...]) -> str:
+    """Writes the return of all results."""
+    names = [f"%out#{i}" for i in range(len(results))] if len(results) > 1 else ["%out"]
+    return f"return {', '.join(names)} : {', '.join(map(str, results))}"
+
+
+def _module(
+    body: list[str],
+    names: list[str],
+    operands: tuple[Type, ...],
+    results: tuple[Type, ...],
+    dynamic: bool,
+) -> str:
+    """Wraps the lines of a body in a function and a module."""
+    arguments = ", ".join(f"{name}: {kind}" for name, kind in zip(names, operands, strict=True))
+    header = " attributes {jax.uses_shape_polymorphism = true}" if dynamic else ""
+    lines = "\n    ".join(body)
+    return (
+        f"module @keras_renorm{header} {{\n"
+        f"  func.func public @main({arguments}) -> ({', '.join(map(str, results))}) {{\n"
+        f"    {lines}\n  }}\n}}\n"
+    )

@@ -1,0 +1,350 @@
+"""The native kernels as functions of TensorFlow tensors."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from keras_renorm.ops.xla import loader, stablehlo, tensorflow_xla
+
+STATISTICS = 9
+"""Rows of the packed statistics, in the order of `Statistics`."""
+
+_ELEMENTS = {
+    tf.float16: "f16",
+    tf.bfloat16: "bf16",
+    tf.float32: "f32",
+    tf.float64: "f64",
+    tf.bool: "i1",
+}
+
+
+class Statistics(NamedTuple):
+    """What `forward` found and used, per group and channel: each [groups, channels].
+
+    Attributes:
+        mean: Mean of the batch, rounded.
+        mean_remainder: What rounding took from it; the sum of both is the mean.
+        variance: Biased variance of the batch.
+        count: Number, or total weight, of the positions that counted.
+        r: The paper's r, clipped.
+        d: The paper's d, clipped.
+        scale: gamma r / sigma_B.
+        offset: gamma d + beta.
+        inverse: 1 / sigma_B, with sigma_B = sqrt(variance + epsilon).
+    """
+
+    mean: tf.Tensor
+    mean_remainder: tf.Tensor
+    variance: tf.Tensor
+    count: tf.Tensor
+    r: tf.Tensor
+    d: tf.Tensor
+    scale: tf.Tensor
+    offset: tf.Tensor
+    inverse: tf.Tensor
+
+
+def unpack(statistics: tf.Tensor) -> Statistics:
+    """Splits packed statistics [9, groups, channels] into its rows."""
+    return Statistics(*tf.unstack(statistics, STATISTICS))
+
+
+def wide(dtype: tf.DType) -> tf.DType:
+    """Returns the type of the per-channel operands: float64 for float64, else float32."""
+    return tf.float64 if dtype == tf.float64 else tf.float32
+
+
+def _type(dtype: tf.DType, shape: tf.TensorShape) -> stablehlo.Type:
+    """Returns a tensor's StableHLO type, as far as its shape is known."""
+    sizes = (stablehlo.DYNAMIC if size is None else size for size in shape.as_list())
+    return stablehlo.Type(_ELEMENTS[dtype], tuple(sizes))
+
+
+def _call(
+    name: str,
+    operands: list[tf.Tensor],
+    results: list[tuple[tf.DType, tf.TensorShape]],
+    **attributes: bool | int | float,
+) -> list[tf.Tensor]:
+    """Calls a handler of the library."""
+    tensorflow_xla.register()
+    module = stablehlo.custom_call(
+        loader.target(name),
+        tuple(_type(operand.dtype, operand.shape) for operand in operands),
+        tuple(_type(dtype, shape) for dtype, shape in results),
+        tuple(attributes.items()),
+    )
+    dtypes, shapes = zip(*results, strict=True)
+    return tensorflow_xla.call_module(operands, module, dtypes, shapes)
+
+
+def _optional(weights: tf.Tensor | None, x: tf.Tensor, axis: int) -> list[tf.Tensor]:
+    """The last operand, where there is one: a value per element, or per position of `x`."""
+    if weights is None:
+        return []
+    if weights.dtype != tf.bool:
+        weights = tf.cast(weights, tf.float32)
+    static = x.shape.as_list()
+    static[axis] = weights.shape[axis]
+    if None in static or weights.shape != static:  # the kernels see sizes, and know no broadcasting
+        shape = tf.unstack(tf.shape(x))
+        shape[axis] = tf.shape(weights)[axis]
+        weights = tf.ensure_shape(tf.broadcast_to(weights, shape), static)
+    return [weights]
+
+
+def forward(
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    moving_mean: tf.Tensor,
+    moving_variance: tf.Tensor,
+    r_max: tf.Tensor,
+    d_max: tf.Tensor,
+    weights: tf.Tensor | None = None,
+    *,
+    axis: int,
+    epsilon: float,
+    relu: bool = False,
+    groups: int = 1,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Batch Renormalization of a batch, by its own moments, in one call.
+
+    With mu_B and sigma_B^2 = var_B + epsilon over all positions of a channel, sigma^2 =
+    moving_variance + epsilon:
+
+        r = clip(sigma_B / sigma, 1 / r_max, r_max)
+        d = clip((mu_B - moving_mean) / sigma, -d_max, d_max)
+        y = (x - mu_B) gamma r / sigma_B + gamma d + beta
+
+    The moments of a channel without a single position that counts are 0.
+
+    Args:
+        x: [..., channels, ...], float16, bfloat16, float32 or float64; the rank and the number of
+            channels must be known.
+        gamma: [channels], of type `wide(x.dtype)`, as are all the following.
+        beta: [channels].
+        moving_mean: [channels].
+        moving_variance: [channels].
+        r_max: Scalar, at least 1.
+        d_max: Scalar, at least 0.
+        weights: Which positions count: a mask (bool) or weights (at least 0), of the rank of `x`
+            and broadcast against it; fastest with size 1 along `axis`. A weight of 0 is a
+            position masked.
+        axis: The axis of the channels, at least 0.
+        epsilon: Added to both variances.
+        relu: Whether to take the positive part of y.
+        groups: Ghost batches: into how many equal parts the rows before `axis` are cut, each
+            with its own moments, r and d.
+
+    Returns:
+        y, like x; and the packed statistics [9, groups, channels] for `unpack` and `backward`.
+    """
+    packed = tf.TensorShape([STATISTICS, groups, x.shape[axis]])
+    y, statistics = _call(
+        "forward",
+        [x, gamma, beta, moving_mean, moving_variance, r_max, d_max, *_optional(weights, x, axis)],
+        [(x.dtype, x.shape), (wide(x.dtype), packed)],
+        axis=axis,
+        groups=groups,
+        relu=relu,
+        epsilon=float(epsilon),
+    )
+    return y, statistics
+
+
+def backward(
+    dy: tf.Tensor,
+    x: tf.Tensor,
+    statistics: tf.Tensor,
+    weights: tf.Tensor | None = None,
+    *,
+    axis: int,
+    relu: bool = False,
+    groups: int = 1,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Gradients of `forward`, r and d held constant, in one call.
+
+    Args:
+        dy: Gradient of the output, like x.
+        x: The input of `forward`.
+        statistics: Its packed statistics.
+        weights: Its weights.
+        axis: As there.
+        relu: As there.
+        groups: As there.
+
+    Returns:
+        Gradients of x, gamma and beta.
+    """
+    vector = (statistics.dtype, tf.TensorShape([x.shape[axis]]))
+    dx, dgamma, dbeta = _call(
+        "backward",
+        [dy, x, statistics, *_optional(weights, x, axis)],
+        [(x.dtype, x.shape), vector, vector],
+        axis=axis,
+        groups=groups,
+        relu=relu,
+    )
+    return dx, dgamma, dbeta
+
+
+class Moments(NamedTuple):
+    """Moments of a batch, per group and channel: each [groups, channels], float64.
+
+    Attributes:
+        count: Number, or total weight, of the positions that counted.
+        mean: Their mean; 0 where there are none.
+        variance: Their biased variance; 0 where there are none.
+    """
+
+    count: tf.Tensor
+    mean: tf.Tensor
+    variance: tf.Tensor
+
+
+def moments(
+    x: tf.Tensor, weights: tf.Tensor | None = None, *, axis: int, groups: int = 1
+) -> Moments:
+    """Moments over all positions of each channel, for merging with those of other replicas.
+
+    Args:
+        x: As in `forward`, as are the following.
+        weights: Which positions count.
+        axis: The axis of the channels.
+        groups: Number of ghost batches.
+    """
+    packed = tf.TensorShape([3, groups, x.shape[axis]])
+    (result,) = _call(
+        "moments",
+        [x, *_optional(weights, x, axis)],
+        [(tf.float64, packed)],
+        axis=axis,
+        groups=groups,
+    )
+    return Moments(*tf.unstack(result, 3))
+
+
+def _pack(vectors: tuple[tf.Tensor, ...], dtype: tf.DType) -> tf.Tensor:
+    """Packs per-channel operands, [channels] or [groups, channels] each."""
+    packed = tf.stack([tf.cast(vector, dtype) for vector in vectors])
+    return packed if packed.shape.rank == 3 else packed[:, None, :]
+
+
+def normalize(
+    x: tf.Tensor,
+    mean: tf.Tensor,
+    mean_remainder: tf.Tensor,
+    scale: tf.Tensor,
+    offset: tf.Tensor,
+    *,
+    axis: int,
+    relu: bool = False,
+    groups: int = 1,
+) -> tf.Tensor:
+    """Normalises with given vectors: y = ((x - mean) - mean_remainder) scale + offset.
+
+    Args:
+        x: As in `forward`.
+        mean: [channels], or [groups, channels] for ghost batches, as are the following.
+        mean_remainder: What rounding to `mean` left out.
+        scale: Factor of the centred value.
+        offset: Added to the product.
+        axis: The axis of the channels.
+        relu: Whether to take the positive part of y.
+        groups: Number of ghost batches.
+    """
+    vectors = _pack((mean, mean_remainder, scale, offset), wide(x.dtype))
+    (y,) = _call(
+        "normalize", [x, vectors], [(x.dtype, x.shape)], axis=axis, groups=groups, relu=relu
+    )
+    return y
+
+
+def gradient_sums(
+    dy: tf.Tensor,
+    x: tf.Tensor,
+    mean: tf.Tensor,
+    mean_remainder: tf.Tensor,
+    scale: tf.Tensor,
+    offset: tf.Tensor,
+    weights: tf.Tensor | None = None,
+    *,
+    axis: int,
+    relu: bool = False,
+    groups: int = 1,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The two sums of the backward pass: of dy, and of dy times the centred value.
+
+    Args:
+        dy: Gradient of the output of `normalize`.
+        x: Its input, as are the following.
+        mean: As there.
+        mean_remainder: As there.
+        scale: As there; read with `relu` only.
+        offset: As there; read with `relu` only.
+        weights: As in `forward`.
+        axis: As there.
+        relu: As there.
+        groups: As there.
+
+    Returns:
+        Both sums, each [groups, channels], float64.
+    """
+    vectors = _pack((mean, mean_remainder, scale, offset), wide(x.dtype))
+    (sums,) = _call(
+        "gradient_sums",
+        [dy, x, vectors, *_optional(weights, x, axis)],
+        [(tf.float64, tf.TensorShape([2, groups, x.shape[axis]]))],
+        axis=axis,
+        groups=groups,
+        relu=relu,
+    )
+    first, second = tf.unstack(sums, 2)
+    return first, second
+
+
+def input_gradient(
+    dy: tf.Tensor,
+    x: tf.Tensor,
+    mean: tf.Tensor,
+    mean_remainder: tf.Tensor,
+    scale: tf.Tensor,
+    offset: tf.Tensor,
+    bias: tf.Tensor,
+    slope: tf.Tensor,
+    weights: tf.Tensor | None = None,
+    *,
+    axis: int,
+    relu: bool = False,
+    groups: int = 1,
+) -> tf.Tensor:
+    """The input's gradient: dx = scale dy - weight (bias + centred slope).
+
+    With the sums S1, S2 over all m positions of all replicas, bias = scale S1 / m and slope =
+    scale S2 / (m sigma_B^2). Where the weight is 0, so is dx.
+
+    Args:
+        dy: Gradient of the output of `normalize`.
+        x: Its input, as are the following.
+        mean: As there.
+        mean_remainder: As there.
+        scale: As there.
+        offset: As there; read with `relu` only.
+        bias: Like `mean`.
+        slope: Like `mean`.
+        weights: As in `forward`.
+        axis: As there.
+        relu: As there.
+        groups: As there.
+    """
+    vectors = _pack((mean, mean_remainder, scale, offset, bias, slope), wide(x.dtype))
+    (dx,) = _call(
+        "input_gradient",
+        [dy, x, vectors, *_optional(weights, x, axis)],
+        [(x.dtype, x.shape)],
+        axis=axis,
+        groups=groups,
+        relu=relu,
+    )
+    return dx

@@ -1,0 +1,163 @@
+"""Builds the native library keras_renorm/ops/xla/libkeras_renorm.so where there is a C++ compiler.
+
+Everything else about the package is in setup.cfg. Without a compiler, or where compiling fails, the
+package is installed without the library and computes with TensorFlow's own operations.
+"""
+
+import concurrent.futures
+import hashlib
+import importlib.util
+import os
+import pathlib
+import platform
+import re
+import shutil
+import sys
+import sysconfig
+from typing import Any
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+SOURCES = pathlib.Path("keras_renorm", "ops", "xla")
+
+# The headers of XLA's FFI, which have no package of their own. TensorFlow 2.21 takes libraries
+# compiled with headers up to version 0.2, and later XLA takes older ones; jaxlib has had 0.1 from
+# 0.5 to 0.8 and 0.3 from 0.10 on.
+HEADERS = "jaxlib>=0.5,<0.9"
+NEWEST_HEADERS = (0, 2)
+
+# No -ffast-math: NaN and infinity have to behave. What these two give up is errno and floating
+# point traps, which nothing here reads.
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-fvisibility-inlines-hidden",
+    "-Wno-psabi",
+]
+
+# The kernels are compiled once per instruction set, and chosen when the library is loaded.
+X86_KERNELS = {
+    "baseline": [],
+    "avx2": ["-march=x86-64-v3"],
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+}
+
+
+def compiler() -> str | None:
+    """Returns the C++ compiler's path, or None."""
+    command = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
+    for name in (command.split()[0], "c++", "g++", "clang++"):
+        if path := shutil.which(name):
+            return path
+    return None
+
+
+def include_folders() -> list[pathlib.Path]:
+    """Returns folders that hold XLA's FFI headers, those of this build's requirement first."""
+    found = []
+    for package in ("jaxlib", "tensorflow"):
+        spec = importlib.util.find_spec(package)
+        for location in (spec.submodule_search_locations or ()) if spec else ():
+            folder = pathlib.Path(location, "include")
+            if (folder / "xla/ffi/api/ffi.h").is_file():
+                found.append(folder)
+    return found
+
+
+def version(folder: pathlib.Path) -> tuple[int, int]:
+    """Returns the FFI version of the headers in a folder."""
+    text = (folder / "xla/ffi/api/c_api.h").read_text(encoding="utf-8")
+    major, minor = (
+        int(re.findall(rf"define XLA_FFI_API_{part} (\d+)", text)[0]) for part in ("MAJOR", "MINOR")
+    )
+    return major, minor
+
+
+class BuildLibrary(build_ext):
+    """Compiles a plain shared library, with the kernels once per instruction set."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Returns the library's name: it is no Python module, and has no tag of one."""
+        return os.path.join(*fullname.split(".")) + ".so"
+
+    def run(self) -> None:
+        """Builds, and writes the checksum, which the loader checks, beside the library.
+
+        That is in the build folder, or for `pip install -e .` among the sources.
+        """
+        super().run()
+        for extension in self.extensions:
+            path = pathlib.Path(self.get_ext_fullpath(extension.name))
+            if path.is_file():
+                checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+                path.with_suffix(".sha256").write_text(checksum + "\n", encoding="ascii")
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compiles and links; a failure is reported and leaves the package without a library."""
+        headers = [folder for folder in include_folders() if version(folder) <= NEWEST_HEADERS]
+        if not headers:
+            sys.stderr.write(f"keras_renorm: no headers of {HEADERS}: no native library\n")
+            return
+        objects = self._compile(min(headers, key=version))
+        path = pathlib.Path(self.get_ext_fullpath(ext.name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(
+            objects, str(path), extra_postargs=["-Wl,-s"], target_lang="c++"
+        )
+
+    def _compile(self, headers: pathlib.Path) -> list[str]:
+        """Compiles all sources at once; returns the object files."""
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        kernels = X86_KERNELS if x86 else {"baseline": []}
+        shared = [("KR_X86_VARIANTS", "1")] if x86 else []
+        jobs: list[tuple[str, str, list[Any], list[str]]] = [
+            (name, name, shared, []) for name in ("handlers", "dispatch", "plan")
+        ]
+        jobs += [("kernels", isa, [("KR_ISA", isa)], flags) for isa, flags in kernels.items()]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            results = [pool.submit(self._compile_one, headers, *job) for job in jobs]
+            return [path for result in results for path in result.result()]
+
+    def _compile_one(
+        self, headers: pathlib.Path, source: str, folder: str, macros: list[Any], flags: list[str]
+    ) -> list[str]:
+        """Compiles one source into a folder of its own."""
+        objects: list[str] = self.compiler.compile(
+            [str(SOURCES / f"{source}.cc")],
+            output_dir=os.path.join(self.build_temp, folder),
+            macros=macros,
+            extra_postargs=[*FLAGS, "-isystem", str(headers), *flags],
+        )
+        return objects
+
+
+class PlatformWheel(bdist_wheel):
+    """A wheel for any Python 3 of this platform: the library does not use Python's interface."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Returns (python, abi, platform)."""
+        python, abi, system = super().get_tag()
+        return (python, abi, system) if system == "any" else ("py3", "none", system)
+
+
+library = Extension(
+    "keras_renorm.ops.xla.libkeras_renorm",
+    sources=[str(SOURCES / f"{name}.cc") for name in ("handlers", "dispatch", "plan", "kernels")],
+    depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
+    language="c++",
+    optional=True,
+)
+can_build = compiler() is not None
+if not can_build:
+    sys.stderr.write("keras_renorm: no C++ compiler: no native library\n")
+
+setup(
+    ext_modules=[library] if can_build else [],
+    setup_requires=[HEADERS] if can_build else [],
+    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
+)

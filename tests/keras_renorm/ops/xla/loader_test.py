@@ -1,0 +1,87 @@
+import hashlib
+import pathlib
+
+import pytest
+
+from keras_renorm.ops.xla import loader
+
+
+@pytest.fixture
+def fresh():
+    """The loader as in a new process, before and after."""
+    loader.load.cache_clear()
+    yield loader.load
+    loader.load.cache_clear()
+
+
+@pytest.fixture
+def whole():
+    """The bytes of the library that is installed."""
+    return loader.library_path().read_bytes()
+
+
+@pytest.fixture
+def elsewhere(fresh, tmp_path, monkeypatch):
+    """A place of its own for the library, empty."""
+    path = tmp_path / loader.LIBRARY
+    monkeypatch.setattr(loader, "library_path", lambda: path)
+    return path
+
+
+needs_library = pytest.mark.skipif(
+    not loader.library_path().is_file(), reason="the native library is not built"
+)
+
+
+@needs_library
+def test_loads(fresh):
+    library = fresh()
+    assert library.instruction_set in ("avx512", "avx2", "baseline")
+    assert set(loader.handlers()) == {f"keras_renorm_{name}" for name in loader.HANDLERS}
+
+
+def test_a_missing_library(fresh, elsewhere):
+    with pytest.raises(loader.NativeLibraryError, match=r"is not there: .* without a C\+\+ comp"):
+        fresh()
+
+
+def put(path, data, checksum=None):
+    """Writes a library and the checksum of what it should be."""
+    path.write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest() if checksum is None else checksum
+    path.with_name(loader.CHECKSUM).write_text(digest + "\n")
+
+
+def test_no_library_at_all(fresh, elsewhere):
+    put(elsewhere, b"\x7fELF" + bytes(100))
+    with pytest.raises(loader.NativeLibraryError, match=r"does not load: .*libkeras_renorm.so"):
+        fresh()
+
+
+def test_a_library_without_checksum(fresh, elsewhere):
+    elsewhere.write_bytes(b"\x7fELF")
+    with pytest.raises(loader.NativeLibraryError, match=r"damaged: .* says nothing.*; reinstall"):
+        fresh()
+
+
+@needs_library
+@pytest.mark.parametrize("damage", [lambda data: data[:5000], lambda data: data[:-1] + b"x"])
+def test_a_damaged_library(fresh, whole, elsewhere, damage):
+    put(elsewhere, damage(whole), hashlib.sha256(whole).hexdigest())
+    with pytest.raises(loader.NativeLibraryError, match=r"is damaged: its SHA-256 is .{12}\.\.\."):
+        fresh()
+
+
+def test_another_library(fresh, elsewhere):
+    import _ctypes  # any shared library will do
+
+    put(elsewhere, pathlib.Path(_ctypes.__file__).read_bytes())
+    with pytest.raises(loader.NativeLibraryError, match="is not a library of keras_renorm"):
+        fresh()
+
+
+@needs_library
+def test_another_interface(fresh, monkeypatch):
+    monkeypatch.setattr(loader, "ABI", loader.ABI + 1)
+    with pytest.raises(loader.NativeLibraryError, match=r"interface version 1, .* needs 2; reinst"):
+        fresh()

@@ -1,0 +1,33 @@
+from keras_renorm.ops.xla import stablehlo
+from keras_renorm.ops.xla.stablehlo import DYNAMIC, Type
+
+
+def test_types():
+    assert str(Type("f32", (2, 3))) == "tensor<2x3xf32>"
+    assert str(Type("i1", (DYNAMIC, 1))) == "tensor<?x1xi1>"
+    assert str(Type("f64", ())) == "tensor<f64>"
+
+
+def test_a_call_of_known_shapes():
+    text = stablehlo.custom_call(
+        "target", (Type("f32", (4,)),), (Type("f32", (4,)),), (("axis", 1), ("relu", False))
+    )
+    assert "module @keras_renorm {" in text
+    assert 'call_target_name = "target", api_version = 4 : i32' in text
+    assert "backend_config = {axis = 1 : i64, relu = false}" in text
+    assert "indices_of_shape_operands" not in text
+
+
+def test_a_number_keeps_its_bits():
+    text = stablehlo.custom_call("t", (), (Type("f32", ()),), (("epsilon", 0.1),))
+    written = text.split("epsilon = ")[1].split(" : f64")[0]
+    assert float(written) == 0.1
+
+
+def test_an_unknown_dimension_is_passed_as_a_shape():
+    x = Type("f32", (DYNAMIC, 3))
+    text = stablehlo.custom_call("t", (x,), (x, Type("f32", (9, 3))), (("axis", 1),))
+    assert "jax.uses_shape_polymorphism = true" in text
+    assert '"stablehlo.get_dimension_size"(%arg0) {dimension = 0 : i64}' in text
+    assert "%shape1 = stablehlo.constant dense<[9, 3]> : tensor<2xi32>" in text
+    assert "indices_of_shape_operands = dense<[1, 2]> : tensor<2xi64>" in text
