@@ -1,0 +1,91 @@
+"""Shuffling the examples of a global batch among the replicas that hold it, and back.
+
+An example's place in the global batch counts through the replicas in their order.
+"""
+
+import keras
+
+from keras_renorm.ops.replicas import Replicas
+from keras_renorm.typing import Tensor
+
+# What collectives carry on every device; other integers and booleans travel as int64.
+_CARRIED = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
+
+
+def shuffle_order(replicas: Replicas, size: Tensor, seed: Tensor) -> Tensor:
+    """A random order of the examples of a global batch, the same on every replica.
+
+    One small collective: the replicas' batch sizes, and replica 0's seed, which is used on all.
+
+    Args:
+        replicas: Those that hold the batch.
+        size: Scalar, how many examples this replica has; it may differ between replicas.
+        seed: `[2]`, integers. Equal seeds and sizes give equal orders.
+
+    Returns:
+        `[B, 2]`, integers, a row for each place of the shuffled global batch: the replica that
+        holds the place, and the place that the example has in the batch as it was. Each replica
+        has as many examples after as before.
+    """
+    import tensorflow as tf
+
+    own = [size, *keras.ops.unstack(seed, 2)]
+    gathered = replicas.gather(keras.ops.stack([keras.ops.cast(value, "int64") for value in own]))
+    ends = keras.ops.cumsum(gathered[:, 0])
+    places = keras.ops.arange(ends[-1], dtype="int64")
+    holders = keras.ops.sum(places[:, None] >= ends, axis=1)
+    # Philox by name: "auto_select" may differ between the replicas' kinds of device.
+    draws = tf.random.stateless_uniform([ends[-1]], gathered[0, 1:], alg="philox")
+    sources = keras.ops.argsort(draws)
+    return keras.ops.stack([keras.ops.cast(a, "int32") for a in (holders, sources)], axis=1)
+
+
+def shuffle(replicas: Replicas, rows: Tensor, order: Tensor) -> Tensor:
+    """The rows that this replica holds in the shuffled batch. One collective, and one backward.
+
+    Args:
+        replicas: Those that hold the batch.
+        rows: `[b, ...]`, this replica's rows of the batch, numbers or booleans.
+        order: From `shuffle_order`.
+
+    Returns:
+        `[b, ...]`.
+
+    Raises:
+        TypeError: If `rows` are neither numbers nor booleans.
+    """
+    home, sources = _own_places(replicas, order)
+    return _exchange(replicas, rows, home, sources, order)
+
+
+def unshuffle(replicas: Replicas, rows: Tensor, order: Tensor) -> Tensor:
+    """The rows back where they came from: the inverse of `shuffle`, at the same cost.
+
+    Args:
+        replicas: Those that hold the batch.
+        rows: `[b, ...]`, a row for each that `shuffle` returned here.
+        order: From `shuffle_order`.
+
+    Returns:
+        `[b, ...]`.
+    """
+    home, sources = _own_places(replicas, order)
+    return _exchange(replicas, rows, sources, home, order)
+
+
+def _own_places(replicas: Replicas, order: Tensor) -> tuple[Tensor, Tensor]:
+    """The places that this replica holds, and for each the place its example came from."""
+    own = order[:, 0] == keras.ops.cast(replicas.index, order.dtype)
+    home = keras.ops.reshape(keras.ops.where(own)[0], (-1,))
+    return home, keras.ops.take(order[:, 1], home)
+
+
+def _exchange(replicas: Replicas, rows: Tensor, put: Tensor, take: Tensor, order: Tensor) -> Tensor:
+    dtype = keras.backend.standardize_dtype(rows.dtype)
+    if not any(kind in dtype for kind in ("float", "int", "bool")):
+        raise TypeError(
+            f"Only numbers and booleans can be shuffled among replicas, received dtype {dtype}."
+        )
+    carried = keras.ops.cast(rows, dtype if dtype in _CARRIED else "int64")
+    taken = replicas.exchange(carried, put, take, keras.ops.shape(order)[0])
+    return keras.ops.cast(taken, dtype)
