@@ -85,18 +85,6 @@ class BuildLibrary(build_ext):
         """Returns the library's name: it is no Python module, and has no tag of one."""
         return os.path.join(*fullname.split(".")) + ".so"
 
-    def run(self) -> None:
-        """Builds, and writes the checksum, which the loader checks, beside the library.
-
-        That is in the build folder, or for `pip install -e .` among the sources.
-        """
-        super().run()
-        for extension in self.extensions:
-            path = pathlib.Path(self.get_ext_fullpath(extension.name))
-            if path.is_file():
-                checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-                path.with_suffix(".sha256").write_text(checksum + "\n", encoding="ascii")
-
     def build_extension(self, ext: Extension) -> None:
         """Compiles and links; a failure is reported and leaves the package without a library."""
         headers = [folder for folder in include_folders() if version(folder) <= NEWEST_HEADERS]
@@ -109,6 +97,8 @@ class BuildLibrary(build_ext):
         self.compiler.link_shared_object(
             objects, str(path), extra_postargs=["-Wl,-s"], target_lang="c++"
         )
+        library = path.read_bytes()  # loader.py checks what is appended; the linker ignores it
+        path.write_bytes(library + hashlib.sha256(library).hexdigest().encode("ascii"))
 
     def _compile(self, headers: pathlib.Path) -> list[str]:
         """Compiles all sources at once; returns the object files."""

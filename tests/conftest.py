@@ -1,6 +1,9 @@
 """A strict world: warnings are errors (setup.cfg), two logical CPU devices, fixed seeds."""
 
 import os
+import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -12,7 +15,8 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
     tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * int(os.environ.get("LOGICAL_CPUS", "2")),
     )
 
 
@@ -24,3 +28,26 @@ def seeds():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def run_checks(request):
+    """Runs a file of checks beside the test under pytest, in a process of its own."""
+
+    def run(name, *options, **environment):
+        checks = str(request.path.with_name(name))
+        result = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, checks],
+            env=os.environ | environment,
+            cwd=pathlib.Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert " passed" in result.stdout
+        assert "skipped" not in result.stdout
+        return result.stdout
+
+    return run

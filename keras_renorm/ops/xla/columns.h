@@ -204,7 +204,15 @@ template <typename T> struct Columns {
 
   // ---- element by element
 
-  template <int R, bool kRelu> KR_INLINE void NormalizeRows(int64_t row) const {
+  template <bool kStream> KR_INLINE static void Write(T* to, V value) {
+    if constexpr (kStream) {
+      Stream(to, value);
+    } else {
+      Store(to, value);
+    }
+  }
+
+  template <int R, bool kRelu, bool kStream> KR_INLINE void NormalizeRows(int64_t row) const {
     const T* x = Input<T>(p) + offset + row * width;
     T* y = Output<T>(p) + offset + row * width;
     for (int64_t v = 0; v < vectors; ++v) {
@@ -214,18 +222,24 @@ template <typename T> struct Columns {
       for (int r = 0; r < R; ++r) {
         V out = ((Load(x + r * width + at) - mean) - remainder) * scale + shift;
         if (kRelu) out = Relu(out);
-        Store(y + r * width + at, out);
+        Write<kStream>(y + r * width + at, out);
       }
     }
   }
 
-  template <bool kRelu> void Normalize() const {
+  template <bool kRelu, bool kStream> void NormalizePart() const {
     int64_t row = part.begin;
-    for (; row + 4 <= part.end; row += 4) NormalizeRows<4, kRelu>(row);
-    for (; row < part.end; ++row) NormalizeRows<1, kRelu>(row);
+    for (; row + 4 <= part.end; row += 4) NormalizeRows<4, kRelu, kStream>(row);
+    for (; row < part.end; ++row) NormalizeRows<1, kRelu, kStream>(row);
+    if (kStream) FenceStreams();
   }
 
-  template <int R, bool kWeighted, bool kRelu> KR_INLINE void GradientRows(int64_t row) const {
+  template <bool kRelu> void Normalize() const {
+    p.stream ? NormalizePart<kRelu, true>() : NormalizePart<kRelu, false>();
+  }
+
+  template <int R, bool kWeighted, bool kRelu, bool kStream>
+  KR_INLINE void GradientRows(int64_t row) const {
     const T* x = Input<T>(p) + offset + row * width;
     const T* dy = Gradient<T>(p) + offset + row * width;
     T* dx = Output<T>(p) + offset + row * width;
@@ -244,16 +258,25 @@ template <typename T> struct Columns {
           const V w = Weights(row + r, v);
           Store(dx + r * width + at, Keep(w, scale * g - w * common));
         } else {
-          Store(dx + r * width + at, scale * g - common);
+          Write<kStream>(dx + r * width + at, scale * g - common);
         }
       }
     }
   }
 
-  template <bool kWeighted, bool kRelu> void InputGradient() const {
+  template <bool kWeighted, bool kRelu, bool kStream> void InputGradientPart() const {
     int64_t row = part.begin;
-    for (; row + 4 <= part.end; row += 4) GradientRows<4, kWeighted, kRelu>(row);
-    for (; row < part.end; ++row) GradientRows<1, kWeighted, kRelu>(row);
+    for (; row + 4 <= part.end; row += 4) GradientRows<4, kWeighted, kRelu, kStream>(row);
+    for (; row < part.end; ++row) GradientRows<1, kWeighted, kRelu, kStream>(row);
+    if (kStream) FenceStreams();
+  }
+
+  template <bool kWeighted, bool kRelu> void InputGradient() const {
+    if (p.stream && !kWeighted) {
+      InputGradientPart<kWeighted, kRelu, !kWeighted>();
+    } else {
+      InputGradientPart<kWeighted, kRelu, false>();
+    }
   }
 };
 

@@ -24,6 +24,12 @@ using ffi::Error;
 // Below this many values a second thread costs more than it saves (waking it takes about 10 us).
 constexpr int64_t kSerialValues = 32768;
 
+// From this size on an output is written past the cache. In TensorFlow, whose outputs are ever new
+// memory, forward + backward of 32x28x28x128 so take 4.7 instead of 8.5 ms of processor time, and
+// 12 instead of 15 with convolutions that read both outputs; 32x14x14x256 (6 MB) takes 2.8 instead
+// of 3.9, and with convolutions 4.5 instead of 5.3. At 2 MB it gains nothing.
+constexpr int64_t kStreamBytes = 4 << 20;
+
 struct Attributes {
   int64_t axis, groups;
   bool relu;
@@ -157,6 +163,16 @@ struct Work {
     kernels->input_gradient_rest(problem);
   }
 
+  void SetOutput(const AnyBuffer& out) {
+    const auto aligned = [](int64_t bytes) { return bytes % kVectorBytes == 0; };
+    const int64_t size = static_cast<int64_t>(out.size_bytes()), count = problem.plan.size();
+    problem.out = out.untyped_data();
+    problem.stream = problem.plan.columns && size >= kStreamBytes &&
+                     aligned(reinterpret_cast<intptr_t>(problem.out)) &&
+                     aligned(problem.plan.width * (size / count)) &&
+                     aligned(problem.plan.group_size() * (size / count));
+  }
+
   // Per-channel operands of the separate calls: `count` rows of [groups, channels].
   void SetParameters(const AnyBuffer& parameters) {
     std::memcpy(problem.channel_parameters, parameters.untyped_data(), parameters.size_bytes());
@@ -189,7 +205,7 @@ Error Forward(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer gamma, AnyBuffer beta
   KR_RETURN_IF_ERROR(CheckSize("d_max", d_max, 1));
   KR_RETURN_IF_ERROR(CheckSize("statistics", *statistics, kStatistics * groups * channels));
   KR_RETURN_IF_ERROR(work.Allocate());
-  work.problem.out = y->untyped_data();
+  work.SetOutput(*y);
   const ForwardChannels per_channel = {gamma.untyped_data(),
                                        beta.untyped_data(),
                                        moving_mean.untyped_data(),
@@ -214,7 +230,7 @@ Error Backward(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer x, AnyBuffer statis
   KR_RETURN_IF_ERROR(CheckSize("statistics", statistics, kStatistics * groups * channels));
   KR_RETURN_IF_ERROR(work.Allocate());
   work.problem.dy = dy.untyped_data();
-  work.problem.out = dx->untyped_data();
+  work.SetOutput(*dx);
   const BackwardChannels per_channel = {statistics.untyped_data(), dgamma->untyped_data(),
                                         dbeta->untyped_data()};
   work.kernels->start_backward(work.problem, per_channel);
@@ -250,7 +266,7 @@ Error Normalize(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer parameters, ffi::Re
   KR_RETURN_IF_ERROR(
       CheckSize("parameters", parameters, 4 * groups * work.problem.plan.channels));
   KR_RETURN_IF_ERROR(work.Allocate());
-  work.problem.out = y->untyped_data();
+  work.SetOutput(*y);
   work.SetParameters(parameters);
   work.Normalize(pool);
   return Error::Success();
@@ -288,7 +304,7 @@ Error InputGradient(ffi::ThreadPool pool, AnyBuffer dy, AnyBuffer x, AnyBuffer p
       CheckSize("parameters", parameters, 6 * groups * work.problem.plan.channels));
   KR_RETURN_IF_ERROR(work.Allocate());
   work.problem.dy = dy.untyped_data();
-  work.problem.out = dx->untyped_data();
+  work.SetOutput(*dx);
   work.SetParameters(parameters);
   work.InputGradient(pool);
   return Error::Success();

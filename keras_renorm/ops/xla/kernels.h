@@ -35,6 +35,7 @@ struct Problem {
   bool per_element;  // the weights have a value per element, not one per position
   const void* weights;
   bool relu;
+  bool stream;  // write the output past the cache: it is large, and aligned to vectors
   // [groups, chunks, partials] each: (count, mean, sum of squared deviations), or two sums.
   double* counts;
   double* first;

@@ -14,8 +14,8 @@ HANDLERS = ("forward", "backward", "moments", "normalize", "gradient_sums", "inp
 """The library's handlers; each is registered with XLA under `keras_renorm_<name>`."""
 
 LIBRARY = "libkeras_renorm.so"
-CHECKSUM = "libkeras_renorm.sha256"
-"""The file beside the library that holds its SHA-256 in hexadecimal; setup.py writes both."""
+
+_DIGEST_SIZE = 64  # of SHA-256 in hexadecimal
 
 
 class NativeLibraryError(Exception):
@@ -47,18 +47,17 @@ def library_path() -> pathlib.Path:
 
 
 def _check_file(path: pathlib.Path) -> None:
-    """Raises unless the file is the one that was built.
+    """Raises unless the file is the one that was built: setup.py appends its SHA-256.
 
     Opening a library that was cut short ends the process with a bus error, so damage has to be
     found before the dynamic linker does. Reading 2 MB takes 2 ms.
     """
-    checksum = path.with_name(CHECKSUM)
-    expected = checksum.read_text(encoding="ascii").strip() if checksum.is_file() else "nothing"
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    if actual != expected:
+    data = path.read_bytes()
+    actual = hashlib.sha256(data[:-_DIGEST_SIZE]).hexdigest()
+    if actual.encode() != data[-_DIGEST_SIZE:]:
         raise NativeLibraryError(
-            f"the native library {path.name} is damaged: its SHA-256 is {actual[:12]}..., and "
-            f"{checksum.name} says {expected[:12]}...; reinstall keras_renorm"
+            f"the native library {path.name} is damaged: its {len(data)} bytes do not end with "
+            "their SHA-256; reinstall keras_renorm to rebuild it"
         )
 
 

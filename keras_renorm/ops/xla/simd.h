@@ -11,7 +11,7 @@
 
 #include "kernels.h"
 
-#if defined(__F16C__) || defined(__AVX512F__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -115,6 +115,49 @@ KR_INLINE void Store(Half* p, F32 v) {
   out = magnitude > 0x7f800000u ? U32{} + 0x7e00u : out;
   StoreRaw(p, __builtin_convertvector(out | ((bits >> 16) & 0x8000u), U16));
 }
+#endif
+
+// Stores past the cache: without reading the line first, and without pushing out what the next pass
+// will read. The address has to be a multiple of the vector's size in memory (64 bytes, or 32 of
+// half types); FenceStreams must come before another thread is told of the result.
+#if defined(__x86_64__)
+template <typename R> KR_INLINE void StreamRegister(R* p, R v) {
+  if constexpr (sizeof(R) == 16) {
+    _mm_stream_si128((__m128i*)p, (__m128i)v);
+#if defined(__AVX2__)
+  } else if constexpr (sizeof(R) == 32) {
+    _mm256_stream_si256((__m256i*)p, (__m256i)v);
+#endif
+#if defined(__AVX512F__)
+  } else {
+    _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#endif
+  }
+}
+#if defined(__AVX512F__)
+typedef long long Register __attribute__((vector_size(64), may_alias));
+#elif defined(__AVX2__)
+typedef long long Register __attribute__((vector_size(32), may_alias));
+#else
+typedef long long Register __attribute__((vector_size(16), may_alias));
+#endif
+template <typename T> KR_INLINE void Stream(T* p, typename Wide<T>::Vector v) {
+  constexpr int kBytes = LanesOf<typename Wide<T>::Vector>::value * sizeof(T);
+  typedef long long HalfRegister __attribute__((vector_size(32), may_alias));
+  alignas(64) T stored[LanesOf<typename Wide<T>::Vector>::value];
+  Store(stored, v);
+  if constexpr (kBytes < (int)sizeof(Register)) {
+    StreamRegister((HalfRegister*)p, *(const HalfRegister*)stored);
+  } else {
+    for (int i = 0; i < kBytes / (int)sizeof(Register); ++i) {
+      StreamRegister((Register*)p + i, ((const Register*)stored)[i]);
+    }
+  }
+}
+KR_INLINE void FenceStreams() { _mm_sfence(); }
+#else
+template <typename T> KR_INLINE void Stream(T* p, typename Wide<T>::Vector v) { Store(p, v); }
+KR_INLINE void FenceStreams() {}
 #endif
 
 // One value at a time, through a vector: for the few rows that fill none.

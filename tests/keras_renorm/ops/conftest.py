@@ -1,6 +1,6 @@
 """Batch Renormalization in float64 NumPy with all that the kernels know, for their tests.
 
-More than `keras_renorm.ops.reference`, which is the papers': axes, weights, ghost batches, ReLU.
+More than the papers' in `keras_renorm.ops.reference`: any axis, weights, ghost batches, ReLU.
 """
 
 import numpy as np

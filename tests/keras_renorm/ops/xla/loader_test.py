@@ -45,30 +45,30 @@ def test_a_missing_library(fresh, elsewhere):
         fresh()
 
 
-def put(path, data, checksum=None):
-    """Writes a library and the checksum of what it should be."""
-    path.write_bytes(data)
-    digest = hashlib.sha256(data).hexdigest() if checksum is None else checksum
-    path.with_name(loader.CHECKSUM).write_text(digest + "\n")
+def put(path, data):
+    """Writes a library, with its checksum."""
+    path.write_bytes(data + hashlib.sha256(data).hexdigest().encode())
 
 
 def test_no_library_at_all(fresh, elsewhere):
     put(elsewhere, b"\x7fELF" + bytes(100))
-    with pytest.raises(loader.NativeLibraryError, match=r"does not load: .*libkeras_renorm.so"):
-        fresh()
-
-
-def test_a_library_without_checksum(fresh, elsewhere):
-    elsewhere.write_bytes(b"\x7fELF")
-    with pytest.raises(loader.NativeLibraryError, match=r"damaged: .* says nothing.*; reinstall"):
+    with pytest.raises(loader.NativeLibraryError, match=r"does not load: .*libkeras_renorm\.so"):
         fresh()
 
 
 @needs_library
-@pytest.mark.parametrize("damage", [lambda data: data[:5000], lambda data: data[:-1] + b"x"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:5000],
+        lambda data: data[:-64],
+        lambda data: data[:9000] + b"damage" + data[9006:],
+    ],
+)
 def test_a_damaged_library(fresh, whole, elsewhere, damage):
-    put(elsewhere, damage(whole), hashlib.sha256(whole).hexdigest())
-    with pytest.raises(loader.NativeLibraryError, match=r"is damaged: its SHA-256 is .{12}\.\.\."):
+    elsewhere.write_bytes(damage(whole))
+    with pytest.raises(loader.NativeLibraryError, match=r"is damaged: its \d+ bytes do not end wi"):
         fresh()
 
 

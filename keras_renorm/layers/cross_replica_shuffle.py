@@ -1,0 +1,108 @@
+"""Shuffling the examples of a global batch among replicas."""
+
+import random
+from typing import Any
+
+import keras
+
+from keras_renorm import ops
+from keras_renorm.typing import Tensor
+
+
+@keras.saving.register_keras_serializable("keras_renorm")
+class CrossReplicaShuffle(keras.layers.Layer):
+    """Deals the examples of the global batch out to the replicas at random, in training.
+
+    ```
+    outputs of replica k = the examples at places order[offset_k : offset_k + b_k] of the batch
+    ```
+
+    For heads whose minibatch on one replica is not a sample of the data: the regions of one image
+    in detection, the positive pair of contrastive learning. Batch Normalization lets the members
+    of such a minibatch see each other, and the head learns to use it ("leakage"). Shuffled before
+    the head, a replica's minibatch is a sample of the global one; `CrossReplicaUnshuffle` takes
+    the head's outputs back to the replicas of their labels. The other cure is `synchronized=True`.
+
+    Gradients flow back to the replica that each example came from. Replicas may have batches of
+    different sizes; each gets as many examples as it gave. Two collectives: a small one (sizes and
+    seed) and one per tensor with the whole batch; one per tensor backward. Outside a
+    `tf.distribute` strategy, at inference, and on the other backends it is the identity: under
+    JAX's `keras.distribution.DataParallel` there are no minibatches of replicas.
+
+    Args:
+        seed: Integer that makes the orders the same in every run; None draws one. The number of
+            orders drawn so far is the layer's one weight, so that training that goes on from a
+            checkpoint draws those that follow.
+        **kwargs: Keras's own layer arguments, such as `name`.
+
+    Call arguments:
+        inputs: A tensor `[b, ...]`, or a list, tuple or dictionary of such, all with the same b,
+            which are shuffled alike. A mask that Keras attached to them does not follow them:
+            hand it over as one of the tensors.
+        training: Whether to shuffle.
+
+    Returns:
+        `(outputs, order)`: the inputs shuffled, and a tensor `[B, 2]` for `CrossReplicaUnshuffle`,
+        with 0 rows if nothing was shuffled. B is the size of the global batch.
+
+    Raises:
+        TypeError: If `seed` is not an integer, or the inputs are neither numbers nor booleans.
+        ValueError: If the inputs differ in batch size.
+
+    Example:
+        >>> rows, order = CrossReplicaShuffle(seed=1)(regions)
+        >>> logits = CrossReplicaUnshuffle()(head(rows), order)
+
+    Source: Wu & Johnson 2021, section 6; He et al. 2020 (MoCo), section 3.3, Shuffling BN.
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise TypeError(
+                f"`seed` must be an integer or None, received {seed!r} of type "
+                f"{type(seed).__name__}."
+            )
+        super().__init__(autocast=False, **kwargs)
+        self.seed = seed
+        self._seed = random.randrange(2**31) if seed is None else seed
+        self.draw_count = self.add_weight(
+            name="draw_count",
+            shape=(),
+            initializer="zeros",
+            dtype="int",
+            trainable=False,
+            autocast=False,
+        )
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, Tensor]:
+        """Shuffles `inputs`; see the class."""
+        rows = [keras.ops.shape(tensor)[0] for tensor in keras.tree.flatten(inputs)]
+        known = {size for size in rows if isinstance(size, int)}
+        if len(known) > 1:
+            raise ValueError(
+                "The inputs must all have the same batch size, received tensors of batch sizes "
+                f"{rows}. Shuffle tensors of different batch sizes with a layer for each."
+            )
+        replicas = ops.Replicas.running() if training else None
+        if replicas is None:
+            return inputs, keras.ops.zeros((0, 2), "int32")
+        drawn = keras.ops.cast(self.draw_count, "int64")
+        seed = keras.ops.stack([keras.ops.convert_to_tensor(self._seed, "int64"), drawn])
+        order = ops.shuffle_order(replicas, rows[0], seed)
+        self.draw_count.assign_add(1)
+        shuffled = keras.tree.map_structure(lambda x: ops.shuffle(replicas, x, order), inputs)
+        return shuffled, order
+
+    def compute_output_spec(
+        self, inputs: Any, training: bool | None = None
+    ) -> tuple[Any, keras.KerasTensor]:
+        """Shapes and dtypes of the outputs for symbolic inputs."""
+        outputs = keras.tree.map_structure(
+            lambda x: keras.KerasTensor(x.shape, dtype=x.dtype), inputs
+        )
+        return outputs, keras.KerasTensor((None, 2), dtype="int32")
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return super().get_config() | {"seed": self.seed}

@@ -1,0 +1,64 @@
+"""The way back from `CrossReplicaShuffle`."""
+
+from typing import Any
+
+import keras
+
+from keras_renorm import ops
+from keras_renorm.typing import Tensor
+
+
+@keras.saving.register_keras_serializable("keras_renorm")
+class CrossReplicaUnshuffle(keras.layers.Layer):
+    """Takes shuffled examples, or what a head made of them, back to their replicas.
+
+    The inverse of `CrossReplicaShuffle`: one collective per tensor, and one backward. Where that
+    layer shuffled nothing, this one does nothing.
+
+    Args:
+        **kwargs: Keras's own layer arguments, such as `name`.
+
+    Call arguments:
+        inputs: A tensor `[b, ...]`, or a list, tuple or dictionary of such, where b is the number
+            of examples that this replica got from the shuffle, in their order.
+        order: What `CrossReplicaShuffle` returned beside them.
+
+    Returns:
+        The inputs, each row at the place of the example that it was made of.
+
+    Raises:
+        ValueError: If `order` has not the shape of one.
+        tensorflow.errors.InvalidArgumentError: If the inputs have another number of rows.
+
+    Example:
+        >>> rows, order = CrossReplicaShuffle(seed=1)(regions)
+        >>> logits = CrossReplicaUnshuffle()(head(rows), order)
+
+    Source: He et al. 2020 (MoCo), section 3.3, Shuffling BN.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.built = True
+
+    def call(self, inputs: Any, order: Tensor) -> Any:
+        """Takes `inputs` back; see the class."""
+        _check_order(order)
+        replicas = ops.Replicas.running()
+        if replicas is None or order.shape[0] == 0:
+            return inputs
+        return keras.tree.map_structure(lambda x: ops.unshuffle(replicas, x, order), inputs)
+
+    def compute_output_spec(self, inputs: Any, order: Any) -> Any:
+        """Shapes and dtypes of the outputs for symbolic inputs."""
+        _check_order(order)
+        return keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, dtype=x.dtype), inputs)
+
+
+def _check_order(order: Any) -> None:
+    if len(order.shape) != 2 or order.shape[1] != 2:
+        raise ValueError(
+            "`order` must be the second output of CrossReplicaShuffle, of shape (B, 2); received "
+            f"a tensor of shape {tuple(order.shape)}. Write `rows, order = shuffle(inputs)` and "
+            "`unshuffle(head(rows), order)`."
+        )

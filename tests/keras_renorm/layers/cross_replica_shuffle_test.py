@@ -1,0 +1,60 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import layers
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_replicas(run_checks, replicas):
+    # What the number of replicas, and an empty one in the middle, can make a difference to.
+    chosen = ["-k", "rows or gradients"] if replicas == 3 else []
+    run_checks("shuffle_checks.py", *chosen, LOGICAL_CPUS=str(replicas))
+
+
+def nested(rng):
+    return {"x": rng.normal(size=(4, 3)).astype("f4"), "ids": np.arange(4)}
+
+
+@pytest.mark.parametrize("training", [True, False, None])
+def test_outside_a_strategy_it_is_the_identity(rng, training):
+    inputs = nested(rng)
+    outputs, order = layers.CrossReplicaShuffle(seed=1)(inputs, training=training)
+    assert order.shape == (0, 2)
+    back = layers.CrossReplicaUnshuffle()(outputs, order)
+    for name, value in inputs.items():
+        np.testing.assert_array_equal(outputs[name], value)
+        np.testing.assert_array_equal(back[name], value)
+
+
+def test_symbolic_shapes_and_types():
+    inputs = {"x": keras.Input((3,)), "ids": keras.Input((), dtype="int32")}
+    outputs, order = layers.CrossReplicaShuffle()(inputs)
+    assert order.shape == (None, 2)
+    for tensors in (outputs, layers.CrossReplicaUnshuffle()(outputs, order)):
+        assert (tensors["x"].shape, tensors["x"].dtype) == ((None, 3), "float32")
+        assert (tensors["ids"].shape, tensors["ids"].dtype) == ((None,), "int32")
+
+
+def test_a_model_with_both_layers_loads(rng, tmp_path):
+    inputs = keras.Input((3,))
+    rows, order = layers.CrossReplicaShuffle(seed=3, name="there")(inputs)
+    outputs = layers.CrossReplicaUnshuffle(name="back")(keras.layers.Dense(2)(rows), order)
+    model = keras.Model(inputs, outputs)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = rng.normal(size=(4, 3)).astype("f4")
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert loaded.get_layer("there").seed == 3
+    assert isinstance(loaded.get_layer("back"), layers.CrossReplicaUnshuffle)
+
+
+def test_inputs_of_different_batch_sizes_are_named():
+    with pytest.raises(ValueError, match=r"the same batch size, received.*\[4, 3\]"):
+        layers.CrossReplicaShuffle()([np.zeros((4, 2), "f4"), np.zeros((3, 2), "f4")])
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", True])
+def test_a_seed_that_is_no_integer_is_named(seed):
+    with pytest.raises(TypeError, match="`seed` must be an integer or None, received"):
+        layers.CrossReplicaShuffle(seed=seed)

@@ -1,0 +1,168 @@
+"""Times forward + backward of normalisation layers, each contender in a process of its own.
+
+    python tools/bench_norm.py --json norm.json
+    python tools/bench_norm.py --shapes 32x56x56x64,256x256 --contenders native,tf_fused,floor
+
+The processes take turns, one repeat each, so that what else the machine does falls on all alike.
+`floor` is 8 passes over the tensor at the speed of copying: forward reads x twice and writes y,
+backward reads x and dy twice and writes dx.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import platform
+import random
+import statistics
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+SHAPES = (
+    "32x112x112x64,32x56x56x64,32x28x28x128,32x14x14x256,32x7x7x2048,128x32x32x16,128x8x8x64,"
+    "256x256,16x1024"
+)
+CONTENDERS = "native,fused,layer,keras,keras_renorm,tf_fused,torch,floor"
+LARGE = 1_000_000  # bytes of float32 from which a shape counts in the geometric means
+
+
+class Setting(NamedTuple):
+    """One line of the table."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    relu: bool
+
+    def __str__(self) -> str:
+        return f"{'x'.join(map(str, self.shape))} {self.dtype}{' relu' if self.relu else ''}"
+
+    @property
+    def large(self) -> bool:
+        """Whether the shape counts in the geometric means."""
+        return 4 * math.prod(self.shape) >= LARGE
+
+
+class Contender:
+    """A process that prepares a setting and times it, one repeat per request."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        worker = pathlib.Path(__file__).with_name("bench_norm_worker.py")
+        self._process = subprocess.Popen(
+            [sys.executable, str(worker), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            text=True,
+        )
+
+    def ask(self, request: Any) -> Any:
+        """Sends one request and returns the answer; None where the contender cannot do it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+
+def measure(contenders: list[Contender], setting: Setting, seconds: float) -> dict[str, float]:
+    """Returns each contender's median, in milliseconds, of repeats taken in turns."""
+    ready = [c for c in contenders if c.ask(setting._asdict()) is not None]
+    times: dict[str, list[float]] = {c.name: [] for c in ready}
+    spent = 0.0
+    while ready and (spent < seconds or len(times[ready[0].name]) < 5):
+        for contender in random.sample(ready, len(ready)):
+            times[contender.name].append(contender.ask("time"))
+            spent += times[contender.name][-1]
+        if len(times[ready[0].name]) >= 51:
+            break
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+
+
+def machine() -> str:
+    """Names this machine: processor, cores, load."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+
+
+def ratios(results: dict[Setting, dict[str, float]], ours: str) -> dict[str, float]:
+    """Geometric means of ours over each contender, over large shapes, per type and with ReLU."""
+    logs: dict[str, list[float]] = {}
+    for setting, medians in results.items():
+        if setting.large and ours in medians:
+            for name, value in medians.items():
+                key = f"{name} {setting.dtype}{' relu' if setting.relu else ''}"
+                logs.setdefault(key, []).append(math.log(medians[ours] / value))
+    return {key: math.exp(statistics.fmean(values)) for key, values in logs.items()}
+
+
+def print_table(names: list[str], results: dict[Setting, dict[str, float]]) -> None:
+    """Prints a line of medians per setting, in milliseconds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("ms", *names, title=machine())
+    for setting, medians in results.items():
+        cells = (f"{medians[name]:.2f}" if name in medians else "-" for name in names)
+        table.add_row(str(setting), *cells)
+    Console(width=150 if not sys.stdout.isatty() else None).print(table)
+
+
+def parse() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shapes", default=SHAPES)
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--relu", default="no,yes", help="no, yes or both")
+    parser.add_argument("--contenders", default=CONTENDERS)
+    parser.add_argument("--ours", default="native", help="the contender that ratios are of")
+    parser.add_argument("--seconds", type=float, default=5.0, help="about, per line")
+    parser.add_argument("--json", type=pathlib.Path)
+    arguments = parser.parse_args()
+    unknown = set(arguments.contenders.split(",")) - set(CONTENDERS.split(","))
+    if unknown:
+        parser.error(f"no contender {', '.join(sorted(unknown))}; there are {CONTENDERS}")
+    if arguments.json is not None and arguments.json.exists():
+        parser.error(f"{arguments.json} exists; name another file")
+    return arguments
+
+
+def main() -> None:
+    """Measures, prints the table and writes the JSON."""
+    arguments = parse()
+    contenders = [Contender(name) for name in arguments.contenders.split(",")]
+    results = {}
+    for dtype in arguments.dtypes.split(","):
+        for relu in arguments.relu.split(","):
+            for shape in arguments.shapes.split(","):
+                setting = Setting(tuple(map(int, shape.split("x"))), dtype, relu == "yes")
+                results[setting] = measure(contenders, setting, arguments.seconds)
+                print(setting, {k: round(v, 2) for k, v in results[setting].items()}, flush=True)
+    for contender in contenders:
+        contender.close()
+    print_table([c.name for c in contenders], results)
+    summary = ratios(results, arguments.ours)
+    print(*(f"{arguments.ours} / {key}: {value:.2f}" for key, value in summary.items()), sep="\n")
+    if arguments.json is not None:
+        rows = [setting._asdict() | {"ms": medians} for setting, medians in results.items()]
+        document = {"machine": machine(), "results": rows, "ratios": summary}
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

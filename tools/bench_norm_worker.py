@@ -1,0 +1,214 @@
+"""One contender of bench_norm.py: prepares settings and times them, as standard input asks.
+
+A line of JSON is a setting, answered with true or null (cannot), or "time", answered with seconds.
+"""
+
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+Step = Callable[[], Any]
+
+EPSILON = 1e-3
+
+
+def _random(shape: list[int], dtype: str) -> tuple[Any, Any]:
+    """Returns x and dy."""
+    import tensorflow as tf
+
+    return tuple(tf.cast(tf.random.normal(shape), dtype) for _ in range(2))
+
+
+def _native(shape: list[int], dtype: str, relu: bool) -> Step:
+    """The kernels of this package, called directly."""
+    import tensorflow as tf
+
+    from keras_renorm.ops.xla import tensorflow_calls as calls
+
+    x, dy = _random(shape, dtype)
+    axis, one, zero = len(shape) - 1, tf.ones(shape[-1]), tf.zeros(shape[-1])
+    limits = tf.constant(3.0), tf.constant(5.0)
+
+    @tf.function(autograph=False)
+    def step(x: Any, dy: Any) -> Any:
+        y, saved = calls.forward(
+            x, one, zero, zero, one, *limits, axis=axis, epsilon=EPSILON, relu=relu
+        )
+        return y, calls.backward(dy, x, saved, axis=axis, relu=relu)
+
+    return lambda: step(x, dy)
+
+
+def _fused(shape: list[int], dtype: str, relu: bool) -> Step:
+    """Batch renorm by the fused kernel, called directly."""
+    import tensorflow as tf
+
+    from keras_renorm.ops import fused
+
+    x, dy = _random(shape, dtype)
+    one, zero = tf.ones(shape[-1]), tf.zeros(shape[-1])
+    limits = tf.constant(3.0), tf.constant(5.0)
+
+    @tf.function(autograph=False)
+    def step(x: Any, dy: Any) -> Any:
+        result = fused.forward(x, one, zero, zero, one, *limits, epsilon=EPSILON, relu=relu)
+        return result.y, fused.backward(dy, result.saved, epsilon=EPSILON)
+
+    if dtype != "float32":
+        raise NotImplementedError
+    return lambda: step(x, dy)
+
+
+def _layer_step(layer: Any, shape: list[int], dtype: str, relu: bool) -> Step:
+    """Forward and backward of a layer in training, with its update of the moving statistics."""
+    import tensorflow as tf
+
+    x, dy = _random(shape, dtype)
+    layer.build(x.shape)
+
+    @tf.function(autograph=False)
+    def step(x: Any, dy: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            y = tf.nn.relu(y) if relu else y
+        return y, tape.gradient(y, [x, *layer.trainable_variables], dy)
+
+    return lambda: step(x, dy)
+
+
+def _layer(shape: list[int], dtype: str, relu: bool) -> Step:
+    """The layer of this package, by the lowering that it chooses."""
+    from keras_renorm.layers import BatchRenormalization
+
+    layer = BatchRenormalization(epsilon=EPSILON, dtype=_policy(dtype))
+    return _layer_step(layer, shape, dtype, relu)
+
+
+def _keras(shape: list[int], dtype: str, relu: bool, renorm: bool = False) -> Step:
+    """Keras's layer."""
+    import keras
+
+    layer = keras.layers.BatchNormalization(renorm=renorm, epsilon=EPSILON, dtype=_policy(dtype))
+    return _layer_step(layer, shape, dtype, relu)
+
+
+def _policy(dtype: str) -> str:
+    """Keras's policy for layers that compute in a type and keep float32 variables."""
+    return dtype if dtype == "float32" else f"mixed_{dtype}"
+
+
+def _keras_renorm(shape: list[int], dtype: str, relu: bool) -> Step:
+    """Keras's layer with renorm."""
+    return _keras(shape, dtype, relu, renorm=True)
+
+
+def _tf_fused(shape: list[int], dtype: str, relu: bool) -> Step:
+    """TensorFlow's fused plain batch norm, and ReLU after it."""
+    import tensorflow as tf
+
+    x, dy = (tf.reshape(a, shape if len(shape) == 4 else [-1, 1, 1, shape[-1]])
+             for a in _random(shape, dtype))  # fmt: skip
+    one, zero = tf.ones(shape[-1]), tf.zeros(shape[-1])
+
+    @tf.function(autograph=False)
+    def step(x: Any, dy: Any) -> Any:
+        y, _, _, *reserved = tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=one, offset=zero, mean=[], variance=[], epsilon=EPSILON
+        )
+        if relu:
+            y = tf.nn.relu(y)
+            dy = tf.raw_ops.ReluGrad(gradients=dy, features=y)
+        spaces = {f"reserve_space_{i + 1}": space for i, space in enumerate(reserved)}
+        return y, tf.raw_ops.FusedBatchNormGradV3(
+            y_backprop=dy, x=x, scale=one, epsilon=EPSILON, **spaces
+        )[:3]
+
+    return lambda: step(x, dy)
+
+
+def _torch(shape: list[int], dtype: str, relu: bool) -> Step:
+    """The batch norm of torch, channels last where it has them."""
+    import torch
+
+    x = torch.randn(*shape).movedim(-1, 1).to(getattr(torch, dtype)).requires_grad_()
+    dy = torch.randn(*shape).movedim(-1, 1).to(getattr(torch, dtype))
+    norm = torch.nn.BatchNorm1d if len(shape) < 4 else torch.nn.BatchNorm2d
+    layer = norm(shape[-1], eps=EPSILON)
+
+    def step() -> Any:
+        y = layer(x)
+        y = torch.relu(y) if relu else y
+        return y, torch.autograd.grad(y, [x, *layer.parameters()], dy)
+
+    return step
+
+
+def _floor(shape: list[int], dtype: str, relu: bool) -> Step:
+    """Four copies of the tensor, on all cores."""
+    import numpy as np
+
+    del relu
+    size = int(np.prod(shape)) * (4 if dtype == "float32" else 2)
+    source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
+    cores = len(os.sched_getaffinity(0))
+    bounds = [size * i // cores for i in range(cores + 1)]
+    slices = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+    pool = ThreadPoolExecutor(cores)
+
+    def step() -> None:
+        for _ in range(4):
+            list(pool.map(lambda part: np.copyto(target[part], source[part]), slices))
+
+    return step
+
+
+CONTENDERS = {
+    "native": _native,
+    "fused": _fused,
+    "layer": _layer,
+    "keras": _keras,
+    "keras_renorm": _keras_renorm,
+    "tf_fused": _tf_fused,
+    "torch": _torch,
+    "floor": _floor,
+}
+
+
+def _prepare(name: str, setting: dict[str, Any]) -> Step | None:
+    """Returns the step of a setting, warm; None where this contender cannot do it."""
+    try:
+        step = CONTENDERS[name](setting["shape"], setting["dtype"], setting["relu"])
+        for _ in range(3):
+            step()
+    except (ImportError, AttributeError, NotImplementedError):
+        return None
+    return step
+
+
+def main() -> None:
+    """Answers requests until standard input ends."""
+    step: Step | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request == "time":
+            assert step is not None
+            start = time.perf_counter()
+            result = step()
+            answer: Any = time.perf_counter() - start
+            del result
+        else:
+            step = None  # frees the last setting's memory
+            step = _prepare(sys.argv[1], request)
+            answer = True if step is not None else None
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
