@@ -13,18 +13,19 @@ import json
 import math
 import os
 import pathlib
-import platform
 import random
 import statistics
 import subprocess
 import sys
 from typing import Any, NamedTuple
 
+from benchmarking import machine, print_table, write_json
+
 SHAPES = (
     "32x112x112x64,32x56x56x64,32x28x28x128,32x14x14x256,32x7x7x2048,128x32x32x16,128x8x8x64,"
     "256x256,16x1024"
 )
-CONTENDERS = "native,fused,layer,keras,keras_renorm,tf_fused,torch,floor"
+CONTENDERS = "native,fused,layer,composite,keras,keras_renorm,tf_fused,torch,floor"
 LARGE = 1_000_000  # bytes of float32 from which a shape counts in the geometric means
 
 
@@ -90,16 +91,6 @@ def measure(contenders: list[Contender], setting: Setting, seconds: float) -> di
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
-def machine() -> str:
-    """Names this machine: processor, cores, load."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-
-
 def ratios(results: dict[Setting, dict[str, float]], ours: str) -> dict[str, float]:
     """Geometric means of ours over each contender, over large shapes, per type and with ReLU."""
     logs: dict[str, list[float]] = {}
@@ -111,18 +102,6 @@ def ratios(results: dict[Setting, dict[str, float]], ours: str) -> dict[str, flo
     return {key: math.exp(statistics.fmean(values)) for key, values in logs.items()}
 
 
-def print_table(names: list[str], results: dict[Setting, dict[str, float]]) -> None:
-    """Prints a line of medians per setting, in milliseconds."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("ms", *names, title=machine())
-    for setting, medians in results.items():
-        cells = (f"{medians[name]:.2f}" if name in medians else "-" for name in names)
-        table.add_row(str(setting), *cells)
-    Console(width=150 if not sys.stdout.isatty() else None).print(table)
-
-
 def parse() -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -130,7 +109,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--relu", default="no,yes", help="no, yes or both")
     parser.add_argument("--contenders", default=CONTENDERS)
-    parser.add_argument("--ours", default="native", help="the contender that ratios are of")
+    parser.add_argument("--ours", default="native,layer", help="the contenders that ratios are of")
     parser.add_argument("--seconds", type=float, default=5.0, help="about, per line")
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
@@ -155,13 +134,12 @@ def main() -> None:
                 print(setting, {k: round(v, 2) for k, v in results[setting].items()}, flush=True)
     for contender in contenders:
         contender.close()
-    print_table([c.name for c in contenders], results)
-    summary = ratios(results, arguments.ours)
-    print(*(f"{arguments.ours} / {key}: {value:.2f}" for key, value in summary.items()), sep="\n")
-    if arguments.json is not None:
-        rows = [setting._asdict() | {"ms": medians} for setting, medians in results.items()]
-        document = {"machine": machine(), "results": rows, "ratios": summary}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print_table("ms", [c.name for c in contenders], results)
+    summary = {ours: ratios(results, ours) for ours in arguments.ours.split(",")}
+    for ours, values in summary.items():
+        print(*(f"{ours} / {key}: {value:.2f}" for key, value in values.items()), sep="\n")
+    rows = [setting._asdict() | {"ms": medians} for setting, medians in results.items()]
+    write_json(arguments.json, {"machine": machine(), "results": rows, "ratios": summary})
 
 
 if __name__ == "__main__":

@@ -65,7 +65,10 @@ def _fused(shape: list[int], dtype: str, relu: bool) -> Step:
 
 
 def _layer_step(layer: Any, shape: list[int], dtype: str, relu: bool) -> Step:
-    """Forward and backward of a layer in training, with its update of the moving statistics."""
+    """Forward and backward of a layer in training, with its update of the moving statistics.
+
+    `relu` is one after the layer.
+    """
     import tensorflow as tf
 
     x, dy = _random(shape, dtype)
@@ -86,8 +89,15 @@ def _layer(shape: list[int], dtype: str, relu: bool) -> Step:
     """The layer of this package, by the lowering that it chooses."""
     from keras_renorm.layers import BatchRenormalization
 
-    layer = BatchRenormalization(epsilon=EPSILON, dtype=_policy(dtype))
-    return _layer_step(layer, shape, dtype, relu)
+    activation = "relu" if relu else None
+    layer = BatchRenormalization(epsilon=EPSILON, activation=activation, dtype=_policy(dtype))
+    return _layer_step(layer, shape, dtype, relu=False)
+
+
+def _composite(shape: list[int], dtype: str, relu: bool) -> Step:
+    """The layer of this package, in plain operations."""
+    os.environ["KERAS_RENORM_LOWERING"] = "composite"
+    return _layer(shape, dtype, relu)
 
 
 def _keras(shape: list[int], dtype: str, relu: bool, renorm: bool = False) -> Step:
@@ -172,6 +182,7 @@ CONTENDERS = {
     "native": _native,
     "fused": _fused,
     "layer": _layer,
+    "composite": _composite,
     "keras": _keras,
     "keras_renorm": _keras_renorm,
     "tf_fused": _tf_fused,

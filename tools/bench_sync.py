@@ -9,15 +9,15 @@ share the machine's cores, and each has the whole shape; so compare within a row
 
 import argparse
 import json
-import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from benchmarking import machine, write_json
 
 CONTENDERS = ("local", "synchronized", "keras_local", "keras_synchronized")
 
@@ -67,14 +67,6 @@ def measure(replicas: int, shape: tuple[int, ...], rounds: int) -> dict[str, flo
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def machine() -> str:
-    """Returns the processor's name and its number of cores."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
-
-
 def show(rows: list[dict[str, Any]], name: str) -> None:
     """Prints the table."""
     from rich.console import Console
@@ -114,8 +106,7 @@ def main() -> None:
             row = {"shape": list(map(int, shape.split("x"))), "replicas": replicas}
             rows.append(row | figures)
     show(rows, machine())
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+    write_json(options.json, {"machine": machine(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,147 @@
+"""Times whole training steps of networks whose normalisation differs in nothing but its layer.
+
+    python tools/bench_step.py --json=step.json
+    python tools/bench_step.py --networks=resnet20 --contenders=ours,none
+
+The contenders are Keras's batch norm and its renorm, Batch Renorm and batch norm of this package,
+and no normalisation at all; they take turns in one process, and the medians are of their turns.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarking import machine, print_table, write_json
+
+# Name: batch size and image size.
+NETWORKS = {"resnet20": (128, 32), "resnet50": (16, 112), "inception_v3": (16, 128)}
+CONTENDERS = ("none", "ours", "ours_batch_norm", "keras", "keras_renorm")
+
+
+def norm_layer(contender: str, config: dict[str, Any]) -> Any:
+    """Returns what stands in for a batch norm of Keras with this configuration."""
+    import keras
+
+    from keras_renorm import layers
+
+    if contender == "none":
+        return keras.layers.Identity(name=config["name"])
+    makers: dict[str, Callable[..., Any]] = {
+        "ours": layers.BatchRenormalization,
+        "ours_batch_norm": layers.BatchNormalization,
+        "keras": keras.layers.BatchNormalization,
+        "keras_renorm": lambda **kwargs: keras.layers.BatchNormalization(renorm=True, **kwargs),
+    }
+    kept = ("name", "axis", "momentum", "epsilon", "center", "scale")
+    return makers[contender](**{key: config[key] for key in kept})
+
+
+def network(name: str, contender: str, size: int) -> Any:
+    """Returns a network with logits of ten classes."""
+    import keras
+
+    import zoo
+
+    options = {"weights": None, "classes": 10, "classifier_activation": None}
+    shape = (size, size, 3)
+    if name == "resnet20":
+        model = zoo.create_model(
+            name,
+            input_shape=shape,
+            norm=keras.layers.BatchNormalization,
+            classifier_activation=None,
+        )
+    elif name == "resnet50":
+        model = keras.applications.ResNet50(input_shape=shape, **options)
+    else:
+        model = keras.applications.InceptionV3(input_shape=shape, **options)
+
+    def clone(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return norm_layer(contender, layer.get_config())
+        return layer.__class__.from_config(layer.get_config())
+
+    return keras.models.clone_model(model, clone_function=clone)
+
+
+def training_step(name: str, contender: str) -> Callable[[], Any]:
+    """Returns a compiled step of momentum SGD on random images, warm."""
+    import keras
+    import tensorflow as tf
+
+    batch, size = NETWORKS[name]
+    model = network(name, contender, size)
+    optimizer = keras.optimizers.SGD(1e-6, momentum=0.9)
+    optimizer.build(model.trainable_variables)
+    images = tf.random.normal((batch, size, size, 3))
+    labels = tf.random.uniform((batch,), maxval=10, dtype=tf.int32)
+
+    @tf.function(autograph=False)
+    def step(images: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_mean(losses)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        return loss
+
+    for _ in range(2):
+        step(images, labels)
+    return lambda: step(images, labels).numpy()
+
+
+def measure(name: str, contenders: list[str], rounds: int) -> dict[str, float]:
+    """Returns each contender's median time of a step, in milliseconds."""
+    steps = {contender: training_step(name, contender) for contender in contenders}
+    times: dict[str, list[float]] = {contender: [] for contender in contenders}
+    for _ in range(rounds):
+        for contender in random.sample(contenders, len(contenders)):
+            start = time.perf_counter()
+            steps[contender]()
+            times[contender].append(time.perf_counter() - start)
+    return {contender: 1e3 * statistics.median(values) for contender, values in times.items()}
+
+
+def parse() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=pathlib.Path)
+    arguments = parser.parse_args()
+    for given, known in ((arguments.networks, NETWORKS), (arguments.contenders, CONTENDERS)):
+        unknown = set(given.split(",")) - set(known)
+        if unknown:
+            parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if arguments.json is not None and arguments.json.exists():
+        parser.error(f"{arguments.json} exists; name another file")
+    return arguments
+
+
+def main() -> None:
+    """Measures, prints the table and writes the JSON."""
+    arguments = parse()
+    contenders = arguments.contenders.split(",")
+    results = {}
+    for name in arguments.networks.split(","):
+        batch, size = NETWORKS[name]
+        label = f"{name} {batch}x{size}x{size}"
+        results[label] = measure(name, contenders, arguments.rounds)
+        print(label, json.dumps({key: round(value) for key, value in results[label].items()}))
+    print_table("ms a step", contenders, results)
+    for label, medians in results.items():
+        if "ours" in medians:
+            ratios = {f"ours / {key}": medians["ours"] / value for key, value in medians.items()}
+            print(label, {key: round(value, 2) for key, value in ratios.items()})
+    write_json(arguments.json, {"machine": machine(), "milliseconds": results})
+
+
+if __name__ == "__main__":
+    main()
