@@ -23,6 +23,17 @@ NETWORKS = {"resnet20": (128, 32), "resnet50": (16, 112), "inception_v3": (16, 1
 CONTENDERS = ("none", "ours", "ours_batch_norm", "keras", "keras_renorm")
 
 
+def identity(name: str) -> Any:
+    """Returns a layer that does nothing, called as a batch norm is."""
+    import keras
+
+    class Identity(keras.layers.Layer):
+        def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+            return inputs
+
+    return Identity(name=name)
+
+
 def norm_layer(contender: str, config: dict[str, Any]) -> Any:
     """Returns what stands in for a batch norm of Keras with this configuration."""
     import keras
@@ -30,7 +41,7 @@ def norm_layer(contender: str, config: dict[str, Any]) -> Any:
     from keras_renorm import layers
 
     if contender == "none":
-        return keras.layers.Identity(name=config["name"])
+        return identity(config["name"])
     makers: dict[str, Callable[..., Any]] = {
         "ours": layers.BatchRenormalization,
         "ours_batch_norm": layers.BatchNormalization,

@@ -30,9 +30,8 @@ def update_moving_moments(
 
     Source: Ioffe & Szegedy 2015, section 3.1.
     """
-    mean = _updated_mean(moving_mean, batch, momentum)
     variance = moving_variance + (1 - momentum) * (batch.variance - moving_variance)
-    return _unless_void(batch, moving_mean, mean), _unless_void(batch, moving_variance, variance)
+    return _where_updated(moving_mean, moving_variance, batch, momentum, variance)
 
 
 def update_moving_moments_by_stddev(
@@ -77,8 +76,7 @@ def update_moving_moments_by_stddev(
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
     step = alpha * (batch.variance - moving_variance) / (sigma_b + sigma)
     variance = keras.ops.maximum(moving_variance + step * (2 * sigma + step), 0)
-    mean = _updated_mean(moving_mean, batch, momentum)
-    return _unless_void(batch, moving_mean, mean), _unless_void(batch, moving_variance, variance)
+    return _where_updated(moving_mean, moving_variance, batch, momentum, variance)
 
 
 def has_update(batch: Moments) -> Tensor:
@@ -89,9 +87,13 @@ def has_update(batch: Moments) -> Tensor:
     return keras.ops.logical_and(batch.count > 0, finite)
 
 
-def _updated_mean(moving_mean: Tensor, batch: Moments, momentum: float) -> Tensor:
-    return moving_mean + (1 - momentum) * (batch.mean - moving_mean + batch.mean_remainder)
-
-
-def _unless_void(batch: Moments, old: Tensor, new: Tensor) -> Tensor:
-    return keras.ops.where(has_update(batch), new, old)
+def _where_updated(
+    moving_mean: Tensor, moving_variance: Tensor, batch: Moments, momentum: float, variance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The updated mean and `variance` in channels that have an update, the old ones elsewhere."""
+    updated = has_update(batch)
+    mean = moving_mean + (1 - momentum) * (batch.mean - moving_mean + batch.mean_remainder)
+    return (
+        keras.ops.where(updated, mean, moving_mean),
+        keras.ops.where(updated, variance, moving_variance),
+    )
