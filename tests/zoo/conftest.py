@@ -25,11 +25,18 @@ TINY = (
 )
 
 
-def environment():
-    """The environment of a program: the package under test, and nothing of pytest's."""
-    cleared = {"TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND"}
+ROOT = Path(zoo.__file__).parent.parent
+
+
+def environment(*folders):
+    """The environment of a program: the package under test, and nothing of pytest's.
+
+    Args:
+        *folders: Where modules are, beside the package.
+    """
+    cleared = {"TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND", "TF_CONFIG"}
     kept = {name: value for name, value in os.environ.items() if name not in cleared}
-    return kept | {"PYTHONPATH": str(Path(zoo.__file__).parent.parent)}
+    return kept | {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, *folders]))}
 
 
 def command(module, *arguments):
@@ -64,6 +71,26 @@ def run_program(start_program):
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def start_cluster(tmp_path_factory):
+    """Starts workers on this machine and returns the process of their launcher."""
+    folder = tmp_path_factory.mktemp("cluster")
+
+    def start(count, *arguments, code="from zoo import train\ntrain.run()"):
+        (folder / "worker.py").write_text(code)
+        launcher = str(ROOT / "tools" / "launch_local_cluster.py")
+        return subprocess.Popen(
+            [sys.executable, launcher, f"-n{count}", "--module=worker", "--", *arguments],
+            cwd=folder,
+            env=environment(folder),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
 
 
 @pytest.fixture(scope="session")

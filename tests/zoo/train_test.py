@@ -115,3 +115,29 @@ def test_help_tells_how_to_use_it(run_program):
         done.stdout
     )
     assert "--workdir" in done.stdout
+
+
+def test_several_workers_need_to_know_where_they_are(run_program, tmp_path):
+    done = run_program(
+        "zoo.train", f"--workdir={tmp_path / 'run'}", "--config.strategy=multi_worker"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: --config.strategy=multi_worker needs the environment")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kilobytes", [1, 300])
+def test_a_disk_that_takes_no_more_is_one_line(run_python, tmp_path, tiny_arguments, kilobytes):
+    done = run_python(
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes * 1024},) * 2)\n"
+        f"sys.argv = ['train', '--workdir={tmp_path}', *{tiny_arguments!r}]\n"
+        "from zoo import train\n"
+        "train.run()\n"
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "File too large" in done.stderr
+    assert not (tmp_path / "model.keras").exists()

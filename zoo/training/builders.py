@@ -29,7 +29,11 @@ def norm_options(config: Config) -> dict[str, Any]:
     """Returns the arguments of every normalization layer that a config asks for."""
     if config["norm"] == "none":
         return {}
-    options = {"momentum": config["norm_momentum"], "epsilon": config["norm_epsilon"]}
+    options = {
+        "momentum": config["norm_momentum"],
+        "epsilon": config["norm_epsilon"],
+        "synchronized": config["synchronized"],
+    }
     if config["norm"] == "batch_renorm":
         options["r_max"] = _limit(config, "r_max", 1.0)
         options["d_max"] = _limit(config, "d_max", 0.0)

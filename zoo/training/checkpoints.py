@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from zoo.training import files
@@ -39,7 +38,7 @@ class CheckpointStore:
     def __init__(
         self,
         folder: Path,
-        variables: Sequence[keras.Variable],
+        variables: Sequence[tf.Variable],
         *,
         keep: int = 2,
         report: Callable[[str], None] = print,
@@ -47,7 +46,7 @@ class CheckpointStore:
         self._folder = folder
         # The variables and not the model: tf.train.Checkpoint(model=...) misses some of them, such
         # as the random state of a Dropout.
-        self._checkpoint = tf.train.Checkpoint(variables=[v.value for v in variables])
+        self._checkpoint = tf.train.Checkpoint(variables=list(variables))
         self._keep = keep
         self._report = report
 
@@ -64,13 +63,19 @@ class CheckpointStore:
 
         Returns:
             The checkpoint's folder.
+
+        Raises:
+            UserError: When the variables cannot be written.
         """
         final = self._folder / f"step-{step:08d}"
         temporary = self._folder / f"{files.TEMPORARY_PREFIX}{final.name}"
         self._folder.mkdir(exist_ok=True)
         files.remove_temporary(self._folder)
         temporary.mkdir()
-        self._checkpoint.write(str(temporary / _VARIABLES))
+        try:
+            self._checkpoint.write(str(temporary / _VARIABLES))
+        except tf.errors.OpError as error:  # A full disk, mostly.
+            raise UserError(f"Checkpoint {final} cannot be written: {error.message}") from error
         files.write_json(temporary / _STATE, state)
         files.write_json(temporary / _CHECKSUMS, _checksums(temporary))
         for path in [*temporary.iterdir(), temporary]:

@@ -1,26 +1,52 @@
 """How every program starts and ends: flags in, one line on stderr for a user's mistake."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from zoo.training.errors import UserError
+from zoo.training.errors import UserError, WorkerLostError
 
 INTERRUPTED = 130  # What shells report for a program that Ctrl-C ended: 128 + SIGINT.
 
 
 def _ended(action: Callable[[], Any]) -> Any:
-    """Runs `action`; a user's mistake becomes one line on stderr and exit status 1."""
+    """Runs `action`; a user's mistake becomes one line on stderr and exit status 1.
+
+    So does what the operating system refuses, such as writing to a full disk.
+    """
     try:
         return action()
+    except WorkerLostError as error:
+        end_at_once(str(error))
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        _complain(str(error))
+        sys.exit(1)
+    except OSError as error:
+        where = "" if error.filename is None else f": {os.fsdecode(error.filename)}"
+        _complain(f"{error.strerror or error}{where}")
         sys.exit(1)
     except KeyboardInterrupt:
         print("error: interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _complain(message: str) -> None:
+    """Prints a message as one line on stderr."""
+    print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def end_at_once(message: str) -> NoReturn:
+    """Prints an error and ends the process with status 1, without Python's usual cleaning up.
+
+    For a worker that has lost another one: TensorFlow's shutdown took 5 s to give up on a worker
+    that was killed, and did not end while one was frozen.
+    """
+    _complain(message)
+    sys.stdout.flush()
+    os._exit(1)
 
 
 def run(parse: Callable[[list[str]], Any], main: Callable[[Any], int], usage: str) -> NoReturn:

@@ -26,6 +26,7 @@ def default_config() -> config_dict.ConfigDict:
     config.norm = "batch_renorm"  # Or "batch_norm", or "none".
     config.norm_momentum = 0.99  # Of the moving statistics; the papers' alpha is 1 - momentum.
     config.norm_epsilon = 1e-3
+    config.synchronized = False  # Whether a minibatch's moments are those of all replicas.
     # Batch Renorm's limits: r_max goes from 1, and d_max from 0, to the value given here in a
     # straight line between two steps. With 1 and 0 from the beginning it is Batch Norm.
     config.r_max = 3.0
@@ -49,6 +50,11 @@ def default_config() -> config_dict.ConfigDict:
     config.sgd_momentum = 0.9
     config.weight_decay = 0.0  # L2: half of it times the sum of the squared kernels is minimised.
 
+    # Where to compute; batch_size is that of all replicas together. Or "mirrored": several devices
+    # of this machine. Or "multi_worker": several processes, each with its TF_CONFIG and devices.
+    config.strategy = "none"
+    config.num_replicas = 2  # Only for "mirrored": GPUs, or logical CPU devices without a GPU.
+
     config.log_every_steps = 50
     config.eval_every_steps = 500
     config.eval_batch_size = 500
@@ -60,6 +66,7 @@ _CHOICES = {
     "norm": ("batch_renorm", "batch_norm", "none"),
     "minibatches": ("iid", "few_labels"),
     "learning_rate_schedule": ("cosine", "constant"),
+    "strategy": ("none", "mirrored", "multi_worker"),
 }
 
 # What the parts that use a key do not check themselves.
@@ -74,6 +81,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     for key in (
         "batch_size",
         "labels_per_batch",
+        "num_replicas",
         "num_steps",
         "log_every_steps",
         "eval_every_steps",
@@ -119,6 +127,11 @@ def check_values(config: Mapping[str, Any]) -> None:
             f"--config.warmup_steps must be below num_steps ({config['num_steps']}), received "
             f"{config['warmup_steps']}."
         )
+    if config["strategy"] == "mirrored" and config["num_replicas"] > config["batch_size"]:
+        raise UserError(
+            f"--config.num_replicas must be at most batch_size ({config['batch_size']}), received "
+            f"{config['num_replicas']}."
+        )
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -130,3 +143,17 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, 
         key: (there.get(key, "not set"), here.get(key, "not set")) for key in {**there, **here}
     }
     return {key: pair for key, pair in sorted(values.items()) if pair[0] != pair[1]}
+
+
+def listed(different: Mapping[str, tuple[Any, Any]], there: str, here: str) -> str:
+    """Returns what `differences` found in words, such as `norm (there 'none', here 'batch_norm')`.
+
+    Args:
+        different: The values by key.
+        there: What the first of the two configs is called.
+        here: What the second is called.
+    """
+    return ", ".join(
+        f"{key} ({there} {first!r}, {here} {second!r})"
+        for key, (first, second) in different.items()
+    )

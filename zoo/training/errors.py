@@ -1,4 +1,4 @@
-"""The one exception that means: the person at the keyboard can mend this."""
+"""The exceptions that mean: the person at the keyboard can mend this."""
 
 import contextlib
 import difflib
@@ -8,9 +8,13 @@ from collections.abc import Iterable, Iterator
 class UserError(Exception):
     """A mistake that the user of a program can mend, with a message written for them.
 
-    `zoo.training.cli` prints the message as one line on stderr and exits with status 1. Any other
-    exception is a defect of the package and keeps its traceback.
+    `zoo.training.cli` prints the message as one line on stderr and exits with status 1, as it does
+    for an `OSError`. Any other exception is a defect of the package and keeps its traceback.
     """
+
+
+class WorkerLostError(UserError):
+    """Another worker of the run is gone, so that this one must end, too, and quickly."""
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from zoo.data import datasets, pipeline
 from zoo.training import builders, files, reporting
 from zoo.training import step as steps
 from zoo.training.errors import UserError, as_user_errors
+from zoo.training.replicas import own_rows
 from zoo.training.workdir import Workdir
 
 
@@ -39,6 +40,8 @@ class Result:
 class Evaluator:
     """Evaluates a model in inference mode on one data set, as often as needed.
 
+    Under a strategy, make it in its scope; the replicas share each batch.
+
     Args:
         model: From images to probabilities.
         dataset: The examples; all of them are used, each once.
@@ -55,26 +58,30 @@ class Evaluator:
         start = time.perf_counter()
         loss = correct = 0.0
         for images, labels in self._batches:
-            batch_loss, batch_correct = self._sums(images, labels)
+            batch_loss, batch_correct = self._sums(images, labels).numpy()
             loss += float(batch_loss)
-            correct += int(batch_correct)
+            correct += float(batch_correct)
         examples = len(self._dataset.labels)
         return Result(correct / examples, loss / examples, examples, time.perf_counter() - start)
 
 
-def _make_sums(model: keras.Model) -> Callable[[Any, Any], tuple[Any, Any]]:
+def _make_sums(model: keras.Model) -> Callable[[Any, Any], Any]:
     """Returns a compiled function of a batch: summed cross-entropy, number of right answers."""
+    strategy = tf.distribute.get_strategy()
 
-    # One trace serves the last batch too, which is usually smaller.
-    @tf.function(reduce_retracing=True)
-    def sums(images: Any, labels: Any) -> tuple[Any, Any]:
+    def replica_sums(images: Any, labels: Any) -> Any:
+        images, labels = own_rows(images, labels)
         probabilities = tf.cast(model(images, training=False), tf.float32)
         # The least normal float32 bounds the loss of a probability that was rounded to 0 by 87.3.
         chosen = tf.gather(probabilities, labels, axis=-1, batch_dims=1)
         losses = -tf.math.log(tf.maximum(chosen, np.finfo(np.float32).tiny))
-        return tf.reduce_sum(tf.cast(losses, tf.float64)), steps.count_correct(
-            probabilities, labels
-        )
+        loss = tf.reduce_sum(tf.cast(losses, tf.float64))
+        return tf.stack([loss, tf.cast(steps.count_correct(probabilities, labels), tf.float64)])
+
+    # One trace serves the last batch too, which is usually smaller.
+    @tf.function(reduce_retracing=True)
+    def sums(images: Any, labels: Any) -> Any:
+        return strategy.reduce("SUM", strategy.run(replica_sums, (images, labels)), axis=None)
 
     return sums
 

@@ -1,22 +1,26 @@
 """The training loop: steps, records, evaluations, checkpoints, and a model at the end."""
 
-import contextlib
 import dataclasses
 import math
+import signal
 import time
 from typing import Any
 
+import keras
+import tensorflow as tf
 from rich.console import Console
 
+from zoo.data.datasets import Dataset
 from zoo.training import builders, evaluation, files, metrics, reporting
 from zoo.training.checkpoints import CheckpointStore
 from zoo.training.errors import UserError
-from zoo.training.events import EventLog
+from zoo.training.outputs import open_outputs
+from zoo.training.replicas import OwnStatistics
 from zoo.training.runtime import seed_everything
 from zoo.training.signals import StopRequest
 from zoo.training.step import make_train_step
-from zoo.training.summary import print_summary
 from zoo.training.workdir import Workdir
+from zoo.training.workers import Workers
 
 
 @dataclasses.dataclass
@@ -42,20 +46,37 @@ class State:
 class Trainer:
     """One run: its objects, and what is done with them.
 
+    Every worker has one, and all do the same at the same step; the chief alone writes files.
+
     Args:
-        config: Checked.
+        config: Checked, and the same on every worker.
         workdir: May be used for the run.
         console: Where to report to.
+        workers: Those that train together, this one among them.
     """
 
-    def __init__(self, config: builders.Config, workdir: Workdir, console: Console) -> None:
+    def __init__(
+        self, config: builders.Config, workdir: Workdir, console: Console, workers: Workers
+    ) -> None:
         self._config = config
         self._workdir = workdir
         self._console = console
-        self._dataset = builders.load_dataset(config["dataset"], "train", config["data_dir"])
-        test_set = builders.load_dataset(config["dataset"], "test", config["data_dir"])
+        self._workers = workers
+        self._dataset, test_set = workers.together(
+            lambda: [
+                builders.load_dataset(config["dataset"], split, config["data_dir"])
+                for split in ("train", "test")
+            ]
+        )
         builders.build_sampler(config, self._dataset.labels)
         seed_everything(config["seed"])
+        with workers.strategy.scope():
+            self._build(test_set)
+        self._state = State()
+
+    def _build(self, test_set: Dataset) -> None:
+        """Makes the model and what works on it, in the scope of the strategy."""
+        config = self._config
         self._model = builders.build_model(config, self._dataset)
         optimizer = builders.build_optimizer(config, self._model)
         self._learning_rate = builders.learning_rate_schedule(config)
@@ -63,60 +84,64 @@ class Trainer:
             builders.logits_of(self._model), optimizer, config["weight_decay"]
         )
         self._evaluate = evaluation.Evaluator(self._model, test_set, config["eval_batch_size"])
-        self._store = CheckpointStore(
-            workdir.checkpoints,
-            [*self._model.variables, *optimizer.variables],
-            report=lambda problem: reporting.say(console, f"warning: {problem}"),
+        self._own_statistics = OwnStatistics(
+            self._workers.strategy, [*self._model.variables, *optimizer.variables]
         )
-        self._state = State()
+        self._variables = [*self._own_statistics.shared, *self._own_statistics.tables]
+        self._store = CheckpointStore(
+            self._workdir.checkpoints,
+            self._variables,
+            report=lambda problem: reporting.say(self._console, f"warning: {problem}"),
+        )
 
     def run(self) -> int:
         """Trains to the last step, or until a signal; returns the exit status."""
         self._resume()
-        with contextlib.ExitStack() as stack:
-            step, num_steps = self._state.step, self._config["num_steps"]
-            self._log = stack.enter_context(metrics.MetricsLog(self._workdir.metrics, step))
-            self._events = stack.enter_context(
-                contextlib.closing(EventLog(self._workdir.tensorboard))
-            )
-            stop = stack.enter_context(StopRequest())
-            display = reporting.make_display(self._console, step, num_steps)
-            self._display = stack.enter_context(display)
+        step, num_steps = self._state.step, self._config["num_steps"]
+        outputs = open_outputs(
+            self._workers.is_chief, self._workdir, self._console, step, num_steps
+        )
+        with outputs as self._outputs, StopRequest() as stop:
             self._steps_until(stop)
-        if stop.received is not None and self._state.step < num_steps:
+        if stop.agreed and self._state.step < num_steps:
             return self._stopped(stop)
         self._save_model()
-        print_summary(self._workdir, self._console)
         return 0
 
     def _resume(self) -> None:
         """Restores the newest checkpoint, if the run has one."""
-        state = self._store.restore()
+        state = self._workers.chiefs(self._restored)
         if state is not None:
+            self._workers.copy_from_chief(self._variables)
+            self._own_statistics.scatter()
             self._state = State.from_json(state)
             reporting.say(self._console, f"resuming from step {self._state.step}")
-            return
+
+    def _restored(self) -> dict[str, Any] | None:
+        """Restores this worker's variables; returns the state that was saved with them."""
+        state = self._store.restore()
         records = metrics.read(self._workdir.metrics)
-        if records and records[-1].step > self._config["checkpoint_every_steps"]:
+        if state is None and records and records[-1].step > self._config["checkpoint_every_steps"]:
             raise UserError(
                 f"{self._workdir.path} has records up to step {records[-1].step} and no "
                 "checkpoint: the run cannot be resumed. To train from the beginning, choose "
                 "another --workdir."
             )
+        return state
 
     def _steps_until(self, stop: StopRequest) -> None:
         """Does the steps that are left, and after each of them what is due."""
         resumed_at, begin = self._state.seconds, time.perf_counter()
         for images, labels in builders.build_batches(self._config, self._dataset, self._state.step):
-            self._do_step(images, labels)
+            self._do_step(images, labels, stop)
             self._state.seconds = resumed_at + time.perf_counter() - begin
             if self._due("log_every_steps"):
                 self._record_training()
             if self._due("eval_every_steps"):
                 self._record_evaluation()
-            if self._due("checkpoint_every_steps") or stop.received is not None:
+            if self._due("checkpoint_every_steps") or stop.agreed:
                 self._save_checkpoint()
-            if stop.received is not None:
+            if stop.agreed:
                 return
 
     def _due(self, key: str) -> bool:
@@ -124,15 +149,19 @@ class Trainer:
         step = self._state.step
         return step % self._config[key] == 0 or step == self._config["num_steps"]
 
-    def _do_step(self, images: Any, labels: Any) -> None:
+    def _do_step(self, images: Any, labels: Any, stop: StopRequest) -> None:
         """Does one step and adds what it tells to the window."""
         begin = time.perf_counter()
-        objective, loss, correct = (float(value) for value in self._train_step(images, labels))
+        asked = tf.constant(stop.received is not None)
+        told = self._train_step(images, labels, asked)
         self._state.step += 1
-        if not math.isfinite(objective):
-            self._fail(objective)
-        self._state.window.add(loss, int(correct), len(labels), time.perf_counter() - begin)
-        self._display.advance(self._state.step)
+        if not math.isfinite(told.objective):
+            self._fail(float(told.objective))
+        if told.stop:
+            stop.agree()
+        seconds = time.perf_counter() - begin
+        self._state.window.add(float(told.loss), int(told.correct), len(labels), seconds)
+        self._outputs.advance(self._state.step)
 
     def _fail(self, objective: float) -> None:
         """Raises the error for a loss that is not finite. No checkpoint holds such a step."""
@@ -180,26 +209,37 @@ class Trainer:
             seconds=self._state.seconds,
             **measured,
         )
-        self._log.write(record)
-        self._events.write(record)
-        self._display.show(record)
+        self._outputs.write(record)
 
     def _save_checkpoint(self) -> None:
         """Saves a checkpoint whose records are all on the disk."""
-        self._log.sync()
-        self._store.save(self._state.step, dataclasses.asdict(self._state))
+        self._own_statistics.gather()
+        if self._workers.is_chief:
+            self._outputs.sync()
+            self._store.save(self._state.step, dataclasses.asdict(self._state))
 
     def _stopped(self, stop: StopRequest) -> int:
         """Says how to go on after a signal; returns the exit status."""
-        assert stop.received is not None
+        number = stop.received or signal.SIGTERM
         reporting.say(
             self._console,
-            f"stopped by {stop.received.name} after step {self._state.step} of "
+            f"stopped by {number.name} after step {self._state.step} of "
             f"{self._config['num_steps']}, and saved: the same command resumes the run.",
         )
-        return 128 + stop.received
+        return 128 + number
 
     def _save_model(self) -> None:
-        """Writes `model.keras`, which marks the run as finished."""
+        """Writes `model.keras`, which marks the run as finished.
+
+        What is saved is a copy with ordinary variables: reading those of a strategy takes all
+        workers, and only the chief writes.
+        """
+        weights = self._model.get_weights()
+        self._workers.chiefs(lambda: self._write_model(weights))
+
+    def _write_model(self, weights: list[Any]) -> None:
+        """Writes a model of these weights."""
+        model = keras.models.clone_model(self._model)
+        model.set_weights(weights)
         with files.replacing(self._workdir.model) as temporary:
-            self._model.save(temporary)
+            model.save(temporary)

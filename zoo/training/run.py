@@ -1,11 +1,13 @@
 """From a config and a folder to a trained model: what `zoo.train` calls."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
 from zoo.training import reporting
+from zoo.training.clusters import Cluster, read_cluster
 from zoo.training.runtime import load_tensorflow
 from zoo.training.summary import print_summary
 from zoo.training.workdir import Workdir
@@ -29,16 +31,44 @@ def train(config: Mapping[str, Any], path: str, console: Console) -> int:
     Raises:
         UserError: When the run cannot start, be resumed or go on.
     """
+    cluster = read_cluster(config["strategy"])
     workdir = Workdir(path)
-    workdir.check(config)
-    if workdir.finished:
-        reporting.say(console, f"{path} holds this run, finished: there is nothing to do.")
-        print_summary(workdir, console)
-        return 0
-    load_tensorflow()
-    from zoo.training.loop import Trainer
+    # One process alone need not wait for TensorFlow to learn that.
+    if len(cluster) == 1 and _finished(workdir, config):
+        return _nothing_to_do(workdir, console)
+    load_tensorflow(quiet=len(cluster) > 1)
+    return _train(config, workdir, cluster, console)
 
-    # Everything that can be wrong with the config is found here, before anything is written.
-    trainer = Trainer(config, workdir, console)
-    with workdir.opened(config):
-        return trainer.run()
+
+def _train(config: Mapping[str, Any], workdir: Workdir, cluster: Cluster, console: Console) -> int:
+    """Trains, with the other workers if there are any, once TensorFlow is loaded."""
+    from zoo.training.loop import Trainer
+    from zoo.training.strategies import make_strategy
+    from zoo.training.workers import Workers, lost_workers_named
+
+    with lost_workers_named(cluster), contextlib.ExitStack() as stack:
+        workers = Workers(make_strategy(config, cluster), cluster)
+        workers.check_config(config)
+        console.quiet |= not workers.is_chief
+        if workers.chiefs(lambda: _finished(workdir, config)):
+            return workers.chiefs(lambda: _nothing_to_do(workdir, console))
+        # Everything that can be wrong with the config is found here, before anything is written.
+        trainer = Trainer(config, workdir, console, workers)
+        workers.chiefs(lambda: stack.enter_context(workdir.opened(config)))
+        status = trainer.run()
+        if status == 0 and workers.is_chief:
+            print_summary(workdir, console)
+        return status
+
+
+def _finished(workdir: Workdir, config: Mapping[str, Any]) -> bool:
+    """Returns whether the folder, which may be used for it, holds this run finished."""
+    workdir.check(config)
+    return workdir.finished
+
+
+def _nothing_to_do(workdir: Workdir, console: Console) -> int:
+    """Sums up a finished run; returns the exit status."""
+    reporting.say(console, f"{workdir.path} holds this run, finished: there is nothing to do.")
+    print_summary(workdir, console)
+    return 0

@@ -29,19 +29,23 @@ def _captured_stderr() -> Iterator[None]:
             os.close(stderr)
 
 
-def load_tensorflow() -> None:
+def load_tensorflow(*, quiet: bool = False) -> None:
     """Imports TensorFlow and Keras without their log lines.
 
     TF_CPP_MIN_LOG_LEVEL does not silence TensorFlow 2.21, which writes five lines before it has
     set up its logging, whatever the level. So stderr is held back during the import and the first
     look for devices. A user who sets the variable sees everything that it lets through.
 
+    Args:
+        quiet: Whether to silence TensorFlow's error messages, too. When a worker is lost, the
+            others log a page of them before the error arrives that we report.
+
     Raises:
         UserError: When Keras is set to a backend other than TensorFlow.
     """
     with contextlib.ExitStack() as stack:
         if _LOG_LEVEL not in os.environ:
-            os.environ[_LOG_LEVEL] = "2"
+            os.environ[_LOG_LEVEL] = "3" if quiet else "2"
             stack.enter_context(_captured_stderr())
         import keras
         import tensorflow as tf

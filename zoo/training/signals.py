@@ -10,16 +10,28 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Notes a Ctrl-C or SIGTERM instead of dying of it; a second one takes its usual course.
 
-    Schedulers send SIGTERM before they take a machine away, so both mean: save and stop.
+    Schedulers send SIGTERM before they take a machine away, so both mean: save and stop. Where
+    several workers train together, all must stop after the same step: a step tells whether any of
+    them has received a signal.
+
+    Attributes:
+        received: The signal that this process has received, if any.
+        agreed: Whether all workers know that one of them has received a signal.
 
     Example:
         with StopRequest() as stop:
-            while stop.received is None:
-                do_a_step()
+            while not stop.agreed:
+                if do_a_step(stop.received is not None):
+                    stop.agree()
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.agreed = False
+
+    def agree(self) -> None:
+        """Notes that all workers know."""
+        self.agreed = True
 
     def __enter__(self) -> Self:
         """Starts noting signals."""

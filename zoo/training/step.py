@@ -6,19 +6,25 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from zoo.training.replicas import own_rows
+
 
 class StepResult(NamedTuple):
     """What a step tells.
 
+    All are float64 scalars, and the same on every worker.
+
     Attributes:
-        objective: Scalar that was minimised: cross-entropy, weight decay and the layers' losses.
-        loss: Scalar, mean cross-entropy of the minibatch in nats.
-        correct: Scalar int64, number of examples whose most probable label is the right one.
+        objective: What was minimised: cross-entropy, weight decay and the layers' losses.
+        loss: Mean cross-entropy of the minibatch in nats.
+        correct: Number of examples whose most probable label is the right one.
+        stop: Above 0 when a worker was asked to stop.
     """
 
     objective: Any
     loss: Any
     correct: Any
+    stop: Any
 
 
 def l2_penalty(variables: list[Any], weight_decay: float) -> Any:
@@ -33,8 +39,16 @@ def l2_penalty(variables: list[Any], weight_decay: float) -> Any:
 
 def make_train_step(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, weight_decay: float
-) -> Callable[[Any, Any], StepResult]:
-    """Returns a compiled function that does one step.
+) -> Callable[..., StepResult]:
+    """Returns a compiled function that does one step, under the strategy in whose scope it is made.
+
+    ```
+    objective = 1/N sum of the N cross-entropies + l2_penalty + the layers' losses
+    ```
+
+    Each of R replicas computes the cross-entropies of its own rows, divides by the N of all of
+    them, and takes 1/R of the rest; the optimizer adds up the gradients. So the step is that of
+    one replica with the whole minibatch, also where R does not divide N.
 
     Args:
         model: From images to logits.
@@ -42,21 +56,31 @@ def make_train_step(
         weight_decay: See `l2_penalty`.
 
     Returns:
-        A function of (images [N, H, W, C], labels [N]).
+        A function of (images [N, H, W, C], labels [N], whether this worker was asked to stop).
+        Every worker must give it the same minibatch.
     """
+    strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
 
-    @tf.function
-    def train_step(images: Any, labels: Any) -> StepResult:
+    def replica_step(images: Any, labels: Any, stop: Any) -> Any:
+        examples = labels.shape[0]
+        images, labels = own_rows(images, labels)
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            loss = tf.reduce_mean(losses)
-            objective = tf.add_n([loss, *model.losses])
+            loss = tf.reduce_sum(losses) / examples
+            objective = tf.add_n([loss, *(own / replicas for own in model.losses)])
             if weight_decay:
-                objective += l2_penalty(model.trainable_variables, weight_decay)
+                objective += l2_penalty(model.trainable_variables, weight_decay) / replicas
         gradients = tape.gradient(objective, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
-        return StepResult(objective, loss, count_correct(logits, labels))
+        told = StepResult(objective, loss, count_correct(logits, labels), stop)
+        return tf.stack([tf.cast(value, tf.float64) for value in told])
+
+    @tf.function
+    def train_step(images: Any, labels: Any, stop: Any = False) -> StepResult:
+        told = strategy.run(replica_step, (images, labels, stop))
+        return StepResult(*tf.unstack(strategy.reduce("SUM", told, axis=None)))
 
     return train_step
 

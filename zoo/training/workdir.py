@@ -77,12 +77,9 @@ class Workdir:
         """Raises a `UserError` if the folder's run has another config."""
         different = configs.differences(self.read_config(), config)
         if different:
-            listed = ", ".join(
-                f"{key} (there {there!r}, here {here!r})"
-                for key, (there, here) in different.items()
-            )
             raise UserError(
-                f"{self.path} holds a run with another config: {listed}. Nothing was written. "
+                f"{self.path} holds a run with another config: "
+                f"{configs.listed(different, 'there', 'here')}. Nothing was written. "
                 "Choose another --workdir, or give the same config to resume that run."
             )
 

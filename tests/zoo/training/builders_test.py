@@ -24,11 +24,14 @@ def dataset(rng):
 
 def test_batch_renorm_gets_its_ramps():
     options = builders.norm_options(
-        config(r_max=4.0, r_max_start_step=5, r_max_end_step=9, norm_momentum=0.9)
+        config(
+            r_max=4.0, r_max_start_step=5, r_max_end_step=9, norm_momentum=0.9, synchronized=True
+        )
     )
     assert options == {
         "momentum": 0.9,
         "epsilon": 1e-3,
+        "synchronized": True,
         "r_max": LinearRamp(1.0, 4.0, 5, 9),
         "d_max": LinearRamp(0.0, 5.0, 0, 1000),
     }
@@ -40,7 +43,11 @@ def test_a_ramp_without_length_is_a_number():
 
 
 def test_batch_norm_gets_no_limits_and_none_gets_nothing():
-    assert builders.norm_options(config(norm="batch_norm")) == {"momentum": 0.99, "epsilon": 1e-3}
+    assert builders.norm_options(config(norm="batch_norm")) == {
+        "momentum": 0.99,
+        "epsilon": 1e-3,
+        "synchronized": False,
+    }
     assert builders.norm_options(config(norm="none")) == {}
 
 

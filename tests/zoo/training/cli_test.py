@@ -4,7 +4,7 @@ PROGRAM = """
 import sys
 from absl import logging
 from zoo.training import arguments, cli
-from zoo.training.errors import UserError
+from zoo.training.errors import UserError, WorkerLostError
 
 def main(parsed):
     logging.info("parsed %s", parsed)
@@ -38,3 +38,27 @@ def test_a_defect_keeps_its_traceback(run_python):
 def test_the_exit_status_is_mains(run_python, body, status, err):
     done = run_python(PROGRAM.format(body=body))
     assert (done.returncode, done.stdout, done.stderr) == (status, "", err)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("open('nowhere/x')", "No such file or directory: nowhere/x"),
+        ("open(b'/dev/full', 'w', 1).write('x\\n')", "No space left on device"),
+        ("raise OSError('odd')", "odd"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(run_python, body, message):
+    done = run_python(PROGRAM.format(body=body))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {message}\n"
+
+
+def test_a_worker_that_lost_another_ends_at_once(run_python):
+    body = (
+        "import atexit; atexit.register(print, 'cleaned up'); print('said before')\n"
+        "    raise WorkerLostError('lost worker 1')"
+    )
+    done = run_python(PROGRAM.format(body=body))
+    assert (done.returncode, done.stdout) == (1, "said before\n")
+    assert done.stderr == "error: lost worker 1\n"

@@ -57,12 +57,28 @@ def test_an_unknown_key_is_answered_with_the_nearest_and_with_all():
             1000,
             "--config.warmup_steps must be below num_steps (1000), received 1000.",
         ),
+        (
+            "strategy",
+            "miror",
+            "--config.strategy must be one of none, mirrored, multi_worker, received 'miror'. "
+            "Did you mean 'mirrored'?",
+        ),
+        ("num_replicas", 0, "--config.num_replicas must be at least 1, received 0."),
         ("warmup_steps", -1, "--config.warmup_steps must be at least 0, received -1."),
     ],
 )
 def test_a_bad_value_is_answered_with_what_is_allowed(key, value, message):
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         configs.check_values(changed(**{key: value}))
+
+
+def test_a_replica_needs_an_example():
+    values = changed(strategy="mirrored", num_replicas=9, batch_size=8)
+    message = "--config.num_replicas must be at most batch_size (8), received 9."
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        configs.check_values(values)
+    configs.check_values(values | {"num_replicas": 8})
+    configs.check_values(values | {"strategy": "none"})
 
 
 def test_differences_name_keys_and_both_values():
@@ -72,3 +88,10 @@ def test_differences_name_keys_and_both_values():
         "d": ("not set", 4),
     }
     assert configs.differences(changed(), changed()) == {}
+
+
+def test_differences_in_words():
+    different = configs.differences({"a": 1, "b": "x"}, {"a": 2, "b": "y"})
+    assert configs.listed(different, "there", "here") == (
+        "a (there 1, here 2), b (there 'x', here 'y')"
+    )

@@ -49,3 +49,13 @@ def test_what_was_held_back_is_shown_when_the_import_fails(run_python):
     )
     assert done.stderr.startswith("illegal instruction")
     assert "ImportError: tensorflow" in done.stderr
+
+
+def test_quiet_silences_errors_too(run_python):
+    done = run_python(
+        "import os\n"
+        "from zoo.training.runtime import load_tensorflow\n"
+        "load_tensorflow(quiet=True)\n"
+        "print(os.environ['TF_CPP_MIN_LOG_LEVEL'])\n"
+    )
+    assert (done.stdout, done.stderr) == ("3\n", "")

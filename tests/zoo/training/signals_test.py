@@ -26,3 +26,11 @@ def test_the_handlers_come_back():
     with StopRequest():
         assert signal.getsignal(signal.SIGINT) is not before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_counts_once_all_workers_know():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert not stop.agreed
+        stop.agree()
+        assert stop.agreed
