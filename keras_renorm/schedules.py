@@ -6,7 +6,6 @@ survive saving.
 """
 
 import abc
-import math
 from typing import Any, Self
 
 import keras
@@ -94,7 +93,7 @@ class LinearRamp(Schedule):
         end_step: Number of updates at which it ends, greater than `start_step`.
 
     Raises:
-        ValueError: If the steps are negative or not in order.
+        ValueError: If a value is not finite, or the steps are negative or not in order.
 
     Source: Ioffe 2017, section 4.1.
     """
@@ -102,8 +101,8 @@ class LinearRamp(Schedule):
     def __init__(
         self, start_value: float, end_value: float, start_step: float, end_step: float
     ) -> None:
-        self.start_value = arguments.real("start_value", start_value, low=-math.inf)
-        self.end_value = arguments.real("end_value", end_value, low=-math.inf)
+        self.start_value = arguments.finite("start_value", start_value)
+        self.end_value = arguments.finite("end_value", end_value)
         self.start_step = arguments.real("start_step", start_step, low=0)
         self.end_step = arguments.real("end_step", end_step, low=0)
         if self.end_step <= self.start_step:
@@ -150,21 +149,17 @@ class ExponentialApproach(Schedule):
         time_constant: In updates, greater than 0.
 
     Raises:
-        ValueError: If `start_step` is negative or `time_constant` is not greater than 0.
+        ValueError: If a value is not finite, `start_step` is negative, or `time_constant` is not
+            greater than 0.
     """
 
     def __init__(
         self, start_value: float, end_value: float, start_step: float, time_constant: float
     ) -> None:
-        self.start_value = arguments.real("start_value", start_value, low=-math.inf)
-        self.end_value = arguments.real("end_value", end_value, low=-math.inf)
+        self.start_value = arguments.finite("start_value", start_value)
+        self.end_value = arguments.finite("end_value", end_value)
         self.start_step = arguments.real("start_step", start_step, low=0)
-        self.time_constant = arguments.real("time_constant", time_constant, low=0)
-        if self.time_constant == 0:
-            raise ValueError(
-                f"`time_constant` must be greater than 0, received {time_constant!r}. For a limit "
-                "that does not change write a number instead of a schedule."
-            )
+        self.time_constant = arguments.positive("time_constant", time_constant)
 
     def __call__(self, step: Tensor) -> Tensor:
         """The limit after `step` updates."""
@@ -218,7 +213,7 @@ def get(name: str, value: Any, *, low: float) -> float | Schedule:
                 f"least value is {bounds[0]:g}."
             )
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not arguments.is_number(value):
         raise TypeError(
             f"`{name}` must be a number or a schedule from keras_renorm.schedules, received "
             f"{value!r} of type {type(value).__name__}. Write float('inf') for no limit."

@@ -47,8 +47,8 @@ class BatchNormalization(keras.layers.Layer):
         beta_constraint: Optional constraint of beta.
         gamma_constraint: Optional constraint of gamma.
         renorm: Only False; here for the signature of Keras's layer.
-        renorm_clipping: Ignored while `renorm` is False, as in Keras's layer.
-        renorm_momentum: Ignored while `renorm` is False, as in Keras's layer.
+        renorm_clipping: Without meaning here, as in Keras's layer while `renorm` is False.
+        renorm_momentum: Without meaning here, as in Keras's layer while `renorm` is False.
         synchronized: Whether the minibatch's moments are those of all replicas of the running
             `tf.distribute` strategy, with masks and with parts of any size; then all replicas
             have the same moving statistics, to the bit. If False, each replica normalises its own
@@ -103,11 +103,11 @@ class BatchNormalization(keras.layers.Layer):
         activation: Any = None,
         **kwargs: Any,
     ) -> None:
-        if renorm:
+        if arguments.flag("renorm", renorm):
             raise ValueError(
                 f"`renorm` must be False, received renorm={renorm!r}. Batch Renormalization is a "
                 "layer of its own: write keras_renorm.layers.BatchRenormalization("
-                f"renorm_clipping={dict(renorm_clipping or {})!r}), or give it r_max and d_max."
+                f"renorm_clipping={renorm_clipping or {}!r}), or give it r_max and d_max."
             )
         if synchronized and keras.backend.backend() not in ("tensorflow", "jax"):
             raise ValueError(
@@ -118,8 +118,8 @@ class BatchNormalization(keras.layers.Layer):
         self.axis = arguments.axis(axis)
         self.momentum = arguments.real("momentum", momentum, low=0, high=1)
         self.epsilon = arguments.epsilon(epsilon)
-        self.center = center
-        self.scale = scale
+        self.center = arguments.flag("center", center)
+        self.scale = arguments.flag("scale", scale)
         self.beta_initializer = keras.initializers.get(beta_initializer)
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
         self.moving_mean_initializer = keras.initializers.get(moving_mean_initializer)
@@ -128,7 +128,7 @@ class BatchNormalization(keras.layers.Layer):
         self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
         self.beta_constraint = keras.constraints.get(beta_constraint)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
-        self.synchronized = synchronized
+        self.synchronized = arguments.flag("synchronized", synchronized)
         self.activation = keras.activations.get(activation)
         self.supports_masking = True
         self.gamma: Any = None
@@ -160,10 +160,10 @@ class BatchNormalization(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
         """Normalises `inputs`; see the class."""
-        inputs = keras.ops.convert_to_tensor(inputs)
-        arguments.floating("inputs", inputs)
+        inputs = self._with_known_channels(keras.ops.convert_to_tensor(inputs))
         if mask is not None:
-            arguments.mask_shape(mask.shape, inputs.shape, layer=True)
+            mask = keras.ops.convert_to_tensor(mask)
+        self._check_call(inputs, mask)
         if training and self.trainable:
             return self._normalize_minibatch(inputs, mask)
         outputs = ops.normalize(
@@ -180,8 +180,24 @@ class BatchNormalization(keras.layers.Layer):
         self, inputs: Any, training: bool | None = None, mask: Any = None
     ) -> keras.KerasTensor:
         """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
-        arguments.floating("inputs", inputs)
+        self._check_call(inputs, mask)
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
+
+    def _check_call(self, inputs: Any, mask: Any) -> None:
+        """Raises for inputs or a mask that a call does not take."""
+        arguments.floating("inputs", inputs)
+        arguments.axis(self.axis, len(inputs.shape))
+        if mask is not None:
+            arguments.mask_shape(mask.shape, inputs.shape, layer=True)
+
+    def _with_known_channels(self, inputs: Tensor) -> Tensor:
+        """`inputs` with the number of channels in its static shape, where a graph lost it."""
+        axis = arguments.axis(self.axis, len(inputs.shape))
+        if inputs.shape[axis] is not None:
+            return inputs
+        shape = list(keras.ops.shape(inputs))
+        shape[axis] = self.moving_mean.shape[0]
+        return keras.ops.reshape(inputs, shape)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The inputs' shape.
@@ -193,7 +209,10 @@ class BatchNormalization(keras.layers.Layer):
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that differ from their defaults, so that other versions can load it."""
+        """The arguments that differ from their defaults, so that other versions can load it.
+
+        Of a subclass with a constructor of its own all of them: its defaults may be hidden in it.
+        """
         defaults = _defaults(type(self))
         config = super().get_config()
         for name, serialize in self._serializers().items():
@@ -281,7 +300,8 @@ class BatchNormalization(keras.layers.Layer):
         """
         defaults = {
             "initializer": getattr(self, f"{name}_initializer", None),
-            "dtype": self.variable_dtype,
+            # A float16 variance overflows beyond a deviation of 256; bfloat16 averages stall.
+            "dtype": keras.backend.result_type(self.variable_dtype, "float32"),
             "aggregation": "only_first_replica" if self.synchronized else "mean",
         }
         return keras.Variable(
@@ -296,6 +316,9 @@ class BatchNormalization(keras.layers.Layer):
 
 def _defaults(layer: type) -> dict[str, Any]:
     """Defaults of a class's constructor, with those that it passes on to its bases."""
+    own = next(base for base in layer.__mro__ if "__init__" in vars(base))
+    if not own.__module__.startswith("keras_renorm."):
+        return {}
     return {
         name: parameter.default
         for base in reversed(layer.__mro__)

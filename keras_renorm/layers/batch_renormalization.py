@@ -1,7 +1,7 @@
 """Batch Renormalization."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -67,6 +67,8 @@ class BatchRenormalization(BatchNormalization):
         renorm_clipping: The limits as `keras.layers.BatchNormalization` writes them, in place of
             `r_max` and `d_max`: a dictionary with keys `"rmax"` and `"dmax"`, and no limit where
             one is missing, as there. `"rmin"` may be given if it is 1 / rmax.
+        renorm: Without meaning; here for the signature of Keras's layer.
+        renorm_momentum: None or equal to `momentum`; here for the signature of Keras's layer.
         **kwargs: The other arguments of `BatchNormalization`.
 
     Call arguments:
@@ -101,15 +103,24 @@ class BatchRenormalization(BatchNormalization):
         *,
         r_max: float | Schedule = schedules.PAPER_R_MAX,
         d_max: float | Schedule = schedules.PAPER_D_MAX,
+        renorm: bool = True,
         renorm_clipping: Mapping[str, float] | None = None,
+        renorm_momentum: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
+        arguments.flag("renorm", renorm)
+        if renorm and renorm_momentum not in (None, momentum):
+            raise ValueError(
+                f"`renorm_momentum` must equal `momentum`, received renorm_momentum="
+                f"{renorm_momentum!r}, momentum={momentum!r}. This layer has one set of moving "
+                "statistics, for training and inference: write momentum alone."
+            )
         if renorm_clipping is not None:
             if (r_max, d_max) != (schedules.PAPER_R_MAX, schedules.PAPER_D_MAX):
                 raise ValueError(
                     "Give either `renorm_clipping` or `r_max` and `d_max`, received "
-                    f"renorm_clipping={dict(renorm_clipping)!r}, r_max={r_max!r}, d_max={d_max!r}."
+                    f"renorm_clipping={renorm_clipping!r}, r_max={r_max!r}, d_max={d_max!r}."
                 )
             r_max, d_max = _limits_of_clipping(renorm_clipping)
         self.r_max = schedules.get("r_max", r_max, low=1)
@@ -143,29 +154,51 @@ class BatchRenormalization(BatchNormalization):
         )
 
     def set_weights(self, weights: list[Any]) -> None:
-        """Sets the weights from arrays; those of a batch norm, without a counter, will do too.
+        """Sets the weights from arrays, with or without a counter at their end.
 
         Args:
-            weights: Arrays in the order of `weights`. Without the last, `update_count` stays.
+            weights: Arrays in the order of `weights`. Without a counter, as those of a batch norm,
+                `update_count` stays as it is; a layer with fixed limits leaves one out.
         """
-        if self.update_count is not None and len(weights) == len(self.weights) - 1:
-            weights = [*weights, keras.ops.convert_to_numpy(self.update_count)]
-        super().set_weights(weights)
+        super().set_weights(self._with_own_counter(list(weights)))
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads from a file, also one that a batch norm, without a counter, was saved to."""
-        others = len(self.weights) - 1
-        if self.update_count is not None and len(store.keys()) == others:
-            count = keras.ops.convert_to_numpy(self.update_count)
-            store = {str(i): store[str(i)] for i in range(others)} | {str(others): count}
-        super().load_own_variables(store)
+        """Loads from a file, with or without a counter; see `set_weights`.
+
+        Raises:
+            ValueError: If the file holds nothing for this layer. Keras finds a layer's weights in a
+                file by the name of its class, and so not those of a batch norm.
+        """
+        if not store.keys():
+            raise ValueError(
+                f"The file holds no weights for the BatchRenormalization layer {self.name!r}. "
+                "Keras files weights under the class of their layer: load the file into a model "
+                "with batch norm layers, and hand them over one by one, e.g. "
+                "`layer.set_weights(batch_norm_layer.get_weights())`."
+            )
+        values = self._with_own_counter([store[str(i)] for i in range(len(store.keys()))])
+        super().load_own_variables({str(i): value for i, value in enumerate(values)})
+
+    def _with_own_counter(self, values: list[Any]) -> list[Any]:
+        """`values`, with this layer's counter put in or another's left out."""
+        vectors = len(self.weights) - (self.update_count is not None)
+        if self.update_count is not None and len(values) == vectors:
+            return [*values, keras.ops.convert_to_numpy(self.update_count)]
+        if self.update_count is None and len(values) == vectors + 1 and values[-1].shape == ():
+            return values[:-1]
+        return values
+
+    def get_config(self) -> dict[str, Any]:
+        """As that of `BatchNormalization`, and the limits in any case: they are the layer."""
+        limits = {"r_max": self.r_max, "d_max": self.d_max}
+        return super().get_config() | {k: schedules.serialize(v) for k, v in limits.items()}
 
     def _limits(self) -> dict[str, Tensor]:
+        # Before it is built the layer has seen no update.
+        count = keras.ops.convert_to_tensor(0 if self.update_count is None else self.update_count)
         limits = {"r_max": self.r_max, "d_max": self.d_max}
         return {
-            name: limit(keras.ops.convert_to_tensor(self.update_count))
-            if isinstance(limit, Schedule)
-            else limit
+            name: limit(count) if isinstance(limit, Schedule) else limit
             for name, limit in limits.items()
         }
 
@@ -183,15 +216,16 @@ class BatchRenormalization(BatchNormalization):
             updated = keras.ops.any(ops.has_update(batch))
             self.update_count.assign_add(keras.ops.cast(updated, self.update_count.dtype))
 
-    def _serializers(self) -> dict[str, Callable[[Any], Any]]:
-        limits = dict.fromkeys(("r_max", "d_max"), schedules.serialize)
-        return super()._serializers() | limits
-
 
 def _limits_of_clipping(clipping: Mapping[str, float]) -> tuple[float, float]:
     """r_max and d_max of a `renorm_clipping`."""
     allowed = ("rmax", "rmin", "dmax")
-    unknown = sorted(set(clipping) - set(allowed))
+    if not isinstance(clipping, Mapping):
+        raise TypeError(
+            "`renorm_clipping` must be a dictionary such as {'rmax': 3.0, 'dmax': 5.0}, received "
+            f"{clipping!r} of type {type(clipping).__name__}."
+        )
+    unknown = [key for key in clipping if key not in allowed]
     if unknown:
         raise ValueError(
             f"`renorm_clipping` has unknown keys {unknown}, received {dict(clipping)!r}. Allowed "

@@ -25,13 +25,7 @@ def real(name: str, value: Any, *, low: float, high: float = math.inf) -> float:
 
 def epsilon(value: Any) -> float:
     """`value` as a float, if it is a finite number greater than zero."""
-    number = _number("epsilon", value)
-    if not 0 < number < math.inf:
-        raise ValueError(
-            f"`epsilon` must be finite and greater than 0, received epsilon={value!r}. It keeps "
-            "the division defined in a channel whose variance is 0; 1e-3 is Keras's default."
-        )
-    return number
+    return positive("epsilon", value)
 
 
 def axis(value: Any, rank: int | None = None) -> int:
@@ -86,12 +80,45 @@ def mask_shape(mask: Sequence[int | None], inputs: Sequence[int | None], *, laye
         )
 
 
+def is_number(value: Any) -> bool:
+    """Whether `value` is a real number, of Python or NumPy, and not a truth value."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool, if it is a truth value of Python or NumPy."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(
+            f"`{name}` must be True or False, received {value!r} of type {type(value).__name__}."
+        )
+    return bool(value)
+
+
+def finite(name: str, value: Any) -> float:
+    """`value` as a float, if it is a finite number."""
+    number = _number(name, value)
+    if not math.isfinite(number):
+        raise ValueError(f"`{name}` must be finite, received {name}={value!r}.")
+    return number
+
+
+def positive(name: str, value: Any) -> float:
+    """`value` as a float, if it is a finite number greater than zero."""
+    number = _number(name, value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"`{name}` must be finite and greater than 0, received {name}={value!r}.")
+    return number
+
+
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    if not is_number(value):
         raise TypeError(
             f"`{name}` must be a number, received {value!r} of type {type(value).__name__}."
         )
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"`{name}` is too large for a float: received {value!r}.") from None
 
 
 def channels(name: str, shape: Sequence[int | None], size: int | None) -> None:

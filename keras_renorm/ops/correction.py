@@ -86,6 +86,6 @@ def limit(name: str, value: float | Tensor, low: int, dtype: str) -> Tensor:
     Raises:
         ValueError: If `value` is a number below `low`.
     """
-    if isinstance(value, int | float):
+    if arguments.is_number(value):
         return keras.ops.cast(arguments.real(name, value, low=low), dtype)
     return keras.ops.maximum(keras.ops.cast(value, dtype), low)

@@ -88,6 +88,11 @@ def canonical_inputs(
     x = keras.ops.convert_to_tensor(x)
     arguments.floating("x", x)
     axis = arguments.axis(axis, len(x.shape))
+    if x.shape[axis] is None:
+        raise ValueError(
+            f"The number of channels, the size of `x` along axis {axis}, must be known; received "
+            f"`x` of shape {tuple(x.shape)}. Set it, e.g. with `keras.ops.reshape`."
+        )
     if mask is not None:
         mask = keras.ops.cast(keras.ops.convert_to_tensor(mask), "bool")
         arguments.mask_shape(mask.shape, x.shape, layer=False)

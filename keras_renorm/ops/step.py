@@ -1,18 +1,20 @@
 """A step of training: moments, corrections and output, and the gradient of the paper.
 
-Three lowerings, which give the same numbers: `in_one_call` of the native library, `in_passes` of
-plain or native operations, and `by_the_fused_kernel` of TensorFlow.
+The lowerings, which give the same numbers: `in_one_call` of the native library, `in_passes` of
+plain or native operations, `by_the_fused_kernel` of TensorFlow, and `in_plain_operations` with the
+backend's own gradient. Under TensorFlow the gradients of all can be differentiated once more.
 """
 
 import dataclasses
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import keras
 
 from keras_renorm.ops import composite, lowerings
-from keras_renorm.ops.correction import renorm_correction
-from keras_renorm.ops.moments import Moments
+from keras_renorm.ops.correction import Correction, renorm_correction
+from keras_renorm.ops.moments import Moments, select
 from keras_renorm.ops.replicas import Replicas
 from keras_renorm.typing import Tensor
 
@@ -64,8 +66,37 @@ def take(
         return in_one_call(lowerings.native_calls(), x, gamma, beta, step)
     if replicas is None and name == "fused":
         return by_the_fused_kernel(x, gamma, beta, step)
+    if keras.backend.backend() != "tensorflow":
+        # A gradient of ours would be wrong when it is differentiated again, or forwards.
+        return in_plain_operations(x, gamma, beta, step)
     passes = lowerings.native_passes() if name == "native" else composite
     return in_passes(passes, x, gamma, beta, step, replicas)
+
+
+def in_plain_operations(
+    x: Tensor, gamma: Tensor, beta: Tensor, step: Step
+) -> tuple[Tensor, Moments]:
+    """The step in operations that the backend differentiates, as often as one likes.
+
+    Args:
+        x: Tensor `[..., C, ...]`.
+        gamma: `[C]`.
+        beta: `[C]`.
+        step: The rest.
+
+    Returns:
+        `(y, batch)`, as `batch_renormalization`.
+    """
+    batch = composite.moments(x, step.axis, step.mask)
+    r, d = _correction(batch, step)
+    scale = gamma * (r / keras.ops.sqrt(batch.variance + step.epsilon))
+    affine = batch.mean, batch.mean_remainder, scale, gamma * d + beta
+    options: dict[str, Any] = {"axis": step.axis, "relu": step.relu}
+    y = composite.normalize(select(step.mask, x), *affine, **options)
+    if step.mask is not None:  # nothing of a masked position may reach a gradient, not even 0 * NaN
+        masked = composite.normalize(x, *affine, **options)
+        y = keras.ops.where(step.mask, y, keras.ops.stop_gradient(masked))
+    return y, Moments(*(keras.ops.stop_gradient(value) for value in batch))
 
 
 def in_one_call(
@@ -83,17 +114,20 @@ def in_one_call(
     Returns:
         `(y, batch)`, as `batch_renormalization`.
     """
-    options = {"axis": step.axis, "relu": step.relu}
+    options: dict[str, Any] = {"axis": step.axis, "relu": step.relu}
 
     @keras.ops.custom_gradient
     def forward(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> Any:
         mask = constants[4:]
         outputs = calls.forward(x, gamma, beta, *constants, epsilon=step.epsilon, **options)
 
+        def fast(dy: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+            return calls.backward(dy, x, outputs[1], *mask, **options)
+
         def backward(*upstream: Any) -> tuple[Any, ...]:
             # TensorFlow passes the outputs' gradients one by one, JAX as one tuple.
             dy = upstream[0][0] if isinstance(upstream[0], tuple) else upstream[0]
-            gradients = calls.backward(dy, x, outputs[1], *mask, **options)
+            gradients = _differentiable(fast, step)(dy, x, gamma, beta)
             return *gradients, *(None for _ in constants)
 
         return outputs, backward
@@ -166,7 +200,39 @@ def in_passes(
     batch = passes.moments(keras.ops.stop_gradient(x), step.axis, step.mask)
     if replicas is not None:
         batch = replicas.merge(batch)
-    correction = renorm_correction(
+    correction = _correction(batch, step)
+    options: dict[str, Any] = {"axis": step.axis, "relu": step.relu}
+
+    mean, variance, count, remainder = batch
+    r, d = correction
+    inverse = 1 / keras.ops.sqrt(variance + step.epsilon)
+
+    @keras.ops.custom_gradient
+    def forward(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
+        scale = gamma * (inverse * r)
+        affine = mean, remainder, scale, gamma * d + beta
+
+        def fast(dy: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+            sum_dy, sum_dy_centred = passes.gradient_sums(dy, x, *affine, step.mask, **options)
+            dgamma, dbeta = inverse * r * sum_dy_centred + d * sum_dy, sum_dy
+            if replicas is not None:  # x acts on the outputs of all, through the moments
+                sum_dy, sum_dy_centred = replicas.add(sum_dy, sum_dy_centred)
+            m = keras.ops.maximum(count, 1)
+            bias = scale * (sum_dy / m)
+            slope = scale * (inverse * inverse * sum_dy_centred / m)
+            dx = passes.input_gradient(dy, x, *affine, bias, slope, step.mask, **options)
+            return dx, dgamma, dbeta
+
+        def backward(dy: Tensor) -> tuple[Tensor, ...]:
+            return _differentiable(fast, step, replicas)(dy, x, gamma, beta)
+
+        return passes.normalize(x, *affine, **options), backward
+
+    return forward(x, gamma, beta), batch
+
+
+def _correction(batch: Moments, step: Step) -> Correction:
+    return renorm_correction(
         batch,
         step.moving_mean,
         step.moving_variance,
@@ -174,31 +240,39 @@ def in_passes(
         d_max=step.d_max,
         epsilon=step.epsilon,
     )
-    options = {"axis": step.axis, "relu": step.relu}
 
-    # Everything is an argument, since JAX cannot close over values under differentiation. Only x,
-    # gamma and beta have a gradient; one output, since Keras's torch backend allows no more.
-    @keras.ops.custom_gradient
-    def forward(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> Any:
-        mean, variance, count, remainder, r, d, *given_mask = constants
-        mask = given_mask[0] if given_mask else None
-        inverse = 1 / keras.ops.sqrt(variance + step.epsilon)
-        affine = mean, remainder, gamma * (inverse * r), gamma * d + beta
-        scale = affine[2]
 
-        def backward(*args: Tensor, upstream: Tensor | None = None) -> tuple[Any, ...]:
-            dy = args[0] if upstream is None else upstream  # torch passes it by keyword
-            sum_dy, sum_dy_centred = passes.gradient_sums(dy, x, *affine, mask, **options)
-            dgamma, dbeta = inverse * r * sum_dy_centred + d * sum_dy, sum_dy
-            if replicas is not None:  # x acts on the outputs of all, through the moments
-                sum_dy, sum_dy_centred = replicas.add(sum_dy, sum_dy_centred)
-            m = keras.ops.maximum(count, 1)
-            bias = scale * (sum_dy / m)
-            slope = scale * (inverse * inverse * sum_dy_centred / m)
-            dx = passes.input_gradient(dy, x, *affine, bias, slope, mask, **options)
-            return dx, dgamma, dbeta, *(None for _ in constants)
+def _differentiable(
+    backward: Callable[..., Any], step: Step, replicas: Replicas | None = None
+) -> Callable[..., Any]:
+    """`backward(dy, x, gamma, beta)` with a gradient of its own, that of `in_plain_operations`.
 
-        return passes.normalize(x, *affine, **options), backward
+    Only under TensorFlow; JAX says itself that the native library's calls have none.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return backward
+    import tensorflow as tf
 
-    masks = [] if step.mask is None else [step.mask]
-    return forward(x, gamma, beta, *batch, *correction, *masks), batch
+    @tf.custom_gradient
+    def once(dy: Tensor, x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
+        arguments = x, gamma, beta
+
+        def twice(*upstream: Tensor) -> Any:
+            if replicas is not None:
+                raise ValueError(
+                    "The gradient of a normalization synchronized over several replicas cannot be "
+                    "differentiated again. Write synchronized=False where second derivatives are "
+                    "needed."
+                )
+            with tf.GradientTape() as outer:
+                outer.watch((dy, arguments))
+                with tf.GradientTape() as inner:
+                    inner.watch(arguments)
+                    y, _ = in_plain_operations(x, gamma, beta, step)
+                gradients = inner.gradient(y, arguments, dy)
+            zero = tf.UnconnectedGradients.ZERO
+            return outer.gradient(gradients, (dy, *arguments), upstream, zero)
+
+        return backward(dy, x, gamma, beta), twice
+
+    return once

@@ -62,6 +62,8 @@ def test_a_configuration_gives_an_equal_schedule(schedule):
 
 
 def test_numbers_pass():
+    assert schedules.get("r_max", np.float32(3), low=1) == 3.0
+    assert schedules.get("r_max", np.int64(3), low=1) == 3.0
     assert schedules.get("r_max", 3, low=1) == 3.0
     assert schedules.get("d_max", float("inf"), low=0) == float("inf")
     assert schedules.serialize(3.0) == 3.0
@@ -71,9 +73,13 @@ BAD = {
     "order": (lambda: schedules.LinearRamp(1, 3, 50, 10), "`end_step` must be greater than"),
     "negative step": (lambda: schedules.LinearRamp(1, 3, -5, 10), "`start_step` must be at least"),
     "not a number": (lambda: schedules.LinearRamp("1", 3, 0, 10), "`start_value` must be a number"),
+    "infinite": (
+        lambda: schedules.LinearRamp(1, float("inf"), 0, 10),
+        "`end_value` must be finite, received end_value=inf",
+    ),
     "constant": (
         lambda: schedules.ExponentialApproach(1, 3, 0, 0),
-        "`time_constant` must be greater than 0, received 0",
+        "`time_constant` must be finite and greater than 0, received time_constant=0",
     ),
     "below the least": (
         lambda: schedules.get("r_max", schedules.LinearRamp(0, 3, 0, 10), low=1),

@@ -89,7 +89,7 @@ def forward(
         jax.ShapeDtypeStruct(x.shape, x.dtype),
         jax.ShapeDtypeStruct((STATISTICS, groups, x.shape[axis]), wide(x.dtype)),
     )
-    y, statistics = jax.ffi.ffi_call(loader.target("forward"), results)(
+    y, statistics = jax.ffi.ffi_call(loader.target("forward"), results, vmap_method="sequential")(
         x,
         gamma,
         beta,
@@ -130,7 +130,8 @@ def backward(
     register()
     vector = jax.ShapeDtypeStruct((x.shape[axis],), statistics.dtype)
     results = (jax.ShapeDtypeStruct(x.shape, x.dtype), vector, vector)
-    dx, dgamma, dbeta = jax.ffi.ffi_call(loader.target("backward"), results)(
+    call = jax.ffi.ffi_call(loader.target("backward"), results, vmap_method="sequential")
+    dx, dgamma, dbeta = call(
         dy,
         x,
         statistics,

@@ -76,6 +76,28 @@ def test_output_and_gradients_equal_the_reference(rng, masked, axis):
     assert_close(gradients[2], desired.dbeta)
 
 
+def test_second_derivatives_under_jax(rng, monkeypatch):
+    if keras.backend.backend() != "jax":
+        return
+    import jax
+
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", "composite")
+    x = rng.normal(1.0, 2.0, (6, 3)).astype("f4")
+
+    def penalty(x, normalize):
+        return (jax.grad(lambda x: (normalize(x) ** 3).sum())(x) ** 2).sum()
+
+    def ours(x):
+        return ops.batch_renormalization(x, np.zeros(3, "f4"), np.ones(3, "f4"))[0]
+
+    def theirs(x):
+        return (x - x.mean(0)) / (x.var(0) + 1e-3) ** 0.5
+
+    desired = jax.grad(lambda x: penalty(x, theirs))(x)
+    assert_close(jax.grad(lambda x: penalty(x, ours))(x), desired)
+    assert_close(jax.jvp(ours, (x,), (x**2,))[1], jax.jvp(theirs, (x,), (x**2,))[1])
+
+
 def test_large_means(rng):
     x = (rng.normal(size=(64, 14, 14, 4)) + 1e6).astype("f4")
     result = ops.moments(x)

@@ -137,24 +137,27 @@ def test_a_frozen_layer_runs_in_inference_mode(rng, layer_class):
 
 
 @pytest.mark.parametrize("layer_class", BOTH)
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64", "float16"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_float16", "mixed_bfloat16", "float64", "float16", "bfloat16"]
+)
 def test_dtype_policies(rng, layer_class, policy):
     layer = layer_class(dtype=policy)
     x = rng.normal(1.0, 2.0, (64, 3))
     y = layer(x, training=True)
     assert y.dtype == layer.compute_dtype
-    assert layer.moving_variance.dtype == layer.variable_dtype
+    assert layer.moving_variance.dtype == ("float64" if policy == "float64" else "float32")
     exact = np.asarray(tf.cast(tf.cast(x, layer.compute_dtype), "float64"))
     mean, variance, _ = reference.moments(exact)
     rtol = 1e-9 if policy == "float64" else 1e-3
     np.testing.assert_allclose(layer.moving_mean, 0.01 * mean, rtol=rtol)
     desired = (exact - mean) / np.sqrt(variance + 1e-3)
-    atol = {"float64": 1e-9, "mixed_bfloat16": 2e-2}.get(policy, 2e-3)
+    atol = {"float64": 1e-9, "mixed_bfloat16": 2e-2, "bfloat16": 2e-2}.get(policy, 2e-3)
     np.testing.assert_allclose(tf.cast(y, "float64"), desired, atol=atol)
 
 
-def test_float16_near_its_limit_keeps_its_statistics():
-    layer = layers.BatchNormalization(momentum=0.0, dtype="mixed_float16")
+@pytest.mark.parametrize("policy", ["mixed_float16", "float16"])
+def test_float16_near_its_limit_keeps_its_statistics(policy):
+    layer = layers.BatchNormalization(momentum=0.0, dtype=policy)
     x = np.array([[6e4], [-6e4]] * 3, "float16")
     np.testing.assert_array_equal(layer(x, training=True), np.sign(x))
     np.testing.assert_allclose(layer.moving_variance, np.float64(x[0, 0]) ** 2, rtol=1e-6)
@@ -187,6 +190,8 @@ def test_regularizers_and_constraints(layer_class):
 @pytest.mark.parametrize("layer_class", BOTH)
 def test_the_configuration_holds_what_differs_from_the_defaults(layer_class):
     base = {"name", "trainable", "dtype"}
+    if layer_class is layers.BatchRenormalization:
+        base |= {"r_max", "d_max"}
     assert set(layer_class().get_config()) == base
     options = {"axis": 1, "momentum": 0.9, "gamma_initializer": "zeros", "activation": "relu"}
     layer = layer_class(**options)
@@ -194,6 +199,26 @@ def test_the_configuration_holds_what_differs_from_the_defaults(layer_class):
     assert set(config) == base | set(options)
     assert layer_class.from_config(config).get_config() == config
     json.dumps(config)
+
+
+class Fast(layers.BatchNormalization):
+    def __init__(self, **kwargs):
+        super().__init__(**({"momentum": 0.9} | kwargs))
+
+
+def test_the_configuration_of_a_subclass_with_other_defaults_keeps_every_value():
+    assert Fast.from_config(Fast(momentum=0.99).get_config()).momentum == 0.99
+    assert Fast.from_config(Fast().get_config()).momentum == 0.9
+
+
+def test_an_unknown_number_of_channels_is_the_layers(rng):
+    x = rng.normal(size=(8, 4)).astype("f4")
+    layer, other = layers.BatchNormalization(), layers.BatchNormalization()
+    layer.build((None, 4))
+    run = tf.function(
+        lambda x: layer(x, training=True), input_signature=[tf.TensorSpec([None, None])]
+    )
+    np.testing.assert_allclose(run(x), other(x, training=True), atol=1e-6)
 
 
 def test_a_keras_configuration_makes_our_layer():
@@ -266,6 +291,7 @@ BAD_ARGUMENTS = {
     "epsilon negative": ({"epsilon": -1}, "`epsilon` must be finite and greater than 0"),
     "epsilon zero": ({"epsilon": 0.0}, "`epsilon` must be finite and greater than 0"),
     "axis list": ({"axis": [1, 2]}, r"`axis` must be one integer, received \[1, 2\]"),
+    "center": ({"center": "no"}, "`center` must be True or False, received 'no' of type str"),
     "axis fraction": ({"axis": 1.0}, "`axis` must be one integer, received 1.0 of type float"),
 }
 
@@ -289,6 +315,8 @@ BAD_CALLS = {
         r"`mask` must have the inputs' shape without its last dimension, that is \(4, 5\)",
     ),
     "mask size": ({}, (X,), {"mask": np.ones((4, 4), bool)}, r"Received a mask of shape \(4, 4\)"),
+    "mask list": ({}, (X,), {"mask": [[True] * 4] * 4}, r"Received a mask of shape \(4, 4\)"),
+    "mask scalar": ({}, (X,), {"mask": True}, r"Received a mask of shape \(\)"),
     "one channel": (
         {"axis": 1},
         (X[:, :1],),
@@ -313,6 +341,8 @@ def test_bad_calls_are_named(layer_class, options, inputs, call_options, message
 def test_bad_symbolic_inputs_are_named(layer_class):
     with pytest.raises(TypeError, match="`inputs` must be floating point, received dtype int32"):
         layer_class()(keras.Input((3,), dtype="int32"))
+    with pytest.raises(ValueError, match=r"Received a mask of shape \(None, 5\)"):
+        layer_class()(keras.Input((6, 3)), mask=keras.Input((5,), dtype="bool"))
     with pytest.raises(ValueError, match="channels, must be known"):
         layer_class()(keras.Input((None,)))
     with pytest.raises(ValueError, match=r"`axis` must lie in \[-2, 1\]"):

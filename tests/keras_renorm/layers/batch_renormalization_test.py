@@ -107,6 +107,41 @@ def test_a_file_without_a_counter_loads(rng, tmp_path):
     assert scheduled.layers[0].current_limits() == (1.0, 0.0)
 
 
+def test_a_counter_is_left_out_where_the_limits_are_fixed(rng, tmp_path):
+    scheduled, fixed = (
+        keras.Sequential([keras.Input((5,)), layers.BatchRenormalization(**options)])
+        for options in ({}, {"r_max": 3.0, "d_max": 5.0})
+    )
+    scheduled(rng.normal(size=(16, 5)), training=True)
+    scheduled.save_weights(tmp_path / "scheduled.weights.h5")
+    fixed.load_weights(tmp_path / "scheduled.weights.h5")
+    for actual, desired in zip(fixed.get_weights(), scheduled.get_weights()[:4], strict=True):
+        np.testing.assert_array_equal(actual, desired)
+    fixed.layers[0].set_weights(scheduled.layers[0].get_weights())
+
+
+def test_a_file_of_batch_norms_names_the_way_to_use_it(tmp_path):
+    batch_norm = keras.Sequential([keras.Input((5,)), keras.layers.BatchNormalization()])
+    batch_norm.save_weights(tmp_path / "bn.weights.h5")
+    model = keras.Sequential([keras.Input((5,)), layers.BatchRenormalization()])
+    with pytest.raises(ValueError, match=r"layer.set_weights\(batch_norm_layer.get_weights"):
+        model.load_weights(tmp_path / "bn.weights.h5")
+
+
+def test_limits_before_the_layer_is_built():
+    assert layers.BatchRenormalization().current_limits() == (1.0, 0.0)
+
+
+def test_keras_arguments_with_renorm():
+    theirs = keras.layers.BatchNormalization(
+        renorm=True, renorm_clipping={"rmax": 3.0, "dmax": 5.0}, axis=1
+    )
+    ours = layers.BatchRenormalization.from_config(theirs.get_config())
+    assert (ours.r_max, ours.d_max, ours.axis) == (3.0, 5.0, 1)
+    plain = keras.layers.BatchNormalization().get_config()
+    assert layers.BatchRenormalization.from_config(plain).r_max == schedules.PAPER_R_MAX
+
+
 def test_weights_of_another_number_are_refused():
     layer = layers.BatchRenormalization()
     layer.build((None, 3))
@@ -212,6 +247,12 @@ BAD_ARGUMENTS = {
         {"renorm_clipping": {"r_max": 3}},
         r"`renorm_clipping` has unknown keys \['r_max'\].*Allowed are \['rmax', 'rmin', 'dmax'\]",
     ),
+    "clipping type": (
+        {"renorm_clipping": 3},
+        "`renorm_clipping` must be a dictionary .* received 3 of type int",
+    ),
+    "clipping keys": ({"renorm_clipping": {1: 2, "a": 3}}, r"unknown keys \[1, 'a'\]"),
+    "renorm_momentum": ({"renorm_momentum": 0.5}, "`renorm_momentum` must equal `momentum`"),
     "rmin": ({"renorm_clipping": {"rmax": 3, "rmin": 0.1}}, "`rmin` must be 1 / rmax = 0.333333"),
     "rmax": ({"renorm_clipping": {"rmax": 0.5}}, "`rmax` must be at least 1"),
     "dmax": ({"renorm_clipping": {"dmax": -1}}, "`dmax` must be at least 0"),

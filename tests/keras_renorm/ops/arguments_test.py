@@ -12,7 +12,7 @@ def test_numbers_of_numpy_pass():
     assert arguments.epsilon(np.float64(1e-5)) == 1e-5
 
 
-@pytest.mark.parametrize("value", [True, "1", None, [1.0]])
+@pytest.mark.parametrize("value", [True, "1", None, [1.0], np.complex64(1)])
 def test_what_is_no_number_is_a_type_error(value):
     with pytest.raises(TypeError, match="`momentum` must be a number, received"):
         arguments.real("momentum", value, low=0)
@@ -29,6 +29,17 @@ def test_ranges_are_spelt_out():
 def test_epsilon(value):
     with pytest.raises(ValueError, match="`epsilon` must be finite and greater than 0"):
         arguments.epsilon(value)
+
+
+def test_a_number_too_large_for_a_float_is_named():
+    with pytest.raises(ValueError, match="`r_max` is too large for a float"):
+        arguments.real("r_max", 10**400, low=1)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_what_is_no_truth_value_is_a_type_error(value):
+    with pytest.raises(TypeError, match="`center` must be True or False, received"):
+        arguments.flag("center", value)
 
 
 def test_unknown_dimensions_of_a_mask_pass():

@@ -181,6 +181,50 @@ def test_the_gradients_of_x_sum_to_zero_and_are_orthogonal_to_x(rng):
     np.testing.assert_allclose(tf.reduce_sum(x * dx, 0), 0, atol=1e-12)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_second_derivatives_equal_central_differences(rng, masked, mode):
+    """Of a gradient penalty, as in Wasserstein GANs, with r and d held."""
+    case = make_case(rng, (6, 3), "float64")
+    mask = rng.random((6, 1)) > 0.3 if masked else None
+    weight = case["dy"] if mask is None else np.where(mask, case["dy"], 0)
+    limits = {"r_max": 1.0, "d_max": 0.0}  # so that r and d are constant without more ado
+
+    def penalty(x):
+        """sum (dL/dx)^2 for L = sum weight * y^3, from the reference."""
+        step, _ = expected({**case, "x": x}, mask=mask, **limits)
+        upstream = 3 * weight * step.y**2
+        dx = reference.backward(upstream, x, case["gamma"], step, mask).dx
+        return (dx**2).sum()
+
+    def gradient_of_penalty(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y, _ = ops.batch_renormalization(
+                    x,
+                    case["mu"],
+                    case["variance"],
+                    case["gamma"],
+                    case["beta"],
+                    epsilon=EPSILON,
+                    mask=mask,
+                    **limits,
+                )
+                loss = tf.reduce_sum(weight * y**3)
+            total = tf.reduce_sum(inner.gradient(loss, x) ** 2)
+        return outer.gradient(total, x)
+
+    numeric = np.zeros((6, 3))
+    for index in np.ndindex(6, 3):
+        for sign in (1, -1):
+            moved = case["x"].copy()
+            moved[index] += sign * 1e-5
+            numeric[index] += sign * penalty(moved) / 2e-5
+    assert_close(MODES[mode](gradient_of_penalty)(tf.constant(case["x"])), numeric, rtol=1e-6)
+
+
 def test_training_equals_inference_when_nothing_clips(rng):
     case = make_case(rng, (6, 7, 5))
     y, _, _ = step_and_gradients(case, r_max=np.inf, d_max=np.inf)
