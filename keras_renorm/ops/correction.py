@@ -84,8 +84,11 @@ def limit(name: str, value: float | Tensor, low: int, dtype: str) -> Tensor:
         dtype: The dtype of the result.
 
     Raises:
+        TypeError: If `value` is neither a number nor a scalar tensor.
         ValueError: If `value` is a number below `low`.
     """
     if arguments.is_number(value):
         return keras.ops.cast(arguments.real(name, value, low=low), dtype)
+    if tuple(getattr(value, "shape", (None,))):
+        raise TypeError(f"`{name}` must be a number or a scalar tensor, received {value!r}.")
     return keras.ops.maximum(keras.ops.cast(value, dtype), low)

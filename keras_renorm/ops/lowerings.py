@@ -155,11 +155,7 @@ def native_calls() -> ModuleType:
 
 
 def native_passes() -> ModuleType:
-    """The module with the library's passes; `composite` under JAX, where it has none."""
-    if keras.backend.backend() == "jax":
-        from keras_renorm.ops import composite
-
-        return composite
+    """The module with the library's passes, under TensorFlow."""
     from keras_renorm.ops import native
 
     return native

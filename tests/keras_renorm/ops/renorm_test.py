@@ -372,6 +372,14 @@ BAD_CALLS = {
         lambda: ops.batch_renormalization(X, [0.0] * 3, [1.0] * 3, r_max=0.5),
         "`r_max` must be at least 1, received r_max=0.5",
     ),
+    "no limit": (
+        lambda: ops.batch_renormalization(X, [0.0] * 3, [1.0] * 3, r_max=None),
+        "`r_max` must be a number or a scalar tensor, received None",
+    ),
+    "limits": (
+        lambda: ops.batch_renormalization(X, [0.0] * 3, [1.0] * 3, r_max=np.ones(3)),
+        "`r_max` must be a number or a scalar tensor, received array",
+    ),
     "d_max": (
         lambda: ops.batch_renormalization(X, [0.0] * 3, [1.0] * 3, d_max=-1.0),
         "`d_max` must be at least 0, received d_max=-1.0",
