@@ -7,24 +7,30 @@ evaluated on the test images of the data set that it was trained on. Prints a ta
 evaluation.json into DIR, in place of the one before.
 """
 
-from absl import flags
+from typing import Any
 
-from zoo.training import arguments, cli
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run of zoo.train.")
-_DATASET = flags.DEFINE_string("dataset", None, "Data set; by default the run's own.")
-_SPLIT = flags.DEFINE_string("split", "test", "Split of the data set.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of TensorFlow Datasets; the run's by default.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Examples at a time.", lower_bound=1)
+from zoo.training import cli
 
 
-def parse(argv: list[str]) -> str:
-    """Returns the working directory."""
+def parse(argv: list[str]) -> tuple[str, dict[str, Any]]:
+    """Returns the working directory, and what to evaluate on by the names of `evaluate_workdir`."""
+    from absl import flags
+
+    from zoo.training import arguments
+
+    workdir = flags.DEFINE_string("workdir", None, "Folder of a finished run of zoo.train.")
+    options = [
+        flags.DEFINE_string("dataset", None, "Data set; by default the run's own."),
+        flags.DEFINE_string("split", "test", "Split of the data set."),
+        flags.DEFINE_string("data_dir", None, "Of TensorFlow Datasets; the run's by default."),
+        flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1, 2**31 - 1),
+    ]
     arguments.no_arguments(arguments.parse_flags(argv))
-    return arguments.required("workdir", _WORKDIR.value, "runs/quickstart")
+    path = arguments.required("workdir", workdir.value, "runs/quickstart")
+    return path, {option.name: option.value for option in options}
 
 
-def main(workdir: str) -> int:
+def main(parsed: tuple[str, dict[str, Any]]) -> int:
     """Evaluates."""
     from zoo.training.runtime import load_tensorflow
 
@@ -33,14 +39,8 @@ def main(workdir: str) -> int:
 
     from zoo.training.evaluation import evaluate_workdir
 
-    evaluate_workdir(
-        workdir,
-        Console(),
-        dataset=_DATASET.value,
-        split=_SPLIT.value,
-        data_dir=_DATA_DIR.value,
-        batch_size=_BATCH_SIZE.value,
-    )
+    workdir, options = parsed
+    evaluate_workdir(workdir, Console(), **options)
     return 0
 
 

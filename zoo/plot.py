@@ -8,29 +8,31 @@ names what differs between their configs. The suffix of FILE chooses the format 
 
 from pathlib import Path
 
-from absl import flags
-
-from zoo.training import arguments, cli
-from zoo.training.errors import UserError
-
-_OUTPUT = flags.DEFINE_string("output", "curves.png", "The picture's file.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Whether to replace a file that exists.")
+from zoo.errors import UserError
+from zoo.training import cli
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Returns the working directories."""
+def parse(argv: list[str]) -> tuple[list[str], str, bool]:
+    """Returns the working directories, the picture's file, and whether it may be replaced."""
+    from absl import flags
+
+    from zoo.training import arguments
+
+    output = flags.DEFINE_string("output", "curves.png", "The picture's file.")
+    overwrite = flags.DEFINE_bool("overwrite", False, "Whether to replace a file that exists.")
     _, *workdirs = arguments.parse_flags(argv)
     if not workdirs:
         raise UserError("Say which runs to draw, as in: python -m zoo.plot runs/quickstart.")
-    return workdirs
+    return workdirs, output.value, overwrite.value
 
 
-def main(workdirs: list[str]) -> int:
+def main(parsed: tuple[list[str], str, bool]) -> int:
     """Draws."""
     from zoo.training.plotting import plot_workdirs
 
-    plot_workdirs(workdirs, Path(_OUTPUT.value), overwrite=_OVERWRITE.value)
-    print(f"wrote {_OUTPUT.value}")
+    workdirs, output, overwrite = parsed
+    plot_workdirs(workdirs, Path(output), overwrite=overwrite)
+    print(f"wrote {output}")
     return 0
 
 

@@ -4,35 +4,39 @@ python -m zoo.train --workdir=DIR [--config=RECIPE] [--config.KEY=VALUE ...]
 
 RECIPE is a name in zoo/configs (few_labels, which is the default; resnet20) or the path of a
 Python file of your own. Every key of a recipe can be set, as in --config.norm=batch_norm; an
-unknown key is answered with the list of keys. An interrupted run is resumed by the same command,
-bit for bit. --config.strategy=mirrored uses several devices, multi_worker several machines.
+unknown one is answered with the nearest, or with all. An interrupted run is resumed by the same
+command, bit for bit. --config.strategy=mirrored uses several devices, multi_worker several
+machines.
 
 DIR gets config.json (every key and value), metrics.jsonl (one measurement a line), tensorboard/,
 checkpoints/ (the two newest) and, at the end, model.keras, which keras.saving.load_model reads
 after `import keras_renorm`.
 """
 
-from absl import flags
-from ml_collections import config_dict
-from rich.console import Console
+from typing import Any
 
-from zoo.training import arguments, cli
-from zoo.training.run import train
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, or resumed.")
+from zoo.training import cli
 
 
-def parse(argv: list[str]) -> config_dict.ConfigDict:
-    """Returns the checked config."""
+def parse(argv: list[str]) -> tuple[dict[str, Any], str]:
+    """Returns the checked config and the working directory."""
+    from absl import flags
+
+    from zoo.training import arguments
+
+    workdir = flags.DEFINE_string("workdir", None, "Folder of the run: made, or resumed.")
     config, rest = arguments.parse_arguments(argv)
     arguments.no_arguments(rest)
-    arguments.required("workdir", _WORKDIR.value, "runs/quickstart")
-    return config
+    return config.to_dict(), arguments.required("workdir", workdir.value, "runs/quickstart")
 
 
-def main(config: config_dict.ConfigDict) -> int:
+def main(parsed: tuple[dict[str, Any], str]) -> int:
     """Trains."""
-    return train(config.to_dict(), _WORKDIR.value, Console())
+    from rich.console import Console
+
+    from zoo.training.run import train
+
+    return train(*parsed, Console())
 
 
 def run() -> None:

@@ -30,6 +30,7 @@ def test_the_result_is_that_of_the_training(workdir, run_program):
         ([], "error: --workdir is missing: add it, as in --workdir=runs/quickstart.\n"),
         (["--workdir=nowhere"], "error: nowhere holds no run of zoo.train: there is no "),
         (["--workdir=a", "--batch_size=0"], "error: flag --batch_size=0: "),
+        (["--workdir=a", "--batch_size=99999999999999999999"], "error: flag --batch_size=9999"),
         (["--workdr=a"], "error: There is no flag --workdr. Did you mean 'workdir'?"),
     ],
 )

@@ -23,6 +23,7 @@ def test_a_run_is_drawn_once(finished_run, run_program, tmp_path):
     [
         ([], "error: Say which runs to draw, as in: python -m zoo.plot runs/quickstart.\n"),
         (["nowhere"], "error: nowhere holds no run of zoo.train: there is no "),
+        (["n" * 300], f"error: {'n' * 300}/config.json cannot be read: "),
         (["nowhere", "--output=a.jpg"], "error: --output=a.jpg must end in one of .pdf, .png, "),
     ],
 )

@@ -1,5 +1,7 @@
 """The training program from outside: what it says and where it writes."""
 
+import shutil
+
 import pytest
 
 
@@ -93,6 +95,33 @@ def test_a_folder_of_somebody_else_is_refused(run_program, tmp_path):
         "Choose another --workdir.\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("a" * 300, None, "error: File name too long: "),
+        ("run/metrics.jsonl", "mkdir", "error: Is a directory: "),
+        ("run/checkpoints", "touch", "error: Not a directory: "),
+        ("run/tensorboard", "touch", "error: {path} cannot be written: {path} is not a directory"),
+        ("run", "symlink", "error: --workdir={path}: {path} is not a folder."),
+    ],
+)
+def test_what_is_in_the_way_is_one_line(
+    finished_run, run_program, tiny_arguments, tmp_path, name, make, message
+):
+    path = tmp_path / name
+    if make == "symlink":
+        path.symlink_to("nowhere")
+    elif make is not None:
+        path.parent.mkdir()
+        shutil.copy(finished_run[0] / "config.json", path.parent)
+        getattr(path, make)()
+    workdir = tmp_path / name.partition("/")[0]
+    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(message.format(path=path))
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_data_set_that_is_not_prepared_is_a_mistake(run_program, tmp_path):

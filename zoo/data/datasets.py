@@ -3,19 +3,23 @@
 import dataclasses
 import importlib.resources
 import pathlib
+import re
 import typing
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from zoo.training.errors import nearest
+from zoo.errors import nearest
 
 #: The set inside this package: 10,000 training and 2,000 test images of Fashion-MNIST.
 PACKAGED = "fashion_mnist_subset"
 
 #: The sets that the recipes and their numbers are about.
 SUGGESTED = (PACKAGED, "fashion_mnist", "mnist", "cifar10")
+
+#: A name of TensorFlow Datasets, with a configuration or a version after it, or neither.
+_NAME = re.compile(r"\w+([/:]\w[\w.*+-]*)*")
 
 Split = Literal["train", "test"]
 
@@ -100,6 +104,10 @@ def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
     """
     if split not in typing.get_args(Split):
         raise DatasetError(f"Unknown split {split!r}. Allowed are 'train' and 'test'.")
+    if not _NAME.fullmatch(name):
+        raise DatasetError(
+            f"{name!r} is not the name of a dataset. Names look like 'mnist' or 'mnist:3.0.1'."
+        )
     if name == PACKAGED:
         return _load_packaged(split)
     return _load_tfds(name, split, data_dir)

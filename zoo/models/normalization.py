@@ -9,7 +9,7 @@ import keras
 
 from keras_renorm import layers
 from keras_renorm.typing import Tensor
-from zoo.training.errors import nearest
+from zoo.errors import nearest
 
 #: A name, or what makes a layer when called as `norm(name=..., **norm_options)`.
 Norm: TypeAlias = str | Callable[..., keras.layers.Layer]
@@ -84,16 +84,26 @@ def create_normalizer(norm: Norm, options: Mapping[str, Any] | None = None) -> N
         A `Normalizer`.
 
     Raises:
-        TypeError: If `norm` is neither a name nor a callable, or `options` is not a mapping.
+        TypeError: If `norm` is neither a name nor a callable that makes layers, or `options` is not
+            a mapping with names for keys.
         ValueError: If the name or the name of an option is unknown.
     """
     if not isinstance(options, Mapping | None):
         raise TypeError(f"`norm_options` must be a mapping or None, received {options!r}.")
     options = dict(options or {})
+    for option in options:
+        if not isinstance(option, str):
+            raise TypeError(f"The keys of `norm_options` must be strings, received {option!r}.")
     if isinstance(norm, str):
         make = _look_up(norm)
         _check_options(norm, make, options)
         return Normalizer(make, options)
+    if isinstance(norm, keras.layers.Layer):
+        raise TypeError(
+            f"`norm` must make a layer for each place, received the layer {norm!r}: pass the "
+            f"class, {type(norm).__name__}, or a function that makes one, with its arguments in "
+            "`norm_options`."
+        )
     if not callable(norm):
         raise TypeError(
             f"`norm` must be one of {_quoted(NORMS)} or a callable that makes a layer, received "

@@ -8,11 +8,11 @@ from typing import Any
 
 import keras
 
+from zoo.errors import nearest
 from zoo.models.arguments import positive_integer, positive_integers
 from zoo.models.cifar_resnet import cifar_resnet
 from zoo.models.mlp import mlp
 from zoo.models.normalization import Norm, create_normalizer
-from zoo.training.errors import nearest
 
 #: Every model that `create_model` knows. A new one is one more line: its name, and what builds it
 #: from the keyword arguments in `_COMMON` and, if it likes, some of its own with defaults.
@@ -78,9 +78,11 @@ def create_model(
     Example:
         >>> model = zoo.create_model("resnet20", norm_options={"r_max": 3.0, "d_max": 5.0})
     """
+    if not isinstance(name, str):
+        raise TypeError(f"`name` must be a string such as 'resnet20', received {name!r}.")
     if name not in MODELS:
         raise ValueError(
-            f"Unknown model {name!r}.{nearest(str(name), MODELS)} Known are "
+            f"Unknown model {name!r}.{nearest(name, MODELS)} Known are "
             f"{', '.join(map(repr, list_models()))}."
         )
     build = MODELS[name]

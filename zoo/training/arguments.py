@@ -6,8 +6,8 @@ import re
 from absl import flags
 from ml_collections import config_dict, config_flags
 
+from zoo.errors import UserError, nearest
 from zoo.training.config import TYPE_NAMES, check_key, check_values
-from zoo.training.errors import UserError, nearest
 from zoo.training.recipes import DEFAULT_RECIPE, load_recipe, recipes
 
 
@@ -47,8 +47,10 @@ def _split_recipe(argv: list[str]) -> tuple[str, list[str]]:
     """Returns the value of --config, wherever it stands, and `argv` without it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", default=DEFAULT_RECIPE)
+    # Like every flag of absl's, it may have one dash.
+    arguments = [re.sub(r"^-(?=config(=|$))", "--", argument) for argument in argv[1:]]
     try:
-        known, others = parser.parse_known_args(argv[1:])
+        known, others = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
         raise UserError(f"--config needs a value: {', '.join(recipes())} or a file.") from None
     return known.config, argv[:1] + others

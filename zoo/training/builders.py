@@ -10,7 +10,7 @@ import tensorflow as tf
 import zoo
 from keras_renorm import layers, schedules
 from zoo.data import datasets, pipeline, samplers
-from zoo.training.errors import UserError, as_user_errors
+from zoo.errors import UserError, as_user_errors
 
 Config = Mapping[str, Any]
 

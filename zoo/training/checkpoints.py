@@ -10,6 +10,7 @@ pointer file is lost.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from zoo.errors import UserError
 from zoo.training import files
-from zoo.training.errors import UserError
 
 _STATE = "state.json"
 _CHECKSUMS = "sha256.json"
 _VARIABLES = "variables"
+_NAME = re.compile(r"step-[0-9]{8,}")
 
 
 class CheckpointStore:
@@ -52,7 +54,11 @@ class CheckpointStore:
 
     def newest_first(self) -> list[Path]:
         """Returns the folders of the checkpoints, the newest first."""
-        return sorted(self._folder.glob("step-*"), reverse=True)
+        if not self._folder.exists():
+            return []
+        # A user may keep other things there, such as a copy called step-00000100-keep.
+        found = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(path.name[len("step-") :]), reverse=True)
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Writes a checkpoint, then removes all but the newest.

@@ -3,22 +3,22 @@
 A config is a flat, locked `ml_collections.ConfigDict`.
 """
 
-import math
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import config_dict
 
-from zoo.training.errors import UserError, nearest
+from zoo.errors import UserError, nearest
 
 
 def default_config() -> config_dict.ConfigDict:
     """Returns the config that recipes start from, with every key there is.
 
-    It is not locked: `zoo.training.recipes.load_recipe` locks it, after it has looked at the keys
-    that a recipe gives, and has a clearer message for a mistyped one.
+    It takes every key and every value: `zoo.training.recipes.load_recipe` looks at those that a
+    recipe gives, and has clearer messages than a ConfigDict that is locked and knows its types.
     """
-    config = config_dict.ConfigDict()
+    config = config_dict.ConfigDict(type_safe=False)
 
     config.seed = 0  # Of the initial weights, the minibatches and their augmentation.
 
@@ -69,9 +69,13 @@ _CHOICES = {
     "strategy": ("none", "mirrored", "multi_worker"),
 }
 
-# What the parts that use a key do not check themselves.
+# The layers check theirs, too, but do not know what the config calls them.
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**31, "from 0 to 2147483647"),
+    "norm_momentum": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "norm_epsilon": (lambda value: value > 0, "above 0"),
+    "r_max": (lambda value: value >= 1, "at least 1"),
+    "d_max": (lambda value: value >= 0, "at least 0"),
     "learning_rate": (lambda value: value > 0, "above 0"),
     "sgd_momentum": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "weight_decay": (lambda value: value >= 0, "at least 0"),
@@ -90,7 +94,19 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     )
 }
 
+# What a config can hold: TensorFlow counts in 32 bits here and there and computes in float32.
+_LARGEST_INT = 2**31 - 1
+_LARGEST_FLOAT = 3.4028235e38
+
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+_ALLOWED: dict[type, Any] = {int: int, float: int | float, bool: bool, str: str}
+
+
+@functools.cache
+def types() -> dict[str, type]:
+    """Returns the type of every key's values; that of data_dir can be None, too."""
+    config = default_config()
+    return {key: config.get_type(key) for key in config}
 
 
 def check_key(key: str, where: str = "") -> None:
@@ -102,23 +118,40 @@ def check_key(key: str, where: str = "") -> None:
     """
     keys = default_config().keys()
     if key not in keys:
-        raise UserError(
-            f"{where}there is no config key {key!r}.{nearest(key, keys)} "
-            f"Keys are {', '.join(sorted(keys))}."
-        )
+        hint = nearest(key, keys) or f" Keys are {', '.join(sorted(keys))}."
+        raise UserError(f"{where}there is no config key {key!r}.{hint}")
+
+
+def check_value(key: str, value: Any, name: str) -> None:
+    """Raises a `UserError` when a value has another type than its key's, or is too large.
+
+    Args:
+        key: One of the config's.
+        value: What was received.
+        name: What the message calls the key.
+    """
+    kind = types()[key]
+    if value is None and key == "data_dir":
+        return
+    # To Python, True is a whole number.
+    if not isinstance(value, _ALLOWED[kind]) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{name} must be {TYPE_NAMES[kind]}, received {value!r}.")
+    if kind is int and value > _LARGEST_INT:
+        raise UserError(f"{name} must be at most {_LARGEST_INT}, received {value}.")
+    if kind is float and not abs(value) <= _LARGEST_FLOAT:
+        raise UserError(f"{name} must be finite and at most {_LARGEST_FLOAT:g}, received {value}.")
 
 
 def check_values(config: Mapping[str, Any]) -> None:
     """Raises a `UserError` when a value is outside its range or not one of the choices."""
+    for key, value in config.items():
+        check_value(key, value, f"--config.{key}")
     for key, choices in _CHOICES.items():
         if config[key] not in choices:
             raise UserError(
                 f"--config.{key} must be one of {', '.join(choices)}, received "
                 f"{config[key]!r}.{nearest(config[key], choices)}"
             )
-    for key, value in config.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--config.{key} must be finite, received {value}.")
     for key, (allowed, words) in _RANGES.items():
         if not allowed(config[key]):
             raise UserError(f"--config.{key} must be {words}, received {config[key]}.")

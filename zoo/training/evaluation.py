@@ -13,11 +13,13 @@ import tensorflow as tf
 from rich.console import Console
 
 from zoo.data import datasets, pipeline
+from zoo.errors import UserError, as_user_errors
 from zoo.training import builders, files, reporting
 from zoo.training import step as steps
-from zoo.training.errors import UserError, as_user_errors
 from zoo.training.replicas import own_rows
 from zoo.training.workdir import Workdir
+
+_NEEDED = ("model", "norm", "dataset", "data_dir", "eval_batch_size", "num_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +114,7 @@ def evaluate_workdir(
         UserError: When there is no finished run, no such data set, or the two do not fit.
     """
     workdir = Workdir(path)
-    config = workdir.read_config()
+    config = workdir.read_config(*_NEEDED)
     model = load_model(workdir)
     data = builders.load_dataset(
         dataset or config["dataset"], split, data_dir or config["data_dir"]
@@ -146,10 +148,17 @@ def load_model(workdir: Workdir) -> keras.Model:
             f"{workdir.path} holds an unfinished run: it has no {workdir.model.name} yet. The "
             "zoo.train command that began it resumes it."
         )
+    if workdir.model.is_dir():
+        raise UserError(f"{workdir.model} is a folder, not a model.")
+    # Of another file Keras says that it is not found.
+    if not zipfile.is_zipfile(workdir.model):
+        raise UserError(f"{workdir.model} is damaged: it is not a whole .keras file.")
     try:
         return keras.saving.load_model(workdir.model, compile=False)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{workdir.model} cannot be read: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        # Below its first line Keras prints the whole config of the model.
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{workdir.model} cannot be read: {reason}") from error
 
 
 def _check_fit(model: keras.Model, data: datasets.Dataset) -> None:

@@ -11,9 +11,9 @@ import tensorflow as tf
 from rich.console import Console
 
 from zoo.data.datasets import Dataset
+from zoo.errors import UserError
 from zoo.training import builders, evaluation, files, metrics, reporting
 from zoo.training.checkpoints import CheckpointStore
-from zoo.training.errors import UserError
 from zoo.training.outputs import open_outputs
 from zoo.training.replicas import OwnStatistics
 from zoo.training.runtime import seed_everything

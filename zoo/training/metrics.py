@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from zoo.errors import UserError
 from zoo.training import files
-from zoo.training.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def read(path: Path) -> list[Record]:
     """
     if not path.exists():
         return []
-    *lines, cut_off = path.read_text(encoding="utf-8").split("\n")
+    *lines, cut_off = path.read_bytes().split(b"\n")
     del cut_off
     records = []
     for number, line in enumerate(lines, start=1):
@@ -87,6 +87,23 @@ def read(path: Path) -> list[Record]:
             records.append(Record(**json.loads(line)))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: line {number} is damaged: {error}.") from error
+    return records
+
+
+def read_evaluations(path: Path) -> list[Record]:
+    """Returns the records of the test set in a `metrics.jsonl`, of which there is at least one.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: When it holds none.
+    """
+    records = [record for record in read(path) if record.split == "test"]
+    if not records:
+        raise UserError(
+            f"{path} holds no evaluation: the run is too young for one, or its records are gone."
+        )
     return records
 
 

@@ -1,14 +1,30 @@
 """Curves of one or several runs as a picture."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.errors import UserError
 from zoo.training import files, metrics
-from zoo.training.errors import UserError
 from zoo.training.workdir import Workdir
 
 _FORMATS = (".pdf", ".png", ".svg")
+
+# What says nothing about the curves.
+_BOOKKEEPING = {
+    "checkpoint_every_steps",
+    "data_dir",
+    "eval_batch_size",
+    "eval_every_steps",
+    "log_every_steps",
+}
+
+# Columns of the legend's text that are as wide as the figure.
+_LEGEND_WIDTH = 80
+
+# A loss this many times that of the other runs is a run that has diverged.
+_DIVERGED = 10
 
 
 def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False) -> None:
@@ -25,11 +41,11 @@ def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False
     _check_output(output, overwrite)
     workdirs = [Workdir(path) for path in paths]
     labels = legend([str(path) for path in paths], [run.read_config() for run in workdirs])
-    curves = [_test_records(run) for run in workdirs]
+    curves = [metrics.read_evaluations(run.metrics) for run in workdirs]
     figure = _draw(labels, curves)
     try:
         with files.replacing(output) as temporary:
-            figure.savefig(temporary, dpi=150)
+            figure.savefig(temporary, dpi=150, bbox_inches="tight")
     except OSError as error:
         raise UserError(f"--output={output} cannot be written: {error}.") from error
 
@@ -37,7 +53,8 @@ def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False
 def legend(paths: Sequence[str], configs: Sequence[dict[str, Any]]) -> list[str]:
     """Returns a name for each run: the keys and values in which its config differs from others.
 
-    Runs that no key tells apart are named by their folders.
+    Keys that say nothing about the curves are left out. Runs that no other key tells apart are
+    named by their folders.
 
     Args:
         paths: The runs' folders.
@@ -46,19 +63,39 @@ def legend(paths: Sequence[str], configs: Sequence[dict[str, Any]]) -> list[str]
     Returns:
         A name for each run; no two are equal unless their folders are.
     """
-    keys = sorted({key for config in configs for key in config})
+    keys = sorted({key for config in configs for key in config} - _BOOKKEEPING)
     different = [
         key
         for key in keys
         if any(config.get(key, "not set") != configs[0].get(key, "not set") for config in configs)
     ]
     names = [
-        ", ".join(f"{key}={config.get(key, 'not set')}" for key in different) for config in configs
+        ", ".join(f"{key}={_short(config.get(key, 'not set'))}" for key in different)
+        for config in configs
     ]
     return [
         name if name and names.count(name) == 1 else ", ".join(filter(None, (path, name)))
         for path, name in zip(paths, names, strict=True)
     ]
+
+
+def _short(value: Any) -> str:
+    """Returns a value as a person would write it: 0.3 and not 0.30000000000000004."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def loss_limit(curves: Sequence[Sequence[metrics.Record]]) -> float | None:
+    """Returns where the axis of the loss shall end, or None for beyond all losses.
+
+    A run that has diverged would flatten the curves of the others, so the axis ends not far above
+    those of half of the runs.
+
+    Args:
+        curves: The records of each run.
+    """
+    highest = sorted(max(record.loss for record in records) for records in curves)
+    usual = highest[(len(highest) - 1) // 2]
+    return 2 * usual if highest[-1] > _DIVERGED * usual else None
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
@@ -69,14 +106,6 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise UserError(f"{output} exists: add --overwrite, or choose another --output.")
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: {output.parent} is not a folder.")
-
-
-def _test_records(workdir: Workdir) -> list[metrics.Record]:
-    """Returns the run's evaluations, of which there must be one."""
-    records = [record for record in metrics.read(workdir.metrics) if record.split == "test"]
-    if not records:
-        raise UserError(f"{workdir.metrics} holds no evaluation yet: there is nothing to draw.")
-    return records
 
 
 def _draw(labels: Sequence[str], curves: Sequence[Sequence[metrics.Record]]) -> Any:
@@ -90,12 +119,16 @@ def _draw(labels: Sequence[str], curves: Sequence[Sequence[metrics.Record]]) -> 
         steps = [record.step for record in records]
         marker = "." if len(records) < 20 else ""
         accuracy.plot(
-            steps, [100 * record.accuracy for record in records], marker=marker, label=label
+            steps,
+            [100 * record.accuracy for record in records],
+            marker=marker,
+            label=textwrap.fill(label, _LEGEND_WIDTH),
         )
         loss.plot(steps, [record.loss for record in records], marker=marker)
     accuracy.set_ylabel("test accuracy (%)")
-    loss.set_ylabel("test cross-entropy (nats)")
-    loss.set_ylim(bottom=0)
+    limit = loss_limit(curves)
+    loss.set_ylabel("test cross-entropy (nats)" + (", cut off" if limit else ""))
+    loss.set_ylim(0, limit)
     loss.set_xlabel("steps")
     for axes in (accuracy, loss):
         axes.grid(alpha=0.3)

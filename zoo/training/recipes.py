@@ -10,8 +10,8 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from zoo.training.config import TYPE_NAMES, check_key, default_config
-from zoo.training.errors import UserError, nearest
+from zoo.errors import UserError, nearest
+from zoo.training.config import check_key, check_value, default_config
 
 RECIPES_FOLDER = Path(__file__).parent.parent / "configs"
 DEFAULT_RECIPE = "few_labels"
@@ -57,7 +57,7 @@ def _run_recipe(path: Path) -> Any:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module.get_config()
-    except Exception as error:  # It is the user's code: anything can come out of it.
+    except (Exception, SystemExit) as error:  # It is the user's code: anything can come out of it.
         raise UserError(f"--config={path} failed: {type(error).__name__}: {error}") from error
 
 
@@ -68,14 +68,10 @@ def _completed(path: Path, values: Any) -> config_dict.ConfigDict:
             f"--config={path}: get_config() returned a {type(values).__name__}, not an "
             "ml_collections.ConfigDict. Start from zoo.training.config.default_config()."
         )
-    config = default_config()
-    for key in values:
+    # Of another ConfigDict it would not know the types, which --config.KEY=VALUE needs.
+    config = config_dict.ConfigDict(default_config().to_dict(preserve_field_references=True))
+    for key, value in values.items():
         check_key(key, f"--config={path}: ")
-        try:
-            config[key] = values[key]
-        except TypeError as error:
-            raise UserError(
-                f"--config={path}: {key} must be {TYPE_NAMES[config.get_type(key)]}, received "
-                f"{values[key]!r}."
-            ) from error
+        check_value(key, value, f"--config={path}: {key}")
+        config[key] = value
     return config.lock()

@@ -3,8 +3,8 @@
 import socket
 import time
 
+from zoo.errors import UserError
 from zoo.training.clusters import Cluster
-from zoo.training.errors import UserError
 
 _PAUSE_SECONDS = 0.2
 _PROBE_SECONDS = 2.0

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from rich import progress
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -50,8 +50,20 @@ class Display(Protocol):
         """Stops showing."""
 
 
+class _DescribedProgress(progress.Progress):
+    """A bar with its description on a line below.
+
+    Beside the bar, loss, accuracy and speed leave no room for steps and time in 80 columns.
+    """
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Returns the two lines."""
+        yield from super().get_renderables()
+        yield from (Text(task.description) for task in self.tasks)
+
+
 class BarDisplay:
-    """A progress bar with the newest loss, accuracy and speed, for terminals.
+    """A progress bar with the newest loss, accuracy and speed below it, for terminals.
 
     Args:
         console: A terminal.
@@ -61,11 +73,10 @@ class BarDisplay:
 
     def __init__(self, console: Console, step: int, num_steps: int) -> None:
         self._console = console
-        self._bar = progress.Progress(
+        self._bar = _DescribedProgress(
             progress.TextColumn("training"),
             progress.BarColumn(bar_width=None),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.description}"),
             progress.TimeRemainingColumn(),
             progress.TextColumn("left"),
             console=console,
@@ -83,7 +94,7 @@ class BarDisplay:
         self._bar.update(self._task, completed=step)
 
     def show(self, record: Record) -> None:
-        """Puts a training record beside the bar and a test record above it."""
+        """Puts a training record below the bar and a test record above it."""
         if record.split == "train":
             words = f"{describe(record)}, {record.images_per_second:,.0f} images/s"
             self._bar.update(self._task, description=words)

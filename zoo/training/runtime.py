@@ -6,21 +6,24 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from zoo.training.errors import UserError
+from zoo.errors import UserError
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[None]:
-    """Holds back what C++ code writes to stderr; shows it after all if the body fails."""
+    """Holds back what C++ code writes to stderr; shows it after all if the body fails.
+
+    A Ctrl-C is no failure.
+    """
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as captured:
         os.dup2(captured.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             captured.seek(0)
             os.write(stderr, captured.read())
             raise

@@ -7,9 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from zoo.errors import UserError
 from zoo.training import builders
 from zoo.training.clusters import Cluster
-from zoo.training.errors import UserError
 from zoo.training.rendezvous import await_others
 
 #: Seconds that a worker waits for the others to start.

@@ -10,8 +10,12 @@ from zoo.training.workdir import Workdir
 
 
 def print_summary(workdir: Workdir, console: Console) -> None:
-    """Prints what a finished run reached, where its files are and what can be done next."""
-    last = [record for record in metrics.read(workdir.metrics) if record.split == "test"][-1]
+    """Prints what a finished run reached, where its files are and what can be done next.
+
+    Raises:
+        UserError: When the run's records are gone.
+    """
+    last = metrics.read_evaluations(workdir.metrics)[-1]
     config = workdir.read_config()
     reporting.print_table(
         console,

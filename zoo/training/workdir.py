@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.errors import UserError
 from zoo.training import config as configs
 from zoo.training import files
-from zoo.training.errors import UserError
 
 
 class Workdir:
@@ -37,14 +37,28 @@ class Workdir:
         """Whether the run that this folder holds has reached its last step."""
         return self.model.exists()
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self, *needed: str) -> dict[str, Any]:
         """Returns the config of the run in this folder.
 
+        Args:
+            *needed: Keys that it must have, with values that `zoo.training.config` allows.
+
         Raises:
-            UserError: When the folder holds none.
+            UserError: When the folder holds none, or one that is damaged.
         """
+        values = self._read_json()
+        if not isinstance(values, dict):
+            raise UserError(f"{self.config} is damaged: it holds no keys and values.")
+        for key in needed:
+            if key not in values:
+                raise UserError(f"{self.config} has no key {key!r}: another version wrote it.")
+            configs.check_value(key, values[key], f"{self.config}: {key}")
+        return values
+
+    def _read_json(self) -> Any:
+        """Returns what is in `config.json`."""
         try:
-            return dict(json.loads(self.config.read_text(encoding="utf-8")))
+            return json.loads(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.path} holds no run of zoo.train: there is no {self.config}."
@@ -65,8 +79,9 @@ class Workdir:
                 f"{self.path} is not empty and holds no run of zoo.train: nothing was written. "
                 "Choose another --workdir."
             )
+        # A link to nothing counts: it is in the way of a folder of that name.
         existing = next(
-            path for path in (self.path, *self.path.absolute().parents) if path.exists()
+            path for path in (self.path, *self.path.absolute().parents) if os.path.lexists(path)
         )
         if not existing.is_dir():
             raise UserError(f"--workdir={self.path}: {existing} is not a folder.")

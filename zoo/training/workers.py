@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from zoo.errors import UserError, WorkerLostError
 from zoo.training import config as configs
 from zoo.training.clusters import Cluster
-from zoo.training.errors import UserError, WorkerLostError
 
 _T = TypeVar("_T")
 

@@ -1,6 +1,7 @@
 import builtins
 import importlib.util
 import pathlib
+import re
 import shutil
 import sys
 
@@ -215,6 +216,13 @@ def test_sets_of_another_kind_are_refused(tmp_path, shape, dtype, splits, label,
 def test_unknown_names(name, split, message):
     with pytest.raises(DatasetError, match=message):
         load(name, split)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "mnist/../x", "/mnist", "a b", "mnist\n"])
+def test_what_is_no_name_at_all(name):
+    message = re.escape(f"{name!r} is not the name of a dataset. Names look like 'mnist' or ")
+    with pytest.raises(DatasetError, match=f"^{message}"):
+        load(name, "train")
 
 
 def test_a_set_that_is_not_prepared_is_not_downloaded(tmp_path):

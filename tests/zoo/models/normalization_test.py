@@ -66,6 +66,14 @@ def test_a_callable_that_makes_no_layer_is_refused():
             r"Unknown norm 'batchnorm'\. Did you mean 'batch_norm'\? Allowed are 'batch_norm', "
             r"'batch_renorm', 'none' and a callable that makes a layer\.",
         ),
+        (
+            layers.BatchRenormalization(),
+            None,
+            TypeError,
+            r"received the layer <BatchRenormalization .*>: pass the class, BatchRenormalization, "
+            r"or a function that makes one, with its arguments in `norm_options`\.",
+        ),
+        ("batch_norm", {1: 2}, TypeError, r"keys of `norm_options` must be strings, received 1\."),
         (None, None, TypeError, r"received None\. For no normalization write norm='none'"),
         (
             "batch_renorm",

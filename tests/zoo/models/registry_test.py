@@ -125,6 +125,12 @@ def test_logits_on_request(name):
             r"Unknown model 'resnet_20'\. Did you mean 'resnet20'\? Known are 'mlp', 'resnet110', "
             r"'resnet20', 'resnet32', 'resnet44', 'resnet56'\.",
         ),
+        ({"name": "resnet21"}, ValueError, r"Did you mean 'resnet20'\?"),
+        (
+            {"name": ["mlp"]},
+            TypeError,
+            r"`name` must be a string such as 'resnet20', received \['mlp'\]\.",
+        ),
         ({"name": "mlp", "num_classes": 0}, ValueError, "`num_classes` must be .* received 0"),
         ({"name": "mlp", "num_classes": 2.5}, TypeError, r"`num_classes` must be .* received 2\.5"),
         ({"name": "mlp", "num_classes": True}, TypeError, "`num_classes` must be .* received True"),

@@ -3,8 +3,8 @@ import re
 import pytest
 from absl import flags
 
+from zoo.errors import UserError
 from zoo.training import arguments
-from zoo.training.errors import UserError
 from zoo.training.recipes import load_recipe
 
 
@@ -33,6 +33,9 @@ def test_the_quickstart_is_the_default(flag_values):
         ["--config=resnet20", "--config.norm=none", "--config.num_steps=450", "--noconfig.augment"],
         ["--config.norm", "none", "--config.num_steps=450", "--config.augment=false",
          "--config", "resnet20"],
+        ["-config=resnet20", "-config.norm=none", "-config.num_steps=450", "-noconfig.augment"],
+        ["-config", "resnet20", "-config.norm", "none", "-config.num_steps", "450",
+         "-config.augment=false"],
     ],
 )  # fmt: skip
 def test_keys_are_overridden_wherever_they_stand(flag_values, argv):
@@ -51,8 +54,12 @@ def test_a_whole_number_serves_as_a_number_and_data_dir_can_be_set(flag_values):
     [
         (
             "--config.nrom=none",
-            "--config.nrom=none: there is no config key 'nrom'. Did you mean 'norm'? Keys are ",
+            "--config.nrom=none: there is no config key 'nrom'. Did you mean 'norm'?",
         ),
+        ("--config.norm_momentum=2", "--config.norm_momentum must be from 0 to 1, received 2.0."),
+        ("--config.learning_rate=1e300", "--config.learning_rate must be finite and at most "),
+        ("--config.num_steps=99999999999999999999999", "--config.num_steps must be at most 21474"),
+        ("-config", "--config needs a value: few_labels, "),
         ("--config.norm.x=1", "--config.norm.x=1: there is no config key 'norm.x'."),
         ("--config.num_steps=1e3", "--config.num_steps must be a whole number, received '1e3'."),
         ("--config.num_steps=a: b", "--config.num_steps must be a whole number, received 'a"),

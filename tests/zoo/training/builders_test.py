@@ -7,9 +7,9 @@ import tensorflow as tf
 from keras_renorm.layers import BatchRenormalization
 from keras_renorm.schedules import LinearRamp
 from zoo.data.datasets import Dataset
+from zoo.errors import UserError
 from zoo.training import builders
 from zoo.training.config import default_config
-from zoo.training.errors import UserError
 
 
 def config(**values):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from zoo.errors import UserError
 from zoo.training.checkpoints import CheckpointStore
-from zoo.training.errors import UserError
 
 
 class Setup:
@@ -155,6 +155,30 @@ def test_what_a_kill_left_behind_is_no_checkpoint_and_goes_away(folder, saved):
     assert setup.store.restore() == {"step": 10, "loss": 0.1}
     setup.store.save(11, {})
     assert names(folder) == ["step-00000010", "step-00000011"]
+
+
+def test_what_is_not_named_as_a_checkpoint_is_left_alone(folder, saved):
+    others = ["step-00000001-keep", "step-9", "step-notes"]
+    for name in others:
+        (folder / name).mkdir()
+    setup = Setup(folder)
+    assert setup.store.restore() == {"step": 10, "loss": 0.1}
+    assert setup.reports == []
+    setup.store.save(11, {})
+    assert names(folder) == sorted([*others, "step-00000010", "step-00000011"])
+
+
+def test_the_newest_is_that_of_the_greatest_number(folder):
+    setup = Setup(folder)
+    for step in (99_999_999, 100_000_000):
+        setup.store.save(step, {})
+    assert [path.name for path in setup.store.newest_first()] == ["step-100000000", "step-99999999"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_found_before_the_training(folder):
+    folder.touch()
+    with pytest.raises(NotADirectoryError):
+        Setup(folder).store.restore()
 
 
 def test_a_step_can_be_saved_again(folder, saved):

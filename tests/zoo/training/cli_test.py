@@ -4,7 +4,7 @@ PROGRAM = """
 import sys
 from absl import logging
 from zoo.training import arguments, cli
-from zoo.training.errors import UserError, WorkerLostError
+from zoo.errors import UserError, WorkerLostError
 
 def main(parsed):
     logging.info("parsed %s", parsed)
@@ -38,6 +38,22 @@ def test_a_defect_keeps_its_traceback(run_python):
 def test_the_exit_status_is_mains(run_python, body, status, err):
     done = run_python(PROGRAM.format(body=body))
     assert (done.returncode, done.stdout, done.stderr) == (status, "", err)
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "plot"])
+def test_what_takes_time_is_imported_where_a_ctrl_c_is_caught(run_python, program):
+    done = run_python(
+        "import sys\n"
+        f"from zoo import {program}\n"
+        "slow = {'absl', 'keras', 'ml_collections', 'rich', 'tensorflow'}\n"
+        "assert not slow & set(sys.modules)\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'absl': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"{program}.run()\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted.\n")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ import re
 
 import pytest
 
+from zoo.errors import UserError
 from zoo.training.clusters import Cluster, read_cluster
-from zoo.training.errors import UserError
 
 HOSTS = ["host0:2222", "host1:2223"]
 

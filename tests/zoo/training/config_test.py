@@ -2,8 +2,8 @@ import re
 
 import pytest
 
+from zoo.errors import UserError
 from zoo.training import config as configs
-from zoo.training.errors import UserError
 
 
 def changed(**values):
@@ -14,13 +14,16 @@ def test_the_defaults_pass_their_own_checks():
     configs.check_values(configs.default_config())
 
 
-def test_an_unknown_key_is_answered_with_the_nearest_and_with_all():
-    with pytest.raises(
-        UserError,
-        match=r"^x: there is no config key 'lerning_rate'\. Did you mean 'learning_rate'\? "
-        r"Keys are augment, .*, weight_decay\.$",
-    ):
-        configs.check_key("lerning_rate", "x: ")
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        ("lerning_rate", r"Did you mean 'learning_rate'\?"),
+        ("xyz", r"Keys are augment, .*, weight_decay\."),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_or_with_all(key, answer):
+    with pytest.raises(UserError, match=rf"^x: there is no config key '{key}'\. {answer}$"):
+        configs.check_key(key, "x: ")
 
 
 @pytest.mark.parametrize(
@@ -44,10 +47,37 @@ def test_an_unknown_key_is_answered_with_the_nearest_and_with_all():
             "Did you mean 'cosine'?",
         ),
         ("learning_rate", 0.0, "--config.learning_rate must be above 0, received 0.0."),
-        ("d_max", float("nan"), "--config.d_max must be finite, received nan."),
-        ("r_max", float("inf"), "--config.r_max must be finite, received inf."),
+        ("d_max", float("nan"), "--config.d_max must be finite and at most 3.40282e+38, received "),
+        ("r_max", float("inf"), "--config.r_max must be finite and at most 3.40282e+38, received "),
+        (
+            "learning_rate",
+            1e300,
+            "--config.learning_rate must be finite and at most 3.40282e+38, received 1e+300.",
+        ),
+        (
+            "num_steps",
+            2**31,
+            "--config.num_steps must be at most 2147483647, received 2147483648.",
+        ),
+        (
+            "eval_batch_size",
+            10**30,
+            "--config.eval_batch_size must be at most 2147483647, received 1000",
+        ),
+        (
+            "r_max_end_step",
+            10**30,
+            "--config.r_max_end_step must be at most 2147483647, received 1000",
+        ),
+        ("num_steps", None, "--config.num_steps must be a whole number, received None."),
+        ("num_steps", True, "--config.num_steps must be a whole number, received True."),
+        ("seed", 2**31, "--config.seed must be at most 2147483647, received 2147483648."),
         ("seed", -1, "--config.seed must be from 0 to 2147483647, received -1."),
         ("sgd_momentum", 1.0, "--config.sgd_momentum must be at least 0 and below 1, received 1.0"),
+        ("norm_momentum", 2.0, "--config.norm_momentum must be from 0 to 1, received 2.0."),
+        ("norm_epsilon", 0.0, "--config.norm_epsilon must be above 0, received 0.0."),
+        ("r_max", 0.5, "--config.r_max must be at least 1, received 0.5."),
+        ("d_max", -1.0, "--config.d_max must be at least 0, received -1.0."),
         ("weight_decay", -1e-4, "--config.weight_decay must be at least 0, received -0.0001."),
         ("num_steps", 0, "--config.num_steps must be at least 1, received 0."),
         ("batch_size", 0, "--config.batch_size must be at least 1, received 0."),

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from zoo.data.datasets import Dataset
-from zoo.training.errors import UserError
+from zoo.errors import UserError
 from zoo.training.evaluation import Evaluator, evaluate_workdir
 from zoo.training.workdir import Workdir
 
@@ -113,7 +114,36 @@ def test_an_unfinished_run_is_refused(workdir):
         evaluate_workdir(str(workdir), Console(quiet=True))
 
 
-def test_a_damaged_model_is_refused(workdir):
-    Workdir(workdir).model.write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"model\.keras cannot be read: "):
+def test_a_model_that_was_cut_off_is_refused(workdir):
+    model = Workdir(workdir).model
+    model.write_bytes(model.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.keras is damaged: it is not a whole \.keras file"):
+        evaluate_workdir(str(workdir), Console(quiet=True))
+
+
+def test_a_folder_in_the_place_of_the_model_is_refused(workdir):
+    (workdir / "model.keras").unlink()
+    (workdir / "model.keras").mkdir()
+    with pytest.raises(UserError, match=r"model\.keras is a folder, not a model\.$"):
+        evaluate_workdir(str(workdir), Console(quiet=True))
+
+
+@pytest.mark.parametrize("old", [b'"class_name": "Dense"', b'"units": 10'])
+def test_a_model_that_keras_cannot_build_is_refused_in_one_line(workdir, old):
+    path = workdir / "model.keras"
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert old in parts["config.json"]
+    parts["config.json"] = parts["config.json"].replace(old, old.split(b":")[0] + b': "Dnese"')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match=r"model\.keras cannot be read: ") as info:
+        evaluate_workdir(str(workdir), Console(quiet=True))
+    assert "\n" not in str(info.value)
+
+
+def test_a_config_of_another_version_is_refused(workdir):
+    (workdir / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has no key 'model': another version wrote it\.$"):
         evaluate_workdir(str(workdir), Console(quiet=True))

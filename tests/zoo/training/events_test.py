@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
+from zoo.errors import UserError
 from zoo.training.events import EventLog
 from zoo.training.metrics import Record
 
@@ -42,3 +43,27 @@ def test_each_split_has_its_curves(tmp_path):
     found = scalars(tmp_path / "test")
     assert found[10, "loss"] == 0.75
     assert (10, "r_max") not in found
+
+
+def test_a_file_in_the_place_of_the_folder_is_a_users_error(tmp_path):
+    path = tmp_path / "tensorboard"
+    path.touch()
+    with pytest.raises(UserError, match=rf"^{path} cannot be written: {path} is not a directory$"):
+        EventLog(path)
+
+
+def test_a_full_disk_is_a_users_error(run_python, tmp_path):
+    done = run_python(
+        "import pathlib, resource\n"
+        "from zoo.errors import UserError\n"
+        "from zoo.training.events import EventLog\n"
+        "from zoo.training.metrics import Record\n"
+        f"log = EventLog(pathlib.Path({str(tmp_path)!r}))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"
+        "try:\n"
+        f"    for step in range(9): log.write({TRAIN!r})\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    assert done.stdout.startswith(f"{tmp_path} cannot be written: {tmp_path}/train/events")
+    assert done.stdout.endswith("; File too large\n")

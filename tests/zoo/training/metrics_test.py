@@ -3,8 +3,8 @@ import re
 
 import pytest
 
+from zoo.errors import UserError
 from zoo.training import metrics
-from zoo.training.errors import UserError
 
 
 def record(step, split="train", loss=0.1):
@@ -60,15 +60,24 @@ def test_a_line_that_was_cut_off_is_left_out(path):
     assert metrics.read(path) == [record(10), record(20)]
 
 
-@pytest.mark.parametrize("line", ["{", '{"step": 1}', "[]"])
+@pytest.mark.parametrize("line", [b"{", b'{"step": 1}', b"[]", b'{"step": "\xff"}'])
 def test_another_damaged_line_is_named(path, line):
-    path.write_text(json.dumps(vars(record(10))) + f"\n{line}\n")
+    path.write_bytes(json.dumps(vars(record(10))).encode() + b"\n" + line + b"\n")
     with pytest.raises(UserError, match=f"^{re.escape(str(path))}: line 2 is damaged: "):
         metrics.read(path)
 
 
 def test_a_missing_file_has_no_records(path):
     assert metrics.read(path) == []
+
+
+def test_evaluations_are_the_records_of_the_test_set(path):
+    with metrics.MetricsLog(path, 0) as log:
+        log.write(record(10))
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))} holds no evaluation: "):
+            metrics.read_evaluations(path)
+        log.write(record(20, "test"))
+    assert metrics.read_evaluations(path) == [record(20, "test")]
 
 
 def test_a_loss_that_is_not_finite_is_not_written(path):

@@ -2,11 +2,12 @@ import json
 import re
 
 import matplotlib as mpl
+import matplotlib.image
 import pytest
 
-from zoo.training.errors import UserError
+from zoo.errors import UserError
 from zoo.training.metrics import MetricsLog, Record
-from zoo.training.plotting import legend, plot_workdirs
+from zoo.training.plotting import legend, loss_limit, plot_workdirs
 
 
 def make_run(path, accuracies, **config):
@@ -46,6 +47,44 @@ def test_runs_that_no_key_tells_apart_are_named_by_folder():
     ]
 
 
+def test_floats_are_short_and_bookkeeping_is_left_out():
+    configs = [
+        {"learning_rate": 0.1 + 0.2, "log_every_steps": 1, "data_dir": None, "seed": 0},
+        {"learning_rate": 1e-05, "log_every_steps": 2, "data_dir": "a", "seed": 0},
+    ]
+    assert legend(["x", "y"], configs) == ["learning_rate=0.3", "learning_rate=1e-05"]
+    bookkeeping = [{"seed": 0, "eval_every_steps": steps} for steps in (1, 2)]
+    assert legend(["x", "y"], bookkeeping) == ["x", "y"]
+
+
+def curve(*losses):
+    return [Record(1, "test", loss, 0.5, 0.1, None, None, 1.0, 1.0) for loss in losses]
+
+
+@pytest.mark.parametrize(
+    ("curves", "limit"),
+    [
+        ([curve(2.3, 0.1)], None),
+        ([curve(2.0, 0.1), curve(1.0, 9.0)], None),
+        ([curve(2.0, 0.1), curve(1.0, 87.0)], 4.0),
+        ([curve(87.0), curve(2.0, 0.5), curve(3.0, 0.5), curve(0.5)], 4.0),
+    ],
+)
+def test_a_diverged_run_does_not_flatten_the_others(curves, limit):
+    assert loss_limit(curves) == limit
+
+
+def test_a_long_legend_stays_in_the_picture(tmp_path):
+    options = {f"option_{letter}": 0.123456 for letter in "abcdefghijkl"}
+    runs = [
+        make_run(tmp_path / "one", [0.5], **options),
+        make_run(tmp_path / "two", [0.5], **dict.fromkeys(options, 7)),
+    ]
+    plot_workdirs(runs, tmp_path / "curves.png")
+    width = mpl.image.imread(tmp_path / "curves.png").shape[1]
+    assert 900 < width < 1200  # 7 inches of 150 pixels, and no more for the legend.
+
+
 def test_a_picture_is_drawn_with_labelled_axes_and_legend(runs, tmp_path):
     with mpl.rc_context({"svg.fonttype": "none"}):
         plot_workdirs(runs, tmp_path / "curves.svg")
@@ -54,7 +93,7 @@ def test_a_picture_is_drawn_with_labelled_axes_and_legend(runs, tmp_path):
         "test accuracy (%)",
         "test cross-entropy (nats)",
         "steps",
-        "norm=batch_renorm, r_max=3.0",
+        "norm=batch_renorm, r_max=3",
         "norm=batch_norm, r_max=not set",
     ):
         assert text in picture
@@ -94,6 +133,6 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_a_run_without_an_evaluation_is_refused(tmp_path):
     run = make_run(tmp_path / "young", [])
-    with pytest.raises(UserError, match="holds no evaluation yet: there is nothing to draw"):
+    with pytest.raises(UserError, match="holds no evaluation: the run is too young"):
         plot_workdirs([run], tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()

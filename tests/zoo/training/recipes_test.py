@@ -3,9 +3,9 @@ import re
 import pytest
 from ml_collections import config_dict
 
+from zoo.errors import UserError
 from zoo.training import recipes
 from zoo.training.config import check_values, default_config
-from zoo.training.errors import UserError
 
 BEGINNING = "from zoo.training.config import default_config\n"
 
@@ -35,6 +35,12 @@ def test_a_file_of_the_users_own_is_a_recipe(recipe_file):
     config = recipes.load_recipe(recipe_file("config.num_steps = 7\n    return config"))
     assert config.num_steps == 7
     assert config.is_locked
+
+
+def test_data_dir_may_be_none_and_keeps_its_type(recipe_file):
+    config = recipes.load_recipe(recipe_file("config.data_dir = None\n    return config"))
+    assert config.data_dir is None
+    assert config.get_type("data_dir") is str
 
 
 def test_keys_that_a_file_leaves_out_have_their_defaults(tmp_path):
@@ -71,6 +77,25 @@ def test_an_unknown_recipe_is_refused(name, message):
     [
         ("return 1 / 0", " failed: ZeroDivisionError: division by zero"),
         ("return (", " failed: SyntaxError: "),
+        ("raise SystemExit(0)", " failed: SystemExit: 0"),
+        (
+            "config.num_steps = 'many'\n    return config",
+            ": num_steps must be a whole number, received 'many'.",
+        ),
+        (
+            "config.num_steps = None\n    return config",
+            ": num_steps must be a whole number, received None.",
+        ),
+        (
+            "config.num_steps = True\n    return config",
+            ": num_steps must be a whole number, received True.",
+        ),
+        (
+            "config.learning_rate = 10**39\n    return config",
+            ": learning_rate must be finite and at most 3.40282e+38, received 1e+39.",
+        ),
+        ("config.augment = 1\n    return config", ": augment must be true or false, received 1."),
+        ("config.data_dir = 5\n    return config", ": data_dir must be a string, received 5."),
         ("return 5", ": get_config() returned a int, not an ml_collections.ConfigDict. Start from"),
         (
             "config.nrom = 'none'\n    return config",

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from zoo.errors import UserError
 from zoo.training.clusters import Cluster
-from zoo.training.errors import UserError
 from zoo.training.rendezvous import await_others
 
 

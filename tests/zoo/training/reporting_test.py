@@ -1,7 +1,10 @@
+import dataclasses
 import io
+import re
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from zoo.training import reporting
 from zoo.training.metrics import Record
@@ -17,7 +20,7 @@ def console():
 
 @pytest.fixture
 def terminal():
-    return Console(file=io.StringIO(), width=100, force_terminal=True, _environ={})
+    return Console(file=io.StringIO(), width=80, force_terminal=True, _environ={})
 
 
 def test_a_line_is_not_wrapped_nor_read_as_markup(console):
@@ -51,16 +54,18 @@ def test_the_time_left_counts_the_steps_of_this_process(console, monkeypatch):
     assert "0:00:50 left" in console.file.getvalue()
 
 
-def test_a_terminal_gets_a_bar(terminal):
-    display = reporting.make_display(terminal, step=0, num_steps=600)
+def test_a_terminal_of_80_columns_shows_all(terminal):
+    record = dataclasses.replace(TRAIN, loss=10.5, accuracy=1.0, images_per_second=1234567.0)
+    display = reporting.make_display(terminal, step=0, num_steps=1_000_000)
     with display:
-        display.advance(50)
-        display.show(TRAIN)
+        display.advance(500_000)
+        display.show(record)
         display.show(TEST)
-    shown = terminal.file.getvalue()
-    assert "50/600" in shown
-    assert "loss 0.5000, accuracy 75.00 %, 12,346 images/s" in shown
-    assert "left" in shown
+    shown = Text.from_ansi(terminal.file.getvalue()).plain
+    assert "…" not in shown
+    *_, bar, words = shown.rstrip().splitlines()
+    assert re.fullmatch(r"training .*━{10,}.* 500000/1000000 \S+ left", bar.rstrip())
+    assert words.rstrip() == "loss 10.5000, accuracy 100.00 %, 1,234,567 images/s"
     assert "step 50: test loss 0.2500, accuracy 87.50 %" in shown
 
 

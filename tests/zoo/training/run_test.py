@@ -6,8 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
+from zoo.errors import UserError
 from zoo.training.config import default_config
-from zoo.training.errors import UserError
 from zoo.training.metrics import MetricsLog, Record
 from zoo.training.run import train
 
@@ -29,6 +29,12 @@ def test_a_finished_run_is_summed_up(finished):
     assert "finished: there is nothing to do" in console.file.getvalue()
     assert "75.00 %" in console.file.getvalue()
     assert (finished / "model.keras").read_text() == "a model"
+
+
+def test_a_finished_run_whose_records_are_gone_is_a_users_error(finished):
+    (finished / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"metrics\.jsonl holds no evaluation: "):
+        train(CONFIG, str(finished), Console(quiet=True))
 
 
 def test_a_finished_run_with_another_config_is_refused(finished):

@@ -1,5 +1,5 @@
 LOAD = """
-from zoo.training.errors import UserError
+from zoo.errors import UserError
 from zoo.training.runtime import load_tensorflow, seed_everything
 try:
     load_tensorflow()
@@ -49,6 +49,20 @@ def test_what_was_held_back_is_shown_when_the_import_fails(run_python):
     )
     assert done.stderr.startswith("illegal instruction")
     assert "ImportError: tensorflow" in done.stderr
+
+
+def test_what_was_held_back_stays_so_when_the_user_interrupts(run_python):
+    done = run_python(
+        "import os\n"
+        "from zoo.training import runtime\n"
+        "try:\n"
+        "    with runtime._captured_stderr():\n"
+        "        os.write(2, b'a line of the log')\n"
+        "        raise KeyboardInterrupt\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
 def test_quiet_silences_errors_too(run_python):

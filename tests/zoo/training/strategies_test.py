@@ -118,7 +118,7 @@ def test_devices_that_cannot_be_had_are_a_users_mistake(run_python, tmp_path):
     code = (
         "import tensorflow as tf\n"
         "tf.zeros([])\n"
-        "from zoo.training.errors import UserError\n"
+        "from zoo.errors import UserError\n"
         "try:\n"
         "    run('run', strategy='mirrored', num_replicas=2)\n"
         "except UserError as error:\n"
@@ -135,7 +135,8 @@ def test_devices_that_cannot_be_had_are_a_users_mistake(run_python, tmp_path):
 def test_too_few_gpus_are_a_users_mistake(run_python):
     code = (
         "import tensorflow as tf\n"
-        "from zoo.training import errors, strategies\n"
+        "from zoo import errors\n"
+        "from zoo.training import strategies\n"
         "tf.config.list_physical_devices = lambda kind: ['GPU:0']\n"
         "try:\n"
         "    strategies.make_strategy({'strategy': 'mirrored', 'num_replicas': 2}, None)\n"

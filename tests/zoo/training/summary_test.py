@@ -4,6 +4,7 @@ import json
 import pytest
 from rich.console import Console
 
+from zoo.errors import UserError
 from zoo.training.metrics import MetricsLog, Record
 from zoo.training.summary import print_summary
 from zoo.training.workdir import Workdir
@@ -20,6 +21,12 @@ def workdir(tmp_path):
         log.write(Record(200, "test", 0.25, 0.875, 0.1, None, None, 1.0, 65.0))
         log.write(Record(200, "train", 0.1, 0.99, 0.1, None, None, 1.0, 65.0))
     return Workdir(path)
+
+
+def test_records_that_are_gone_are_a_users_error(workdir):
+    workdir.metrics.unlink()
+    with pytest.raises(UserError, match=r"metrics\.jsonl holds no evaluation: .* are gone\.$"):
+        print_summary(workdir, Console(quiet=True))
 
 
 def test_the_summary_tells_the_last_evaluation_the_files_and_what_comes_next(workdir):

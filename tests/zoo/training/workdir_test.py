@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from zoo.training.errors import UserError
+from zoo.errors import UserError
 from zoo.training.workdir import Workdir
 
 CONFIG = {"norm": "batch_renorm", "seed": 0}
@@ -61,6 +61,33 @@ def test_a_damaged_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
         Workdir(tmp_path).check(CONFIG)
+
+
+@pytest.mark.parametrize("content", ["5", "[]", '"norm"', "null"])
+def test_a_config_without_keys_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json is damaged: it holds no keys and values\.$"):
+        Workdir(tmp_path).check(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"seed": 0}, " has no key 'model': another version wrote it."),
+        ({"model": 5}, ": model must be a string, received 5."),
+    ],
+)
+def test_a_key_that_is_needed_is_checked(tmp_path, config, message):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"^{re.escape(f'{path}{message}')}$"):
+        Workdir(tmp_path).read_config("model")
+
+
+def test_a_link_to_nothing_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"link is not a folder\.$"):
+        Workdir(tmp_path / "link").check(CONFIG)
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])

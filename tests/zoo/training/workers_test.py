@@ -14,7 +14,7 @@ import keras_renorm  # noqa: F401 - its layers are in the saved models
 
 TALK = """
 from zoo.training.clusters import read_cluster
-from zoo.training.errors import UserError
+from zoo.errors import UserError
 from zoo.training.runtime import load_tensorflow
 load_tensorflow(quiet=True)
 import numpy as np

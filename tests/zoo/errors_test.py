@@ -1,10 +1,14 @@
 import pytest
 
-from zoo.training.errors import UserError, as_user_errors, nearest
+from zoo.errors import UserError, as_user_errors, nearest
 
 
 def test_nearest_names_the_closest_word_or_nothing():
     assert nearest("batchnorm", ["batch_norm", "none"]) == " Did you mean 'batch_norm'?"
+    assert nearest("resnet21", ["resnet32", "resnet20", "resnet44"]) == (
+        " Did you mean 'resnet20'?"
+    )
+    assert nearest("xyz", []) == ""
     assert nearest("xyz", ["batch_norm", "none"]) == ""
 
 

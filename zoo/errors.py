@@ -27,8 +27,17 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     Returns:
         A sentence to append to an error message; empty when nothing is close.
     """
-    matches = difflib.get_close_matches(word, list(allowed), n=1)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+    words = list(allowed)
+    matches = difflib.get_close_matches(word, words, n=len(words) or 1)
+    if not matches:
+        return ""
+
+    def closeness(match: str) -> tuple[float, int]:
+        # Of resnet20 and resnet32, which have as much in common with resnet21, it is the first.
+        matcher = difflib.SequenceMatcher(None, match, word)
+        return matcher.ratio(), matcher.find_longest_match().size
+
+    return f" Did you mean {max(matches, key=closeness)!r}?"
 
 
 @contextlib.contextmanager
