@@ -11,7 +11,9 @@ in He et al. 2015, section 4.2.
 8,000 steps of 128 images are 102 passes over the packaged images, 17 over Fashion-MNIST and 20
 over CIFAR-10.
 
-MEASURE BEFORE RELEASE: test accuracy, time and machine of the second command.
+The second command, with seed 0, reached a test accuracy of 93.57 % (loss 0.181) in 49 min on two
+cores of an Intel Xeon at 2.6 GHz that had other work to do; at the 580 images/s of its last steps
+it would have been 30 min.
 """
 
 from ml_collections import config_dict
