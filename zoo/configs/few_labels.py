@@ -16,8 +16,8 @@ second row is for --config.minibatches=iid:
 
 They are those of the native kernels; without them rounding differs, and with it a run by a point.
 
-A run takes about 10 s, and 15 s with starting TensorFlow, on two cores of an Intel Xeon at 2.6 GHz. No
-network is needed.
+A run takes about 10 s, and 15 s with starting TensorFlow, on two cores of an Intel Xeon at 2.6 GHz.
+No network is needed.
 
 Source: after Ioffe 2017, Batch Renormalization, section 4.3.
 """
