@@ -5,6 +5,14 @@ import pytest
 from zoo.training.signals import StopRequest
 
 
+@pytest.fixture(autouse=True)
+def as_in_the_foreground():
+    """A shell has what it starts in the background ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted(number):
     with StopRequest() as stop:
