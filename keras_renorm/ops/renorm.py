@@ -30,7 +30,8 @@ def batch_renormalization(
     ```
 
     with r and d of `renorm_correction`. The gradient is the paper's, through mu_B and sigma_B but
-    not through r and d; it keeps `x` and vectors of shape `[C]` and nothing else of `x`'s size:
+    not through r and d. The native kernels, and plain operations under TensorFlow, keep `x` and
+    vectors of shape `[C]` for it and nothing else of `x`'s size:
 
     ```
     dL/dbeta  = sum dy
