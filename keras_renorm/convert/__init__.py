@@ -1,0 +1,28 @@
+"""Conversion of models: the same network and weights with other normalization layers.
+
+Each converter returns a new model and leaves the old one as it is; what it did it tells the
+function that it is given as `report=`, such as `print`.
+"""
+
+from keras_renorm.convert.folding import fold
+from keras_renorm.convert.norms import (
+    from_keras,
+    to_batch_normalization,
+    to_batch_renormalization,
+    to_keras,
+    to_synchronized,
+    to_unsynchronized,
+)
+from keras_renorm.convert.report import Change, Report
+
+__all__ = [
+    "Change",
+    "Report",
+    "fold",
+    "from_keras",
+    "to_batch_normalization",
+    "to_batch_renormalization",
+    "to_keras",
+    "to_synchronized",
+    "to_unsynchronized",
+]

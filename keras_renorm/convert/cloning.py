@@ -1,0 +1,335 @@
+"""Copies of models in which layers are replaced, removed or followed by others."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+Layer: TypeAlias = keras.layers.Layer
+
+
+class Rewrite:
+    """What a conversion does with the layers of a model. As it stands: nothing.
+
+    A layer may be asked about more than once, and also be a copy without weights, from a
+    configuration.
+    """
+
+    def replace(self, layer: Layer) -> Layer | None:
+        """A new layer, without weights, for the place of `layer`; None to keep that."""
+        return None
+
+    def follow(self, layer: Layer) -> Layer | None:
+        """A new layer without weights to be put after `layer`; None for nothing."""
+        return None
+
+    def removes(self, layer: Layer) -> bool:
+        """Whether `layer` is left out; what came in goes out."""
+        return False
+
+    def transfer(self, old: Layer, new: Layer) -> None:
+        """Gives a layer from `replace` the weights that it is to have."""
+        raise NotImplementedError
+
+    def trainable(self, layer: Layer) -> bool:
+        """The `trainable` of what replaces `layer`."""
+        return layer.trainable
+
+
+def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
+    """A copy of `model` with replaced layers, its weights and its `trainable` flags.
+
+    Args:
+        model: The model; it stays as it is.
+        rewrite: What is to be done with its layers.
+
+    Returns:
+        The copy, not compiled.
+
+    Raises:
+        TypeError: If `model` is no Keras model, or of a class that a copy would lose.
+        ValueError: If a layer that is to be replaced lies where it cannot be.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Only Keras models can be converted, received {model!r} of type "
+            f"{type(model).__name__}. For a single layer, convert keras.Sequential([layer])."
+        )
+    copier = _Copier(rewrite)
+    with _uncompiled(model):
+        new_model = copier(model)
+    _build(model, new_model)
+    pairs = list(copier.pairs(model, set()))
+    for old, new in pairs:
+        _check(old, new, rewrite)
+        # A model sets those of its layers, too; they come after it here.
+        new.trainable = rewrite.trainable(old)
+    for old, new in pairs:
+        _hand_over(old, new, rewrite)
+    return new_model
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether `layer` is a Sequential or functional model."""
+    # Keras has no public name for the class of functional models; they alone have operations.
+    return isinstance(layer, keras.Sequential) or (
+        isinstance(layer, keras.Model) and hasattr(layer, "operations")
+    )
+
+
+class _Copier:
+    """Copies layers and models, each once, however often it is used."""
+
+    def __init__(self, rewrite: Rewrite) -> None:
+        self._rewrite = rewrite
+        self._made: dict[int, Any] = {}
+        self._following: dict[int, Layer] = {}
+
+    def __call__(self, operation: Any) -> Any:
+        """The copy of a model, layer or other operation; None if it is left out."""
+        if id(operation) not in self._made:
+            self._made[id(operation)] = self._copy(operation)
+        return self._made[id(operation)]
+
+    def pairs(self, old: Layer, seen: set[int]) -> Iterator[tuple[Layer, Layer]]:
+        """Each model and layer in `old`, outer ones first, with its copy."""
+        new = self._made.get(id(old))
+        if new is None or id(old) in seen:
+            return
+        seen.add(id(old))
+        if is_graph(old):
+            yield old, new
+            for layer in old._layers:
+                if id(layer) not in self._made and not _is_input(layer):
+                    _refuse_class(old)
+                yield from self.pairs(layer, seen)
+        elif type(old) is keras.layers.TimeDistributed:
+            yield old, new
+            yield from self.pairs(old.layer, seen)
+        else:
+            yield from _pairs_inside(old, new)
+
+    def _copy(self, operation: Any) -> Any:
+        if not isinstance(operation, keras.layers.Layer):
+            return type(operation).from_config(operation.get_config())
+        if self._rewrite.removes(operation):
+            return None
+        if isinstance(operation, keras.Sequential):
+            return self._sequential(operation)
+        if is_graph(operation):
+            return keras.models.clone_model(
+                operation, _inputs(operation), clone_function=self, call_function=self._call
+            )
+        new = self._rewrite.replace(operation)
+        if new is None:
+            return self._layer(operation)
+        following = self._rewrite.follow(operation)
+        if following is not None:
+            self._following[id(new)] = following
+        return new
+
+    def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls a copy in the graph of a functional model."""
+        if operation is None:
+            return args[0] if args else kwargs["inputs"]
+        outputs = operation(*args, **kwargs)
+        following = self._following.get(id(operation))
+        return outputs if following is None else following(outputs)
+
+    def _sequential(self, model: keras.Sequential) -> keras.Sequential:
+        layers = [_input(layer) for layer in model._layers[:1] if _is_input(layer)]
+        for layer in model.layers:
+            new = self(layer)
+            layers += [part for part in (new, self._following.get(id(new))) if part is not None]
+        if type(model).__init__ is not keras.Sequential.__init__:
+            return keras.Sequential(layers, name=model.name)
+        return type(model)(layers, name=model.name)
+
+    def _layer(self, layer: Layer) -> Layer:
+        """A layer from the configuration of another, with the layers in that replaced."""
+        config = _config(layer)
+        if type(layer) is keras.layers.TimeDistributed:
+            inner = self(layer.layer)
+            if id(inner) in self._following:
+                raise _no_room(inner, layer)
+            return type(layer)(inner, **{k: v for k, v in config.items() if k != "layer"})
+        replaceable = {
+            type(inner).__name__
+            for inner in layer._flatten_layers()
+            if inner is not layer and self._rewrite.replace(inner) is not None
+        }
+        new = _from_config(layer, self._replaced_in(config, replaceable, layer))
+        before, after = layer._flatten_layers(), new._flatten_layers()
+        # A class without the argument `name` loses it, and layers that one makes count on.
+        for part, copy in zip(before, after if len(before) == len(after) else [new], strict=False):
+            copy.name = part.name
+        return new
+
+    def _replaced_in(self, config: Any, replaceable: set[str], layer: Layer) -> Any:
+        """A configuration of `layer`, with the layers that are serialised in it replaced."""
+        if isinstance(config, list | tuple):
+            return type(config)(self._replaced_in(item, replaceable, layer) for item in config)
+        if not isinstance(config, dict):
+            return config
+        # "build_config" would make the weights before the layer has its place, and so its path.
+        config = {key: value for key, value in config.items() if key != "build_config"}
+        if config.get("class_name") in replaceable:
+            inner = keras.saving.deserialize_keras_object(config)
+            new = self._rewrite.replace(inner)
+            if new is not None and self._rewrite.follow(inner) is not None:
+                raise _no_room(inner, layer)
+            return config if new is None else config | keras.saving.serialize_keras_object(new)
+        return {key: self._replaced_in(v, replaceable, layer) for key, v in config.items()}
+
+
+@contextlib.contextmanager
+def _uncompiled(model: keras.Model) -> Iterator[None]:
+    """Has Keras clone `model` without its loss, which for a Python lambda it refuses."""
+    compiled = [m for m in model._flatten_layers() if getattr(m, "compiled", False)]
+    try:
+        for part in compiled:
+            part.compiled = False
+        yield
+    finally:
+        for part in compiled:
+            part.compiled = True
+
+
+def _config(layer: Layer) -> dict[str, Any]:
+    try:
+        return dict(layer.get_config())
+    except NotImplementedError as error:
+        raise _no_copy(layer) from error
+
+
+def _from_config(layer: Layer, config: dict[str, Any]) -> Layer:
+    # Keras refuses Python lambdas from configurations; this one is not from a file.
+    options = {"safe_mode": False} if isinstance(layer, keras.layers.Lambda) else {}
+    try:
+        return type(layer).from_config(config, **options)
+    except TypeError as error:
+        raise _no_copy(layer) from error
+
+
+def _no_copy(layer: Layer) -> TypeError:
+    return TypeError(
+        f"The {type(layer).__name__} {layer.name!r} cannot be copied from its configuration. Give "
+        "that class `get_config` and `from_config`; or build the model again with the layers that "
+        "you want, and hand its weights over: `new_model.set_weights(model.get_weights())`."
+    )
+
+
+def _no_room(inner: Layer, layer: Layer) -> ValueError:
+    return ValueError(
+        f"The layer {inner.name!r} would become two layers, for which there is no room in the "
+        f"{type(layer).__name__} layer {layer.name!r} that holds it. Give it no activation, and "
+        "put a keras.layers.Activation where that layer calls it."
+    )
+
+
+def _is_input(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.InputLayer)
+
+
+def _input(layer: Layer) -> Layer:
+    return type(layer).from_config(layer.get_config())
+
+
+def _inputs(model: keras.Model) -> Any:
+    """New inputs for a copy of a functional model. Keras's own are never sparse or optional."""
+    return keras.tree.map_structure(
+        lambda tensor: _input(tensor._keras_history.operation).output, model.input
+    )
+
+
+def _build(model: keras.Model, new_model: keras.Model) -> None:
+    """Gives a copy weights if `model` has any."""
+    if not model.built or new_model.built:
+        return
+    if isinstance(model, keras.Sequential):
+        new_model.build(model.input_shape)
+        return
+    config = model.get_build_config() or {}
+    if type(model).build_from_config is not keras.Model.build_from_config:
+        new_model.build_from_config(config)
+    elif "input_shape" in config:
+        new_model(_symbols(config["input_shape"]))
+    elif config:
+        shapes = config["shapes_dict"].items()
+        new_model(**{key.removesuffix("_shape"): _symbols(shape) for key, shape in shapes})
+
+
+def _symbols(shapes: Any) -> Any:
+    """Symbolic inputs; a call with them gives weights their paths, as `build` does not."""
+    return keras.tree.map_shape_structure(keras.KerasTensor, shapes)
+
+
+def _pairs_inside(old: Layer, new: Layer) -> Iterator[tuple[Layer, Layer]]:
+    """A layer and those in it with their copies, where a copy comes from a configuration."""
+    before, after = old._flatten_layers(), new._flatten_layers()
+    if len(before) != len(after):
+        raise ValueError(
+            f"The {type(old).__name__} {old.name!r} has {len(before) - 1} layers in it, and a copy "
+            f"of it from its configuration {len(after) - 1}: it does not keep them in "
+            "`get_config`, or uses one twice."
+        )
+    return zip(before, after, strict=True)
+
+
+def _check(old: Layer, new: Layer, rewrite: Rewrite) -> None:
+    """Raises unless `new` is what `old` should have become."""
+    expected = rewrite.replace(old) or old
+    if type(new) is not type(expected):
+        if isinstance(old, keras.Model):
+            _refuse_class(old)
+        _refuse(old)
+    if expected is not old and new.get_config() != expected.get_config():
+        _refuse(old)
+
+
+def _refuse_class(model: Layer) -> None:
+    raise TypeError(
+        f"The model {model.name!r} is of the class {type(model).__name__}, which a copy would "
+        "lose. Give its constructor the arguments (self, *args, **kwargs) and no layers of its "
+        "own, or convert `keras.Model(model.inputs, model.outputs)`."
+    )
+
+
+def _refuse(layer: Layer) -> None:
+    raise ValueError(
+        f"The {type(layer).__name__} at {layer.path!r} cannot be replaced, because the layer or "
+        "model around it makes it by itself and does not keep it in `get_config`. Give that class "
+        "an argument for its normalization, and build the model anew."
+    )
+
+
+def _own_variables(layer: Layer) -> list[Any]:
+    """The variables of a layer that are not of a layer in it."""
+    inner = {id(v) for part in layer._flatten_layers() if part is not layer for v in part.variables}
+    return [variable for variable in layer.variables if id(variable) not in inner]
+
+
+def _hand_over(old: Layer, new: Layer, rewrite: Rewrite) -> None:
+    """Gives `new` the weights of `old`, as `rewrite` has it."""
+    if old.built and not new.built:
+        raise ValueError(
+            f"A copy of the {type(old).__name__} {old.name!r} has no weights, because Keras cannot "
+            "build it from the shapes that the model was called with. Write its "
+            "`get_build_config` and `build_from_config`."
+        )
+    if rewrite.replace(old) is not None:
+        if old.built:
+            rewrite.transfer(old, new)
+        return
+    before, after = _own_variables(old), _own_variables(new)
+    if [v.shape for v in before] != [v.shape for v in after]:
+        raise ValueError(
+            f"The {type(old).__name__} {old.name!r} has weights of the shapes "
+            f"{[tuple(v.shape) for v in before]}, and a copy of it from its configuration of "
+            f"{[tuple(v.shape) for v in after]}. Make `get_config` and `build` of that class "
+            "create the same weights."
+        )
+    for variable, value in zip(after, before, strict=True):
+        variable.assign(np.asarray(keras.ops.convert_to_numpy(value)))

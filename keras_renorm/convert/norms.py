@@ -1,0 +1,328 @@
+"""Batch norms of one kind in the places of those of another.
+
+All converters copy the model: the same network, names, weights, `trainable` flags, regularizers,
+constraints and dtype policies, with other normalization layers.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_renorm.convert.cloning import Rewrite, rewritten
+from keras_renorm.convert.report import Change, Report, Reporter, deliver
+from keras_renorm.convert.rules import (
+    PLAIN_OF,
+    RENORM_OF,
+    KerasBatchNormalization,
+    activation_after,
+    as_keras,
+    as_ours,
+    hand_over_norm,
+    is_batch_norm,
+    is_linear,
+    normalizations,
+    without,
+)
+from keras_renorm.layers import BatchNormalization, BatchRenormalization
+
+Layer: TypeAlias = keras.layers.Layer
+# They change the weights, what is computed in inference, or what tells the layers apart.
+_FIXED = ("name", "axis", "center", "scale", "epsilon", "activation", "dtype", "trainable")
+
+
+def to_batch_renormalization(
+    model: keras.Model, *, report: Reporter | None = None, **options: Any
+) -> keras.Model:
+    """A copy of `model` with Batch Renormalization in the place of batch norms.
+
+    Every `keras.layers.BatchNormalization` and `keras_renorm.layers.BatchNormalization` becomes a
+    `keras_renorm.layers.BatchRenormalization` with the same weights: inference is as it was, and
+    training goes on with r and d from the moving statistics. Layers with `renorm=True` are
+    converted as by `from_keras`; a `BatchRenormalization` gets the options, and without any stays
+    as it is.
+
+    Args:
+        model: A Sequential, functional or subclassed model, which may hold other such models, and
+            layers around a batch norm such as `keras.layers.TimeDistributed`. Shared layers stay
+            shared. What is inside a class of your own is converted if `get_config` holds it. The
+            model stays as it is; its optimizer and `compile` are not copied.
+        report: What to call with the `Report` of what was replaced, e.g. `print`. Without it, a
+            batch norm that cannot be converted is kept with a warning.
+        **options: Arguments of `BatchRenormalization` for all of them: `r_max`, `d_max`,
+            `renorm_clipping`, `momentum`, `synchronized`.
+
+    Returns:
+        The new model.
+
+    Raises:
+        TypeError: If `model` is no Keras model, or a subclass of a functional one that a copy
+            would lose.
+        ValueError: If an option is not allowed, or a batch norm lies inside a layer that makes it
+            by itself, so that it cannot be replaced.
+
+    Example:
+        >>> model = keras.applications.ResNet50()
+        >>> model = keras_renorm.convert.to_batch_renormalization(model, r_max=3, d_max=5)
+
+    Source: Ioffe 2017, Algorithm 1.
+    """
+    _check_options(options)
+
+    def converted(layer: Layer) -> Layer | None:
+        if type(layer) in PLAIN_OF and not options:
+            return None
+        ours = as_ours(layer) or layer
+        target = RENORM_OF.get(type(ours), type(ours))
+        return target.from_config(ours.get_config() | _clipping(ours, options))
+
+    return _convert(model, converted, report)
+
+
+def to_batch_normalization(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
+    """A copy of `model` with `keras_renorm.layers.BatchNormalization` for every batch norm.
+
+    The way back from `to_batch_renormalization`, with the same bits: what is lost are the limits
+    and their counter. Of Keras's layers those of either `renorm` become ours.
+
+    Args:
+        model: As for `to_batch_renormalization`.
+        report: As there.
+
+    Returns:
+        The new model.
+
+    Raises:
+        TypeError: As in `to_batch_renormalization`.
+        ValueError: As in `to_batch_renormalization`.
+    """
+
+    def converted(layer: Layer) -> Layer | None:
+        ours = as_ours(layer) or layer
+        if type(ours) in RENORM_OF:
+            return None if ours is layer else ours
+        target = PLAIN_OF[type(ours)]
+        return target.from_config(without(ours.get_config(), "r_max", "d_max"))
+
+    return _convert(model, converted, report)
+
+
+def to_synchronized(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
+    """A copy of `model` whose batch norms use the moments of all replicas.
+
+    Every `keras_renorm.layers.BatchNormalization` and `BatchRenormalization` gets
+    `synchronized=True`, and Keras's become ours as by `from_keras`.
+
+    To train under a `tf.distribute` strategy, call it in `strategy.scope()`.
+
+    Args:
+        model: As for `to_batch_renormalization`.
+        report: As there.
+
+    Returns:
+        The new model.
+
+    Raises:
+        TypeError: As in `to_batch_renormalization`.
+        ValueError: As in `to_batch_renormalization`.
+
+    Example:
+        >>> with strategy.scope():
+        ...     model = keras_renorm.convert.to_synchronized(keras.applications.ResNet50())
+    """
+    return _convert(model, lambda layer: _synchronized(layer, True), report, subclasses=True)
+
+
+def to_unsynchronized(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
+    """A copy of `model` whose batch norms use each replica's own moments.
+
+    The way back from `to_synchronized`; see there. Keras's batch norms become ours here, too.
+
+    Args:
+        model: As for `to_batch_renormalization`.
+        report: As there.
+
+    Returns:
+        The new model.
+
+    Raises:
+        TypeError: As in `to_batch_renormalization`.
+        ValueError: As in `to_batch_renormalization`.
+    """
+    return _convert(model, lambda layer: _synchronized(layer, False), report, subclasses=True)
+
+
+def from_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
+    """A copy of `model` with our layers in the place of `keras.layers.BatchNormalization`.
+
+    A layer with `renorm=True` becomes a `BatchRenormalization` with its `renorm_clipping`. Keras
+    keeps two sets of statistics for it; ours has one, and takes `moving_mean` and
+    `moving_variance`, those of inference. Keras uses `renorm_mean` and `renorm_stddev` for r and d;
+    they are the same but for `renorm_momentum` and where weights were loaded without them.
+
+    Args:
+        model: As for `to_batch_renormalization`.
+        report: As there. A layer with an `rmin` other than 1 / rmax is kept, as is a subclass of
+            Keras's.
+
+    Returns:
+        The new model. In inference it computes what `model` does.
+
+    Raises:
+        TypeError: As in `to_batch_renormalization`.
+        ValueError: As in `to_batch_renormalization`.
+
+    Example:
+        >>> model = keras_renorm.convert.from_keras(keras.applications.ResNet50(), report=print)
+    """
+    return _convert(model, as_ours, report)
+
+
+def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
+    """A copy of `model` with `keras.layers.BatchNormalization` in the place of our layers.
+
+    For where this package is not installed. Inference stays the same. Training does not: Batch
+    Renormalization becomes batch norm, and what else Keras has not is left out, as the report
+    says. An `activation` becomes a layer of its own, `NAME_activation`.
+
+    Args:
+        model: As for `to_batch_renormalization`.
+        report: As there.
+
+    Returns:
+        The new model, with no layer of this package.
+
+    Raises:
+        TypeError: As in `to_batch_renormalization`.
+        ValueError: As in `to_batch_renormalization`; if a layer of this package has no equivalent
+            in Keras; or if a layer with an activation stands inside a layer that calls it, so that
+            there is no room for a second one.
+
+    Example:
+        >>> keras_renorm.convert.to_keras(model).save("served.keras")
+    """
+    for layer in model._flatten_layers() if isinstance(model, keras.Model) else ():
+        if _is_of_this_package(layer) and not is_batch_norm(layer):
+            raise ValueError(
+                f"The {type(layer).__name__} layer {layer.path!r} has no equivalent in Keras. "
+                "Leave it out of the model, or install keras_renorm where the model is used."
+            )
+    return _convert(model, as_keras, report, follow=activation_after)
+
+
+class _NormRewrite(Rewrite):
+    """Replaces batch norms, each by the same rule."""
+
+    def __init__(
+        self,
+        rule: Callable[[Layer], Layer | None],
+        follow: Callable[[Layer], Layer | None] | None,
+        subclasses: bool,
+    ) -> None:
+        self._rule = rule
+        self._follow = follow
+        self._subclasses = subclasses
+        self.failed: dict[str, str] = {}
+
+    def replace(self, layer: Layer) -> Layer | None:
+        """What the rule gives; None, with the reason noted, where an argument does not fit."""
+        if not isinstance(layer, BatchNormalization | KerasBatchNormalization):
+            return None
+        known = type(layer) in {KerasBatchNormalization, *RENORM_OF, *PLAIN_OF}
+        if not known and not (self._subclasses and isinstance(layer, BatchNormalization)):
+            self.failed[layer.path or layer.name] = (
+                "it is of a subclass, which may compute something else."
+            )
+            return None
+        try:
+            return self._rule(layer)
+        except (TypeError, ValueError) as error:
+            # Keras wraps what a constructor says in the whole configuration.
+            self.failed[layer.path or layer.name] = str(error.__context__ or error)
+            return None
+
+    def follow(self, layer: Layer) -> Layer | None:
+        """The activation that the new layer has not."""
+        return self._follow(layer) if self._follow is not None else None
+
+    def transfer(self, old: Layer, new: Layer) -> None:
+        """The weights by their names, for Keras's layers with `renorm=True` have others, too."""
+        hand_over_norm(old, new)
+
+
+def _convert(
+    model: keras.Model,
+    rule: Callable[[Layer], Layer | None],
+    reporter: Reporter | None,
+    follow: Callable[[Layer], Layer | None] | None = None,
+    subclasses: bool = False,
+) -> keras.Model:
+    """A copy of `model` with the rule applied to every batch norm.
+
+    With `subclasses` also to those of our layers, for rules that keep the class.
+    """
+    rewrite = _NormRewrite(rule, follow, subclasses)
+    new_model = rewritten(model, rewrite)
+    deliver(_report(model, rewrite), reporter, failed=frozenset(rewrite.failed))
+    return new_model
+
+
+def _report(model: keras.Model, rewrite: _NormRewrite) -> Report:
+    replaced, kept = [], []
+    for layer in normalizations(model):
+        path, before, new = layer.path or layer.name, type(layer).__name__, rewrite.replace(layer)
+        if new is None:
+            kept.append(Change(path, before, "", rewrite.failed.get(path, "")))
+        else:
+            replaced.append(Change(path, before, type(new).__name__, _lost(layer, new)))
+    return Report(tuple(replaced), tuple(kept))
+
+
+def _lost(old: Layer, new: Layer) -> str:
+    """What a new layer does otherwise than the old one, beyond being of its class."""
+    before, after = old.get_config(), new.get_config()
+    lost = [
+        key
+        for key in ("r_max", "d_max", "virtual_batch_size", "synchronized")
+        if before.get(key) and key not in after
+    ]
+    notes = [f"without {', '.join(lost)}"] if lost else []
+    if not is_linear(getattr(old, "activation", None)) and not hasattr(new, "activation"):
+        notes.append("activation in a layer of its own")
+    if getattr(old, "renorm", False):
+        notes.append("statistics of inference")
+        if old.renorm_momentum != old.momentum and isinstance(new, BatchRenormalization):
+            notes.append(f"momentum {old.momentum} instead of renorm_momentum")
+    return "; ".join(notes)
+
+
+def _synchronized(layer: Layer, synchronized: bool) -> Layer | None:
+    ours = as_ours(layer) or layer
+    return type(ours).from_config(ours.get_config() | {"synchronized": synchronized})
+
+
+def _clipping(layer: Layer, options: dict[str, Any]) -> dict[str, Any]:
+    """`options`, with `renorm_clipping` in place of the limits that the layer had."""
+    if "renorm_clipping" not in options or type(layer) not in PLAIN_OF:
+        return options
+    limits = BatchRenormalization(renorm_clipping=options["renorm_clipping"])
+    rest = without(options, "renorm_clipping")
+    return rest | {"r_max": limits.r_max, "d_max": limits.d_max}
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raises for options that the new layers cannot all have."""
+    fixed = [key for key in options if key in _FIXED or "_initializer" in key]
+    if fixed:
+        raise ValueError(
+            f"The new layers keep {fixed[0]!r} from the old ones, received {fixed[0]}="
+            f"{options[fixed[0]]!r}. Allowed are r_max, d_max, renorm_clipping, momentum and other "
+            "arguments of keras_renorm.layers.BatchRenormalization that change training only."
+        )
+    BatchRenormalization(**options)
+
+
+def _is_of_this_package(layer: Layer) -> bool:
+    return isinstance(layer, BatchNormalization) or type(layer).__module__.startswith(
+        "keras_renorm."
+    )

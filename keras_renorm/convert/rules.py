@@ -1,0 +1,95 @@
+"""What stands for a batch norm among Keras's layers and ours, and how weights go over."""
+
+import inspect
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_renorm.layers import (
+    BatchNormalization,
+    BatchRenormalization,
+    DomainBatchNormalization,
+    DomainBatchRenormalization,
+)
+
+Layer: TypeAlias = keras.layers.Layer
+KerasBatchNormalization: TypeAlias = keras.layers.BatchNormalization
+
+# Each layer of ours, and the same with r and d.
+RENORM_OF: dict[Any, Any] = {
+    BatchNormalization: BatchRenormalization,
+    DomainBatchNormalization: DomainBatchRenormalization,
+}
+PLAIN_OF = {renorm: plain for plain, renorm in RENORM_OF.items()}
+
+_WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+def is_batch_norm(layer: Any) -> bool:
+    """Whether `layer` is a batch norm of Keras's or ours, and of no subclass of them."""
+    return type(layer) in (KerasBatchNormalization, BatchNormalization, BatchRenormalization)
+
+
+def as_keras(layer: Layer) -> Layer | None:
+    """What Keras has in the place of one of our batch norms; None for another layer."""
+    if type(layer) not in (BatchNormalization, BatchRenormalization):
+        return None
+    known = {*inspect.signature(KerasBatchNormalization).parameters, "name", "dtype", "trainable"}
+    config = {key: value for key, value in layer.get_config().items() if key in known}
+    if keras.backend.backend() != "tensorflow":
+        # Keras refuses it elsewhere. Under JAX the moments are global either way.
+        config.pop("synchronized", None)
+    return KerasBatchNormalization.from_config(config)
+
+
+def activation_after(layer: Layer) -> Layer | None:
+    """A layer for the activation of one of our batch norms; None if there is none."""
+    if not isinstance(layer, BatchNormalization) or is_linear(layer.activation):
+        return None
+    return keras.layers.Activation(
+        layer.activation, name=f"{layer.name}_activation", dtype=layer.dtype_policy
+    )
+
+
+def is_linear(activation: Any) -> bool:
+    """Whether an activation, as layers hold them, does nothing."""
+    return activation in (None, keras.activations.linear)
+
+
+def hand_over_norm(old: Layer, new: Layer) -> None:
+    """Gives a batch norm the gamma, beta and moving statistics of another, bit for bit."""
+    for name in _WEIGHTS:
+        variable = getattr(new, name)
+        if variable is not None:
+            variable.assign(keras.ops.convert_to_numpy(getattr(old, name)))
+    before, after = (getattr(layer, "update_count", None) for layer in (old, new))
+    if before is not None and after is not None:
+        after.assign(keras.ops.convert_to_numpy(before))
+
+
+def normalizations(model: keras.Model) -> list[Layer]:
+    """The layers of a model that normalise, by their classes and names; each once."""
+    layers = {id(layer): layer for layer in model._flatten_layers()}
+    return [
+        layer
+        for layer in layers.values()
+        if isinstance(layer, BatchNormalization | KerasBatchNormalization)
+        or type(layer).__name__.endswith("Normalization")
+    ]
+
+
+def as_ours(layer: Layer) -> Layer | None:
+    """Our layer in the place of a batch norm of Keras's; None in the place of any other."""
+    if type(layer) is not KerasBatchNormalization:
+        return None
+    config = without(layer.get_config(), "renorm", "renorm_clipping", "renorm_momentum")
+    if not layer.renorm:
+        return BatchNormalization.from_config(config)
+    return BatchRenormalization.from_config(
+        config | {"renorm_clipping": dict(layer.renorm_clipping or {})}
+    )
+
+
+def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """A configuration without some of its keys."""
+    return {key: value for key, value in config.items() if key not in keys}

@@ -1,0 +1,234 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import convert
+
+X = np.random.default_rng(2).normal(1.0, 2.0, (6, 5)).astype("f4")
+
+
+@keras.saving.register_keras_serializable("cloning_test")
+class Block(keras.layers.Layer):
+    """A layer that is given its norm."""
+
+    def __init__(self, norm, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = norm
+        self.dense = keras.layers.Dense(5)
+
+    def build(self, shape):
+        for layer in (self.norm, self.dense):
+            if not layer.built:
+                layer.build(shape)
+        self.weight = self.add_weight(shape=(5,), name="weight")
+
+    def call(self, x, training=None):
+        return self.weight * self.dense(self.norm(x, training=training))
+
+    def get_config(self):
+        return super().get_config() | {"norm": keras.saving.serialize_keras_object(self.norm)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config | {"norm": keras.saving.deserialize_keras_object(config["norm"])})
+
+
+@keras.saving.register_keras_serializable("cloning_test")
+class Subclassed(keras.Model):
+    """A model that is given its norm, around a functional one that is given, too."""
+
+    def __init__(self, norm, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.first = keras.layers.Dense(5)
+        self.norm = norm
+        self.inner = inner
+
+    def call(self, x, training=None):
+        return self.inner(self.norm(self.first(x), training=training), training=training)
+
+    def get_config(self):
+        parts = {"norm": self.norm, "inner": self.inner}
+        serialized = {k: keras.saving.serialize_keras_object(v) for k, v in parts.items()}
+        return super().get_config() | serialized
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {k: keras.saving.deserialize_keras_object(config[k]) for k in ("norm", "inner")}
+        return cls(**config | parts)
+
+
+def inner():
+    return keras.Sequential([keras.Input((5,)), keras.layers.BatchNormalization(name="in_inner")])
+
+
+def subclassed():
+    model = Subclassed(keras.layers.BatchNormalization(name="norm"), inner(), name="outer")
+    model(X)
+    return model
+
+
+def with_block():
+    block = Block(keras.layers.BatchNormalization(), name="block")
+    return keras.Sequential([keras.Input((5,)), block])
+
+
+def randomised(model):
+    values = np.random.default_rng(1)
+    model.set_weights([values.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("make", [subclassed, with_block])
+def test_what_configurations_hold_is_converted(make, tmp_path):
+    model = randomised(make())
+    converted = convert.to_batch_renormalization(model, r_max=2.0, d_max=3.0)
+    assert type(converted) is type(model)
+    assert [w.path for w in converted.weights] == [w.path for w in model.weights]
+    assert {type(layer) for layer in converted._flatten_layers()}.isdisjoint(
+        {keras.layers.BatchNormalization}
+    )
+    np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-6)
+    converted.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(X), converted(X))
+
+
+def test_inputs_keep_what_they_are():
+    given = keras.Input((5,), name="given")
+    absent = keras.Input((5,), name="absent", optional=True)
+    sparse = keras.Input((5,), name="sparse", sparse=True)
+    outputs = keras.layers.BatchNormalization()(given)
+    model = keras.Model({"given": given, "others": [absent, sparse]}, outputs)
+    converted = convert.from_keras(model)
+    assert [x.name for x in converted.inputs] == ["given", "absent", "sparse"]
+    assert converted.get_layer("absent").optional
+    assert converted.get_layer("sparse").sparse
+    keras.tree.assert_same_structure(converted.input, model.input)
+
+
+class OwnSequential(keras.Sequential):
+    def train_step(self, data):
+        return {}
+
+
+class OwnConstructor(keras.Sequential):
+    def __init__(self, width):
+        super().__init__([keras.Input((width,)), keras.layers.BatchNormalization()])
+
+
+class OwnLayer(keras.Model):
+    """A functional model with a layer that is not in its graph."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.extra = keras.layers.Dense(1)
+
+
+class OwnBuild(keras.Model):
+    """A model that Keras cannot build from shapes."""
+
+    def __init__(self, norm, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = norm
+
+    def call(self, x):
+        return self.norm(x)
+
+    def get_config(self):
+        return super().get_config() | {"norm": keras.saving.serialize_keras_object(self.norm)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config | {"norm": keras.saving.deserialize_keras_object(config["norm"])})
+
+    def get_build_config(self):
+        return None
+
+
+class Growing(keras.layers.Layer):
+    """A layer with one weight more at each construction."""
+
+    count = 0
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        Growing.count += 1
+
+    def build(self, shape):
+        self.weight = self.add_weight(shape=(Growing.count,))
+
+    def call(self, x):
+        return x
+
+
+class Pair(keras.layers.Layer):
+    """A layer that does not keep its norm in its configuration."""
+
+    def __init__(self, norm=None, **kwargs):
+        super().__init__(**kwargs)
+        if norm is not None:
+            self.norm = norm
+
+    def call(self, x):
+        return self.norm(x)
+
+    def get_config(self):
+        return super().get_config()
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def own_build():
+    model = OwnBuild(keras.layers.BatchNormalization(), name="own")
+    model(X)
+    return model
+
+
+def own_layer():
+    inputs = keras.Input((5,))
+    return OwnLayer(inputs, keras.layers.BatchNormalization()(inputs), name="own")
+
+
+def test_a_sequential_of_another_class_keeps_it():
+    model = OwnSequential([keras.Input((5,)), keras.layers.BatchNormalization()])
+    assert type(convert.from_keras(model)) is OwnSequential
+
+
+REFUSED = {
+    "a layer": (
+        lambda: keras.layers.Dense(3),
+        TypeError,
+        "Only Keras models can be converted, received <Dense .*For a single layer, convert "
+        r"keras.Sequential\(\[layer\]\)",
+    ),
+    "constructor": (
+        lambda: OwnConstructor(5),
+        TypeError,
+        "is of the class OwnConstructor, which a copy would lose",
+    ),
+    "layer outside the graph": (
+        own_layer,
+        TypeError,
+        "'own' is of the class OwnLayer, which a copy would lose.*no layers of its own",
+    ),
+    "build": (own_build, ValueError, "OwnBuild 'own' has no weights, because Keras cannot build"),
+    "weights": (
+        lambda: keras.Sequential([keras.Input((5,)), Growing(name="growing")]),
+        ValueError,
+        r"Growing 'growing' has weights of the shapes \[\(\d,\)\], and a copy .*of \[\(\d,\)\]",
+    ),
+    "layers": (
+        lambda: keras.Sequential(
+            [keras.Input((5,)), Pair(keras.layers.BatchNormalization(), name="pair")]
+        ),
+        ValueError,
+        "The Pair 'pair' has 1 layers in it, and a copy of it from its configuration 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_copied_is_named(make, error, message):
+    with pytest.raises(error, match=message):
+        convert.from_keras(make())
