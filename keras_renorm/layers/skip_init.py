@@ -1,0 +1,145 @@
+"""SkipInit: a learnable scalar in place of normalisation."""
+
+import math
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_renorm.ops import arguments
+from keras_renorm.typing import Tensor
+
+INVERSE_SQRT_DEPTH: Literal["inverse_sqrt_depth"] = "inverse_sqrt_depth"
+
+
+@keras.saving.register_keras_serializable("keras_renorm")
+class SkipInit(keras.layers.Layer):
+    """Scales a residual branch by one learnable number, 0 or small at first.
+
+    ```
+    y = alpha * x
+    ```
+
+    It stands at the end of a residual branch, before the branch is added to the skip path, in a
+    net without normalisation. Batch Normalization trains deep residual nets because it scales
+    block l down by about 1 / sqrt(l) at initialisation, which makes the net nearly the identity;
+    alpha does that and no more. The rest of the paper's recipe is the net's: convolutions with
+    biases, He initialisation, ReLU before the convolutions, Dropout before the classifier.
+
+    A gradient reaches the branch only through alpha: at alpha = 0 the branch's weights stand still
+    in the first step, in which alpha itself moves.
+
+    Args:
+        initial_value: alpha at first: a number, or `"inverse_sqrt_depth"` for 1 / sqrt(depth),
+            the most that trains at any depth. With 1 nets of 100 layers fail.
+        depth: With `"inverse_sqrt_depth"`, the number of residual blocks of the net.
+        **kwargs: Keras's own layer arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Floating-point tensor of any shape.
+
+    Returns:
+        Tensor of the inputs' shape in the layer's compute dtype. The product, and so the gradient
+        of alpha, a sum over all of x, is formed in the type of `alpha`, float32 under
+        mixed-precision policies.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or the inputs are not floating point.
+        ValueError: If an argument is out of range, or `depth` is missing or without use.
+
+    Example:
+        >>> skip = np.random.normal(size=(8, 32, 32, 16))
+        >>> branch = keras.layers.Conv2D(16, 3, padding="same")(skip)
+        >>> y = skip + keras_renorm.layers.SkipInit()(branch)  # equals skip, until it is trained
+
+    Source: De & Smith 2020 (SkipInit).
+    """
+
+    def __init__(
+        self,
+        initial_value: float | Literal["inverse_sqrt_depth"] = 0.0,
+        depth: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.initial_value = _initial_value(initial_value)
+        self.depth = None if depth is None else _depth(depth)
+        self.supports_masking = True
+        if (self.depth is None) == (self.initial_value == INVERSE_SQRT_DEPTH):
+            raise ValueError(_not_together(initial_value, depth))
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates alpha, a scalar.
+
+        Args:
+            input_shape: The inputs' shape; not used.
+        """
+        value = self.initial_value
+        if isinstance(value, str):
+            assert self.depth is not None
+            value = 1 / math.sqrt(self.depth)
+        self.alpha = self.add_weight(
+            name="alpha",
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            autocast=False,
+        )
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Scales `inputs`; see the class."""
+        inputs = keras.ops.convert_to_tensor(inputs)
+        arguments.floating("inputs", inputs)
+        wide = keras.backend.result_type(inputs.dtype, self.alpha.dtype)
+        scaled = keras.ops.cast(inputs, wide) * keras.ops.cast(self.alpha, wide)
+        return keras.ops.cast(scaled, inputs.dtype)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
+        arguments.floating("inputs", inputs)
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The inputs' shape."""
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        own = {"initial_value": self.initial_value, "depth": self.depth}
+        return super().get_config() | own
+
+
+def _initial_value(value: Any) -> float | Literal["inverse_sqrt_depth"]:
+    """`value` as a finite float, or the one word that is allowed."""
+    if value == INVERSE_SQRT_DEPTH:
+        return INVERSE_SQRT_DEPTH
+    if isinstance(value, str):
+        raise ValueError(
+            f"`initial_value` must be a number or {INVERSE_SQRT_DEPTH!r}, received {value!r}. The "
+            f"paper's values are 0.0 and {INVERSE_SQRT_DEPTH!r}."
+        )
+    return arguments.finite("initial_value", value)
+
+
+def _depth(value: Any) -> int:
+    """`value` as an int, if it is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            "`depth` must be an integer, the number of residual blocks of the net; received "
+            f"{value!r} of type {type(value).__name__}."
+        )
+    return int(arguments.real("depth", value, low=1))
+
+
+def _not_together(initial_value: Any, depth: Any) -> str:
+    """What to write in place of an initial value and a depth that do not belong together."""
+    if depth is None:
+        return (
+            f"`initial_value={INVERSE_SQRT_DEPTH!r}` needs `depth`, the number of residual blocks "
+            f"of the net, received depth=None. Write SkipInit({INVERSE_SQRT_DEPTH!r}, depth=9) for "
+            "a net of 9 blocks."
+        )
+    return (
+        f"`depth` is for `initial_value={INVERSE_SQRT_DEPTH!r}` only, received initial_value="
+        f"{initial_value!r}, depth={depth!r}. Leave depth out, or write "
+        f"SkipInit({INVERSE_SQRT_DEPTH!r}, depth={depth!r})."
+    )

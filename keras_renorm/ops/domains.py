@@ -1,0 +1,295 @@
+"""Normalisation of minibatches that hold examples of several domains.
+
+D is the number of domains. A statistic or parameter of shape `[D, C]` has a row for each, one of
+shape `[C]` is shared by all; so the shapes tell which kind is which. `domain` is one id for all
+examples, an `int` or a scalar integer tensor, or a vector `[B]` with an id per example, along axis
+0 of `x`. An example whose id is not in [0, D) has the output NaN and changes no statistic: under a
+compiler, which cannot raise, no other answer is sure to be seen.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import keras
+
+from keras_renorm.ops.moments import Moments, moments
+from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
+from keras_renorm.ops.renorm import normalize as _normalize
+from keras_renorm.ops.replicas import Replicas
+from keras_renorm.ops.sums import channel_shape
+from keras_renorm.typing import Tensor
+
+Kind = Literal["shared", "domain"]
+
+
+class Parameters(NamedTuple):
+    """What the normalisation of an example depends on beside its minibatch.
+
+    Attributes:
+        mean: `[D, C]` or `[C]`, population mean.
+        variance: `[D, C]` or `[C]`, population variance.
+        gamma: `[D, C]`, `[C]` or None for 1.
+        beta: `[D, C]`, `[C]` or None for 0.
+        r_max: Number, scalar tensor or `[D]`.
+        d_max: Number, scalar tensor or `[D]`.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
+    r_max: float | Tensor = 1.0
+    d_max: float | Tensor = 0.0
+
+    @property
+    def by_domain(self) -> bool:
+        """Whether any of it has a row for each domain."""
+        return any(_has_rows(name, value) for name, value in self._asdict().items())
+
+    def of(self, domain: int | Tensor) -> "Parameters":
+        """Those of one domain."""
+        rows = self._asdict().items()
+        return Parameters(*(_row(v, domain) if _has_rows(name, v) else v for name, v in rows))
+
+
+def normalize(
+    x: Tensor,
+    domain: int | Tensor,
+    parameters: Parameters,
+    *,
+    num_domains: int,
+    epsilon: float,
+    axis: int,
+) -> Tensor:
+    """Normalises each example with the population statistics of its domain. For inference.
+
+    ```
+    y_i = gamma_k * (x_i - mean_k) / sqrt(variance_k + epsilon) + beta_k        k = domain_i
+    ```
+
+    Args:
+        x: Tensor `[B, ..., C, ...]`, floating point.
+        domain: See the module.
+        parameters: Statistics, gamma and beta; the limits are not used.
+        num_domains: D.
+        epsilon: Added to the variances.
+        axis: The axis of the channels, not 0.
+
+    Returns:
+        The output, in the dtype and shape of `x`. One pass over `x`.
+    """
+    if parameters.by_domain and not _is_scalar(domain):
+        return _normalize_examples(x, domain, parameters, num_domains, epsilon, axis % len(x.shape))
+    own = parameters.of(domain)
+    y = _normalize(x, *own[:4], epsilon=epsilon, axis=axis)
+    return y if isinstance(domain, int) else y + _blot(domain, num_domains, y)
+
+
+def batch_renormalization(
+    x: Tensor,
+    domain: int | Tensor,
+    parameters: Parameters,
+    *,
+    num_domains: int,
+    batch_statistics: Kind,
+    axis: int,
+    mask: Tensor | None = None,
+    synchronized: bool = False,
+    **options: Any,
+) -> tuple[Tensor, Moments]:
+    """Normalises each example with minibatch moments, corrected towards population statistics.
+
+    `ops.batch_renormalization`, where minibatch means the examples of one's own domain if
+    `batch_statistics` is "domain", and all examples if it is "shared". One id for all examples
+    costs what that function costs. A vector of ids costs D times as much: a masked call for each
+    domain, from which its examples are taken; once if nothing is kept by domain.
+
+    Args:
+        x: Tensor `[B, ..., C, ...]`, floating point.
+        domain: See the module.
+        parameters: Population statistics before this step's update, gamma, beta and limits.
+        num_domains: D.
+        batch_statistics: "domain" or "shared".
+        axis: The axis of the channels, not 0.
+        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`.
+        synchronized: Whether the minibatch is that of all replicas together; a replica may have
+            examples of other domains than the next one. A collective for each masked call.
+        **options: `epsilon` and `relu` of `ops.batch_renormalization`.
+
+    Returns:
+        `(y, batch)`: the output, and the moments to update the population statistics with, in
+        their shape. `[D, C]`: row k has the moments of domain k's examples, with count 0 where
+        there are none. `[C]`: those that were used; of several domains' the mean, weighted by the
+        number of their positions.
+    """
+    options |= {"axis": axis, "synchronized": synchronized}
+    if _is_scalar(domain) and synchronized and Replicas.running() is not None:
+        domain = keras.ops.broadcast_to(domain, (keras.ops.shape(x)[0],))
+    if _is_scalar(domain):
+        return _of_one_domain(x, domain, parameters, num_domains, mask, options)
+    shared = batch_statistics == "shared"
+    if shared and not parameters.by_domain:
+        return _of_all(x, domain, parameters, num_domains, mask, options)
+    return _of_each_domain(x, domain, parameters, num_domains, shared, mask, options)
+
+
+def _of_one_domain(
+    x: Tensor,
+    domain: int | Tensor,
+    parameters: Parameters,
+    num_domains: int,
+    mask: Tensor | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, Moments]:
+    """All examples are of one domain, so that its moments are those of the minibatch."""
+    y, batch = _step(x, parameters.of(domain), mask, options)
+    if not isinstance(domain, int):
+        y = y + _blot(domain, num_domains, y)
+    own = keras.ops.equal(keras.ops.arange(num_domains), domain)
+    rows = _has_rows("mean", parameters.mean)
+    own = keras.ops.expand_dims(own, 1) if rows else keras.ops.any(own)
+    return y, Moments(*(keras.ops.where(own, value, 0) for value in batch))
+
+
+def _of_all(
+    x: Tensor,
+    domain: Tensor,
+    parameters: Parameters,
+    num_domains: int,
+    mask: Tensor | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, Moments]:
+    """Nothing is kept by domain."""
+    valid = _by_example(_among(domain, num_domains), x)
+    y, batch = _step(x, parameters, _both(mask, valid), options)
+    return y + _blot(domain, num_domains, y), batch
+
+
+def _of_each_domain(
+    x: Tensor,
+    domain: Tensor,
+    parameters: Parameters,
+    num_domains: int,
+    shared: bool,
+    mask: Tensor | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, Moments]:
+    """A masked call for each domain, from which its examples are taken."""
+    valid = _both(mask, _by_example(_among(domain, num_domains), x))
+    rows = _has_rows("mean", parameters.mean)
+    y, found = keras.ops.full_like(x, float("nan")), []
+    for k in range(num_domains):
+        own = _by_example(domain == k, x)
+        mine = _both(mask, own)
+        part, batch = _step(x, parameters.of(k), valid if shared else mine, options)
+        y = keras.ops.where(own, part, y)
+        if shared and rows:  # these moments, of all examples, are not those of row k
+            batch = _moments(x, mine, options)
+        found.append(batch)
+    if shared and not rows:
+        return y, found[0]
+    stacked = Moments(*(keras.ops.stack(values) for values in zip(*found, strict=True)))
+    return y, stacked if rows else _mean(stacked)
+
+
+def _step(
+    x: Tensor, parameters: Parameters, mask: Tensor | None, options: dict[str, Any]
+) -> tuple[Tensor, Moments]:
+    *vectors, r_max, d_max = parameters
+    return _batch_renormalization(x, *vectors, r_max=r_max, d_max=d_max, mask=mask, **options)
+
+
+def _moments(x: Tensor, mask: Tensor, options: dict[str, Any]) -> Moments:
+    batch = moments(keras.ops.stop_gradient(x), options["axis"], mask)
+    replicas = Replicas.running() if options["synchronized"] else None
+    return batch if replicas is None else replicas.merge(batch)
+
+
+def _mean(rows: Moments) -> Moments:
+    """The mean of the rows of moments `[D, C]`, weighted by their counts."""
+    count = keras.ops.sum(rows.count, axis=0)
+    weights = rows.count / keras.ops.maximum(count, 1)
+    mean, variance, remainder = (
+        keras.ops.sum(weights * value, axis=0)
+        for value in (rows.mean, rows.variance, rows.mean_remainder)
+    )
+    return Moments(mean, variance, count, remainder)
+
+
+def _normalize_examples(
+    x: Tensor,
+    domain: Tensor,
+    parameters: Parameters,
+    num_domains: int,
+    epsilon: float,
+    axis: int,
+) -> Tensor:
+    """The output with a row of parameters for each example."""
+    dtype = keras.backend.result_type(x.dtype, "float32")
+    one = keras.ops.ones((x.shape[axis],), dtype)
+    gamma = one if parameters.gamma is None else keras.ops.cast(parameters.gamma, dtype)
+    beta = 0 * one if parameters.beta is None else keras.ops.cast(parameters.beta, dtype)
+    mean = keras.ops.cast(parameters.mean, dtype)
+    scale = gamma / keras.ops.sqrt(keras.ops.cast(parameters.variance, dtype) + epsilon)
+    mean, scale, beta = (_for_examples(value, domain, x, axis) for value in (mean, scale, beta))
+    centred = keras.ops.cast(x, dtype) - mean
+    beta = beta + _blot(domain, num_domains, centred)
+    return keras.ops.cast(centred * scale + beta, x.dtype)
+
+
+def _for_examples(value: Tensor, domain: Tensor, x: Tensor, axis: int) -> Tensor:
+    """`[C]`, or the rows of `[D, C]` that the examples are of, to broadcast against `x`.
+
+    For an id out of range it is row 0, as a gather would be undefined.
+    """
+    shape = list(channel_shape(x, axis))
+    if len(value.shape) == 2:
+        among = _among(domain, value.shape[0])
+        value = keras.ops.take(value, keras.ops.where(among, domain, 0), axis=0)
+        shape[0], shape[axis] = -1, value.shape[1]
+    return keras.ops.reshape(value, shape)
+
+
+def _has_rows(name: str, value: Any) -> bool:
+    rank = len(getattr(value, "shape", ()))
+    return rank == (1 if name in ("r_max", "d_max") else 2)
+
+
+def _row(rows: Tensor, domain: int | Tensor) -> Tensor:
+    """Row `domain`; zeros if there is none. Selected, for the gradient of a gather is sparse."""
+    rows = keras.ops.convert_to_tensor(rows)
+    if isinstance(domain, int):
+        return rows[domain]
+    own = keras.ops.equal(keras.ops.arange(rows.shape[0]), domain)
+    own = keras.ops.reshape(own, (-1, *(1 for _ in rows.shape[1:])))
+    return keras.ops.sum(keras.ops.where(own, rows, keras.ops.zeros_like(rows)), axis=0)
+
+
+def _is_scalar(domain: int | Tensor) -> bool:
+    return isinstance(domain, int) or len(domain.shape) == 0
+
+
+def _among(domain: Tensor, num_domains: int) -> Tensor:
+    """Whether the ids are those of a domain."""
+    return keras.ops.logical_and(domain >= 0, domain < num_domains)
+
+
+def _by_example(values: Tensor, x: Tensor) -> Tensor:
+    """A value per example, `[B]`, to broadcast against `x`; a scalar as it is.
+
+    Of another number than there are examples they do not broadcast but fail here.
+    """
+    if len(values.shape) == 0:
+        return values
+    return keras.ops.reshape(values, (keras.ops.shape(x)[0], *(1 for _ in x.shape[1:])))
+
+
+def _both(mask: Tensor | None, other: Tensor) -> Tensor:
+    if mask is None:
+        return other
+    return keras.ops.logical_and(keras.ops.cast(mask, "bool"), other)
+
+
+def _blot(domain: Tensor, num_domains: int, y: Tensor) -> Tensor:
+    """What to add to `y`, or to its offset: NaN where the id is out of range, else 0."""
+    blot = keras.ops.where(_among(domain, num_domains), 0.0, float("nan"))
+    return _by_example(keras.ops.cast(blot, y.dtype), y)
