@@ -14,6 +14,9 @@ SOURCES = sorted(
 ROOMS = [
     "zoo",
     "keras_renorm.convert",
+    "keras_renorm.callbacks",
+    "keras_renorm.diagnostics",
+    "keras_renorm.statistics",
     "keras_renorm.layers",
     "keras_renorm.schedules",
     "keras_renorm.ops",
@@ -24,8 +27,9 @@ ROOMS = [
 PRIVATE = ROOT / "keras_renorm" / "ops" / "xla" / "tensorflow_xla.py"
 # Heavy, and not needed for most uses: imported inside the functions that use them.
 LATE = {"matplotlib", "tensorflow_datasets"}
-# What `keras_renorm` may import; the standard library aside. JAX only where it is the backend.
-NEEDS = {"jax", "keras", "keras_renorm", "numpy", "tensorflow"}
+# What `keras_renorm` may import; the standard library aside. JAX only where it is the backend,
+# matplotlib only to plot.
+NEEDS = {"jax", "keras", "keras_renorm", "matplotlib", "numpy", "tensorflow"}
 
 
 def module_name(path):

@@ -58,6 +58,15 @@ class BatchNormalization(keras.layers.Layer):
             one per layer. Under JAX's `keras.distribution.DataParallel` the moments are global
             either way. TensorFlow and JAX only.
         activation: Activation of the output, as in `keras.layers.Dense`.
+        virtual_batch_size: Cuts each minibatch (each replica's) into ghost batches of so many
+            examples, in their order, each with moments of its own. Where the examples do not
+            divide, the last ghost batch is smaller. The moving statistics are averages of the
+            ghosts' moments, each ghost weighted with its number of positions that count. One that
+            holds the whole minibatch changes no bit. The batch must be the first axis; not with
+            `synchronized`. Hoffer, Hubara & Soudry 2017.
+        frozen_statistics: Whether training, too, normalises with the moving statistics and leaves
+            them as they are, while gamma and beta train on; `keras_renorm.statistics.freeze` sets
+            it. Wu & Johnson 2021, section 4, call it FrozenBN.
         **kwargs: Keras's own layer arguments, such as `name`, `dtype` and `trainable`.
 
     Call arguments:
@@ -81,6 +90,9 @@ class BatchNormalization(keras.layers.Layer):
     Source: Ioffe & Szegedy 2015, Algorithms 1 and 2.
     """
 
+    # Whether the moving statistics average the deviation and not the variance.
+    _by_stddev = False
+
     def __init__(
         self,
         axis: int = -1,
@@ -101,6 +113,8 @@ class BatchNormalization(keras.layers.Layer):
         renorm_momentum: float = 0.99,
         synchronized: bool = False,
         activation: Any = None,
+        virtual_batch_size: int | None = None,
+        frozen_statistics: bool = False,
         **kwargs: Any,
     ) -> None:
         if arguments.flag("renorm", renorm):
@@ -130,6 +144,10 @@ class BatchNormalization(keras.layers.Layer):
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
         self.synchronized = arguments.flag("synchronized", synchronized)
         self.activation = keras.activations.get(activation)
+        self.virtual_batch_size = arguments.virtual_batch_size(
+            virtual_batch_size, axis=self.axis, synchronized=self.synchronized
+        )
+        self.frozen_statistics = arguments.flag("frozen_statistics", frozen_statistics)
         self.supports_masking = True
         self.gamma: Any = None
         self.beta: Any = None
@@ -141,9 +159,13 @@ class BatchNormalization(keras.layers.Layer):
             input_shape: The inputs' shape.
 
         Raises:
-            ValueError: If the inputs have no axis `axis`, or its size is not known.
+            ValueError: If the inputs have no axis `axis`, or its size is not known, or with
+                `virtual_batch_size` it is the first.
         """
         axis = arguments.axis(self.axis, len(input_shape))
+        arguments.virtual_batch_size(
+            self.virtual_batch_size, axis=axis, synchronized=self.synchronized
+        )
         if input_shape[axis] is None:
             raise ValueError(
                 f"The size of the inputs' axis {self.axis}, the channels, must be known to create "
@@ -164,7 +186,7 @@ class BatchNormalization(keras.layers.Layer):
         if mask is not None:
             mask = keras.ops.convert_to_tensor(mask)
         self._check_call(inputs, mask)
-        if training and self.trainable:
+        if self._uses_minibatch(training):
             return self._normalize_minibatch(inputs, mask)
         outputs = ops.normalize(
             inputs,
@@ -182,6 +204,10 @@ class BatchNormalization(keras.layers.Layer):
         """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
         self._check_call(inputs, mask)
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
+
+    def _uses_minibatch(self, training: bool | None) -> bool:
+        """Whether to normalise with the moments of the minibatch, and to learn from them."""
+        return bool(training and self.trainable and not self.frozen_statistics)
 
     def _check_call(self, inputs: Any, mask: Any) -> None:
         """Raises for inputs or a mask that a call does not take."""
@@ -223,7 +249,8 @@ class BatchNormalization(keras.layers.Layer):
 
     def _serializers(self) -> dict[str, Callable[[Any], Any]]:
         """For each argument, what turns its value into the form that a configuration holds."""
-        plain = ("axis", "momentum", "epsilon", "center", "scale", "synchronized")
+        flags = ("center", "scale", "synchronized", "frozen_statistics")
+        plain = ("axis", "momentum", "epsilon", "virtual_batch_size", *flags)
         vectors = ("beta", "gamma", "moving_mean", "moving_variance")
         return (
             dict.fromkeys(plain, lambda value: value)
@@ -236,20 +263,23 @@ class BatchNormalization(keras.layers.Layer):
     def _normalize_minibatch(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """The training output; updates the moving statistics."""
         relu = self.activation is keras.activations.relu
-        outputs, batch = ops.batch_renormalization(
+        outputs, moving = ops.training_step(
             inputs,
             self.moving_mean,
             self.moving_variance,
             self.gamma,
             self.beta,
+            momentum=self.momentum,
+            by_stddev=self._by_stddev,
             epsilon=self.epsilon,
             axis=self.axis,
             mask=None if mask is None else keras.ops.expand_dims(mask, -1),
             relu=relu,
             synchronized=self.synchronized,
+            virtual_batch_size=self.virtual_batch_size,
             **self._limits(),
         )
-        self._update(batch)
+        self._update(moving)
         return outputs if relu else self.activation(outputs)
 
     def _moving_statistics(self) -> tuple[Tensor, Tensor]:
@@ -264,21 +294,25 @@ class BatchNormalization(keras.layers.Layer):
         """Limits of the corrections, for `ops.batch_renormalization`. None here: plain BN."""
         return {}
 
-    def _update(self, batch: ops.Moments) -> None:
-        """One step of the moving statistics."""
-        mean, variance = ops.update_moving_moments(
-            self._statistic(self.moving_mean, batch),
-            self._statistic(self.moving_variance, batch),
-            batch,
-            momentum=self.momentum,
-        )
-        self.moving_mean.assign(mean)
-        self.moving_variance.assign(variance)
+    def _update(self, found: Any) -> None:
+        """One step of the moving statistics: to an `ops.Moving`, or by a minibatch's `Moments`."""
+        moving = self._moved(found)
+        self.moving_mean.assign(moving.mean)
+        self.moving_variance.assign(moving.variance)
 
-    @staticmethod
-    def _statistic(variable: Any, batch: ops.Moments) -> Tensor:
-        """A moving statistic in the precision of the minibatch's moments."""
-        return keras.ops.cast(variable, batch.mean.dtype)
+    def _moved(self, found: Any) -> ops.Moving:
+        """`found`, if it is an `ops.Moving`; or the statistics after a step by these `Moments`."""
+        if isinstance(found, ops.Moving):
+            return found
+        dtype = found.mean.dtype
+        return ops.update_moving(
+            keras.ops.cast(self.moving_mean, dtype),
+            keras.ops.cast(self.moving_variance, dtype),
+            found,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            by_stddev=self._by_stddev,
+        )
 
     def _add_parameter(self, name: str, shape: tuple[int | None]) -> Any:
         return self.add_weight(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_renorm import ops, schedules
+from keras_renorm import schedules
 from keras_renorm.layers.batch_normalization import BatchNormalization
 from keras_renorm.ops import arguments
 from keras_renorm.schedules import Schedule
@@ -47,6 +47,11 @@ class BatchRenormalization(BatchNormalization):
     bit for bit. Weights: gamma, beta, moving_mean and moving_variance, in that order, so that
     those of a Keras batch norm load as they are; then `update_count`, an integer, if a limit is a
     schedule. A layer with fixed limits has the four only.
+
+    With `virtual_batch_size` each ghost batch has r and d of its own, against the moving statistics
+    that all share. So where nothing clips, y = gamma * (x - mu) / sigma + beta in each of them,
+    from the first step on. The moving sigma averages the ghosts' sigmas. (The layer of `tf_keras`
+    gives all its ghosts the mean of their r and d, with which that does not hold.)
 
     Differs from `keras.layers.BatchNormalization(renorm=True)`: clipped by default, with the
     paper's schedule; the lower clip of r is always 1 / r_max; a loaded `moving_variance` is used;
@@ -92,6 +97,8 @@ class BatchRenormalization(BatchNormalization):
 
     Source: Ioffe 2017, Algorithm 1 and section 4.1.
     """
+
+    _by_stddev = True
 
     def __init__(
         self,
@@ -202,19 +209,11 @@ class BatchRenormalization(BatchNormalization):
             for name, limit in limits.items()
         }
 
-    def _update(self, batch: ops.Moments) -> None:
-        mean, variance = ops.update_moving_moments_by_stddev(
-            self._statistic(self.moving_mean, batch),
-            self._statistic(self.moving_variance, batch),
-            batch,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-        )
-        self.moving_mean.assign(mean)
-        self.moving_variance.assign(variance)
+    def _update(self, found: Any) -> None:
+        moving = self._moved(found)
+        super()._update(moving)
         if self.update_count is not None:
-            updated = keras.ops.any(ops.has_update(batch))
-            self.update_count.assign_add(keras.ops.cast(updated, self.update_count.dtype))
+            self.update_count.assign_add(keras.ops.cast(moving.updated, self.update_count.dtype))
 
 
 def _limits_of_clipping(clipping: Mapping[str, float]) -> tuple[float, float]:

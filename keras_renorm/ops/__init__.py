@@ -4,11 +4,13 @@ from keras_renorm.ops.correction import Correction, renorm_correction
 from keras_renorm.ops.lowerings import Lowering, lowering
 from keras_renorm.ops.moments import Moments, moments
 from keras_renorm.ops.moving import (
+    Moving,
     has_update,
+    update_moving,
     update_moving_moments,
     update_moving_moments_by_stddev,
 )
-from keras_renorm.ops.renorm import batch_renormalization, normalize
+from keras_renorm.ops.renorm import batch_renormalization, normalize, training_step
 from keras_renorm.ops.replicas import Replicas
 from keras_renorm.ops.shuffling import shuffle, shuffle_order, unshuffle
 
@@ -16,6 +18,7 @@ __all__ = [
     "Correction",
     "Lowering",
     "Moments",
+    "Moving",
     "Replicas",
     "batch_renormalization",
     "has_update",
@@ -25,7 +28,9 @@ __all__ = [
     "renorm_correction",
     "shuffle",
     "shuffle_order",
+    "training_step",
     "unshuffle",
+    "update_moving",
     "update_moving_moments",
     "update_moving_moments_by_stddev",
 ]

@@ -80,6 +80,39 @@ def mask_shape(mask: Sequence[int | None], inputs: Sequence[int | None], *, laye
         )
 
 
+def virtual_batch_size(value: Any, *, axis: int, synchronized: bool) -> int | None:
+    """`value` as an int, if it is one of at least 1, or None.
+
+    Raises:
+        TypeError: If it is no integer.
+        ValueError: If it is less than 1, or ghost batches do not go with the other arguments.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            "`virtual_batch_size` must be an integer or None, received "
+            f"{value!r} of type {type(value).__name__}."
+        )
+    if value < 1:
+        raise ValueError(
+            f"`virtual_batch_size` must be at least 1, received virtual_batch_size={value}. Write "
+            "None for moments of the whole minibatch."
+        )
+    if synchronized:
+        raise ValueError(
+            "`virtual_batch_size` makes the parts that moments are taken of smaller than a "
+            "replica's minibatch, `synchronized=True` larger: give one of them, received "
+            f"virtual_batch_size={value}, synchronized=True."
+        )
+    if axis == 0:
+        raise ValueError(
+            f"With `virtual_batch_size` the batch must be the first axis, received "
+            f"virtual_batch_size={value} with the channels on axis 0. Transpose the inputs."
+        )
+    return int(value)
+
+
 def is_number(value: Any) -> bool:
     """Whether `value` is a real number, of Python or NumPy, and not a truth value."""
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

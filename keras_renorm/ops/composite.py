@@ -1,13 +1,14 @@
 """The passes over a tensor in plain `keras.ops`: every dtype, rank, backend and device.
 
 What a step of training does between these passes, with vectors of one entry per channel, is in
-`keras_renorm.ops.step`. `mean` and `mean_remainder` are those of `Moments`; every vector is `[C]`.
+`keras_renorm.ops.step`. `mean` and `mean_remainder` are those of `Moments`. Every vector is `[C]`;
+where the first axis of `x` counts ghost batches, `[G, C]`.
 """
 
 import keras
 
 from keras_renorm.ops.moments import centre, moments, select
-from keras_renorm.ops.sums import channel_shape, channel_sum
+from keras_renorm.ops.sums import channel_sum, spread
 from keras_renorm.typing import Tensor
 
 __all__ = ["gradient_sums", "input_gradient", "moments", "normalize"]
@@ -71,7 +72,9 @@ def gradient_sums(
     """
     centred = centre(x, axis, mean, mean_remainder)
     dy = _received(dy, centred, scale, offset, mask, axis, relu)
-    return channel_sum(dy, axis), channel_sum(dy * select(mask, centred), axis)
+    ghosts = len(mean.shape) == 2
+    products = dy * select(mask, centred)
+    return channel_sum(dy, axis, ghosts), channel_sum(products, axis, ghosts)
 
 
 def input_gradient(
@@ -106,17 +109,14 @@ def input_gradient(
     Returns:
         Tensor of the dtype and shape of `x`.
     """
-    shape = channel_shape(x, axis)
     centred = centre(x, axis, mean, mean_remainder)
     dy = _received(dy, centred, scale, offset, mask, axis, relu)
-    through_moments = _affine(centred, slope, bias, axis)
-    dx = keras.ops.reshape(scale, shape) * dy - through_moments
+    dx = spread(scale, x, axis) * dy - _affine(centred, slope, bias, axis)
     return keras.ops.cast(select(mask, dx), x.dtype)
 
 
 def _affine(centred: Tensor, scale: Tensor, offset: Tensor, axis: int) -> Tensor:
-    shape = channel_shape(centred, axis)
-    return centred * keras.ops.reshape(scale, shape) + keras.ops.reshape(offset, shape)
+    return centred * spread(scale, centred, axis) + spread(offset, centred, axis)
 
 
 def _received(

@@ -63,15 +63,11 @@ class Result(NamedTuple):
     saved: Saved
 
 
-def fits(x: tf.Tensor, *, axis: int, epsilon: float, weighted: bool, groups: int) -> bool:
+def fits(x: tf.Tensor, *, axis: int, epsilon: float, weighted: bool, ghosts: bool) -> bool:
     """Whether `forward` can take this input: float32, channels last, nothing masked, no ghosts."""
     last = x.shape.rank is not None and axis == x.shape.rank - 1
     return (
-        x.dtype == tf.float32
-        and last
-        and not weighted
-        and groups == 1
-        and epsilon >= _LEAST_EPSILON
+        x.dtype == tf.float32 and last and not weighted and not ghosts and epsilon >= _LEAST_EPSILON
     )
 
 

@@ -161,7 +161,7 @@ def native_passes() -> ModuleType:
     return native
 
 
-def choose(x: Any, *, axis: int, epsilon: float, weighted: bool, groups: int = 1) -> Name:
+def choose(x: Any, *, axis: int, epsilon: float, weighted: bool, ghosts: bool = False) -> Name:
     """Returns the lowering for one call.
 
     Args:
@@ -169,7 +169,7 @@ def choose(x: Any, *, axis: int, epsilon: float, weighted: bool, groups: int = 1
         axis: The axis of its channels, at least 0.
         epsilon: Added to the variances.
         weighted: Whether there is a mask or weights.
-        groups: Number of ghost batches.
+        ghosts: Whether there are ghost batches.
     """
     name = lowering().name
     if name == "native" and len(x.shape) and x.shape[axis] is None:
@@ -177,6 +177,6 @@ def choose(x: Any, *, axis: int, epsilon: float, weighted: bool, groups: int = 1
     if name == "fused":
         from keras_renorm.ops import fused
 
-        fits = fused.fits(x, axis=axis, epsilon=epsilon, weighted=weighted, groups=groups)
+        fits = fused.fits(x, axis=axis, epsilon=epsilon, weighted=weighted, ghosts=ghosts)
         return "fused" if fits else "composite"
     return name

@@ -6,12 +6,14 @@ from typing import NamedTuple
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.ops.sums import channel_shape, channel_sum
+from keras_renorm.ops.sums import channel_sum, spread
 from keras_renorm.typing import Tensor
 
 
 class Moments(NamedTuple):
     """Moments of each channel, as vectors of shape `[C]` in float32 (float64 for float64 inputs).
+
+    Those of ghost batches have shape `[G, C]`.
 
     Attributes:
         mean: The mean, rounded.
@@ -28,7 +30,9 @@ class Moments(NamedTuple):
     mean_remainder: Tensor
 
 
-def moments(x: Tensor, axis: int = -1, mask: Tensor | None = None) -> Moments:
+def moments(
+    x: Tensor, axis: int = -1, mask: Tensor | None = None, *, ghosts: bool = False
+) -> Moments:
     """Count, mean and biased variance of each channel over all other axes.
 
     ```
@@ -48,9 +52,10 @@ def moments(x: Tensor, axis: int = -1, mask: Tensor | None = None) -> Moments:
         axis: The axis of the channels.
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. Where it is False,
             `x` contributes nothing, even if it is NaN.
+        ghosts: Whether the first axis of `x` counts ghost batches, each with moments of its own.
 
     Returns:
-        `Moments(mean, variance, count, mean_remainder)`.
+        `Moments(mean, variance, count, mean_remainder)`, each `[C]`, or `[G, C]` of ghost batches.
 
     Raises:
         TypeError: If `x` is not floating point.
@@ -65,12 +70,12 @@ def moments(x: Tensor, axis: int = -1, mask: Tensor | None = None) -> Moments:
     """
     x, axis, mask = canonical_inputs(x, axis, mask)
     dtype = keras.backend.result_type(x.dtype, "float32")
-    count = _count(x, axis, mask, dtype)
+    count = _count(x, axis, mask, dtype, ghosts)
     divisor = keras.ops.maximum(count, 1)
-    shift = _shift(x, axis, mask, divisor, dtype)
+    shift = _shift(x, axis, mask, divisor, dtype, ghosts)
     shifted = select(mask, centre(x, axis, shift))
-    first = channel_sum(shifted, axis) / divisor
-    second = channel_sum(keras.ops.square(shifted), axis) / divisor
+    first = channel_sum(shifted, axis, ghosts) / divisor
+    second = channel_sum(keras.ops.square(shifted), axis, ghosts) / divisor
     variance = keras.ops.maximum(second - keras.ops.square(first), 0)
     mean, remainder = _two_sum(shift, first)
     return Moments(mean, variance, count, remainder)
@@ -104,9 +109,8 @@ def centre(x: Tensor, axis: int, mean: Tensor, remainder: Tensor | None = None) 
 
     Exact for `x` near `mean` (Sterbenz), where `x * scale - mean * scale` cancels.
     """
-    shape = channel_shape(x, axis)
-    centred = keras.ops.cast(x, mean.dtype) - keras.ops.reshape(mean, shape)
-    return centred if remainder is None else centred - keras.ops.reshape(remainder, shape)
+    centred = keras.ops.cast(x, mean.dtype) - spread(mean, x, axis)
+    return centred if remainder is None else centred - spread(remainder, x, axis)
 
 
 def select(mask: Tensor | None, x: Tensor) -> Tensor:
@@ -114,37 +118,44 @@ def select(mask: Tensor | None, x: Tensor) -> Tensor:
     return x if mask is None else keras.ops.where(mask, x, keras.ops.zeros_like(x))
 
 
-def _count(x: Tensor, axis: int, mask: Tensor | None, dtype: str) -> Tensor:
+def _count(x: Tensor, axis: int, mask: Tensor | None, dtype: str, ghosts: bool) -> Tensor:
     """Positions that count, per channel."""
+    kept = (0, axis) if ghosts else (axis,)
+    shape = keras.ops.shape(x)
+    ones = keras.ops.ones(tuple(shape[i] for i in kept), dtype)
     if mask is None:
-        sizes = [keras.ops.cast(n, dtype) for i, n in enumerate(keras.ops.shape(x)) if i != axis]
-        return math.prod(sizes) * keras.ops.ones((x.shape[axis],), dtype)
+        sizes = [keras.ops.cast(n, dtype) for i, n in enumerate(shape) if i not in kept]
+        return math.prod(sizes) * ones
     # Summed at the mask's own size, then once for each position that it is broadcast over.
-    counted = channel_sum(keras.ops.cast(mask, dtype), axis)
+    counted = channel_sum(keras.ops.cast(mask, dtype), axis, ghosts)
     repeats = [
         keras.ops.cast(n, dtype) / keras.ops.maximum(keras.ops.cast(own, dtype), 1)
-        for i, (n, own) in enumerate(zip(keras.ops.shape(x), keras.ops.shape(mask), strict=True))
-        if i != axis
+        for i, (n, own) in enumerate(zip(shape, keras.ops.shape(mask), strict=True))
+        if i not in kept
     ]
-    return counted * math.prod(repeats) * keras.ops.ones((x.shape[axis],), dtype)
+    return counted * math.prod(repeats) * ones
 
 
-def _shift(x: Tensor, axis: int, mask: Tensor | None, divisor: Tensor, dtype: str) -> Tensor:
+def _shift(
+    x: Tensor, axis: int, mask: Tensor | None, divisor: Tensor, dtype: str, ghosts: bool
+) -> Tensor:
     """A value near the mean of each channel, without gradient."""
     if mask is not None:
         masked = select(mask, keras.ops.cast(x, dtype))
-        return keras.ops.stop_gradient(channel_sum(masked, axis) / divisor)
+        return keras.ops.stop_gradient(channel_sum(masked, axis, ghosts) / divisor)
     # About the square root of each axis's length, evenly spaced. With k of n positions sampled
     # the variance loses about log2(n / k) bits even if all k are outliers; the first row alone
     # (k = 1) would lose log2(n): 17 of float32's 24 bits for a feature map of 32x56x56.
     sample = x[
         tuple(
-            slice(None) if i == axis or n is None else slice(None, None, math.isqrt(n) or 1)
+            slice(None)
+            if i == axis or (ghosts and i == 0) or n is None
+            else slice(None, None, math.isqrt(n) or 1)
             for i, n in enumerate(x.shape)
         )
     ]
-    size = keras.ops.maximum(_count(sample, axis, None, dtype), 1)
-    total = channel_sum(keras.ops.cast(sample, dtype), axis)
+    size = keras.ops.maximum(_count(sample, axis, None, dtype, ghosts), 1)
+    total = channel_sum(keras.ops.cast(sample, dtype), axis, ghosts)
     return keras.ops.stop_gradient(total / size)
 
 

@@ -1,9 +1,63 @@
-"""Moving statistics: one step of the averages that inference uses."""
+"""Moving statistics: one step of the averages that inference uses.
+
+Ghost batches have moments with one more axis in front, `[G, C]`. The statistics then move towards
+the mean over the ghosts of their means and variances (or sigmas), in which every ghost has the
+weight of its number of positions `m_g`. With equal ghosts that is their plain mean. A ghost that
+has no position in a channel, or whose moments are not finite, is left out of it.
+
+The native kernels compute the same in their own call: `UpdateMoving` in `xla/channels.h`.
+"""
+
+from typing import NamedTuple
 
 import keras
 
 from keras_renorm.ops.moments import Moments
 from keras_renorm.typing import Tensor
+
+
+class Moving(NamedTuple):
+    """The moving statistics after a step.
+
+    Attributes:
+        mean: `[C]`.
+        variance: `[C]`.
+        updated: Scalar, 1 if a channel had an update and 0 if none had.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    updated: Tensor
+
+
+def update_moving(
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    batch: Moments,
+    *,
+    momentum: float,
+    epsilon: float,
+    by_stddev: bool,
+) -> Moving:
+    """One step of the moving statistics, by the one formula or by the other.
+
+    Args:
+        moving_mean: `[C]`, before the update.
+        moving_variance: `[C]`, before the update.
+        batch: The minibatch's moments, or those of its ghost batches.
+        momentum: Weight of the old value, in [0, 1].
+        epsilon: The epsilon of the normalisation.
+        by_stddev: Whether to do it by `update_moving_moments_by_stddev`.
+    """
+    statistics = moving_mean, moving_variance, batch
+    if by_stddev:
+        mean, variance = update_moving_moments_by_stddev(
+            *statistics, momentum=momentum, epsilon=epsilon
+        )
+    else:
+        mean, variance = update_moving_moments(*statistics, momentum=momentum)
+    updated = keras.ops.any(has_update(batch))
+    return Moving(mean, variance, keras.ops.cast(updated, mean.dtype))
 
 
 def update_moving_moments(
@@ -22,7 +76,7 @@ def update_moving_moments(
     Args:
         moving_mean: `[C]`, before the update.
         moving_variance: `[C]`, before the update.
-        batch: The minibatch's moments.
+        batch: The minibatch's moments, or those of its ghost batches.
         momentum: Weight of the old value, in [0, 1].
 
     Returns:
@@ -30,7 +84,8 @@ def update_moving_moments(
 
     Source: Ioffe & Szegedy 2015, section 3.1.
     """
-    variance = moving_variance + (1 - momentum) * (batch.variance - moving_variance)
+    step = (1 - momentum) * _over_ghosts(batch.variance - moving_variance, moving_mean, batch)
+    variance = moving_variance + step
     return _where_updated(moving_mean, moving_variance, batch, momentum, variance)
 
 
@@ -61,7 +116,7 @@ def update_moving_moments_by_stddev(
     Args:
         moving_mean: `[C]`, before the update.
         moving_variance: `[C]`, before the update.
-        batch: The minibatch's moments.
+        batch: The minibatch's moments, or those of its ghost batches.
         momentum: Weight of the old value, in [0, 1].
         epsilon: The epsilon of the normalisation.
 
@@ -74,7 +129,8 @@ def update_moving_moments_by_stddev(
     alpha = 1 - momentum
     sigma = keras.ops.sqrt(moving_variance + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
-    step = alpha * (batch.variance - moving_variance) / (sigma_b + sigma)
+    delta = (batch.variance - moving_variance) / (sigma_b + sigma)
+    step = alpha * _over_ghosts(delta, moving_mean, batch)
     variance = keras.ops.maximum(moving_variance + step * (2 * sigma + step), 0)
     return _where_updated(moving_mean, moving_variance, batch, momentum, variance)
 
@@ -87,12 +143,33 @@ def has_update(batch: Moments) -> Tensor:
     return keras.ops.logical_and(batch.count > 0, finite)
 
 
+def _has_ghosts(moving_mean: Tensor, batch: Moments) -> bool:
+    return len(batch.mean.shape) > len(moving_mean.shape)
+
+
+def _over_ghosts(values: Tensor, moving_mean: Tensor, batch: Moments) -> Tensor:
+    """`sum_g m_g values_g / sum_g m_g` over the ghosts to update with; without any, the values."""
+    if not _has_ghosts(moving_mean, batch):
+        return values
+    usable = has_update(batch)
+    weights = keras.ops.where(usable, batch.count, keras.ops.zeros_like(batch.count))
+    # 1 exactly where there is one ghost: its update is, to the bit, that of a whole minibatch.
+    shares = weights / keras.ops.maximum(keras.ops.sum(weights, axis=0), 1)
+    return keras.ops.sum(
+        keras.ops.where(usable, shares * values, keras.ops.zeros_like(values)), axis=0
+    )
+
+
 def _where_updated(
     moving_mean: Tensor, moving_variance: Tensor, batch: Moments, momentum: float, variance: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The updated mean and `variance` in channels that have an update, the old ones elsewhere."""
     updated = has_update(batch)
-    mean = moving_mean + (1 - momentum) * (batch.mean - moving_mean + batch.mean_remainder)
+    if _has_ghosts(moving_mean, batch):
+        updated = keras.ops.any(updated, axis=0)
+    difference = batch.mean - moving_mean + batch.mean_remainder
+    change = _over_ghosts(difference, moving_mean, batch)
+    mean = moving_mean + (1 - momentum) * change
     return (
         keras.ops.where(updated, mean, moving_mean),
         keras.ops.where(updated, variance, moving_variance),

@@ -17,7 +17,7 @@ def moments(x: Tensor, axis: int, mask: Tensor | None) -> Moments:
     """As `composite.moments`, without a gradient."""
     dtype = tensorflow_calls.wide(x.dtype)
     found = tensorflow_calls.moments(x, mask, axis=axis)
-    count, exact, variance = (value[0] for value in found)
+    count, exact, variance = found
     mean = keras.ops.cast(exact, dtype)
     remainder = exact - keras.ops.cast(mean, "float64")
     return Moments(
@@ -44,7 +44,7 @@ def gradient_sums(
     sums = tensorflow_calls.gradient_sums(
         dy, x, mean, mean_remainder, scale, offset, mask, axis=axis, relu=relu
     )
-    first, second = (keras.ops.cast(value[0], mean.dtype) for value in sums)
+    first, second = (keras.ops.cast(value, mean.dtype) for value in sums)
     return first, second
 
 

@@ -5,6 +5,7 @@ import keras
 from keras_renorm.ops import arguments, composite, step
 from keras_renorm.ops.correction import limit
 from keras_renorm.ops.moments import Moments, canonical_inputs
+from keras_renorm.ops.moving import Moving
 from keras_renorm.typing import Tensor
 
 
@@ -22,6 +23,7 @@ def batch_renormalization(
     mask: Tensor | None = None,
     relu: bool = False,
     synchronized: bool = False,
+    virtual_batch_size: int | None = None,
 ) -> tuple[Tensor, Moments]:
     """Normalises `x` with its own moments, corrected towards the moving ones. For training.
 
@@ -64,10 +66,14 @@ def batch_renormalization(
         synchronized: Whether the minibatch is that of all replicas of the running `tf.distribute`
             strategy together, which may hold different numbers of positions, or none. One
             collective forward and one backward.
+        virtual_batch_size: Cuts the batch, the first axis of `x`, into ghost batches of so many
+            rows, each with moments, r and d of its own; the last one is smaller where the rows do
+            not divide. None: the minibatch is one.
 
     Returns:
         `(y, batch)`: the output in the dtype and shape of `x`, and the `Moments` of the minibatch,
-        without gradient, for the update of the moving statistics.
+        without gradient, for the update of the moving statistics. With `virtual_batch_size` they
+        are those of the ghost batches, of shape `[G, C]`.
 
     Raises:
         TypeError: If `x` is not floating point.
@@ -78,25 +84,133 @@ def batch_renormalization(
         >>> y, batch = batch_renormalization(x, [0.0], [1.0], r_max=3.0, d_max=5.0)
         >>> y  # [[1], [3]]: nothing clips, so training equals inference
 
-    Source: Ioffe 2017, Algorithm 1 and the gradients of section 3.
+    Source: Ioffe 2017, Algorithm 1 and the gradients of section 3. The ghost batches: Hoffer,
+    Hubara & Soudry 2017, Algorithm 1.
     """
+    x, scale, offset, settings = _prepared(
+        x,
+        (moving_mean, moving_variance, gamma, beta),
+        limits=(r_max, d_max),
+        epsilon=epsilon,
+        axis=axis,
+        mask=mask,
+        relu=relu,
+        synchronized=synchronized,
+        virtual_batch_size=virtual_batch_size,
+    )
+    return step.take(x, scale, offset, settings, synchronized=synchronized)
+
+
+def training_step(
+    x: Tensor,
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    *,
+    momentum: float,
+    by_stddev: bool = False,
+    r_max: float | Tensor = 1.0,
+    d_max: float | Tensor = 0.0,
+    epsilon: float = 1e-3,
+    axis: int = -1,
+    mask: Tensor | None = None,
+    relu: bool = False,
+    synchronized: bool = False,
+    virtual_batch_size: int | None = None,
+) -> tuple[Tensor, Moving]:
+    """`batch_renormalization` and the update of the moving statistics that follows it.
+
+    The update is that of `update_moving_moments_by_stddev` or `update_moving_moments`. The native
+    library does both in one call: as operations of their own the update would cost as much as the
+    normalisation of 64 KB.
+
+    Args:
+        x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
+        moving_mean: `[C]`, before this step's update.
+        moving_variance: `[C]`, before this step's update.
+        gamma: Optional scale `[C]`; None is 1.
+        beta: Optional offset `[C]`; None is 0.
+        momentum: Weight of the old moving statistics, in [0, 1].
+        by_stddev: Whether the average is of sigma, as in Batch Renormalization, and not of the
+            variance.
+        r_max: As in `batch_renormalization`, as are all the following.
+        d_max: Limit of d.
+        epsilon: Added to the variances.
+        axis: The axis of the channels.
+        mask: Optional boolean tensor.
+        relu: Whether to take the positive part of `y`.
+        synchronized: Whether the minibatch is that of all replicas.
+        virtual_batch_size: Rows of a ghost batch.
+
+    Returns:
+        `(y, moving)`: the output, and the moving statistics after the update, without gradient.
+
+    Raises:
+        TypeError: If `x` is not floating point.
+        ValueError: If an argument is out of range or of the wrong shape.
+
+    Example:
+        >>> x = np.array([[1.0], [3.0]])
+        >>> y, moving = training_step(x, [0.0], [1.0], momentum=0.9)
+        >>> moving.mean  # [0.2]
+
+    Source: Ioffe 2017, Algorithm 1.
+    """
+    x, scale, offset, settings = _prepared(
+        x,
+        (moving_mean, moving_variance, gamma, beta),
+        limits=(r_max, d_max),
+        epsilon=epsilon,
+        axis=axis,
+        mask=mask,
+        relu=relu,
+        synchronized=synchronized,
+        virtual_batch_size=virtual_batch_size,
+    )
+    return step.train(
+        x,
+        scale,
+        offset,
+        settings,
+        synchronized=synchronized,
+        momentum=arguments.real("momentum", momentum, low=0, high=1),
+        by_stddev=by_stddev,
+    )
+
+
+def _prepared(
+    x: Tensor,
+    vectors: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    *,
+    limits: tuple[float | Tensor, float | Tensor],
+    epsilon: float,
+    axis: int,
+    mask: Tensor | None,
+    relu: bool,
+    synchronized: bool,
+    virtual_batch_size: int | None,
+) -> tuple[Tensor, Tensor, Tensor, step.Step]:
+    """`(x, gamma, beta, step)`, all checked and in the types that `keras_renorm.ops.step` takes."""
     x, axis, mask = canonical_inputs(x, axis, mask)
-    epsilon = arguments.epsilon(epsilon)
-    vectors = {"moving_mean": moving_mean, "moving_variance": moving_variance}
-    vectors |= {"gamma": gamma, "beta": beta}
     dtype = keras.backend.result_type(x.dtype, "float32")
-    mu, variance, gamma, beta = _vectors(vectors, x.shape[axis], dtype)
+    names = ("moving_mean", "moving_variance", "gamma", "beta")
+    named = dict(zip(names, vectors, strict=True))
+    mu, variance, gamma, beta = _vectors(named, x.shape[axis], dtype)
     settings = step.Step(
         moving_mean=mu,
         moving_variance=variance,
-        r_max=limit("r_max", r_max, 1, dtype),
-        d_max=limit("d_max", d_max, 0, dtype),
+        r_max=limit("r_max", limits[0], 1, dtype),
+        d_max=limit("d_max", limits[1], 0, dtype),
         mask=mask,
         axis=axis,
-        epsilon=epsilon,
+        epsilon=arguments.epsilon(epsilon),
         relu=relu,
+        ghost_size=arguments.virtual_batch_size(
+            virtual_batch_size, axis=axis, synchronized=synchronized
+        ),
     )
-    return step.take(x, gamma, beta, settings, synchronized=synchronized)
+    return x, gamma, beta, settings
 
 
 def normalize(

@@ -6,6 +6,7 @@ backend's own gradient. Under TensorFlow the gradients of all can be differentia
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import keras
 from keras_renorm.ops import composite, lowerings
 from keras_renorm.ops.correction import Correction, renorm_correction
 from keras_renorm.ops.moments import Moments, select
+from keras_renorm.ops.moving import Moving, update_moving
 from keras_renorm.ops.replicas import Replicas
 from keras_renorm.typing import Tensor
 
@@ -32,6 +34,8 @@ class Step:
         axis: The axis of the channels, counted from the front.
         epsilon: Added to the variances.
         relu: Whether to take the positive part of the output.
+        ghost_size: Rows of the batch in one ghost batch; None where there are none.
+        ghosts: Whether the first axis of the input counts ghost batches.
     """
 
     moving_mean: Tensor
@@ -42,6 +46,8 @@ class Step:
     axis: int
     epsilon: float
     relu: bool
+    ghost_size: int | None = None
+    ghosts: bool = False
 
 
 def take(
@@ -59,11 +65,15 @@ def take(
     Returns:
         `(y, batch)`, as `batch_renormalization`.
     """
+    if _is_one_ghost(x, step):
+        whole = dataclasses.replace(step, ghost_size=None)
+        y, batch = take(x, gamma, beta, whole, synchronized=synchronized)
+        return y, Moments(*(keras.ops.expand_dims(value, 0) for value in batch))
     replicas = Replicas.running() if synchronized else None
-    weighted = step.mask is not None
-    name = lowerings.choose(x, axis=step.axis, epsilon=step.epsilon, weighted=weighted)
+    name = _lowering(x, step)
     if replicas is None and name == "native":
-        return in_one_call(lowerings.native_calls(), x, gamma, beta, step)
+        y, statistics, *_ = in_one_call(lowerings.native_calls(), x, gamma, beta, step)
+        return y, _moments(statistics, step)
     if replicas is None and name == "fused":
         return by_the_fused_kernel(x, gamma, beta, step)
     if keras.backend.backend() != "tensorflow":
@@ -71,6 +81,127 @@ def take(
         return in_plain_operations(x, gamma, beta, step)
     passes = lowerings.native_passes() if name == "native" else composite
     return in_passes(passes, x, gamma, beta, step, replicas)
+
+
+def train(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    step: Step,
+    *,
+    synchronized: bool,
+    momentum: float,
+    by_stddev: bool,
+) -> tuple[Tensor, Moving]:
+    """The step and that of the moving statistics, by the native library in the same call.
+
+    Args:
+        x: Tensor `[..., C, ...]`.
+        gamma: `[C]`.
+        beta: `[C]`.
+        step: The rest.
+        synchronized: As in `take`.
+        momentum: As in `keras_renorm.ops.update_moving`.
+        by_stddev: As there.
+
+    Returns:
+        `(y, moving)`, as `training_step`.
+    """
+    average: dict[str, Any] = {"momentum": momentum, "by_stddev": by_stddev}
+    if _is_one_ghost(x, step):
+        step = dataclasses.replace(step, ghost_size=None)
+    alone = not synchronized or Replicas.running() is None
+    if alone and _lowering(x, step) == "native":
+        calls = lowerings.native_calls()
+        y, _, *found = in_one_call(calls, x, gamma, beta, step, **average)
+        return y, Moving(*(keras.ops.stop_gradient(value) for value in found))
+    y, batch = take(x, gamma, beta, step, synchronized=synchronized)
+    statistics = step.moving_mean, step.moving_variance
+    return y, update_moving(*statistics, batch, epsilon=step.epsilon, **average)
+
+
+def _is_one_ghost(x: Tensor, step: Step) -> bool:
+    """Whether the batch is known to be a single ghost: then the whole is done, with its bits."""
+    rows = x.shape[0]
+    return step.ghost_size is not None and rows is not None and 0 < rows <= step.ghost_size
+
+
+def _lowering(x: Tensor, step: Step) -> lowerings.Name:
+    return lowerings.choose(
+        x,
+        axis=step.axis,
+        epsilon=step.epsilon,
+        weighted=step.mask is not None,
+        ghosts=step.ghost_size is not None,
+    )
+
+
+def in_ghosts(
+    function: Callable[..., tuple[Tensor, Moments]],
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    step: Step,
+) -> tuple[Tensor, Moments]:
+    """The step of each ghost batch: of all full ones at once, then of the smaller one at the end.
+
+    Args:
+        function: `function(x, gamma, beta, step)` takes the step where the first axis counts
+            ghost batches (`step.ghosts`), and where there are none.
+        x: Tensor `[B, ..., C, ...]`.
+        gamma: `[C]`.
+        beta: `[C]`.
+        step: The rest, with a `ghost_size`.
+
+    Returns:
+        `(y, batch)`, the moments `[G, C]`, where G is B / `ghost_size` rounded up.
+    """
+    assert step.ghost_size is not None
+    rows, size = keras.ops.shape(x)[0], step.ghost_size
+    cut, known = rows // size * size, isinstance(rows, int)
+    parts = []
+    if not known or cut > 0:
+        part = _folded(x, step, cut)
+        y, batch = function(part[0], gamma, beta, part[1])
+        parts.append((keras.ops.reshape(y, (cut, *keras.ops.shape(x)[1:])), batch))
+    if not known or cut < rows or not parts:
+        mask = step.mask if step.mask is None else _rows(step.mask, rows)[cut:]
+        rest = dataclasses.replace(step, ghost_size=None, mask=mask)
+        y, batch = function(x[cut:], gamma, beta, rest)
+        parts.append((y, Moments(*(keras.ops.expand_dims(value, 0) for value in batch))))
+    return _joined(parts, -(-rows // size))
+
+
+def _folded(x: Tensor, step: Step, cut: Any) -> tuple[Tensor, Step]:
+    """The first `cut` rows as `[G, ghost_size, ...]`, and the step for them."""
+    assert step.ghost_size is not None
+    size = step.ghost_size
+    mask = step.mask
+
+    def fold(value: Tensor) -> Tensor:
+        return keras.ops.reshape(value[:cut], (cut // size, size, *keras.ops.shape(value)[1:]))
+
+    if mask is not None:
+        mask = fold(_rows(mask, keras.ops.shape(x)[0]))
+    axis = step.axis + 1
+    return fold(x), dataclasses.replace(step, ghost_size=None, ghosts=True, mask=mask, axis=axis)
+
+
+def _rows(mask: Tensor, rows: Any) -> Tensor:
+    """`mask` with a row for each of the batch, where it may have one for all."""
+    if isinstance(rows, int) and mask.shape[0] == rows:
+        return mask
+    return keras.ops.broadcast_to(mask, (rows, *keras.ops.shape(mask)[1:]))
+
+
+def _joined(parts: list[tuple[Tensor, Moments]], ghosts: Any) -> tuple[Tensor, Moments]:
+    """The parts as one, without the ghost of no rows that a batch of unknown size may end with."""
+    ys, batches = zip(*parts, strict=True)
+
+    def join(values: tuple[Tensor, ...]) -> Tensor:
+        return values[0] if len(values) == 1 else keras.ops.concatenate(values, axis=0)
+
+    return join(ys), Moments(*(join(values)[:ghosts] for values in zip(*batches, strict=True)))
 
 
 def in_plain_operations(
@@ -87,7 +218,9 @@ def in_plain_operations(
     Returns:
         `(y, batch)`, as `batch_renormalization`.
     """
-    batch = composite.moments(x, step.axis, step.mask)
+    if step.ghost_size is not None:
+        return in_ghosts(in_plain_operations, x, gamma, beta, step)
+    batch = composite.moments(x, step.axis, step.mask, ghosts=step.ghosts)
     r, d = _correction(batch, step)
     scale = gamma * (r / keras.ops.sqrt(batch.variance + step.epsilon))
     affine = batch.mean, batch.mean_remainder, scale, gamma * d + beta
@@ -100,8 +233,15 @@ def in_plain_operations(
 
 
 def in_one_call(
-    calls: ModuleType, x: Tensor, gamma: Tensor, beta: Tensor, step: Step
-) -> tuple[Tensor, Moments]:
+    calls: ModuleType,
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    step: Step,
+    *,
+    momentum: float = 1.0,
+    by_stddev: bool = False,
+) -> tuple[Tensor, ...]:
     """The step as one call of the native library forwards and one backwards.
 
     Args:
@@ -110,16 +250,19 @@ def in_one_call(
         gamma: `[C]`.
         beta: `[C]`.
         step: The rest.
+        momentum: As in `train`.
+        by_stddev: As in `train`.
 
     Returns:
-        `(y, batch)`, as `batch_renormalization`.
+        The output, its statistics, and those that `Moving` holds, as `calls.forward` gives them.
     """
-    options: dict[str, Any] = {"axis": step.axis, "relu": step.relu}
+    options: dict[str, Any] = {"axis": step.axis, "relu": step.relu, "ghost_size": step.ghost_size}
+    more = {"epsilon": step.epsilon, "momentum": momentum, "by_stddev": by_stddev}
 
     @keras.ops.custom_gradient
     def forward(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> Any:
         mask = constants[4:]
-        outputs = calls.forward(x, gamma, beta, *constants, epsilon=step.epsilon, **options)
+        outputs = tuple(calls.forward(x, gamma, beta, *constants, **options, **more))
 
         def fast(dy: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
             return calls.backward(dy, x, outputs[1], *mask, **options)
@@ -134,10 +277,16 @@ def in_one_call(
 
     masks = [] if step.mask is None else [step.mask]
     constants = step.moving_mean, step.moving_variance, step.r_max, step.d_max, *masks
-    y, statistics = forward(x, gamma, beta, *constants)
-    found = keras.ops.unstack(keras.ops.stop_gradient(statistics)[:4, 0], 4)
-    mean, remainder, variance, count = found
-    return y, Moments(mean, variance, count, remainder)
+    found: tuple[Tensor, ...] = forward(x, gamma, beta, *constants)
+    return found
+
+
+def _moments(statistics: Tensor, step: Step) -> Moments:
+    """The moments among the statistics of `in_one_call`."""
+    rows = keras.ops.stop_gradient(statistics)[:4]
+    rows = rows[:, 0] if step.ghost_size is None else rows
+    mean, remainder, variance, count = keras.ops.unstack(rows, 4)
+    return Moments(mean, variance, count, remainder)
 
 
 def by_the_fused_kernel(
@@ -197,7 +346,11 @@ def in_passes(
     Returns:
         `(y, batch)`, as `batch_renormalization`.
     """
-    batch = passes.moments(keras.ops.stop_gradient(x), step.axis, step.mask)
+    if step.ghost_size is not None:
+        whole = functools.partial(in_passes, passes, replicas=replicas)
+        return in_ghosts(whole, x, gamma, beta, step)
+    own = {"ghosts": True} if step.ghosts else {}
+    batch = passes.moments(keras.ops.stop_gradient(x), step.axis, step.mask, **own)
     if replicas is not None:
         batch = replicas.merge(batch)
     correction = _correction(batch, step)
@@ -215,6 +368,8 @@ def in_passes(
         def fast(dy: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
             sum_dy, sum_dy_centred = passes.gradient_sums(dy, x, *affine, step.mask, **options)
             dgamma, dbeta = inverse * r * sum_dy_centred + d * sum_dy, sum_dy
+            if step.ghosts:
+                dgamma, dbeta = keras.ops.sum(dgamma, axis=0), keras.ops.sum(dbeta, axis=0)
             if replicas is not None:  # x acts on the outputs of all, through the moments
                 sum_dy, sum_dy_centred = replicas.add(sum_dy, sum_dy_centred)
             m = keras.ops.maximum(count, 1)

@@ -16,17 +16,32 @@ _LONGEST_CHAIN = 256
 _BLOCK = 64
 
 
-def channel_sum(x: Tensor, axis: int) -> Tensor:
-    """Sum of `x` over every axis but `axis`, counted from the front. Shape `[C]`."""
+def channel_sum(x: Tensor, axis: int, ghosts: bool = False) -> Tensor:
+    """Sum of `x` over every axis but `axis`, counted from the front. Shape `[C]`.
+
+    With `ghosts`, the first axis is not summed over either: shape `[G, C]`.
+    """
     for reduced in reversed(range(len(x.shape))):
-        if reduced != axis:
+        if reduced != axis and not (ghosts and reduced == 0):
             x = _sum(x, reduced)
-    return keras.ops.reshape(x, (-1,))
+    shape = keras.ops.shape(x)
+    return keras.ops.reshape(x, (shape[0], shape[axis]) if ghosts else (-1,))
 
 
 def channel_shape(x: Tensor, axis: int) -> list[int]:
     """The shape in which a vector of one entry per channel broadcasts against `x`."""
     return [-1 if i == axis else 1 for i in range(len(x.shape))]
+
+
+def spread(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Values per channel `[C]`, or per ghost batch and channel `[G, C]`, to broadcast against `x`.
+
+    The ghost batches are then along the first axis of `x`.
+    """
+    shape = channel_shape(x, axis)
+    if len(values.shape) == 2:
+        shape[0], shape[axis] = keras.ops.shape(values)
+    return keras.ops.reshape(values, shape)
 
 
 def _sum(x: Tensor, axis: int, levels: int = 2) -> Tensor:

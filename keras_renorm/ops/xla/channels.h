@@ -166,11 +166,19 @@ template <typename T> struct Channels {
 
   // ---- formulas
 
+  // Where a row of the packed statistics begins for the groups of a problem.
+  static int64_t Packed(const Problem& p, enum Statistic which) {
+    return (which * p.ghosts + p.first_ghost) * p.plan.channels;
+  }
+
   // Moments to r, d, scale and offset. Those of a channel without a single valid value are 0.
   static void FinishForward(const Problem& p, const ForwardChannels& f) {
-    const int64_t channels = p.plan.channels, size = p.plan.groups * channels;
+    const int64_t channels = p.plan.channels;
     const double r_max = Value(f.r_max, 0), d_max = Value(f.d_max, 0);
     Scalar* const out = static_cast<Scalar*>(f.statistics);
+    const auto set = [&](enum Statistic which, int64_t i, double value) {
+      out[Packed(p, which) + i] = static_cast<Scalar>(value);
+    };
     Scalar* const to = static_cast<Scalar*>(p.channel_parameters);
     for (int64_t group = 0; group < p.plan.groups; ++group) {
       for (int64_t c = 0; c < channels; ++c) {
@@ -187,15 +195,15 @@ template <typename T> struct Channels {
         const Scalar d_out =
             static_cast<Scalar>(Clip((mean - moving_mean) / sigma, -d_max, d_max));
         const Scalar mean_out = static_cast<Scalar>(mean);
-        out[kMean * size + i] = mean_out;
-        out[kMeanRemainder * size + i] = static_cast<Scalar>(mean - mean_out);
-        out[kVariance * size + i] = static_cast<Scalar>(variance);
-        out[kCount * size + i] = static_cast<Scalar>(n);
-        out[kR * size + i] = r_out;
-        out[kD * size + i] = d_out;
-        out[kScale * size + i] = static_cast<Scalar>(gamma * r_out / sigma_b);
-        out[kOffset * size + i] = static_cast<Scalar>(gamma * d_out + Value(f.beta, c));
-        out[kInverse * size + i] = static_cast<Scalar>(1 / sigma_b);
+        set(kMean, i, mean_out);
+        set(kMeanRemainder, i, mean - mean_out);
+        set(kVariance, i, variance);
+        set(kCount, i, n);
+        set(kR, i, r_out);
+        set(kD, i, d_out);
+        set(kScale, i, gamma * r_out / sigma_b);
+        set(kOffset, i, gamma * d_out + Value(f.beta, c));
+        set(kInverse, i, 1 / sigma_b);
       }
     }
     CopyParameters(p, out, to);
@@ -209,12 +217,45 @@ template <typename T> struct Channels {
   // What normalising and both gradient passes read of the packed statistics.
   static void CopyParameters(const Problem& p, const Scalar* statistics, Scalar* to) {
     const int64_t size = p.plan.groups * p.plan.channels;
-    for (int64_t i = 0; i < size; ++i) to[kPMean * size + i] = statistics[kMean * size + i];
-    for (int64_t i = 0; i < size; ++i) {
-      to[kPRemainder * size + i] = statistics[kMeanRemainder * size + i];
+    const auto copy = [&](enum Parameter parameter, enum Statistic which) {
+      const Scalar* const from = statistics + Packed(p, which);
+      for (int64_t i = 0; i < size; ++i) to[parameter * size + i] = from[i];
+    };
+    copy(kPMean, kMean);
+    copy(kPRemainder, kMeanRemainder);
+    copy(kPScale, kScale);
+    copy(kPOffset, kOffset);
+  }
+
+  // The moving statistics after a step; ops/moving.py has the formulas, and why. Of a channel the
+  // ghosts that have positions and finite moments count, each by its number of positions.
+  static void UpdateMoving(const MovingChannels& m) {
+    const Scalar* const in = static_cast<const Scalar*>(m.statistics);
+    const int64_t channels = m.channels, size = m.ghosts * channels;
+    const double alpha = 1 - m.momentum;
+    bool updated = false;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double mu = Value(m.moving_mean, c), old = Value(m.moving_variance, c);
+      const double sigma = __builtin_sqrt(old + m.epsilon);
+      double count = 0, mean = 0, variance = 0;  // sums of differences from the moving ones
+      for (int64_t i = c; i < size; i += channels) {
+        const double n = in[kCount * size + i], var = in[kVariance * size + i];
+        const double mean_b = in[kMean * size + i];
+        if (!(n > 0 && mean_b - mean_b == 0 && var - var == 0)) continue;  // not finite
+        const double sigma_b = __builtin_sqrt(var + m.epsilon);
+        count += n;
+        mean += n * (mean_b - mu + in[kMeanRemainder * size + i]);
+        variance += n * (m.by_stddev ? (var - old) / (sigma_b + sigma) : var - old);
+      }
+      updated |= count > 0;
+      const double share = count > 0 ? alpha / count : 0;
+      const double step = share * variance;
+      const double next = old + (m.by_stddev ? step * (2 * sigma + step) : step);
+      static_cast<Scalar*>(m.mean)[c] = static_cast<Scalar>(mu + share * mean);
+      static_cast<Scalar*>(m.variance)[c] =
+          static_cast<Scalar>(m.by_stddev && next < 0 && count > 0 ? 0 : next);
     }
-    for (int64_t i = 0; i < size; ++i) to[kPScale * size + i] = statistics[kScale * size + i];
-    for (int64_t i = 0; i < size; ++i) to[kPOffset * size + i] = statistics[kOffset * size + i];
+    *static_cast<Scalar*>(m.updated) = updated ? 1 : 0;
   }
 
   static void StartBackward(const Problem& p, const BackwardChannels& b) {
@@ -227,16 +268,19 @@ template <typename T> struct Channels {
   static void FinishBackward(const Problem& p, const BackwardChannels& b) {
     const int64_t channels = p.plan.channels, size = p.plan.groups * channels;
     const Scalar* const in = static_cast<const Scalar*>(b.statistics);
+    const auto get = [&](enum Statistic which, int64_t i) -> double {
+      return in[Packed(p, which) + i];
+    };
     Scalar* const to = static_cast<Scalar*>(p.channel_parameters);
     for (int64_t c = 0; c < channels; ++c) {
-      double gamma = 0, beta = 0;
+      double &gamma = b.gamma_sum[c], &beta = b.beta_sum[c];
       for (int64_t group = 0; group < p.plan.groups; ++group) {
         const int64_t i = group * channels + c;
         const double s1 = p.total_first[i], s2 = p.total_second[i];
-        const double inverse = in[kInverse * size + i], scale = in[kScale * size + i];
-        const double per_value = in[kCount * size + i] > 0 ? scale / in[kCount * size + i] : 0;
+        const double inverse = get(kInverse, i), count = get(kCount, i);
+        const double per_value = count > 0 ? get(kScale, i) / count : 0;
         beta += s1;
-        gamma += s2 * in[kR * size + i] * inverse + in[kD * size + i] * s1;
+        gamma += s2 * get(kR, i) * inverse + get(kD, i) * s1;
         to[kPBias * size + i] = static_cast<Scalar>(s1 * per_value);
         to[kPSlope * size + i] = static_cast<Scalar>(s2 * per_value * inverse * inverse);
       }

@@ -63,9 +63,11 @@ def forward(
     axis: int,
     epsilon: float,
     relu: bool = False,
-    groups: int = 1,
-) -> tuple[jax.Array, jax.Array]:
-    """Batch Renormalization of a batch, by its own moments; see `tensorflow_calls.forward`.
+    ghost_size: int | None = None,
+    momentum: float = 1.0,
+    by_stddev: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Batch Renormalization and the moving update; see `tensorflow_calls.forward`.
 
     Args:
         x: [..., channels, ...].
@@ -79,31 +81,44 @@ def forward(
         axis: The axis of the channels, at least 0.
         epsilon: Added to both variances.
         relu: Whether to take the positive part of y.
-        groups: Number of ghost batches.
+        ghost_size: Rows of the batch with moments of their own; None for all together.
+        momentum: Weight of the old moving statistics in the new ones.
+        by_stddev: Whether sigma is averaged, and not the variance.
 
     Returns:
-        y, and the packed statistics [9, groups, channels].
+        y, the packed statistics [9, ghosts, channels], the moving mean and variance after the
+        update [channels], and whether there was one: a scalar, 1 or 0.
     """
     register()
+    ghosts = 1 if ghost_size is None else -(-x.shape[0] // ghost_size)
+    vector = jax.ShapeDtypeStruct((x.shape[axis],), wide(x.dtype))
     results = (
         jax.ShapeDtypeStruct(x.shape, x.dtype),
-        jax.ShapeDtypeStruct((STATISTICS, groups, x.shape[axis]), wide(x.dtype)),
+        jax.ShapeDtypeStruct((STATISTICS, ghosts, x.shape[axis]), wide(x.dtype)),
+        vector,
+        vector,
+        jax.ShapeDtypeStruct((), wide(x.dtype)),
     )
-    y, statistics = jax.ffi.ffi_call(loader.target("forward"), results, vmap_method="sequential")(
-        x,
-        gamma,
-        beta,
-        moving_mean,
-        moving_variance,
-        r_max,
-        d_max,
-        *_optional(weights, x, axis),
-        axis=np.int64(axis),
-        groups=np.int64(groups),
-        relu=bool(relu),
-        epsilon=np.float64(epsilon),
+    call = jax.ffi.ffi_call(loader.target("forward"), results, vmap_method="sequential")
+    found: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array] = tuple(
+        call(
+            x,
+            gamma,
+            beta,
+            moving_mean,
+            moving_variance,
+            r_max,
+            d_max,
+            *_optional(weights, x, axis),
+            axis=np.int64(axis),
+            ghost_size=np.int64(ghost_size or 0),
+            relu=bool(relu),
+            epsilon=np.float64(epsilon),
+            momentum=np.float64(momentum),
+            by_stddev=bool(by_stddev),
+        )
     )
-    return y, statistics
+    return found
 
 
 def backward(
@@ -114,7 +129,7 @@ def backward(
     *,
     axis: int,
     relu: bool = False,
-    groups: int = 1,
+    ghost_size: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of `forward` for x, gamma and beta; see `tensorflow_calls.backward`.
 
@@ -125,7 +140,7 @@ def backward(
         weights: Its weights.
         axis: As there.
         relu: As there.
-        groups: As there.
+        ghost_size: As there.
     """
     register()
     vector = jax.ShapeDtypeStruct((x.shape[axis],), statistics.dtype)
@@ -137,7 +152,7 @@ def backward(
         statistics,
         *_optional(weights, x, axis),
         axis=np.int64(axis),
-        groups=np.int64(groups),
+        ghost_size=np.int64(ghost_size or 0),
         relu=bool(relu),
     )
     return dx, dgamma, dbeta

@@ -78,6 +78,7 @@ template <typename T> constexpr Kernels Table() {
           Channels<T>::NormalizeRest,
           Channels<T>::InputGradientRest,
           Channels<T>::FinishForward,
+          Channels<T>::UpdateMoving,
           Channels<T>::StartBackward,
           Channels<T>::FinishBackward,
           Channels<T>::SpreadParameters};

@@ -16,7 +16,7 @@ struct BFloat16 { uint16_t bits; };
 // 0; a position of weight 0 is one that is masked.
 enum class Weighing { kNone, kMask, kWeights };
 
-// Rows of the packed statistics [kStatistics, groups, channels] that forward returns and backward
+// Rows of the packed statistics [kStatistics, ghosts, channels] that forward returns and backward
 // takes.
 enum Statistic {
   kMean, kMeanRemainder, kVariance, kCount, kR, kD, kScale, kOffset, kInverse, kStatistics
@@ -25,9 +25,12 @@ enum Statistic {
 // Vectors of one value per column (or per channel, for runs) that the kernels read.
 enum Parameter { kPMean, kPRemainder, kPScale, kPOffset, kPBias, kPSlope, kParameters };
 
-// What one call works on. Scalars and per-channel vectors are `wide`: float, or double for double.
+// What is worked on at a time: ghost batches of one size. Scalars and per-channel vectors are
+// `wide`: float, or double for double.
 struct Problem {
   Plan plan;
+  int64_t ghosts;       // in the whole call
+  int64_t first_ghost;  // of them, the one that is group 0 here
   const void* x;
   const void* dy;
   void* out;
@@ -58,12 +61,28 @@ struct ForwardChannels {
   const void* r_max;  // scalars
   const void* d_max;
   double epsilon;
-  void* statistics;  // out, [kStatistics, groups, channels]
+  void* statistics;  // out, [kStatistics, ghosts, channels]
+};
+
+// The step of the moving statistics that follows. Vectors are [channels], wide.
+struct MovingChannels {
+  const void* statistics;  // [kStatistics, ghosts, channels]
+  const void* moving_mean;
+  const void* moving_variance;
+  int64_t ghosts, channels;
+  double epsilon;
+  double momentum;
+  bool by_stddev;   // whether the average is of sigma, and not of the variance
+  void* mean;       // out
+  void* variance;   // out
+  void* updated;    // out, a scalar: 1 where a channel was updated, or else 0
 };
 
 // Per-channel operands and results of backward.
 struct BackwardChannels {
-  const void* statistics;  // [kStatistics, groups, channels]
+  const void* statistics;  // [kStatistics, ghosts, channels]
+  double* gamma_sum;       // [channels], 0 at first: the sum over the ghosts
+  double* beta_sum;
   void* gamma;             // out, [channels]
   void* beta;              // out, [channels]
 };
@@ -83,6 +102,7 @@ struct Kernels {
   void (*input_gradient_rest)(const Problem&);
   // Totals to per-channel results, then to the parameters of the next pass.
   void (*finish_forward)(const Problem&, const ForwardChannels&);
+  void (*update_moving)(const MovingChannels&);
   void (*start_backward)(const Problem&, const BackwardChannels&);
   void (*finish_backward)(const Problem&, const BackwardChannels&);
   void (*spread_parameters)(const Problem&);

@@ -1,8 +1,8 @@
 """Writes the StableHLO modules through which TensorFlow calls a handler.
 
 A module is one `custom_call`. Where a dimension is unknown, XLA has to be told the shape of each
-result: as one more operand of the call, computed from the dimensions of an operand that has the
-same shape. The handler does not see these operands.
+result: as one more operand of the call, computed from the dimensions of the first one. The handler
+does not see these operands.
 """
 
 import functools
@@ -12,25 +12,39 @@ DYNAMIC = -1
 """An unknown dimension in a `Type`."""
 
 
+class Quotient(NamedTuple):
+    """An unknown dimension of a result: the first operand's first one over `divisor`, rounded up.
+
+    Attributes:
+        divisor: At least 1.
+    """
+
+    divisor: int
+
+
 class Type(NamedTuple):
     """A tensor's type.
 
     Attributes:
         element: StableHLO's name of the element type: f32, bf16, i1, ...
-        shape: The dimensions, `DYNAMIC` where unknown.
+        shape: The dimensions, `DYNAMIC` or a `Quotient` where unknown.
     """
 
     element: str
-    shape: tuple[int, ...]
+    shape: tuple[int | Quotient, ...]
 
     def __str__(self) -> str:
-        sizes = ("?" if size == DYNAMIC else str(size) for size in self.shape)
+        sizes = ("?" if _unknown(size) else str(size) for size in self.shape)
         return f"tensor<{'x'.join([*sizes, self.element])}>"
 
     @property
     def dynamic(self) -> bool:
         """Whether a dimension is unknown."""
-        return DYNAMIC in self.shape
+        return any(_unknown(size) for size in self.shape)
+
+
+def _unknown(size: int | Quotient) -> bool:
+    return size == DYNAMIC or isinstance(size, Quotient)
 
 
 def _attribute(value: bool | int | float) -> str:
@@ -42,17 +56,15 @@ def _attribute(value: bool | int | float) -> str:
     return f"{value:.17e} : f64"
 
 
-def _shape_operand(index: int, like: int, of: Type) -> list[str]:
-    """Lines that compute %shape<index>, the shape of operand number `like`, of type `of`."""
+def _shape_operand(index: int, of: Type, first: Type) -> list[str]:
+    """Lines that compute %shape<index>, the shape of a result of type `of`."""
     lines, parts = [], []
     for axis, size in enumerate(of.shape):
         part = f"%shape{index}_{axis}"
-        if size == DYNAMIC:
-            lines += [
-                f'{part}s = "stablehlo.get_dimension_size"(%arg{like}) '
-                f"{{dimension = {axis} : i64}} : ({of}) -> tensor<i32>",
-                f"{part} = stablehlo.reshape {part}s : (tensor<i32>) -> tensor<1xi32>",
-            ]
+        if isinstance(size, Quotient):
+            lines += [*_dimension(f"{part}n", 0, first), *_divided_up(part, size.divisor)]
+        elif size == DYNAMIC:
+            lines += _dimension(part, axis, first)
         else:
             lines.append(f"{part} = stablehlo.constant dense<{size}> : tensor<1xi32>")
         parts.append(part)
@@ -62,6 +74,25 @@ def _shape_operand(index: int, like: int, of: Type) -> list[str]:
         f": ({types}) -> tensor<{len(parts)}xi32>"
     )
     return lines
+
+
+def _dimension(part: str, axis: int, first: Type) -> list[str]:
+    """Lines that read a dimension of the first operand."""
+    return [
+        f'{part}s = "stablehlo.get_dimension_size"(%arg0) '
+        f"{{dimension = {axis} : i64}} : ({first}) -> tensor<i32>",
+        f"{part} = stablehlo.reshape {part}s : (tensor<i32>) -> tensor<1xi32>",
+    ]
+
+
+def _divided_up(part: str, divisor: int) -> list[str]:
+    """Lines that divide <part>n by a number, rounding up."""
+    return [
+        f"{part}r = stablehlo.constant dense<{divisor - 1}> : tensor<1xi32>",
+        f"{part}t = stablehlo.add {part}n, {part}r : tensor<1xi32>",
+        f"{part}d = stablehlo.constant dense<{divisor}> : tensor<1xi32>",
+        f"{part} = stablehlo.divide {part}t, {part}d : tensor<1xi32>",
+    ]
 
 
 def _constant_shape(index: int, of: Type) -> str:
@@ -81,9 +112,9 @@ def custom_call(
 
     Args:
         target: The name under which the handler is registered.
-        operands: Types of the handler's operands. A result with unknown dimensions has the type of
-            the first operand.
-        results: Types of its results.
+        operands: Types of the handler's operands.
+        results: Types of its results. A dimension that is unknown is the first operand's at the
+            same place, or a `Quotient`.
         attributes: The call's attributes, in any order.
 
     Returns:
@@ -102,7 +133,7 @@ def custom_call(
     if dynamic:
         for index, result in enumerate(results):
             if result.dynamic:
-                body += _shape_operand(index, 0, operands[0])
+                body += _shape_operand(index, result, operands[0])
             else:
                 body.append(_constant_shape(index, result))
             call_operands.append((f"%shape{index}", f"tensor<{len(result.shape)}xi32>"))

@@ -1,10 +1,13 @@
 """The native kernels as functions of TensorFlow tensors."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_renorm.ops.xla import loader, stablehlo, tensorflow_xla
+
+Sizes = Sequence[int | stablehlo.Quotient | None]
 
 STATISTICS = 9
 """Rows of the packed statistics, in the order of `Statistics`."""
@@ -18,8 +21,26 @@ _ELEMENTS = {
 }
 
 
+class Forward(NamedTuple):
+    """What `forward` returns.
+
+    Attributes:
+        y: The output, like x.
+        statistics: [9, ghosts, channels], for `unpack` and `backward`.
+        moving_mean: [channels], after the update.
+        moving_variance: [channels], after the update.
+        updated: Scalar, 1 where a channel was updated, or else 0.
+    """
+
+    y: tf.Tensor
+    statistics: tf.Tensor
+    moving_mean: tf.Tensor
+    moving_variance: tf.Tensor
+    updated: tf.Tensor
+
+
 class Statistics(NamedTuple):
-    """What `forward` found and used, per group and channel: each [groups, channels].
+    """What `forward` found and used, per ghost batch and channel: each [ghosts, channels].
 
     Attributes:
         mean: Mean of the batch, rounded.
@@ -45,7 +66,7 @@ class Statistics(NamedTuple):
 
 
 def unpack(statistics: tf.Tensor) -> Statistics:
-    """Splits packed statistics [9, groups, channels] into its rows."""
+    """Splits packed statistics [9, ghosts, channels] into its rows."""
     return Statistics(*tf.unstack(statistics, STATISTICS))
 
 
@@ -54,27 +75,33 @@ def wide(dtype: tf.DType) -> tf.DType:
     return tf.float64 if dtype == tf.float64 else tf.float32
 
 
-def _type(dtype: tf.DType, shape: tf.TensorShape) -> stablehlo.Type:
+def _type(dtype: tf.DType, shape: Sizes) -> stablehlo.Type:
     """Returns a tensor's StableHLO type, as far as its shape is known."""
-    sizes = (stablehlo.DYNAMIC if size is None else size for size in shape.as_list())
+    sizes = (stablehlo.DYNAMIC if size is None else size for size in shape)
     return stablehlo.Type(_ELEMENTS[dtype], tuple(sizes))
+
+
+def _shape(sizes: Sizes) -> tf.TensorShape:
+    """Returns a result's shape, as far as it is known."""
+    return tf.TensorShape([size if isinstance(size, int) else None for size in sizes])
 
 
 def _call(
     name: str,
     operands: list[tf.Tensor],
-    results: list[tuple[tf.DType, tf.TensorShape]],
+    results: list[tuple[tf.DType, Sizes]],
     **attributes: bool | int | float,
 ) -> list[tf.Tensor]:
     """Calls a handler of the library."""
     tensorflow_xla.register()
     module = stablehlo.custom_call(
         loader.target(name),
-        tuple(_type(operand.dtype, operand.shape) for operand in operands),
-        tuple(_type(dtype, shape) for dtype, shape in results),
+        tuple(_type(operand.dtype, operand.shape.as_list()) for operand in operands),
+        tuple(_type(dtype, sizes) for dtype, sizes in results),
         tuple(attributes.items()),
     )
-    dtypes, shapes = zip(*results, strict=True)
+    dtypes = [dtype for dtype, _ in results]
+    shapes = [_shape(sizes) for _, sizes in results]
     return tensorflow_xla.call_module(operands, module, dtypes, shapes)
 
 
@@ -106,9 +133,11 @@ def forward(
     axis: int,
     epsilon: float,
     relu: bool = False,
-    groups: int = 1,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Batch Renormalization of a batch, by its own moments, in one call.
+    ghost_size: int | None = None,
+    momentum: float = 1.0,
+    by_stddev: bool = False,
+) -> Forward:
+    """Batch Renormalization of a batch, by its own moments, and the moving update, in one call.
 
     With mu_B and sigma_B^2 = var_B + epsilon over all positions of a channel, sigma^2 =
     moving_variance + epsilon:
@@ -117,7 +146,8 @@ def forward(
         d = clip((mu_B - moving_mean) / sigma, -d_max, d_max)
         y = (x - mu_B) gamma r / sigma_B + gamma d + beta
 
-    The moments of a channel without a single position that counts are 0.
+    The moments of a channel without a single position that counts are 0. The moving update is that
+    of `keras_renorm.ops.moving`.
 
     Args:
         x: [..., channels, ...], float16, bfloat16, float32 or float64; the rank and the number of
@@ -134,23 +164,33 @@ def forward(
         axis: The axis of the channels, at least 0.
         epsilon: Added to both variances.
         relu: Whether to take the positive part of y.
-        groups: Ghost batches: into how many equal parts the rows before `axis` are cut, each
-            with its own moments, r and d.
-
-    Returns:
-        y, like x; and the packed statistics [9, groups, channels] for `unpack` and `backward`.
+        ghost_size: Rows of the batch (the first axis) with moments, r and d of their own; the last
+            ghost batch is smaller where they do not divide. None: one for all. `axis` is then at
+            least 1.
+        momentum: Weight of the old moving statistics in the new ones.
+        by_stddev: Whether sigma is averaged, as in Batch Renormalization, and not the variance.
     """
-    packed = tf.TensorShape([STATISTICS, groups, x.shape[axis]])
-    y, statistics = _call(
+    packed = (STATISTICS, _ghosts(x, ghost_size), x.shape[axis])
+    sizes: tuple[Sizes, ...] = (packed, (x.shape[axis],), (x.shape[axis],), ())
+    results = _call(
         "forward",
         [x, gamma, beta, moving_mean, moving_variance, r_max, d_max, *_optional(weights, x, axis)],
-        [(x.dtype, x.shape), (wide(x.dtype), packed)],
+        [(x.dtype, x.shape.as_list()), *((wide(x.dtype), size) for size in sizes)],
         axis=axis,
-        groups=groups,
+        ghost_size=ghost_size or 0,
         relu=relu,
         epsilon=float(epsilon),
+        momentum=float(momentum),
+        by_stddev=by_stddev,
     )
-    return y, statistics
+    return Forward(*results)
+
+
+def _ghosts(x: tf.Tensor, size: int | None) -> int | stablehlo.Quotient:
+    """The number of ghost batches of `size` rows, the last of which may have fewer."""
+    if size is None:
+        return 1
+    return stablehlo.Quotient(size) if x.shape[0] is None else -(-x.shape[0] // size)
 
 
 def backward(
@@ -161,7 +201,7 @@ def backward(
     *,
     axis: int,
     relu: bool = False,
-    groups: int = 1,
+    ghost_size: int | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Gradients of `forward`, r and d held constant, in one call.
 
@@ -172,25 +212,25 @@ def backward(
         weights: Its weights.
         axis: As there.
         relu: As there.
-        groups: As there.
+        ghost_size: As there.
 
     Returns:
         Gradients of x, gamma and beta.
     """
-    vector = (statistics.dtype, tf.TensorShape([x.shape[axis]]))
+    vector = (statistics.dtype, (x.shape[axis],))
     dx, dgamma, dbeta = _call(
         "backward",
         [dy, x, statistics, *_optional(weights, x, axis)],
-        [(x.dtype, x.shape), vector, vector],
+        [(x.dtype, x.shape.as_list()), vector, vector],
         axis=axis,
-        groups=groups,
+        ghost_size=ghost_size or 0,
         relu=relu,
     )
     return dx, dgamma, dbeta
 
 
 class Moments(NamedTuple):
-    """Moments of a batch, per group and channel: each [groups, channels], float64.
+    """Moments of a batch: each [channels], float64.
 
     Attributes:
         count: Number, or total weight, of the positions that counted.
@@ -203,32 +243,26 @@ class Moments(NamedTuple):
     variance: tf.Tensor
 
 
-def moments(
-    x: tf.Tensor, weights: tf.Tensor | None = None, *, axis: int, groups: int = 1
-) -> Moments:
+def moments(x: tf.Tensor, weights: tf.Tensor | None = None, *, axis: int) -> Moments:
     """Moments over all positions of each channel, for merging with those of other replicas.
 
     Args:
         x: As in `forward`, as are the following.
         weights: Which positions count.
         axis: The axis of the channels.
-        groups: Number of ghost batches.
     """
-    packed = tf.TensorShape([3, groups, x.shape[axis]])
     (result,) = _call(
         "moments",
         [x, *_optional(weights, x, axis)],
-        [(tf.float64, packed)],
+        [(tf.float64, (3, x.shape[axis]))],
         axis=axis,
-        groups=groups,
     )
     return Moments(*tf.unstack(result, 3))
 
 
 def _pack(vectors: tuple[tf.Tensor, ...], dtype: tf.DType) -> tf.Tensor:
-    """Packs per-channel operands, [channels] or [groups, channels] each."""
-    packed = tf.stack([tf.cast(vector, dtype) for vector in vectors])
-    return packed if packed.shape.rank == 3 else packed[:, None, :]
+    """Packs per-channel operands, [channels] each."""
+    return tf.stack([tf.cast(vector, dtype) for vector in vectors])
 
 
 def normalize(
@@ -240,24 +274,20 @@ def normalize(
     *,
     axis: int,
     relu: bool = False,
-    groups: int = 1,
 ) -> tf.Tensor:
     """Normalises with given vectors: y = ((x - mean) - mean_remainder) scale + offset.
 
     Args:
         x: As in `forward`.
-        mean: [channels], or [groups, channels] for ghost batches, as are the following.
+        mean: [channels], as are the following.
         mean_remainder: What rounding to `mean` left out.
         scale: Factor of the centred value.
         offset: Added to the product.
         axis: The axis of the channels.
         relu: Whether to take the positive part of y.
-        groups: Number of ghost batches.
     """
     vectors = _pack((mean, mean_remainder, scale, offset), wide(x.dtype))
-    (y,) = _call(
-        "normalize", [x, vectors], [(x.dtype, x.shape)], axis=axis, groups=groups, relu=relu
-    )
+    (y,) = _call("normalize", [x, vectors], [(x.dtype, x.shape.as_list())], axis=axis, relu=relu)
     return y
 
 
@@ -272,7 +302,6 @@ def gradient_sums(
     *,
     axis: int,
     relu: bool = False,
-    groups: int = 1,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The two sums of the backward pass: of dy, and of dy times the centred value.
 
@@ -286,18 +315,16 @@ def gradient_sums(
         weights: As in `forward`.
         axis: As there.
         relu: As there.
-        groups: As there.
 
     Returns:
-        Both sums, each [groups, channels], float64.
+        Both sums, each [channels], float64.
     """
     vectors = _pack((mean, mean_remainder, scale, offset), wide(x.dtype))
     (sums,) = _call(
         "gradient_sums",
         [dy, x, vectors, *_optional(weights, x, axis)],
-        [(tf.float64, tf.TensorShape([2, groups, x.shape[axis]]))],
+        [(tf.float64, (2, x.shape[axis]))],
         axis=axis,
-        groups=groups,
         relu=relu,
     )
     first, second = tf.unstack(sums, 2)
@@ -317,7 +344,6 @@ def input_gradient(
     *,
     axis: int,
     relu: bool = False,
-    groups: int = 1,
 ) -> tf.Tensor:
     """The input's gradient: dx = scale dy - weight (bias + centred slope).
 
@@ -336,15 +362,13 @@ def input_gradient(
         weights: As in `forward`.
         axis: As there.
         relu: As there.
-        groups: As there.
     """
     vectors = _pack((mean, mean_remainder, scale, offset, bias, slope), wide(x.dtype))
     (dx,) = _call(
         "input_gradient",
         [dy, x, vectors, *_optional(weights, x, axis)],
-        [(x.dtype, x.shape)],
+        [(x.dtype, x.shape.as_list())],
         axis=axis,
-        groups=groups,
         relu=relu,
     )
     return dx

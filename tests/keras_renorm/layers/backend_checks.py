@@ -76,6 +76,43 @@ def test_output_and_gradients_equal_the_reference(rng, masked, axis):
     assert_close(gradients[2], desired.dbeta)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("lowering", ["", "composite"])
+def test_ghost_batches_equal_the_reference(rng, monkeypatch, lowering, masked):
+    """Two of 3 rows and one of 2; `composite` differentiates by the backend's own means."""
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+    x, dy = (rng.normal(1.0, 2.0, (8, 7, 5)).astype("f4") for _ in range(2))
+    gamma, beta, mu = (rng.normal(1.0, 0.5, 5).astype("f4") for _ in range(3))
+    variance = rng.uniform(0.5, 9.0, 5).astype("f4")
+    mask = rng.random((8, 7, 1)) > 0.3 if masked else None
+    if masked:
+        x = np.where(mask, x, np.nan).astype("f4")
+
+    def function(x, gamma, beta):
+        y, batch = ops.batch_renormalization(
+            x, mu, variance, gamma, beta, **LIMITS, mask=mask, virtual_batch_size=3
+        )
+        assert batch.mean.shape == (3, 5)
+        return y
+
+    y, gradients = vector_jacobian(function, (x, gamma, beta), dy)
+    y, dx = keras.ops.convert_to_numpy(y), keras.ops.convert_to_numpy(gradients[0])
+    sums = np.zeros((2, 5))
+    for rows in (slice(0, 3), slice(3, 6), slice(6, 8)):
+        own = None if mask is None else np.broadcast_to(mask[rows], x[rows].shape)
+        sigma = np.sqrt(variance + 1e-3)
+        step = reference.forward(
+            x[rows], gamma, beta, mu, sigma, **LIMITS, alpha=0.01, epsilon=1e-3, mask=own
+        )
+        desired = reference.backward(dy[rows], x[rows], gamma, step, own)
+        valid = slice(None) if own is None else own
+        assert_close(y[rows][valid], step.y[valid])
+        assert_close(dx[rows], desired.dx)
+        sums += desired.dgamma, desired.dbeta
+    assert_close(gradients[1], sums[0])
+    assert_close(gradients[2], sums[1])
+
+
 def test_second_derivatives_under_jax(rng, monkeypatch):
     if keras.backend.backend() != "jax":
         return
@@ -138,6 +175,16 @@ def test_fits_and_goes_on_after_saving(rng, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.layers[0].current_limits() == norm.current_limits()
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_a_layer_with_ghosts_is_that_of_one_where_they_hold_the_minibatch(rng):
+    results = []
+    for size in (None, 8):
+        layer = layers.BatchRenormalization(r_max=2.0, d_max=1.0, virtual_batch_size=size)
+        y = layer(np.random.default_rng(1).normal(2.0, 3.0, (8, 4)).astype("f4"), training=True)
+        results.append([keras.ops.convert_to_numpy(value) for value in (y, *layer.weights)])
+    for plain, ghost in zip(*results, strict=True):
+        np.testing.assert_array_equal(ghost, plain)
 
 
 def test_mixed_precision(rng):

@@ -275,6 +275,82 @@ def test_a_model_loads_in_a_fresh_process(rng, layer_class, tmp_path):
     )
 
 
+@pytest.mark.parametrize("layer_class", BOTH)
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("size", [8, 20])
+def test_a_ghost_that_holds_the_minibatch_changes_no_bit(rng, layer_class, size, mode):
+    layers_ = [layer_class(), layer_class(virtual_batch_size=size)]
+    x, dy = (tf.constant(rng.normal(size=(8, 5, 4)), "float32") for _ in range(2))
+    results = []
+    for layer in layers_:
+        layer.build(x.shape)
+        run = step if mode == "eager" else tf.function(step, jit_compile=mode == "jit")
+        for _ in range(3):
+            y, gradients = run(layer, x, dy)
+        results.append([y, *gradients, *layer.get_weights()])
+    for plain, ghost in zip(*results, strict=True):
+        np.testing.assert_array_equal(ghost, plain)
+
+
+@pytest.mark.parametrize("layer_class", BOTH)
+def test_ghosts_of_a_batch_of_unknown_size(rng, layer_class):
+    """As in `fit`, whose last minibatch is smaller: ghosts of 4, then of 4 and 2, of 1, of none."""
+    known, unknown = (layer_class(virtual_batch_size=4, momentum=0.5) for _ in range(2))
+    for layer in (known, unknown):
+        layer.build((None, 3))
+    signature = [tf.TensorSpec([None, 3])]
+    run = tf.function(lambda x: unknown(x, training=True), input_signature=signature)
+    for rows in (8, 6, 1, 0):
+        x = rng.normal(2.0, 3.0, (rows, 3)).astype("f4")
+        np.testing.assert_array_equal(run(x), known(x, training=True))
+    for actual, desired in zip(unknown.get_weights(), known.get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, desired)
+
+
+def test_the_moving_statistics_average_the_ghosts(rng):
+    layer = layers.BatchNormalization(virtual_batch_size=4, momentum=0.9)
+    x = rng.normal(2.0, 3.0, (10, 5, 3)).astype("f4")
+    mask = rng.random((10, 5)) > 0.3
+    y = layer(x, training=True, mask=mask)
+    moments = []
+    for rows in (slice(0, 4), slice(4, 8), slice(8, 10)):
+        mean, variance, count = reference.moments(
+            x[rows], np.broadcast_to(mask[rows, :, None], x[rows].shape)
+        )
+        moments.append((mean, variance, count))
+        np.testing.assert_allclose(y[rows], (x[rows] - mean) / np.sqrt(variance + 1e-3), atol=1e-5)
+    means, variances, counts = np.stack(moments, axis=1)
+    weights = counts / counts.sum(0)
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * (weights * means).sum(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        layer.moving_variance, 0.9 + 0.1 * (weights * variances).sum(0), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("layer_class", BOTH)
+def test_ghosts_save_and_load(rng, layer_class, tmp_path):
+    assert "virtual_batch_size" not in layer_class().get_config()
+    layer = layer_class(virtual_batch_size=np.int64(3))
+    assert layer_class.from_config(layer.get_config()).virtual_batch_size == 3
+    json.dumps(layer.get_config())
+    model = keras.Sequential([keras.Input((6, 4)), layer, keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(14, 6, 4)), rng.normal(size=(14, 6, 2))
+    model.fit(x, y, batch_size=8, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.layers[0].virtual_batch_size == 3
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+    np.testing.assert_allclose(loaded.train_on_batch(x, y), model.train_on_batch(x, y), rtol=1e-5)
+
+
+def test_ghosts_where_the_channels_are_first_are_refused_when_that_is_known():
+    layer = layers.BatchNormalization(axis=-2, virtual_batch_size=2)
+    with pytest.raises(ValueError, match="received virtual_batch_size=2 with the channels on axis"):
+        layer.build((4, 3))
+    layer.build((4, 3, 5))
+
+
 def test_synchronized_is_local_outside_a_strategy(rng):
     x = rng.normal(size=(8, 3)).astype("float32")
     np.testing.assert_array_equal(
@@ -292,6 +368,17 @@ BAD_ARGUMENTS = {
     "epsilon zero": ({"epsilon": 0.0}, "`epsilon` must be finite and greater than 0"),
     "axis list": ({"axis": [1, 2]}, r"`axis` must be one integer, received \[1, 2\]"),
     "center": ({"center": "no"}, "`center` must be True or False, received 'no' of type str"),
+    "ghosts": ({"virtual_batch_size": 0}, "`virtual_batch_size` must be at least 1, received vir"),
+    "ghosts text": ({"virtual_batch_size": "4"}, "`virtual_batch_size` must be an integer or None"),
+    "ghosts bool": ({"virtual_batch_size": True}, "received True of type bool"),
+    "ghosts of all": (
+        {"virtual_batch_size": 4, "synchronized": True},
+        "give one of them, received virtual_batch_size=4, synchronized=True",
+    ),
+    "ghosts of channels": (
+        {"virtual_batch_size": 4, "axis": 0},
+        "the batch must be the first axis, received virtual_batch_size=4 with the channels on axis",
+    ),
     "axis fraction": ({"axis": 1.0}, "`axis` must be one integer, received 1.0 of type float"),
 }
 

@@ -76,6 +76,65 @@ def test_limits_of_one_and_zero_are_batch_normalization_to_the_bit(rng, jit):
     np.testing.assert_array_equal(renorm.moving_mean, plain.moving_mean)
 
 
+@pytest.mark.parametrize("lowering", ["native", "composite"])
+def test_every_ghost_trains_as_inference_normalises_when_nothing_clips(rng, lowering, monkeypatch):
+    """y = gamma * (x - mu) / sigma + beta in each ghost, from the first step on (not in tf_keras).
+
+    So the output does not depend on how the minibatch is cut.
+    """
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+    layer = layers.BatchRenormalization(
+        r_max=float("inf"), d_max=float("inf"), momentum=0.8, virtual_batch_size=3
+    )
+    layer.build((None, 5, 4))
+    gamma, beta = rng.normal(1.0, 0.3, 4).astype("f4"), rng.normal(size=4).astype("f4")
+    layer.gamma.assign(gamma)
+    layer.beta.assign(beta)
+    mu, sigma = np.zeros(4), np.full(4, np.sqrt(1 + EPSILON))
+    for _ in range(5):
+        # Each example, and so each ghost, has a mean and a deviation of its own.
+        x = rng.normal(rng.normal(0, 3, (8, 1, 4)), rng.uniform(0.2, 6, (8, 1, 4)), (8, 5, 4))
+        x = x.astype("f4")
+        assert_close(layer(x, training=True), gamma * (x - mu) / sigma + beta)
+        ghosts = [x[:3], x[3:6], x[6:]]
+        moments = [reference.moments(ghost)[:2] for ghost in ghosts]
+        weights = np.array([3, 3, 2])[:, None] / 8
+        means = np.array([mean for mean, _ in moments])
+        sigmas = np.sqrt(np.array([variance for _, variance in moments]) + EPSILON)
+        mu = 0.8 * mu + 0.2 * (weights * means).sum(0)
+        sigma = 0.8 * sigma + 0.2 * (weights * sigmas).sum(0)
+        assert_close(layer.moving_mean, mu)
+        assert_close(np.sqrt(layer.moving_variance.numpy() + EPSILON), sigma)
+
+
+def test_each_ghost_is_clipped_by_itself(rng):
+    layer = layers.BatchRenormalization(r_max=1.5, d_max=0.5, virtual_batch_size=2)
+    x = rng.normal(rng.normal(0, 3, (8, 1, 4)), rng.uniform(0.2, 6, (8, 1, 4)), (8, 5, 4))
+    y = layer(x.astype("f4"), training=True)
+    clipped = []
+    for i in range(0, 8, 2):
+        step = reference.forward(
+            x[i : i + 2],
+            1,
+            0,
+            0,
+            np.sqrt(1 + EPSILON),
+            r_max=1.5,
+            d_max=0.5,
+            alpha=0.01,
+            epsilon=EPSILON,
+        )
+        assert_close(y[i : i + 2], step.y)
+        clipped.append(np.mean(np.abs(step.d) == 0.5))
+    assert min(clipped) < max(clipped)
+
+
+def test_a_schedule_counts_a_minibatch_of_ghosts_once(rng):
+    layer = layers.BatchRenormalization(virtual_batch_size=2)
+    layer(rng.normal(size=(7, 3)).astype("f4"), training=True)
+    assert int(layer.update_count.numpy()) == 1
+
+
 def test_weights_of_a_keras_layer_load_as_they_are(rng):
     theirs = keras.layers.BatchNormalization()
     theirs.build((None, 5))

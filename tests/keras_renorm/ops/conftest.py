@@ -47,15 +47,18 @@ def _one(x, dy, weights, vectors, limits, axis, epsilon, relu):
     }
 
 
-def _renorm(x, dy, vectors, limits, *, axis, epsilon=1e-3, relu=False, weights=None, groups=1):
-    """Everything that forward and backward compute; vectors are [groups, C], gradients [C]."""
+def _renorm(
+    x, dy, vectors, limits, *, axis, epsilon=1e-3, relu=False, weights=None, ghost_size=None
+):
+    """Everything that forward and backward compute; vectors are [ghosts, C], gradients [C]."""
     x, dy = np.asarray(x, np.float64), np.asarray(dy, np.float64)
     weights = np.ones(()) if weights is None else np.asarray(weights, np.float64)
     weights = np.broadcast_to(weights, x.shape)
+    cuts = [] if ghost_size is None else range(ghost_size, len(x), ghost_size)
     with np.errstate(invalid="ignore", over="ignore"):
         ghosts = [
             _one(*parts, vectors, limits, axis, epsilon, relu)
-            for parts in zip(*(np.split(a, groups) for a in (x, dy, weights)), strict=True)
+            for parts in zip(*(np.split(a, cuts) for a in (x, dy, weights)), strict=True)
         ]
     joins = dict.fromkeys(ghosts[0], np.stack)
     joins |= dict.fromkeys(("y", "dx", "affine"), np.concatenate)

@@ -81,7 +81,7 @@ def test_the_moments_of_no_rows_are_0(inputs):
 
 def test_what_fits():
     def fits(shape=(8, 4), dtype="float32", **changes):
-        settings = {"axis": len(shape) - 1, "epsilon": EPSILON, "weighted": False, "groups": 1}
+        settings = {"axis": len(shape) - 1, "epsilon": EPSILON, "weighted": False, "ghosts": False}
         return fused.fits(tf.zeros(shape, dtype), **(settings | changes))
 
     assert fits()
@@ -90,5 +90,5 @@ def test_what_fits():
     assert not fits(dtype="bfloat16")
     assert not fits(dtype="float64")
     assert not fits(weighted=True)
-    assert not fits(groups=2)
+    assert not fits(ghosts=True)
     assert not fits(epsilon=1e-6)

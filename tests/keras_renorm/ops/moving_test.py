@@ -64,6 +64,68 @@ def test_a_batch_like_the_moving_statistics_changes_no_bit():
     np.testing.assert_array_equal(variance, batch.variance)
 
 
+def ghost_moments(*batches):
+    """The moments of several batches, as those of ghosts."""
+    return ops.Moments(
+        *(np.stack(values) for values in zip(*map(ops.moments, batches), strict=True))
+    )
+
+
+@pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
+def test_one_ghost_is_a_minibatch_to_the_bit(rng, update):
+    x = rng.normal(2.0, 3.0, (21, 4)).astype("float32")
+    old = np.ones(4, "f4"), np.full(4, 2, "f4")
+    whole, ghost = update(*old, ops.moments(x)), update(*old, ghost_moments(x))
+    with_an_empty_one = update(*old, ghost_moments(x, x[:0]))
+    for actual in (ghost, with_an_empty_one):
+        np.testing.assert_array_equal(actual, whole)
+
+
+def test_ghosts_count_by_their_positions(rng):
+    """m-weighted means of the ghosts' means and variances, or sigmas, from numpy in float64."""
+    parts = [rng.normal(i, 1 + i, (n, 4)).astype("f4") for i, n in enumerate((7, 7, 3))]
+    old = np.ones(4, "f4"), np.full(4, 2, "f4")
+    wide = [part.astype("f8") for part in parts]
+    weights = np.array([7, 7, 3]) / 17
+
+    def average(values):
+        return np.sum([w * v for w, v in zip(weights, values, strict=True)], 0)
+
+    mean, variance = UPDATES["variance"](*old, ghost_moments(*parts))
+    np.testing.assert_allclose(mean, 0.9 + 0.1 * average([p.mean(0) for p in wide]), rtol=1e-6)
+    np.testing.assert_allclose(variance, 1.8 + 0.1 * average([p.var(0) for p in wide]), rtol=1e-6)
+    mean, variance = UPDATES["stddev"](*old, ghost_moments(*parts))
+    sigma = 0.9 * np.sqrt(2.001) + 0.1 * average([np.sqrt(p.var(0) + 1e-3) for p in wide])
+    np.testing.assert_allclose(mean, 0.9 + 0.1 * average([p.mean(0) for p in wide]), rtol=1e-6)
+    np.testing.assert_allclose(variance, sigma**2 - 1e-3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
+def test_a_ghost_without_finite_moments_is_left_out(rng, update):
+    good, bad = rng.normal(2.0, 3.0, (2, 8, 4)).astype("float32")
+    bad[3, 0], bad[4, 1] = np.nan, np.inf
+    old = np.ones(4, "f4"), np.full(4, 2, "f4")
+    alone, both = update(*old, ops.moments(good)), update(*old, ghost_moments(good, bad))
+    np.testing.assert_allclose(np.asarray(both)[:, :2], np.asarray(alone)[:, :2], rtol=1e-6)
+    assert (np.asarray(both)[:, 2:] != np.asarray(alone)[:, 2:]).all()
+    none = update(*old, ghost_moments(bad, bad))
+    np.testing.assert_array_equal(np.asarray(none)[:, :2], np.asarray(old)[:, :2])
+
+
+@pytest.mark.parametrize("by_stddev", [False, True])
+def test_update_moving_is_one_of_the_two(rng, by_stddev):
+    batch = ops.moments(rng.normal(2.0, 3.0, (20, 4)).astype("float32"))
+    old = np.ones(4, "f4"), np.full(4, 2, "f4")
+    moving = ops.update_moving(*old, batch, momentum=0.9, epsilon=1e-3, by_stddev=by_stddev)
+    mean, variance = UPDATES["stddev" if by_stddev else "variance"](*old, batch)
+    np.testing.assert_array_equal(moving.mean, mean)
+    np.testing.assert_array_equal(moving.variance, variance)
+    assert moving.updated == 1
+    empty = ops.moments(np.zeros((0, 4), "f4"))
+    moving = ops.update_moving(*old, empty, momentum=0.9, epsilon=1e-3, by_stddev=by_stddev)
+    assert moving.updated == 0
+
+
 def test_has_update():
     x = np.array([[1, np.nan, np.inf, 1], [2, 0, 0, 2]], "f4")
     mask = np.array([[True, True, True, False]] * 2)

@@ -36,8 +36,22 @@ def make_case(rng, shape, dtype="float32"):
     return {name: value.astype(dtype) for name, value in case.items()}
 
 
-def step_and_gradients(case, *, axis=-1, mask=None, mode="eager", r_max=1.5, d_max=0.5, relu=False):
-    """Output, moments and gradients in x, gamma and beta of `ops.batch_renormalization`."""
+def step_and_gradients(
+    case,
+    *,
+    axis=-1,
+    mask=None,
+    mode="eager",
+    r_max=1.5,
+    d_max=0.5,
+    relu=False,
+    virtual_batch_size=None,
+    known=True,
+):
+    """Output, moments and gradients in x, gamma and beta of `ops.batch_renormalization`.
+
+    With `known=False` the size of the batch is unknown when it is traced.
+    """
 
     def run(x, dy, gamma, beta):
         with tf.GradientTape() as tape:
@@ -54,10 +68,15 @@ def step_and_gradients(case, *, axis=-1, mask=None, mode="eager", r_max=1.5, d_m
                 axis=axis,
                 mask=mask,
                 relu=relu,
+                virtual_batch_size=virtual_batch_size,
             )
         return y, batch, tape.gradient(y, (x, gamma, beta), output_gradients=dy)
 
     tensors = [tf.constant(case[name]) for name in ("x", "dy", "gamma", "beta")]
+    if not known:
+        shapes = [[None, *tensors[0].shape[1:]]] * 2 + [tensors[2].shape] * 2
+        signature = [tf.TensorSpec(s, t.dtype) for s, t in zip(shapes, tensors, strict=True)]
+        return tf.function(run, jit_compile=mode == "jit", input_signature=signature)(*tensors)
     return MODES[mode](run)(*tensors)
 
 
@@ -225,13 +244,127 @@ def test_second_derivatives_equal_central_differences(rng, masked, mode):
     assert_close(MODES[mode](gradient_of_penalty)(tf.constant(case["x"])), numeric, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("mode", "known"), [("eager", True), ("jit", True), ("graph", False), ("jit", False)]
+)
+@pytest.mark.parametrize(
+    ("axis", "size", "mask_shape"),
+    [(2, 4, None), (1, 3, None), (2, 5, (8, 7, 1)), (1, 4, (1, 7, 5)), (2, 1, (8, 1, 1))],
+)
+def test_ghost_batches_equal_the_reference_one_by_one(rng, axis, size, mask_shape, known, mode):
+    """Of 8 rows: two equal ghosts, three of which one is smaller, two; and one for each row."""
+    case = make_case(rng, (8, 7, 5))
+    mask = None if mask_shape is None else rng.random(mask_shape) > 0.4
+    full = np.broadcast_to(True if mask is None else mask, (8, 7, 5))
+    for name in ("x", "dy"):
+        case[name] = np.where(full, case[name], np.nan).astype("float32")
+
+    def move(array):
+        return None if array is None else np.moveaxis(array, -1, axis)
+
+    moved = {**case, "x": move(case["x"]), "dy": move(case["dy"])}
+    y, batch, (dx, dgamma, dbeta) = step_and_gradients(
+        moved, axis=axis, mask=move(mask), mode=mode, virtual_batch_size=size, known=known
+    )
+    y, dx = (np.moveaxis(np.asarray(value), axis, -1) for value in (y, dx))
+    sums, ghosts = np.zeros((2, 5)), range(0, 8, size)
+    assert batch.mean.shape == (len(ghosts), 5)
+    for g, start in enumerate(ghosts):
+        rows = slice(start, start + size)
+        part = {**case, "x": case["x"][rows], "dy": case["dy"][rows]}
+        step, desired = expected(part, mask=full[rows])
+        np.testing.assert_allclose(y[rows][full[rows]], step.y[full[rows]], atol=5e-5)
+        np.testing.assert_allclose(batch.mean[g], step.mu_b, atol=1e-5)
+        assert_close(np.sqrt(batch.variance[g] + EPSILON), step.sigma_b)
+        np.testing.assert_array_equal(batch.count[g], full[rows].sum((0, 1)))
+        np.testing.assert_allclose(dx[rows], desired.dx, atol=2e-5)
+        sums += desired.dgamma, desired.dbeta
+    assert_close(dgamma, sums[0])
+    assert_close(dbeta, sums[1])
+
+
+@pytest.mark.parametrize(
+    ("mode", "known"), [("eager", True), ("graph", False), ("jit", True), ("jit", False)]
+)
+def test_a_ghost_that_holds_the_batch_changes_no_bit(rng, lowering, known, mode):
+    case = make_case(rng, (6, 7, 5))
+    y, batch, gradients = step_and_gradients(case, mode=mode, known=known)
+    for size in (6, 1000):
+        y_ghost, ghosts, again = step_and_gradients(
+            case, mode=mode, known=known, virtual_batch_size=size
+        )
+        pairs = [(y_ghost, y), *zip((v[0] for v in ghosts), batch, strict=True)]
+        for actual, desired in [*pairs, *zip(again, gradients, strict=True)]:
+            if lowering == "native" or (known and mode != "jit"):
+                np.testing.assert_array_equal(actual, desired)
+            else:  # other operations, or others around them for XLA to fuse with: the same numbers
+                np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_ghosts_in_float64_equal_central_differences(rng):
+    case = make_case(rng, (5, 4, 3), "float64")
+    _, batch, gradients = step_and_gradients(case, virtual_batch_size=2)
+    r, d = (
+        np.asarray(value)
+        for value in ops.renorm_correction(
+            batch, case["mu"], case["variance"], r_max=1.5, d_max=0.5, epsilon=EPSILON
+        )
+    )
+    assert r.shape == (3, 3)
+    assert len(np.unique(d)) > 4  # neither shared nor all clipped
+
+    def loss(x, gamma, beta):
+        """With each ghost's r and d held at what they were."""
+        total = 0
+        for g, rows in enumerate((slice(0, 2), slice(2, 4), slice(4, 5))):
+            part = x[rows]
+            x_hat = (part - part.mean((0, 1))) / np.sqrt(part.var((0, 1)) + EPSILON)
+            total += (case["dy"][rows] * (gamma * (x_hat * r[g] + d[g]) + beta)).sum()
+        return total
+
+    point = [case["x"], case["gamma"], case["beta"]]
+    for i, gradient in enumerate(gradients):
+        numeric = np.zeros_like(point[i])
+        for index in np.ndindex(numeric.shape):
+            for sign in (1, -1):
+                moved = [a.copy() for a in point]
+                moved[i][index] += sign * 1e-5
+                numeric[index] += sign * loss(*moved) / 2e-5
+        assert_close(gradient, numeric, rtol=1e-7)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_second_derivatives_of_ghosts_are_those_of_their_sum(rng, known):
+    case = make_case(rng, (5, 3), "float64")
+    options = {"epsilon": EPSILON, "r_max": 1.5, "d_max": 0.5}
+
+    def second(x, size):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y, _ = ops.batch_renormalization(
+                    x, case["mu"], case["variance"], **options, virtual_batch_size=size
+                )
+                loss = tf.reduce_sum(y**3)
+            total = tf.reduce_sum(inner.gradient(loss, x) ** 2)
+        return outer.gradient(total, x)
+
+    x = tf.constant(case["x"])
+    signature = [tf.TensorSpec([None, 3] if not known else [5, 3], "float64")]
+    actual = tf.function(lambda x: second(x, 2), input_signature=signature)(x)
+    desired = tf.concat([second(x[i : i + 2], None) for i in (0, 2, 4)], 0)
+    assert_close(actual, desired, rtol=1e-9)
+
+
 def test_training_equals_inference_when_nothing_clips(rng):
     case = make_case(rng, (6, 7, 5))
-    y, _, _ = step_and_gradients(case, r_max=np.inf, d_max=np.inf)
     inference = ops.normalize(
         case["x"], case["mu"], case["variance"], case["gamma"], case["beta"], epsilon=EPSILON
     )
-    assert_close(y, inference)
+    for size in (None, 2, 4):
+        y, _, _ = step_and_gradients(case, r_max=np.inf, d_max=np.inf, virtual_batch_size=size)
+        assert_close(y, inference)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -264,9 +397,10 @@ def test_tensor_limits_out_of_range_count_as_the_limits_of_batch_normalization(r
 
 
 @pytest.mark.parametrize("mask", [None, np.zeros((4, 1), bool)], ids=["empty", "all masked"])
-def test_without_positions_nothing_is_nan_and_no_gradient_flows(rng, mask):
+@pytest.mark.parametrize("size", [None, 3])
+def test_without_positions_nothing_is_nan_and_no_gradient_flows(rng, mask, size):
     case = make_case(rng, (0 if mask is None else 4, 3))
-    y, batch, (dx, dgamma, dbeta) = step_and_gradients(case, mask=mask)
+    y, batch, (dx, dgamma, dbeta) = step_and_gradients(case, mask=mask, virtual_batch_size=size)
     np.testing.assert_allclose(y, expected(case, mask=mask)[0].y, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(batch.count, 0)
     np.testing.assert_array_equal(dx, np.zeros_like(case["x"]))
@@ -352,6 +486,30 @@ def test_the_moments_that_come_back_have_no_gradient(rng):
     assert tape.gradient(batch.mean, x) is None
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("by_stddev", [False, True])
+@pytest.mark.parametrize("size", [None, 4])
+def test_a_training_step_is_the_step_and_then_the_update(rng, size, by_stddev, mode):
+    case = make_case(rng, (6, 7, 5))
+    mask = rng.random((6, 7, 1)) > 0.4
+    vectors = [case[name] for name in ("mu", "variance", "gamma", "beta")]
+    options = {"mask": mask, "r_max": 1.5, "d_max": 0.5, "virtual_batch_size": size}
+
+    def run(x):
+        return ops.training_step(x, *vectors, momentum=0.9, by_stddev=by_stddev, **options)
+
+    y, moving = MODES[mode](run)(tf.constant(case["x"]))
+    y_alone, batch = MODES[mode](lambda x: ops.batch_renormalization(x, *vectors, **options))(
+        tf.constant(case["x"])
+    )
+    desired = ops.update_moving(
+        *vectors[:2], batch, momentum=0.9, epsilon=EPSILON, by_stddev=by_stddev
+    )
+    np.testing.assert_allclose(y, y_alone, rtol=1e-6, atol=1e-6)
+    for actual, value in zip(moving, desired, strict=True):
+        np.testing.assert_allclose(actual, value, rtol=1e-6)
+
+
 X = np.zeros((4, 3), "float32")
 BAD_CALLS = {
     "integers": (
@@ -383,6 +541,28 @@ BAD_CALLS = {
     "d_max": (
         lambda: ops.batch_renormalization(X, [0.0] * 3, [1.0] * 3, d_max=-1.0),
         "`d_max` must be at least 0, received d_max=-1.0",
+    ),
+    "ghosts": (
+        lambda: ops.batch_renormalization(X, [0.0] * 3, [1.0] * 3, virtual_batch_size=0),
+        "`virtual_batch_size` must be at least 1, received virtual_batch_size=0. Write None",
+    ),
+    "fractions": (
+        lambda: ops.batch_renormalization(X, [0.0] * 3, [1.0] * 3, virtual_batch_size=2.0),
+        "`virtual_batch_size` must be an integer or None, received 2.0 of type float",
+    ),
+    "ghosts of channels": (
+        lambda: ops.batch_renormalization(X, [0.0] * 4, [1.0] * 4, axis=0, virtual_batch_size=2),
+        "the batch must be the first axis, received virtual_batch_size=2 with the channels on axis",
+    ),
+    "synchronized ghosts": (
+        lambda: ops.batch_renormalization(
+            X, [0.0] * 3, [1.0] * 3, synchronized=True, virtual_batch_size=2
+        ),
+        "give one of them, received virtual_batch_size=2, synchronized=True",
+    ),
+    "momentum": (
+        lambda: ops.training_step(X, [0.0] * 3, [1.0] * 3, momentum=1.5),
+        r"`momentum` must be in \[0, 1\], received momentum=1.5",
     ),
     "gamma": (
         lambda: ops.normalize(X, [0.0] * 3, [1.0] * 3, gamma=[1.0]),

@@ -16,20 +16,21 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
 @pytest.mark.parametrize("dtype", sorted(TOLERANCE))
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("ghost_size", [None, 4])
 @pytest.mark.parametrize(("shape", "axis"), [((8, 6, 5, 20), 3), ((6, 3, 50), 1)])
-def test_agrees_with_float64(float64, rng, shape, axis, masked, relu, dtype):
+def test_agrees_with_float64(float64, rng, shape, axis, ghost_size, masked, relu, dtype):
     x, dy = (jax.numpy.asarray(a, dtype) for a in rng.normal(size=(2, *shape)))
     channels = shape[axis]
     vectors = [rng.normal(size=channels).astype("float32") for _ in range(3)]
     vectors.append(rng.uniform(0.5, 2, channels).astype("float32"))
     weights = rng.random((shape[0], *(1 for _ in shape[1:]))) < 0.7 if masked else None
     limits = (np.float32(3), np.float32(5))
-    settings = {"axis": axis, "relu": relu}
+    settings = {"axis": axis, "relu": relu, "ghost_size": ghost_size}
 
     @jax.jit
     def run(x, dy):
         mask = None if weights is None else jax.numpy.asarray(weights)
-        y, saved = jax_calls.forward(x, *vectors, *limits, mask, epsilon=1e-3, **settings)
+        y, saved, *_ = jax_calls.forward(x, *vectors, *limits, mask, epsilon=1e-3, **settings)
         return y, saved, *jax_calls.backward(dy, x, saved, mask, **settings)
 
     y, saved, dx, dgamma, dbeta = run(x, dy)
@@ -53,7 +54,7 @@ def test_the_same_bits_as_from_tensorflow(rng):
     x = rng.normal(size=(64, 300)).astype("float32")
     one, zero = np.ones(300, "float32"), np.zeros(300, "float32")
     operands = (x, one, zero, zero, one, np.float32(3), np.float32(5))
-    settings = {"axis": 1, "epsilon": 1e-3}
+    settings = {"axis": 1, "epsilon": 1e-3, "momentum": 0.9, "ghost_size": 24}
     ours = jax_calls.forward(*map(jax.numpy.asarray, operands), **settings)
     theirs = tensorflow_calls.forward(*map(tf.constant, operands), **settings)
     for one_of_ours, one_of_theirs in zip(ours, theirs, strict=True):

@@ -83,5 +83,5 @@ def test_another_library(fresh, elsewhere):
 @needs_library
 def test_another_interface(fresh, monkeypatch):
     monkeypatch.setattr(loader, "ABI", loader.ABI + 1)
-    with pytest.raises(loader.NativeLibraryError, match=r"interface version 1, .* needs 2; reinst"):
+    with pytest.raises(loader.NativeLibraryError, match=r"interface version 2, .* needs 3; reinst"):
         fresh()

@@ -1,5 +1,5 @@
 from keras_renorm.ops.xla import stablehlo
-from keras_renorm.ops.xla.stablehlo import DYNAMIC, Type
+from keras_renorm.ops.xla.stablehlo import DYNAMIC, Quotient, Type
 
 
 def test_types():
@@ -31,3 +31,13 @@ def test_an_unknown_dimension_is_passed_as_a_shape():
     assert '"stablehlo.get_dimension_size"(%arg0) {dimension = 0 : i64}' in text
     assert "%shape1 = stablehlo.constant dense<[9, 3]> : tensor<2xi32>" in text
     assert "indices_of_shape_operands = dense<[1, 2]> : tensor<2xi64>" in text
+
+
+def test_an_unknown_number_of_ghosts_is_computed():
+    x, ghosts = Type("f32", (DYNAMIC, 3)), Type("f32", (9, Quotient(4), 3))
+    assert str(ghosts) == "tensor<9x?x3xf32>"
+    text = stablehlo.custom_call("t", (x,), (ghosts,), ())
+    assert '%shape0_1ns = "stablehlo.get_dimension_size"(%arg0) {dimension = 0 : i64}' in text
+    assert "%shape0_1t = stablehlo.add %shape0_1n, %shape0_1r" in text
+    assert "%shape0_1 = stablehlo.divide %shape0_1t, %shape0_1d" in text
+    assert "dense<3> : tensor<1xi32>" in text  # 4 - 1, to round up

@@ -15,6 +15,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
+from keras_renorm import ops
 from keras_renorm.ops.xla import loader, stablehlo, tensorflow_calls
 
 if not loader.library_path().is_file():
@@ -42,11 +43,11 @@ class Case:
         limits=(3.0, 5.0),
         relu=False,
         weights=None,
-        groups=1,
+        ghost_size=None,
         poison=False,
     ):
         rng = np.random.default_rng(seed)
-        self.axis, self.relu, self.groups, self.limits = axis, relu, groups, limits
+        self.axis, self.relu, self.ghost_size, self.limits = axis, relu, ghost_size, limits
         self.dtype, self.wide = dtype, "float64" if dtype == "float64" else "float32"
         x, dy = rng.normal(size=(2, *shape))
         self.weights = weights
@@ -66,8 +67,8 @@ class Case:
     def run(self, x, dy, *vectors):
         limits = [tf.constant(v, self.wide) for v in self.limits]
         weights = None if self.weights is None else tf.constant(self.weights)
-        settings = {"axis": self.axis, "relu": self.relu, "groups": self.groups}
-        y, statistics = tensorflow_calls.forward(
+        settings = {"axis": self.axis, "relu": self.relu, "ghost_size": self.ghost_size}
+        y, statistics, *_ = tensorflow_calls.forward(
             x, *vectors, *limits, weights, epsilon=EPSILON, **settings
         )
         dx, dgamma, dbeta = tensorflow_calls.backward(dy, x, statistics, weights, **settings)
@@ -93,7 +94,7 @@ class Case:
             epsilon=EPSILON,
             relu=self.relu,
             weights=self.weights,
-            groups=self.groups,
+            ghost_size=self.ghost_size,
         )
 
 
@@ -130,8 +131,7 @@ def cases(draw):
     axis = draw(st.integers(0, rank - 1))
     shape[draw(st.integers(0, rank - 1))] = draw(st.sampled_from([1, 7, 40, 129, 300]))
     shape[axis] = draw(st.sampled_from([1, 2, 3, 5, 16, 17, 20, 33, 64, 65, 100]))
-    groups = 1 if axis == 0 else draw(st.sampled_from([1, 1, 2, 3]))
-    shape[0] *= groups
+    ghost_size = None if axis == 0 else draw(st.sampled_from([None, None, 1, 2, 3, 50]))
     dtype = draw(st.sampled_from(sorted(UNIT)))
     offsets = [0.0, 3.0, 1e3, 1e6] if dtype == "float32" else [0.0, 3.0]
     seed = draw(st.integers(0, 2**32 - 1))
@@ -144,7 +144,7 @@ def cases(draw):
         limits=draw(st.sampled_from([(1.0, 0.0), (3.0, 5.0), (1e30, 1e30)])),
         relu=draw(st.booleans()),
         weights=draw(weightings(shape, axis, seed)),
-        groups=groups,
+        ghost_size=ghost_size,
         poison=draw(st.booleans()),
     )
 
@@ -255,19 +255,18 @@ def test_the_moments_of_no_rows_are_0(shape):
     assert not result["dbeta"].any()
 
 
-@pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("shape", "axis"), [((8, 9, 20), 2), ((8, 20, 70), 1)])
-def test_separate_calls_are_the_joint_ones(shape, axis, dtype, groups):
+def test_separate_calls_are_the_joint_ones(shape, axis, dtype):
     weights = (
         np.random.default_rng(1).random(
             (8, *(1 if i + 1 == axis else n for i, n in enumerate(shape[1:])))
         )
         < 0.8
     )
-    case = Case(shape, axis, dtype=dtype, weights=weights, groups=groups, relu=True)
+    case = Case(shape, axis, dtype=dtype, weights=weights, relu=True)
     y, statistics, dx, _, dbeta = case.run(case.x, case.dy, *case.vectors)
-    s, settings = tensorflow_calls.unpack(statistics), {"axis": axis, "groups": groups}
+    s, settings = tensorflow_calls.unpack(statistics[:, 0]), {"axis": axis}
     moments = tensorflow_calls.moments(case.x, tf.constant(weights), **settings)
     pair = tf.cast(s.mean, "float64") + tf.cast(s.mean_remainder, "float64")
     np.testing.assert_allclose(moments.mean, pair, rtol=1e-13, atol=1e-14)
@@ -279,7 +278,7 @@ def test_separate_calls_are_the_joint_ones(shape, axis, dtype, groups):
     first, second = tensorflow_calls.gradient_sums(
         case.dy, case.x, *vectors, tf.constant(weights), **settings
     )
-    np.testing.assert_allclose(tf.reduce_sum(first, 0), dbeta, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(first, dbeta, rtol=1e-5, atol=1e-5)
     bias = s.scale * tf.cast(first, "float32") / s.count
     slope = s.scale * tf.cast(second, "float32") * s.inverse**2 / s.count
     again = tensorflow_calls.input_gradient(
@@ -288,6 +287,98 @@ def test_separate_calls_are_the_joint_ones(shape, axis, dtype, groups):
     np.testing.assert_allclose(
         tf.cast(again, "float32"), tf.cast(dx, "float32"), rtol=4 * UNIT[dtype], atol=1e-4
     )
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("masked", [False, True])
+def test_each_ghost_is_a_batch_to_the_bit(axis, masked):
+    weights = np.random.default_rng(1).random((7, 40, 1) if axis == 2 else (7, 1, 50)) < 0.8
+    case = Case((7, 40, 50), axis, relu=True, weights=weights if masked else None, ghost_size=3)
+    y, statistics, dx, dgamma, dbeta = case.run(case.x, case.dy, *case.vectors)
+    ghosts, case.ghost_size = [], None
+    for rows in (slice(0, 3), slice(3, 6), slice(6, 7)):
+        case.weights = weights[rows] if masked else None
+        ghosts.append(case.run(case.x[rows], case.dy[rows], *case.vectors))
+    parts = list(zip(*ghosts, strict=True))
+    np.testing.assert_array_equal(y, np.concatenate(parts[0]))
+    np.testing.assert_array_equal(statistics, np.concatenate(parts[1], axis=1))
+    np.testing.assert_array_equal(dx, np.concatenate(parts[2]))
+    np.testing.assert_allclose(dgamma, np.sum(parts[3], 0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dbeta, np.sum(parts[4], 0), rtol=1e-5, atol=1e-5)
+
+
+def test_no_rows_are_no_ghosts():
+    case = Case((0, 5), 1, ghost_size=2)
+    y, statistics, dx, dgamma, dbeta = case.run(case.x, case.dy, *case.vectors)
+    assert y.shape == dx.shape == (0, 5)
+    assert statistics.shape == (9, 0, 5)
+    np.testing.assert_array_equal([dgamma, dbeta], 0)
+
+
+@pytest.mark.parametrize("dtype", sorted(UNIT))
+@pytest.mark.parametrize("by_stddev", [False, True])
+@pytest.mark.parametrize("ghost_size", [None, 3])
+def test_the_moving_update_is_that_of_ops_moving(dtype, by_stddev, ghost_size):
+    """On a batch with a channel of NaN, one masked, one with an overflow and one of a NaN ghost."""
+    weights = np.ones((8, 5, 6), bool)
+    weights[:, :, 1] = False
+    case = Case((8, 5, 6), 2, dtype=dtype, weights=weights, ghost_size=ghost_size)
+    x = case.x.numpy().astype("float64")
+    x[2, 3, 0], x[7, 0, 3] = np.nan, np.nan
+    x[:, 1, 2] = np.inf
+    case.x = tf.cast(x, dtype)
+    _, statistics, mean, variance, updated = tensorflow_calls.forward(
+        case.x,
+        *case.vectors,
+        *(tf.constant(v, case.wide) for v in case.limits),
+        tf.constant(weights),
+        axis=2,
+        epsilon=EPSILON,
+        ghost_size=ghost_size,
+        momentum=0.9,
+        by_stddev=by_stddev,
+    )
+    rows = tensorflow_calls.unpack(statistics if ghost_size else statistics[:, 0])
+    expected = ops.update_moving(
+        *case.vectors[2:],
+        ops.Moments(rows.mean, rows.variance, rows.count, rows.mean_remainder),
+        momentum=0.9,
+        epsilon=EPSILON,
+        by_stddev=by_stddev,
+    )
+    tolerance = {"rtol": 8 * UNIT[case.wide], "atol": 8 * UNIT[case.wide]}
+    np.testing.assert_allclose(mean, expected.mean, **tolerance)
+    np.testing.assert_allclose(variance, expected.variance, **tolerance)
+    kept = [0, 1, 2, 3] if ghost_size is None else [1, 2]
+    np.testing.assert_array_equal(mean.numpy()[kept], case.vectors[2].numpy()[kept])
+    np.testing.assert_array_equal(variance.numpy()[kept], case.vectors[3].numpy()[kept])
+    changed = np.delete(np.arange(6), kept)
+    assert (mean.numpy()[changed] != case.vectors[2].numpy()[changed]).all()
+    assert updated == expected.updated == 1
+
+
+def test_without_an_update_none_is_told():
+    case = Case((4, 3), 1, weights=np.zeros((4, 1), bool))
+    limits = [tf.constant(v) for v in case.limits]
+    result = tensorflow_calls.forward(
+        case.x,
+        *case.vectors,
+        *limits,
+        tf.constant(case.weights),
+        axis=1,
+        epsilon=EPSILON,
+        momentum=0.5,
+    )
+    assert result.updated == 0
+    np.testing.assert_array_equal(result.moving_mean, case.vectors[2])
+    np.testing.assert_array_equal(result.moving_variance, case.vectors[3])
+
+
+def test_ghosts_of_channels_are_refused():
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="ghost batches of 2 rows, with the ch"
+    ):
+        Case((4, 3), 0, ghost_size=2)()
 
 
 def test_masks_broadcast():
@@ -357,9 +448,9 @@ for shape, axis in [((64, 14, 14, 48), 3), ((16, 40, 500), 1), ((70, 3), 1), ((3
     rng = np.random.default_rng(0)
     x, dy = tf.constant(rng.normal(size=(2, *shape)), tf.float32)
     one, zero = tf.ones(shape[axis]), tf.zeros(shape[axis])
-    y, saved = calls.forward(x, one, zero, zero, one, tf.constant(3.0), tf.constant(5.0),
-                             axis=axis, epsilon=1e-3)
-    for tensor in (y, saved, *calls.backward(dy, x, saved, axis=axis)):
+    y, saved, *moved = calls.forward(x, one, zero, zero, one, tf.constant(3.0), tf.constant(5.0),
+                                     axis=axis, epsilon=1e-3, momentum=0.9)
+    for tensor in (y, saved, *moved, *calls.backward(dy, x, saved, axis=axis)):
         digest.update(tensor.numpy().tobytes())
 np.save(sys.stdout.buffer, np.asarray(y)[:1])
 print(digest.hexdigest(), calls.tensorflow_xla.register().instruction_set, file=sys.stderr)

@@ -1,0 +1,7 @@
+"""Keras callbacks."""
+
+from keras_renorm.callbacks.freeze_statistics import FreezeStatistics
+from keras_renorm.callbacks.log_diagnostics import LogDiagnostics
+from keras_renorm.callbacks.precise_statistics import PreciseStatistics
+
+__all__ = ["FreezeStatistics", "LogDiagnostics", "PreciseStatistics"]

@@ -1,0 +1,67 @@
+"""Population statistics in the last part of `fit`."""
+
+from typing import Any
+
+import keras
+
+from keras_renorm.ops import arguments
+from keras_renorm.statistics import freeze
+from keras_renorm.statistics.batches import whole_number
+
+
+class FreezeStatistics(keras.callbacks.Callback):
+    """Calls `keras_renorm.statistics.freeze` before a certain training step.
+
+    Steps are the optimizer's iterations, so that a training that is resumed counts on; with
+    `steps_per_execution` greater than 1 it is the first execution at or after the step. The
+    model stays frozen when training ends.
+
+    Args:
+        at_step: The number of steps before the freezing, 0 or more.
+        affine_trainable: Whether gamma and beta are trained on. False is not possible with the
+            JAX backend, whose training cannot change what it trains.
+
+    Raises:
+        TypeError: If `at_step` is not an integer, or `affine_trainable` not a truth value.
+        ValueError: If `at_step` is less than 0, or `affine_trainable` False with JAX.
+
+    Example:
+        >>> freezing = keras_renorm.callbacks.FreezeStatistics(at_step=80_000)
+        >>> model.fit(dataset, epochs=100, steps_per_epoch=1_000, callbacks=[freezing])
+
+    Source: Wu & Johnson 2021, section 4.
+    """
+
+    def __init__(self, at_step: int, *, affine_trainable: bool = True) -> None:
+        super().__init__()
+        self._at_step = whole_number("at_step", at_step, low=0)
+        self._affine_trainable = arguments.flag("affine_trainable", affine_trainable)
+        if not affine_trainable and keras.backend.backend() == "jax":
+            raise ValueError(
+                "`affine_trainable=False` is not possible during a fit with the JAX backend. Fit "
+                "up to the step, then write `keras_renorm.statistics.freeze(model, "
+                "affine_trainable=False)`, `model.compile(...)`, and fit on."
+            )
+        self._steps = 0
+        self._before_epoch = 0
+        self._frozen = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts from the optimizer's count."""
+        # During an epoch only JAX's compiled step knows the count.
+        self._steps = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        self._frozen = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Starts to count an epoch's steps."""
+        self._before_epoch = self._steps
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Freezes, if the time has come."""
+        if not self._frozen and self._before_epoch + batch >= self._at_step:
+            freeze(self.model, affine_trainable=self._affine_trainable)
+            self._frozen = True
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts; `batch` is the last one of an execution of several."""
+        self._steps = self._before_epoch + batch + 1

@@ -1,0 +1,75 @@
+"""A callback that takes gauges during training and logs them."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import keras
+
+from keras_renorm.diagnostics.report import Report
+from keras_renorm.diagnostics.step_callback import StepCallback
+
+
+class LogDiagnostics(StepCallback):
+    """Takes gauges during training and writes their numbers and findings for TensorBoard.
+
+    A gauge is a function of the model that returns a report: one of `keras_renorm.diagnostics`
+    with its other arguments filled in. It changes nothing in the model. The last reports are in
+    `reports`; a fault is printed once, when it is first found. In a loop of your own call
+    `set_model(model)`, and then `record(step)` where it suits.
+
+    Args:
+        gauges: Functions of the model.
+        log_dir: Folder for `tensorboard --logdir`, or None to write nothing.
+        every_n_steps: The gauges are taken before the first step, after each so many, and at the
+            end. Each costs about two forward passes of its batch.
+        verbose: Whether to print faults.
+
+    Attributes:
+        reports: The last report of each gauge, in their order.
+
+    Raises:
+        ValueError: If `every_n_steps` is less than 1.
+        ImportError: If there is a `log_dir` and TensorBoard is not installed.
+
+    Example:
+        >>> from keras_renorm import diagnostics
+        >>> gauges = [
+        ...     lambda model: diagnostics.renorm_report(model, images, num_steps=40_000),
+        ...     lambda model: diagnostics.train_inference_gap(model, images),
+        ... ]
+        >>> model.fit(dataset, callbacks=[LogDiagnostics(gauges, "logs")])
+    """
+
+    def __init__(
+        self,
+        gauges: Sequence[Callable[[keras.Model], Report]],
+        log_dir: str | pathlib.Path | None = None,
+        *,
+        every_n_steps: int = 1000,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__(every_n_steps, log_dir)
+        self._gauges = list(gauges)
+        self._verbose = verbose
+        self._printed: set[tuple[str, str]] = set()
+        self.reports: tuple[Report, ...] = ()
+
+    def record(self, step: int) -> None:
+        """Takes all gauges.
+
+        Args:
+            step: Training steps that the model has made.
+        """
+        self.reports = tuple(gauge(self.model) for gauge in self._gauges)
+        for report in self.reports:
+            self.log(report, step)
+            if self._verbose:
+                self._print(report, step)
+
+    def _print(self, report: Report, step: int) -> None:
+        """Prints faults that were not printed before."""
+        for finding in report.findings:
+            fault = (finding.layer, finding.kind)
+            if fault not in self._printed:
+                self._printed.add(fault)
+                print(f"\nStep {step}: {finding}")

@@ -1,0 +1,98 @@
+"""Precise population statistics during `fit`."""
+
+from typing import Any
+
+import keras
+
+from keras_renorm.ops import arguments
+from keras_renorm.statistics import PreciseReport, precise
+from keras_renorm.statistics.batches import is_one_shot, whole_number
+
+
+class PreciseStatistics(keras.callbacks.Callback):
+    """Calls `keras_renorm.statistics.precise` at the end of training, or of every n-th epoch.
+
+    An epoch that is validated gets its statistics before the validation, so that this measures
+    them. Training goes on with them as its moving statistics: that changes nothing for Batch
+    Normalization, while Batch Renormalization corrects towards them.
+
+    Args:
+        dataset: As for `precise`; with `every_epochs` one that can be read several times.
+        num_samples: As for `precise`.
+        every_epochs: After every so many epochs, if not None.
+        at_end: Whether at the end of training.
+        verbose: As for `precise`, 0 by default.
+        **options: Further arguments of `precise`, such as `batch_size` and `upstream`.
+
+    Attributes:
+        report: The last `PreciseReport`; None before.
+
+    Raises:
+        TypeError: If `every_epochs` is not an integer.
+        ValueError: If there is nothing to do, `every_epochs` is less than 1, or `dataset` is an
+            iterator that several epochs would have to read.
+
+    Example:
+        >>> model.fit(x, y, callbacks=[keras_renorm.callbacks.PreciseStatistics(x, 10_000)])
+
+    Source: Wu & Johnson 2021, section 3.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        num_samples: int | None = None,
+        *,
+        every_epochs: int | None = None,
+        at_end: bool = True,
+        verbose: Any = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self._every_epochs = (
+            None if every_epochs is None else whole_number("every_epochs", every_epochs)
+        )
+        self._at_end = arguments.flag("at_end", at_end)
+        if self._every_epochs is None and not self._at_end:
+            raise ValueError(
+                "PreciseStatistics has nothing to do with every_epochs=None and at_end=False. "
+                "Write every_epochs=1, or leave at_end out."
+            )
+        if self._every_epochs is not None and is_one_shot(dataset):
+            raise ValueError(
+                f"`dataset` is a {type(dataset).__name__}, which can be read only once, but "
+                f"every_epochs={every_epochs} reads it several times. Give a tf.data.Dataset, an "
+                "array or a list."
+            )
+        self._arguments = {"dataset": dataset, "num_samples": num_samples, "verbose": verbose}
+        self._arguments.update(options)
+        self._due = False
+        self._fresh = False
+        self.report: PreciseReport | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Notes whether the statistics are due after this epoch."""
+        self._due = self._every_epochs is not None and (epoch + 1) % self._every_epochs == 0
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Before the epoch is validated."""
+        self._estimate_if_due()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """After an epoch without validation."""
+        self._estimate_if_due()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """The weights are others now."""
+        self._fresh = False
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """At the end, unless it was done after the last epoch."""
+        self._due = self._at_end
+        self._estimate_if_due()
+        self._due = False
+
+    def _estimate_if_due(self) -> None:
+        if self._due and not self._fresh:
+            self.report = precise(self.model, **self._arguments)
+            self._fresh = True

@@ -1,0 +1,271 @@
+"""Percentiles of a unit's input over training."""
+
+import dataclasses
+import difflib
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_renorm.diagnostics import graphs, passes
+from keras_renorm.diagnostics.report import Finding, Report
+from keras_renorm.diagnostics.step_callback import StepCallback
+from keras_renorm.statistics import hooks
+
+
+@dataclasses.dataclass(frozen=True)
+class PercentileRecord:
+    """The percentiles at one step.
+
+    Attributes:
+        step: Training steps that the model has made.
+        percentiles: The unit's input at each of the percentages.
+    """
+
+    step: int
+    percentiles: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationPercentilesReport(Report):
+    """What `ActivationPercentiles` has recorded.
+
+    Attributes:
+        unit: The layer and the unit, for titles.
+        percentages: Which percentiles, in rising order.
+        records: One for each time.
+    """
+
+    unit: str
+    percentages: tuple[float, ...]
+    records: tuple[PercentileRecord, ...]
+
+    def scalars(self) -> dict[str, float]:
+        """The percentiles of the last record."""
+        if not self.records:
+            return {}
+        return {
+            f"percentiles/{self.unit}/{percentage:g}": value
+            for percentage, value in zip(
+                self.percentages, self.records[-1].percentiles, strict=True
+            )
+        }
+
+    def _table(self) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        header = ("step", *(f"{percentage:g} %" for percentage in self.percentages))
+        return header, [(record.step, *record.percentiles) for record in self.records]
+
+    def _draw(self, figure: Any) -> None:
+        axes = figure.subplots()
+        steps = [record.step for record in self.records]
+        values = np.array([record.percentiles for record in self.records])
+        for percentage, line in reversed(list(zip(self.percentages, values.T, strict=False))):
+            axes.plot(steps, line, label=f"{percentage:g} %")
+        axes.set(xlabel="steps", ylabel=f"input of {self.unit}")
+        axes.legend(title="percentile")
+        axes.grid(alpha=0.3)
+
+
+class ActivationPercentiles(StepCallback):
+    """Records percentiles of one unit's input over training.
+
+    Figure 1 (b, c) of the Batch Normalization paper: the {15, 50, 85}th percentiles of what comes
+    into one sigmoid drift during training, and are stable with Batch Normalization.
+
+    The unit's input is what the activation of its layer is given; of a layer without an activation
+    what the layer is given. It is taken over all examples and positions of a batch, in training
+    mode without dropout. Nothing in the model changes by it.
+
+    A callback for `fit`, or for a loop of your own: `set_model(model)`, then `record(step)`.
+    `print(recorder.report())` is the table, `recorder.plot()` the figure, `recorder.data` the
+    records. The report names a unit that has drifted, so that its middle percentile is outside
+    of the range between the first record's outer ones, and one whose input is constant.
+
+    Args:
+        layer: The layer, or its name, behind those of the models that it lies in
+            (`"encoder/dense"`); or a tensor of a functional model, whose values are then taken.
+        unit: Index of the unit on the last axis.
+        x: A batch of the model's inputs to look at. Or a `tf.data.Dataset` or an iterator of
+            batches `x`, `(x, y)` or `(x, y, w)`, of which each record takes the next: so one
+            follows the training data.
+        percentiles: Percentages in [0, 100], in rising order.
+        every_n_steps: A record is made before the first step, after each so many, and at the end.
+        log_dir: Folder for TensorBoard, or None.
+
+    Raises:
+        ValueError: If `percentiles` or `every_n_steps` is out of range; when the training begins,
+            if the model has no such layer or the layer no such unit.
+
+    Example:
+        >>> recorder = keras_renorm.diagnostics.ActivationPercentiles("last_sigmoid", 0, images)
+        >>> model.fit(dataset, callbacks=[recorder])
+        >>> recorder.plot("figure1.png")
+
+    Source: Ioffe & Szegedy 2015, section 4.1 and Figure 1.
+    """
+
+    def __init__(
+        self,
+        layer: str | keras.layers.Layer | keras.KerasTensor,
+        unit: int,
+        x: Any,
+        percentiles: Sequence[float] = (15, 50, 85),
+        *,
+        every_n_steps: int = 100,
+        log_dir: str | pathlib.Path | None = None,
+    ) -> None:
+        super().__init__(every_n_steps, log_dir)
+        self._percentages = _percentages(percentiles)
+        self._layer = layer
+        self._unit = unit
+        self._x = iter(x.repeat()) if hasattr(x, "as_numpy_iterator") else x
+        self._records: list[PercentileRecord] = []
+
+    @property
+    def data(self) -> tuple[PercentileRecord, ...]:
+        """The records so far."""
+        return tuple(self._records)
+
+    def record(self, step: int) -> None:
+        """Adds the percentiles of now.
+
+        Args:
+            step: Training steps that the model has made.
+        """
+        values = _unit_values(self.model, self._layer, self._unit, self._batch())
+        percentiles = np.percentile(values, self._percentages).tolist()
+        self._records.append(PercentileRecord(step, tuple(percentiles)))
+        self.log(self.report(), step)
+
+    def report(self) -> ActivationPercentilesReport:
+        """What has been recorded."""
+        name = self._layer if isinstance(self._layer, str) else self._layer.name
+        unit = f"{name}[{self._unit}]"
+        findings = tuple(_findings(unit, self._percentages, self._records))
+        return ActivationPercentilesReport(findings, (), unit, self._percentages, self.data)
+
+    def plot(self, path: str | pathlib.Path | None = None) -> Any:
+        """Draws what has been recorded; see `Report.plot`."""
+        return self.report().plot(path)
+
+    def _batch(self) -> Any:
+        """The inputs to look at: the given batch, or the iterator's next."""
+        if not isinstance(self._x, Iterator):
+            return self._x
+        try:
+            return keras.utils.unpack_x_y_sample_weight(next(self._x))[0]
+        except StopIteration as error:
+            raise ValueError(
+                f"The iterator `x` has ended after {len(self._records)} records. Give one that "
+                "goes on, e.g. iter(dataset.repeat()), or one batch."
+            ) from error
+
+
+def _percentages(percentiles: Sequence[float]) -> tuple[float, ...]:
+    values = tuple(map(float, percentiles))
+    if not values or list(values) != sorted(values) or values[0] < 0 or values[-1] > 100:
+        raise ValueError(
+            "`percentiles` must be percentages in [0, 100] in rising order, such as "
+            f"(15, 50, 85); received {percentiles!r}."
+        )
+    return values
+
+
+def _unit_values(model: keras.Model, layer: Any, unit: int, x: Any) -> npt.NDArray[np.float64]:
+    """All values of the unit's input for a batch."""
+    if isinstance(layer, keras.KerasTensor):
+        return _of_unit([_tensor_value(model, layer, x)], unit, layer.name)
+    layer = _find(model, layer)
+    seen: list[Any] = []
+
+    def around(
+        layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        activation = getattr(layer, "activation", None)
+        if activation in (None, keras.activations.linear):
+            seen.append(keras.tree.flatten((args, kwargs))[0])
+            return call(*args, **kwargs)
+
+        def recording(inputs: Any) -> Any:
+            seen.append(inputs)
+            return activation(inputs)
+
+        with hooks.replaced([(layer, "activation", recording)]):
+            return call(*args, **kwargs)
+
+    passes.forward(model, x, [layer], around, training=True)
+    return _of_unit(seen, unit, layer.name)
+
+
+def _tensor_value(model: keras.Model, tensor: keras.KerasTensor, x: Any) -> Any:
+    """What a tensor of a functional model is for a batch."""
+    own = graphs.functional(model)
+    if own is None:
+        raise ValueError(
+            f"{tensor!r} is no tensor of {model.name!r}, for it is neither a functional model nor "
+            "a built Sequential one. Name a layer instead."
+        )
+    part = keras.Model(own._inputs_struct, tensor)
+    return passes.forward(part, x, (), _unwatched, training=True)
+
+
+def _unwatched(
+    layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return call(*args, **kwargs)
+
+
+def _of_unit(tensors: Sequence[Any], unit: int, name: str) -> npt.NDArray[np.float64]:
+    """One unit's values in tensors `[..., units]`, as a vector."""
+    if not tensors:
+        raise ValueError(f"The layer {name!r} is not called on the inputs `x`.")
+    units = tensors[0].shape[-1]
+    if not -units <= unit < units:
+        raise ValueError(
+            f"`unit` must be in [{-units}, {units - 1}], for {name!r} has {units} units; received "
+            f"{unit!r}."
+        )
+    arrays = [keras.ops.convert_to_numpy(tensor)[..., unit] for tensor in tensors]
+    return np.concatenate([np.ravel(array) for array in arrays]).astype(np.float64)
+
+
+def _find(model: keras.Model, layer: str | keras.layers.Layer) -> keras.layers.Layer:
+    names = dict(graphs.layers(model))
+    if isinstance(layer, str) and layer in names:
+        return names[layer]
+    if any(layer is one for one in names.values()):
+        return layer
+    given = layer if isinstance(layer, str) else layer.name
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0)
+    raise ValueError(
+        f"The model {model.name!r} has no layer {given!r}. The nearest names are {near}."
+    )
+
+
+def _findings(
+    unit: str, percentages: Sequence[float], records: Sequence[PercentileRecord]
+) -> Iterator[Finding]:
+    """Whether the unit has drifted, or its input is constant."""
+    if len(records) < 2:
+        return
+    first, last = records[0].percentiles, records[-1]
+    low, middle, high = first[0], last.percentiles[len(first) // 2], first[-1]
+    if last.percentiles[0] == last.percentiles[-1] and len(percentages) > 1:
+        yield Finding(
+            unit,
+            "constant input",
+            f"The input of {unit} is {middle:.3g} for all examples at step {last.step}: the unit "
+            "tells none from another. Look for a weight or gamma of 0, or statistics of one value.",
+        )
+    elif not low <= middle <= high:
+        yield Finding(
+            unit,
+            "drift",
+            f"The input of {unit} has drifted: its {percentages[len(first) // 2]:g}th percentile "
+            f"is {middle:.3g} at step {last.step}, outside of [{low:.3g}, {high:.3g}], the "
+            f"{percentages[0]:g}th to {percentages[-1]:g}th at step {records[0].step}. Put a "
+            "normalization before its activation.",
+        )

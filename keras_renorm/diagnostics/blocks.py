@@ -1,0 +1,93 @@
+"""The residual blocks of a model: which input of an addition is the skip path, which the branch."""
+
+import dataclasses
+
+from keras_renorm.diagnostics.graphs import Call, Graph, Value
+from keras_renorm.diagnostics.norms import is_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """An addition of a skip path and a branch.
+
+    Attributes:
+        call: The addition.
+        skip: Which of its inputs is the skip path, 0 or 1.
+        index: l, the number of this block: counted from 1 where the skip path begins, that is at
+            an input, or where a normalization stands on it.
+    """
+
+    call: Call
+    skip: int
+    index: int
+
+    @property
+    def branch(self) -> int:
+        """Which of the inputs is the branch."""
+        return 1 - self.skip
+
+
+def residual_blocks(graph: Graph) -> tuple[list[Block], list[Call]]:
+    """The blocks of a model, and the additions whose two paths are equally long.
+
+    The two inputs of an addition are followed back to where they part. The skip path is the one
+    with fewer calls from there: none (the identity), or a projection's.
+
+    Args:
+        graph: The calls of the model.
+
+    Returns:
+        The blocks in their order, and the additions that tell no skip path from a branch.
+    """
+    blocks: dict[Call, Block] = {}
+    undecided = []
+    for call in graph.calls:
+        if not _is_addition(call):
+            continue
+        first, second = _distances(*call.inputs)
+        if first == second:
+            undecided.append(call)
+            continue
+        skip = 0 if first < second else 1
+        blocks[call] = Block(call, skip, _index(call.inputs[skip], blocks))
+    return list(blocks.values()), undecided
+
+
+def _is_addition(call: Call) -> bool:
+    """Whether a call adds two tensors: `keras.layers.Add`, `x + y` or `keras.ops.add`."""
+    return type(call.operation).__name__ == "Add" and len(call.inputs) == 2
+
+
+def _distances(first: Value, second: Value) -> tuple[int, int]:
+    """Numbers of calls from the two values back to where they part; equal if they never met."""
+    seen: tuple[dict[Value, int], dict[Value, int]] = ({first: 0}, {second: 0})
+    edges = [[first], [second]]
+    distance = 0
+    while edges[0] or edges[1]:
+        common = seen[0].keys() & seen[1].keys()
+        if common:
+            return min(
+                ((seen[0][v], seen[1][v]) for v in common), key=lambda pair: (sum(pair), pair)
+            )
+        distance += 1
+        for side in (0, 1):
+            edges[side] = [
+                value
+                for edge in edges[side]
+                for value in (edge.producer.inputs if edge.producer else ())
+                if value not in seen[side]
+            ]
+            seen[side].update(dict.fromkeys(edges[side], distance))
+    return 0, 0
+
+
+def _index(skip: Value, blocks: dict[Call, Block]) -> int:
+    """One more than the block that the skip path comes from, unless it begins anew on the way."""
+    call = skip.producer
+    while call is not None:
+        if call in blocks:
+            return blocks[call].index + 1
+        if is_norm(call.operation) or len(call.inputs) != 1:
+            return 1
+        call = call.inputs[0].producer
+    return 1

@@ -1,0 +1,137 @@
+"""The corrections of one call of a normalization layer, and the drift of its statistics."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_renorm import schedules
+from keras_renorm.diagnostics import passes
+from keras_renorm.diagnostics.minibatches import Minibatch, observe, statistics
+from keras_renorm.diagnostics.norms import kind, update_count
+from keras_renorm.layers import BatchNormalization, BatchRenormalization
+
+_INF = float("inf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """How a quantity is spread over the channels: minimum, percentiles, maximum."""
+
+    minimum: float
+    p10: float
+    median: float
+    p90: float
+    maximum: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCorrections:
+    """One call of a normalization layer on a minibatch.
+
+    Attributes:
+        layer: Name of the layer, with the call's number if there are several.
+        kind: "BRN", "BN", "Keras BN" or "Keras renorm".
+        values: Values per channel in the minibatch.
+        updates: The layer's update counter; None for a layer without.
+        r_max: Limit of r; of a "BN" the paper's final 3. None for Keras's layers.
+        d_max: Limit of d; of a "BN" the paper's final 5. None for Keras's layers.
+        r: The correction r, clipped. None for Keras's layers.
+        d: The correction d, clipped. None for Keras's layers.
+        r_clipped: Share of the channels in which r is clipped.
+        d_clipped: Share of the channels in which d is clipped.
+        mean_drift: (mu_B - mu) / sigma.
+        scale_drift: sigma_B / sigma.
+        typical_drift: The median over the channels of |mean_drift|.
+    """
+
+    layer: str
+    kind: str
+    values: int
+    updates: int | None
+    r_max: float | None
+    d_max: float | None
+    r: Spread | None
+    d: Spread | None
+    r_clipped: float | None
+    d_clipped: float | None
+    mean_drift: Spread
+    scale_drift: Spread
+    typical_drift: float
+
+
+def watch(model: keras.Model, x: Any, names: dict[Any, str]) -> dict[Any, list[LayerCorrections]]:
+    """The corrections of layers for a batch of a model's inputs.
+
+    Args:
+        model: The model.
+        x: A batch of its inputs.
+        names: The normalization layers with their names.
+
+    Returns:
+        For each layer that is called, in that order, a row for each call and domain.
+
+    Raises:
+        ValueError: If the model is not built.
+    """
+    moving = {layer: statistics(layer) for layer in names if layer.built}
+    minibatches: dict[Any, list[Minibatch]] = {}
+
+    def around(
+        layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        number = len({one.call for one in minibatches.setdefault(layer, [])}) + 1
+        minibatches[layer] += observe(layer, number, moving[layer], *args, **kwargs)
+        return call(*args, **kwargs)
+
+    passes.forward(model, x, names, around, training=True, random=True)
+    return {
+        layer: [_row(layer, names[layer], one, of_layer) for one in of_layer]
+        for layer, of_layer in minibatches.items()
+    }
+
+
+def _row(
+    layer: Any, name: str, minibatch: Minibatch, others: Sequence[Minibatch]
+) -> LayerCorrections:
+    limits = _limits(layer, minibatch.domain)
+    details = [] if len({one.call for one in others}) == 1 else [f"call {minibatch.call}"]
+    details += [] if minibatch.domain is None else [f"domain {minibatch.domain}"]
+    drift = minibatch.correction(layer, _INF, _INF)
+    values: dict[str, Any] = dict.fromkeys(("r", "d", "r_clipped", "d_clipped"))
+    if limits is not None:
+        clipped = minibatch.correction(layer, *limits)
+        values = {"r": _spread(clipped.r), "d": _spread(clipped.d)}
+        values["r_clipped"] = float(np.mean(clipped.r != drift.r))
+        values["d_clipped"] = float(np.mean(clipped.d != drift.d))
+    return LayerCorrections(
+        layer=f"{name} ({', '.join(details)})" if details else name,
+        kind=kind(layer),
+        values=int(np.max(keras.ops.convert_to_numpy(minibatch.moments.count))),
+        updates=update_count(layer),
+        r_max=None if limits is None else limits[0],
+        d_max=None if limits is None else limits[1],
+        mean_drift=_spread(drift.d),
+        scale_drift=_spread(drift.r),
+        typical_drift=float(np.median(np.abs(drift.d))),
+        **values,
+    )
+
+
+def _limits(layer: Any, domain: int | None) -> tuple[float, float] | None:
+    """r_max and d_max: the layer's own, for our batch norm the paper's last, for Keras's none."""
+    if isinstance(layer, BatchRenormalization):
+        # Only layers with domains take one.
+        domains = () if domain is None else (domain,)
+        limits = layer.current_limits(*domains)
+        return limits.r_max, limits.d_max
+    if isinstance(layer, BatchNormalization):
+        return schedules.PAPER_R_MAX.end_value, schedules.PAPER_D_MAX.end_value
+    return None
+
+
+def _spread(vector: npt.NDArray[np.float64]) -> Spread:
+    return Spread(*map(float, np.percentile(vector, (0, 10, 50, 90, 100))))

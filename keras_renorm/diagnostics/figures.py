@@ -1,0 +1,47 @@
+"""Figures, where matplotlib is installed."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def figure(
+    draw: Callable[[Any], None], size: tuple[float, float], path: str | pathlib.Path | None
+) -> Any:
+    """A matplotlib figure, and its file if there is a path.
+
+    Args:
+        draw: Draws on the figure that it is given.
+        size: Width and height in inches.
+        path: Where to save the figure, or None. A file that is there is replaced.
+
+    Returns:
+        A `matplotlib.figure.Figure`, made without pyplot: no window opens, nothing to close. A
+        notebook shows it where it is the value of a cell.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "`plot` needs matplotlib, which is not installed. Write `pip install matplotlib`, or "
+            "use `print(report)` for the table and `report.to_dict()` for the numbers."
+        ) from error
+    result = Figure(figsize=size, layout="constrained")
+    draw(result)
+    if path is not None:
+        result.savefig(path, dpi=150)
+    return result
+
+
+def label_layers(axes: Any, names: list[str]) -> None:
+    """Writes the layers' names below the x axis, at most about 40 of them."""
+    every = max(1, -(-len(names) // 40))
+    shown = range(0, len(names), every)
+    size = "small" if len(shown) < 20 else "x-small"
+    axes.set_xticks(np.asarray(shown), [names[i] for i in shown], rotation=90, fontsize=size)
+    axes.grid(alpha=0.3)

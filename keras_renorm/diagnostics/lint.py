@@ -1,0 +1,166 @@
+"""A lint of a model's normalization: faults that can be seen without running it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+
+from keras_renorm.diagnostics import graphs, rules
+from keras_renorm.diagnostics.figures import label_layers
+from keras_renorm.diagnostics.norms import is_norm, kind, positions
+from keras_renorm.diagnostics.report import Finding, Report
+
+
+@dataclasses.dataclass(frozen=True)
+class NormUse:
+    """One call of a normalization layer.
+
+    Attributes:
+        layer: Name of the layer, behind those of the models that it lies in.
+        kind: "BRN", "BN", "Keras BN" or "Keras renorm".
+        call: Number of the call, from 1.
+        positions: Values per channel and example; None where a size is not known.
+        values: Values that a channel's statistics are of in training; None where not known.
+    """
+
+    layer: str
+    kind: str
+    call: int
+    positions: int | None
+    values: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class LintReport(Report):
+    """What `lint` returns.
+
+    Attributes:
+        norms: Every call of a normalization layer.
+    """
+
+    norms: tuple[NormUse, ...]
+
+    def scalars(self) -> dict[str, float]:
+        """The number of findings, and each layer's values per channel."""
+        values = {
+            f"lint/values_per_channel/{norm.layer}": float(norm.values)
+            for norm in self.norms
+            if norm.values is not None
+        }
+        return {"lint/findings": float(len(self.findings))} | values
+
+    def _table(self) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        header = ("layer", "kind", "call", "positions/example", "values/channel")
+        return header, [dataclasses.astuple(norm) for norm in self.norms]
+
+    def _draw(self, figure: Any) -> None:
+        axes = figure.subplots()
+        faulty = {f.layer for f in self.findings} & {norm.layer for norm in self.norms}
+        axes.bar(
+            range(len(self.norms)),
+            [norm.values or norm.positions or 0 for norm in self.norms],
+            color=["C3" if norm.layer in faulty else "C0" for norm in self.norms],
+        )
+        axes.set(yscale="log", ylim=(1, None))
+        known = any(norm.values for norm in self.norms)
+        axes.set_ylabel("values per channel" + (" in a batch" if known else " and example"))
+        count = len(self.findings)
+        axes.set_title(f"{count} finding{'s'[: count != 1]}" + (", layers in red" * bool(faulty)))
+        label_layers(axes, [norm.layer for norm in self.norms])
+
+
+def lint(
+    model: keras.Model,
+    batch_size: int | None = None,
+    *,
+    num_steps: int | None = None,
+    replicas: int = 1,
+) -> LintReport:
+    """Names faults in how a model's normalization layers are set up.
+
+    - A bias before a normalization that subtracts it again.
+    - Statistics of fewer than a handful of values: 8 for Batch Normalization, at which a standard
+      deviation has an error of 1/sqrt(2*8) = 25 %; 3 for Batch Renormalization, whose values of
+      two positions pass almost no gradient (the sums of dL/dx and x*dL/dx are 0).
+    - A normalization directly after another.
+    - One layer called on several inputs: each has its own minibatch statistics, but they share
+      the population's. `DomainBatchNormalization` whose two kinds of statistics differ.
+    - A momentum of 0 or 1, or one at which the initial values 0 and 1 still make up more than 5 %
+      of the moving statistics after `num_steps`; schedules that `num_steps` do not finish.
+
+    Nothing is run, and nothing in the model changes.
+
+    Args:
+        model: The model. Of parts that are neither functional nor Sequential the order of the
+            layers is not known; the report says so.
+        batch_size: Examples in a training step, over all replicas. Without it the number of
+            values is not checked.
+        num_steps: Steps of the training that is planned. Without it what depends on the length
+            of the training is not checked.
+        replicas: Number of replicas that share a batch.
+
+    Returns:
+        A `LintReport`.
+
+    Raises:
+        ValueError: If `batch_size`, `num_steps` or `replicas` is less than 1.
+
+    Example:
+        >>> print(keras_renorm.diagnostics.lint(model, batch_size=4))
+
+    Source: Ioffe & Szegedy 2015, section 3.2 (bias); Wu & Johnson 2021, section 5 (domains).
+    """
+    numbers = {"batch_size": batch_size, "num_steps": num_steps, "replicas": replicas}
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"`{name}` must be 1 or more, received {number!r}.")
+    graph = graphs.graph(model)
+    batch = None if batch_size is None else rules.Batch(batch_size, replicas)
+    calls = [call for call in graph.calls if is_norm(call.operation)]
+    norms = {name: layer for name, layer in graphs.layers(model) if is_norm(layer)}
+    findings = [
+        *_each(calls, lambda call: rules.useless_bias(call, graph.calls)),
+        *_each(calls, rules.norm_after_norm),
+        *_each(calls, lambda call: rules.few_values(call, batch)),
+        *rules.shared(calls),
+        *(found for item in norms.items() for found in rules.settings(*item, num_steps)),
+    ]
+    notes = (*graph.unknown, *_notes(norms, batch, num_steps))
+    return LintReport(tuple(findings), notes, tuple(_use(call, batch) for call in calls))
+
+
+def _each(
+    calls: Sequence[graphs.Call], rule: Callable[[graphs.Call], Finding | None]
+) -> Iterator[Finding]:
+    """What a rule finds in calls; of a layer that is called several times, once."""
+    seen = set()
+    for call in calls:
+        finding = rule(call)
+        if finding is not None and finding not in seen:
+            seen.add(finding)
+            yield finding
+
+
+def _use(call: graphs.Call, batch: rules.Batch | None) -> NormUse:
+    layer = call.operation
+    return NormUse(
+        layer=call.name,
+        kind=kind(layer),
+        call=call.index + 1,
+        positions=positions(layer, call.inputs[0].shape),
+        values=rules.values_per_channel(call, batch),
+    )
+
+
+def _notes(
+    norms: dict[str, keras.layers.Layer], batch: rules.Batch | None, num_steps: int | None
+) -> list[str]:
+    notes = []
+    if not norms:
+        notes.append("The model has no batch normalization layers.")
+    if batch is None:
+        notes.append("Values per channel were not checked: give batch_size.")
+    if num_steps is None:
+        notes.append("Schedules and momentum were not held against the training: give num_steps.")
+    return notes

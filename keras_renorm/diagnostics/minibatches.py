@@ -1,0 +1,85 @@
+"""What a normalization layer receives in a call: moments beside its moving statistics."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_renorm import ops
+from keras_renorm.typing import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Minibatch:
+    """The moments of one call, or of one domain in it.
+
+    Attributes:
+        call: Number of the layer's call, from 1.
+        domain: The domain of a layer with domains, else None.
+        moments: The minibatch's moments.
+        mean: The moving mean that belongs to them.
+        variance: The moving variance.
+    """
+
+    call: int
+    domain: int | None
+    moments: ops.Moments
+    mean: Tensor
+    variance: Tensor
+
+    def correction(self, layer: Any, r_max: float, d_max: float) -> ops.Correction:
+        """The corrections r and d at these limits, as float64 arrays."""
+        r, d = ops.renorm_correction(
+            self.moments,
+            self.mean,
+            self.variance,
+            r_max=r_max,
+            d_max=d_max,
+            epsilon=layer.epsilon,
+        )
+        return ops.Correction(*(keras.ops.convert_to_numpy(v).astype(np.float64) for v in (r, d)))
+
+
+def statistics(layer: Any) -> tuple[Tensor, Tensor]:
+    """The moving mean and variance of now, which a later update does not change."""
+    return keras.ops.copy(layer.moving_mean), keras.ops.copy(layer.moving_variance)
+
+
+def observe(
+    layer: Any,
+    number: int,
+    moving: tuple[Tensor, Tensor],
+    inputs: Tensor,
+    training: bool | None = None,
+    mask: Tensor | None = None,
+    domain: Any = None,
+) -> Iterator[Minibatch]:
+    """The minibatches of a call: one, or one for each domain that the examples have.
+
+    Args:
+        layer: A normalization layer.
+        number: Number of the call.
+        moving: Its `statistics`.
+        inputs: The call's inputs.
+        training: The call's mode; without meaning here.
+        mask: The call's mask.
+        domain: The call's ids, for a layer with domains.
+    """
+    inputs = keras.ops.convert_to_tensor(inputs)
+    mask = getattr(inputs, "_keras_mask", None) if mask is None else mask
+    full = None if mask is None else keras.ops.expand_dims(mask, -1)
+    if domain is None:
+        yield Minibatch(number, None, ops.moments(inputs, layer.axis, full), *moving)
+        return
+    ids = np.broadcast_to(keras.ops.convert_to_numpy(domain), inputs.shape[:1])
+    for one in np.unique(ids).tolist():
+        chosen = np.reshape(ids == one, (-1, *[1] * (len(inputs.shape) - 1)))
+        if layer.batch_statistics == "shared":
+            chosen = np.ones_like(chosen)
+        both = chosen if full is None else keras.ops.logical_and(chosen, full)
+        # The one domain's row, or what all domains share.
+        row = one if layer.population_statistics == "domain" else ...
+        own = (vector[row] for vector in moving)
+        yield Minibatch(number, one, ops.moments(inputs, layer.axis, both), *own)

@@ -1,0 +1,72 @@
+"""Which layers are normalization layers, and what the gauges need to know of them."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_renorm.layers import BatchNormalization, BatchRenormalization
+from keras_renorm.statistics.norms import NORMS
+
+
+def is_norm(layer: Any) -> bool:
+    """Whether a layer normalises with statistics of the minibatch: ours or Keras's batch norm."""
+    return isinstance(layer, NORMS)
+
+
+def uses_minibatch(layer: Any) -> bool:
+    """Whether the layer uses the minibatch's statistics in training: it is not frozen."""
+    # What `statistics.freeze` does to ours, and to Keras's.
+    frozen = getattr(layer, "frozen_statistics", False) or "call" in vars(layer)
+    return bool(layer.trainable) and not frozen
+
+
+def kind(layer: keras.layers.Layer) -> str:
+    """What a table calls the layer: "BRN", "BN", "Keras BN" or "Keras renorm"."""
+    if isinstance(layer, BatchRenormalization):
+        return "BRN"
+    if isinstance(layer, BatchNormalization):
+        return "BN"
+    return "Keras renorm" if getattr(layer, "renorm", False) else "Keras BN"
+
+
+def renormalizes(layer: keras.layers.Layer) -> bool:
+    """Whether the layer corrects the minibatch's statistics by the moving ones."""
+    return kind(layer) in ("BRN", "Keras renorm")
+
+
+def positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int | None:
+    """Values per channel and example in an input of this shape; None if that is not known."""
+    axis = int(layer.axis) % len(shape)
+    sizes = [size for i, size in enumerate(shape) if i not in (0, axis)]
+    known = [size for size in sizes if size is not None]
+    return math.prod(known) if len(known) == len(sizes) else None
+
+
+def update_count(layer: Any) -> int | None:
+    """The layer's counter, of several domains the greatest; None without one."""
+    count = getattr(layer, "update_count", None)
+    return None if count is None else int(np.max(keras.ops.convert_to_numpy(count)))
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether the layer is our batch norm, without corrections."""
+    return kind(layer) == "BN"
+
+
+def has_ghosts(layer: Any) -> bool:
+    """Whether training normalises parts of the minibatch, each by itself."""
+    return getattr(layer, "virtual_batch_size", None) is not None
+
+
+def is_untouched(layer: Any) -> bool:
+    """Whether the moving statistics are exactly the default initial ones, 0 and 1."""
+    mean, variance = map(keras.ops.convert_to_numpy, (layer.moving_mean, layer.moving_variance))
+    return bool(np.all(mean == 0) and np.all(variance == 1))
+
+
+def optimizer_steps(model: keras.Model) -> int | None:
+    """Steps that the optimizer of a compiled model has made; None where there is none."""
+    optimizer = getattr(model, "optimizer", None)
+    return None if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))

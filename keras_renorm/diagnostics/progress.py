@@ -1,0 +1,44 @@
+"""How far the schedules of r_max and d_max have come."""
+
+import keras
+
+from keras_renorm.layers import BatchRenormalization
+from keras_renorm.schedules import Schedule
+
+# Updates after which a schedule counts as ended; the largest count of a 32-bit counter.
+_END = 2**31 - 1
+
+# An exponential never arrives; nine tenths of the way count as the end.
+DONE = 0.9
+
+
+def value(limit: float | Schedule, step: int) -> float:
+    """A limit after `step` updates, as a number."""
+    if isinstance(limit, Schedule):
+        return float(keras.ops.convert_to_numpy(limit(keras.ops.convert_to_tensor(step, "int32"))))
+    return float(limit)
+
+
+def end_value(limit: float | Schedule) -> float:
+    """A limit's value at the end of training, however long."""
+    return value(limit, _END)
+
+
+def progress(limit: float | Schedule, step: int) -> float:
+    """The share of the way from a limit's first to its last value that `step` updates take it.
+
+    1 for a number, and for a schedule that ends where it begins.
+    """
+    start, end = value(limit, 0), end_value(limit)
+    return 1.0 if start == end else (value(limit, step) - start) / (end - start)
+
+
+def unfinished(layer: BatchRenormalization, num_steps: int) -> list[str]:
+    """For each limit that does not reach its last value in `num_steps`, a phrase that says so."""
+    limits = {"r_max": layer.r_max, "d_max": layer.d_max}
+    return [
+        f"{name} is {value(limit, num_steps):.3g} after {num_steps} steps, and would become "
+        f"{end_value(limit):.3g}"
+        for name, limit in limits.items()
+        if progress(limit, num_steps) < DONE
+    ]

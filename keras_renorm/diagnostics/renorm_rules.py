@@ -1,0 +1,151 @@
+"""The rules of `renorm_report`: what names a frozen schedule, an overshoot, a wrong domain."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from keras_renorm.diagnostics.corrections import LayerCorrections
+from keras_renorm.diagnostics.norms import is_untouched, update_count, uses_minibatch
+from keras_renorm.diagnostics.progress import DONE, end_value, unfinished, value
+from keras_renorm.diagnostics.report import Finding
+from keras_renorm.layers import BatchRenormalization
+from keras_renorm.schedules import Schedule
+
+# Updates after which limits of 1 and 0 are a fault: twice the paper's 5k of pure batch norm.
+_MANY_UPDATES = 10_000
+
+# The paper: with its limits "few r and no d" are clipped.
+_CLIPPED = 0.25
+
+# Fewer values per channel than this tell nothing about the scale: their deviation is off by 25 %.
+_ENOUGH_VALUES = 8
+
+
+def schedule(name: str, layer: Any, steps: int | None, num_steps: int | None) -> Iterator[Finding]:
+    """Faults in how a layer's limits have moved and will move.
+
+    Args:
+        name: The layer's name.
+        layer: A normalization layer.
+        steps: Training steps so far, if known.
+        num_steps: Steps of the whole training, if known.
+    """
+    if not isinstance(layer, BatchRenormalization) or not uses_minibatch(layer):
+        return
+    updates = update_count(layer)
+    message = _frozen(name, layer, updates, steps)
+    if message:
+        yield Finding(name, "frozen schedule", message)
+    for phrase in () if num_steps is None else unfinished(layer, num_steps):
+        yield Finding(
+            name,
+            "unfinished schedule",
+            f"The schedule of {name} does not end: {phrase}. Shorten it, or train longer.",
+        )
+    for limit in ("r_max", "d_max"):
+        yield from _beyond(name, limit, getattr(layer, limit), updates or 0)
+
+
+def corrections(layer: Any, row: LayerCorrections, steps: int | None) -> Iterator[Finding]:
+    """Faults that a minibatch shows.
+
+    Args:
+        layer: The normalization layer.
+        row: Its corrections and drift.
+        steps: Training steps so far, if known. Before the first there are no statistics yet.
+    """
+    if is_untouched(layer):
+        if steps != 0:
+            yield Finding(
+                row.layer,
+                "never updated",
+                f"The moving statistics of {row.layer} are still the initial 0 and 1: no training "
+                "step has updated them. Train with training=True, or run "
+                "keras_renorm.statistics.precise.",
+            )
+        return
+    if isinstance(layer, BatchRenormalization) and uses_minibatch(layer):
+        yield from _clipped(layer, row)
+    if _is_elsewhere(row) and not _is_young(layer, row.updates):
+        yield Finding(
+            row.layer,
+            "wrong domain",
+            f"The moving statistics of {row.layer} are not those of this data: at the median of "
+            f"the channels the mean is {row.typical_drift:.2g} standard deviations away, and the "
+            f"minibatch's deviation is {row.scale_drift.median:.2g} times the moving one. If the "
+            "model is to run on this data, run keras_renorm.statistics.precise on it.",
+        )
+
+
+def _frozen(
+    name: str, layer: BatchRenormalization, updates: int | None, steps: int | None
+) -> str | None:
+    """A message if the limits stay those of Batch Normalization."""
+    if updates is None:
+        if (layer.r_max, layer.d_max) != (1.0, 0.0):
+            return None
+        return (
+            f"{name} has the fixed limits r_max=1 and d_max=0, at which it is Batch "
+            "Normalization. Give it the limits' schedules, by default the paper's."
+        )
+    if steps is not None and 2 * updates < steps:
+        return (
+            f"The schedule of {name} stands at {updates} updates after {steps} training steps: "
+            "its counter does not advance. Call the model with training=True, and keep "
+            "update_count when weights are copied or loaded."
+        )
+    limits = value(layer.r_max, updates), value(layer.d_max, updates)
+    if updates >= _MANY_UPDATES and limits == (1.0, 0.0):
+        return (
+            f"The limits of {name} are still r_max=1 and d_max=0 after {updates} updates: it is "
+            f"Batch Normalization. Its schedules are r_max={layer.r_max!r}, d_max="
+            f"{layer.d_max!r}; the paper's leave these values after 5000 updates."
+        )
+    return None
+
+
+def _beyond(name: str, limit: str, schedule: float | Schedule, updates: int) -> Iterator[Finding]:
+    """A limit that has left its schedule's own bounds."""
+    bounds = schedule.bounds() if isinstance(schedule, Schedule) else None
+    now = value(schedule, updates)
+    if bounds is not None and now > bounds[1] * (1 + 1e-6):
+        yield Finding(
+            name,
+            f"overshooting {limit[0]}",
+            f"{limit} of {name} is {now:.3g} after {updates} updates, beyond the {bounds[1]:.3g} "
+            f"at which its schedule should end. Clip it in {type(schedule).__name__}.__call__.",
+        )
+
+
+def _clipped(layer: BatchRenormalization, row: LayerCorrections) -> Iterator[Finding]:
+    """Limits that have come most of their way and still clip many channels."""
+    for letter, share, limit, schedule in (
+        ("r", row.r_clipped, row.r_max, layer.r_max),
+        ("d", row.d_clipped, row.d_max, layer.d_max),
+    ):
+        if share is None or limit is None:
+            continue
+        least = 1 if letter == "r" else 0
+        risen = limit > least and limit - least >= DONE * (end_value(schedule) - least)
+        if risen and share > _CLIPPED:
+            yield Finding(
+                row.layer,
+                f"overshooting {letter}",
+                f"{letter} of {row.layer} is at its limit {letter}_max={limit:.3g} in {share:.0%} "
+                f"of the channels (in the paper in {'few' if letter == 'r' else 'none'}): there "
+                "training and inference normalise differently. Run "
+                "keras_renorm.statistics.precise if the data has changed; else lower the "
+                "learning rate or the momentum, so that the moving statistics keep up.",
+            )
+
+
+def _is_young(layer: Any, updates: int | None) -> bool:
+    """Whether the moving statistics still hold more than 5 % of their initial values."""
+    return bool(updates) and layer.momentum**updates > 0.05
+
+
+def _is_elsewhere(row: LayerCorrections) -> bool:
+    """Whether most channels are further off than the noise of a minibatch's statistics."""
+    # A mean of m values has a deviation of 1/sqrt(m); two of them on top of the one allowed.
+    shifted = row.typical_drift > 1 + 2 / row.values**0.5
+    scaled = not 0.5 <= row.scale_drift.median <= 2
+    return shifted or (scaled and row.values >= _ENOUGH_VALUES)

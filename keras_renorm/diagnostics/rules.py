@@ -1,0 +1,230 @@
+"""The rules of `lint`, each a function from a call or a layer to findings."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import keras
+
+from keras_renorm.diagnostics.graphs import Call
+from keras_renorm.diagnostics.norms import is_norm, positions, renormalizes, uses_minibatch
+from keras_renorm.diagnostics.progress import unfinished
+from keras_renorm.diagnostics.report import Finding
+from keras_renorm.layers import BatchRenormalization
+
+# A standard deviation of m values has a relative error of about 1/sqrt(2m): 25 % of 8.
+FEW_VALUES = 8
+
+# Of two values per channel the gradient is 0: it sums to 0, and so does its product with x.
+FEWEST_VALUES = 3
+
+# Share of the initial values in the moving statistics that a training should not leave.
+_REST = 0.05
+
+_WITH_BIAS = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """A training step's examples: how many, over how many replicas."""
+
+    size: int
+    replicas: int
+
+
+def useless_bias(call: Call, calls: Sequence[Call]) -> Finding | None:
+    """The bias of the layer before a call, if all its outputs go into normalizations only.
+
+    Args:
+        call: The call of a normalization.
+        calls: All calls of the model.
+    """
+    source = call.inputs[0].producer
+    if source is None or not _has_plain_bias(source.operation):
+        return None
+    outputs = [other.outputs[0] for other in calls if other.operation is source.operation]
+    consumers = [consumer for output in outputs for consumer in output.consumers]
+    if any(output.is_output for output in outputs) or not all(map(_subtracts_mean, consumers)):
+        return None
+    if not _same_channels(source.operation, call):
+        return None
+    layer, name, norm = source.operation, source.name, call.operation
+    offset = "Its beta is the bias." if norm.center else "If you want an offset, set center=True."
+    return Finding(
+        name,
+        "useless bias",
+        f"{name} has a bias, and the normalization {call.name} directly after it subtracts it "
+        f"again: its {layer.bias.shape[-1]} values get no gradient. Build {name} with "
+        f"use_bias=False. {offset}",
+    )
+
+
+def norm_after_norm(call: Call) -> Finding | None:
+    """A normalization of what has just been normalised."""
+    before = call.inputs[0].producer
+    if before is None or not is_norm(before.operation):
+        return None
+    activation = getattr(before.operation, "activation", None)
+    if activation not in (None, keras.activations.linear):
+        return None
+    return Finding(
+        call.name,
+        "norm after norm",
+        f"{call.name} normalises the output of {before.name}, which is normalised already. "
+        f"Remove one of the two.",
+    )
+
+
+def values_per_channel(call: Call, batch: Batch | None) -> int | None:
+    """How many values a channel's minibatch statistics are of, in training."""
+    layer = call.operation
+    per_example = positions(layer, call.inputs[0].shape)
+    if batch is None or per_example is None:
+        return None
+    examples = batch.size
+    if not getattr(layer, "synchronized", False):
+        # The smallest part counts; a batch that does not divide leaves one with less.
+        examples = max(1, examples // batch.replicas)
+    ghost = getattr(layer, "virtual_batch_size", None)
+    if ghost is not None and ghost < examples:
+        # So it is with the ghosts, of which the last holds the rest.
+        examples = examples % ghost or ghost
+    return examples * per_example
+
+
+def few_values(call: Call, batch: Batch | None) -> Finding | None:
+    """Statistics of too few values to normalise with."""
+    layer, values = call.operation, values_per_channel(call, batch)
+    enough = FEWEST_VALUES if renormalizes(layer) else FEW_VALUES
+    if values is None or values >= enough or not uses_minibatch(layer):
+        return None
+    problem = (
+        "at which almost no gradient passes through it"
+        if values < FEWEST_VALUES
+        else f"and so a standard deviation with an error of {(2 * values) ** -0.5:.0%}"
+    )
+    return Finding(
+        call.name,
+        "few values",
+        f"{call.name} normalises with statistics of {values} value{'s'[: values != 1]} per "
+        f"channel, {problem}. {_more_values(layer, batch)}",
+    )
+
+
+def shared(calls: Sequence[Call]) -> Iterator[Finding]:
+    """Layers that are called on several inputs."""
+    inputs: dict[str, set[int]] = {}
+    for call in calls:
+        inputs.setdefault(call.name, set()).add(id(call.inputs[0]))
+    names = {call.name: call for call in calls if _subtracts_mean(call)}
+    for name in names:
+        if len(inputs[name]) > 1:
+            yield Finding(
+                name,
+                "shared norm",
+                f"{name} is called on {len(inputs[name])} inputs: in training each is normalised "
+                "by its own statistics, in inference all by the same moving ones (in Wu & "
+                "Johnson's detector 34.1 AP instead of 39.1). Concatenate the inputs along the "
+                "batch before it, or give each input statistics of its own with "
+                "keras_renorm.layers.DomainBatchNormalization.",
+            )
+
+
+def settings(name: str, layer: keras.layers.Layer, num_steps: int | None) -> Iterator[Finding]:
+    """Faults in a layer's own arguments."""
+    if not uses_minibatch(layer):
+        return
+    yield from _domains(name, layer)
+    yield from _momentum(name, layer, num_steps)
+    if num_steps is not None and isinstance(layer, BatchRenormalization):
+        for phrase in unfinished(layer, num_steps):
+            yield Finding(
+                name,
+                "unfinished schedule",
+                f"The schedule of {name} does not end: {phrase}. Shorten it, or train longer.",
+            )
+
+
+def _domains(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
+    batch, population = (
+        getattr(layer, attribute, None)
+        for attribute in ("batch_statistics", "population_statistics")
+    )
+    if batch != population and isinstance(batch, str):
+        yield Finding(
+            name,
+            "inconsistent domains",
+            f"{name} trains with batch_statistics={batch!r} and infers with population_statistics="
+            f"{population!r}: the two must be of the same kind, or inference is not what was "
+            f"trained. Set population_statistics={batch!r}.",
+        )
+
+
+def _momentum(name: str, layer: keras.layers.Layer, num_steps: int | None) -> Iterator[Finding]:
+    rest = None if num_steps is None else layer.momentum**num_steps
+    if layer.momentum in (0, 1):
+        does = "never move" if layer.momentum == 1 else "are those of the last minibatch alone"
+        problem = f"momentum={layer.momentum:g}, with which its moving statistics {does}"
+    elif rest is not None and rest > _REST:
+        problem = (
+            f"momentum={layer.momentum:g}, with which the initial values 0 and 1 still make up "
+            f"{rest:.0%} of its moving statistics after {num_steps} steps"
+        )
+    else:
+        return
+    yield Finding(
+        name,
+        "momentum",
+        f"{name} has {problem}. Choose another momentum (0.99 forgets in 300 steps), or run "
+        "keras_renorm.statistics.precise after training.",
+    )
+
+
+def _subtracts_mean(call: Call) -> bool:
+    """Whether a call is of a normalization that uses the minibatch's statistics in training."""
+    return is_norm(call.operation) and uses_minibatch(call.operation)
+
+
+def _has_plain_bias(layer: keras.layers.Layer) -> bool:
+    """Whether a layer's output is something plus a trainable bias."""
+    return (
+        isinstance(layer, _WITH_BIAS)
+        and layer.bias is not None
+        and layer.trainable
+        and layer.activation is keras.activations.linear
+    )
+
+
+def _same_channels(layer: keras.layers.Layer, call: Call) -> bool:
+    """Whether the bias has one value for each of the normalization's channels."""
+    rank = len(call.inputs[0].shape)
+    channels = 1 if getattr(layer, "data_format", "") == "channels_first" else rank - 1
+    if isinstance(layer, keras.layers.EinsumDense) and len(layer.bias.shape) != 1:
+        return False
+    return int(call.operation.axis) % rank == channels
+
+
+def _more_values(layer: keras.layers.Layer, batch: Batch | None) -> str:
+    """What to do about too few values."""
+    if getattr(layer, "virtual_batch_size", None):
+        return "Choose a larger virtual_batch_size that divides the batch."
+    if batch is not None and batch.replicas > 1 and not getattr(layer, "synchronized", False):
+        return "Set synchronized=True, or raise the batch size."
+    if renormalizes(layer):
+        return "Raise the batch size."
+    return (
+        "Raise the batch size, or replace it by keras_renorm.layers.BatchRenormalization (which "
+        f"needs {FEWEST_VALUES})."
+    )

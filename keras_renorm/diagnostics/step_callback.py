@@ -1,0 +1,103 @@
+"""A callback that acts every so many training steps and writes reports for TensorBoard."""
+
+import abc
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_renorm.diagnostics.report import Report
+
+
+class StepCallback(keras.callbacks.Callback, abc.ABC):
+    """Calls `record` before the first step, after every so many, and at the end of training.
+
+    Steps are those of the optimizer, so a training that goes on from a checkpoint goes on counting.
+
+    Args:
+        every_n_steps: Steps between two calls, 1 or more.
+        log_dir: Folder for TensorBoard's files, or None.
+
+    Raises:
+        ValueError: If `every_n_steps` is less than 1.
+        ImportError: If there is a `log_dir` and TensorBoard is not installed.
+    """
+
+    def __init__(self, every_n_steps: int, log_dir: str | pathlib.Path | None) -> None:
+        super().__init__()
+        if every_n_steps < 1:
+            raise ValueError(f"`every_n_steps` must be 1 or more, received {every_n_steps!r}.")
+        self._every = every_n_steps
+        self._recorded: int | None = None
+        self._log_dir = log_dir
+        self._writer: Any = None
+        if log_dir is not None:
+            _summaries()
+
+    @abc.abstractmethod
+    def record(self, step: int) -> None:
+        """Acts.
+
+        Args:
+            step: Training steps that the model has made.
+        """
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Records before the first step."""
+        self._record_at(self._step())
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Records when another `every_n_steps` are done."""
+        step = self._step()
+        # With steps_per_execution a call is several steps, which may jump over the multiple.
+        if self._recorded is None or step // self._every > self._recorded // self._every:
+            self._record_at(step)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Records after the last step, and closes the log."""
+        step = self._step()
+        if step != self._recorded:
+            self._record_at(step)
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def log(self, report: Report, step: int) -> None:
+        """Writes a report's scalars and findings for TensorBoard, if there is a `log_dir`.
+
+        Args:
+            report: The report.
+            step: Training steps that the model has made.
+        """
+        if self._log_dir is None:
+            return
+        summary = _summaries()
+        if self._writer is None:
+            self._writer = summary.create_file_writer(str(self._log_dir))
+        with self._writer.as_default(step=step):
+            for name, value in report.scalars().items():
+                summary.scalar(name, value)
+            if report.findings:
+                lines = (f"- {finding}" for finding in report.findings)
+                summary.text(f"findings/{type(report).__name__}", "\n".join(lines))
+        self._writer.flush()
+
+    def _record_at(self, step: int) -> None:
+        self.record(step)
+        self._recorded = step
+
+    def _step(self) -> int:
+        return int(np.asarray(keras.ops.convert_to_numpy(self.model.optimizer.iterations)))
+
+
+def _summaries() -> Any:
+    """TensorFlow's `tf.summary`, which has no `scalar` where TensorBoard is not installed."""
+    import tensorflow as tf
+
+    if not hasattr(tf.summary, "scalar"):
+        raise ImportError(
+            "`log_dir` needs TensorBoard, which is not installed. Write `pip install tensorboard`, "
+            "or leave log_dir out."
+        )
+    return tf.summary

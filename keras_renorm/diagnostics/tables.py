@@ -1,0 +1,61 @@
+"""Tables of aligned text."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+# Width that paragraphs below a table are wrapped to.
+_WIDTH = 100
+
+# Layers that a sentence lists by name.
+_LISTED = 6
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str | float | int | None]]) -> str:
+    """A table of aligned columns: text to the left, numbers to the right, None as a dash.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells, as many in each row as there are columns.
+
+    Returns:
+        Lines joined by newlines, without trailing spaces.
+
+    Example:
+        >>> print(table(["layer", "r"], [["bn", 1.25], ["bn_1", None]]))
+        layer     r
+        bn     1.25
+        bn_1      -
+    """
+    cells = [list(header), *([_text(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    left = [any(isinstance(row[i], str) for row in rows) for i in range(len(header))]
+    lines = (
+        "  ".join(
+            cell.ljust(width) if is_left else cell.rjust(width)
+            for cell, width, is_left in zip(row, widths, left, strict=True)
+        )
+        for row in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def bullets(title: str, sentences: Iterable[str]) -> str:
+    """A title and below it the sentences, each wrapped behind a dash; nothing without sentences."""
+    lines = [
+        textwrap.fill(sentence, _WIDTH, initial_indent="- ", subsequent_indent="  ")
+        for sentence in sentences
+    ]
+    return "\n".join([title, *lines]) if lines else ""
+
+
+def listing(names: Sequence[str]) -> str:
+    """Names joined by commas, of many the first ones and how many more there are."""
+    shown = ", ".join(names[:_LISTED])
+    return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
+
+
+def _text(cell: str | float | None) -> str:
+    """A cell as text: floats with three digits."""
+    if cell is None:
+        return "-"
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)

@@ -1,0 +1,215 @@
+"""The gap between what a model computes in training and what it computes in inference."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_renorm.diagnostics import graphs, passes
+from keras_renorm.diagnostics.figures import label_layers
+from keras_renorm.diagnostics.norms import (
+    is_norm,
+    is_untouched,
+    kind,
+    optimizer_steps,
+    uses_minibatch,
+)
+from keras_renorm.diagnostics.report import Finding, Report
+from keras_renorm.diagnostics.tables import listing
+
+# Half of the output's size. The noise of a minibatch alone makes about 1/sqrt(m) of m values,
+# which is 0.35 for 8 of them.
+_LARGE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerGap:
+    """The gap at one call of a normalization layer.
+
+    Attributes:
+        layer: Name of the layer, with the call's number if there are several.
+        kind: "BRN", "BN", "Keras BN" or "Keras renorm".
+        own: The gap that this layer makes: its output in both modes on the same inputs, those
+            that inference gives it.
+        total: The gap at its output with those of all layers before it.
+    """
+
+    layer: str
+    kind: str
+    own: float
+    total: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainInferenceGapReport(Report):
+    """What `train_inference_gap` returns.
+
+    Attributes:
+        layers: Every call of a normalization layer, in the order of the calls.
+        output: The gap at the model's output; of several outputs the largest.
+    """
+
+    layers: tuple[LayerGap, ...]
+    output: float
+
+    def scalars(self) -> dict[str, float]:
+        """The gap at the output, and each layer's own and total gap."""
+        values = {"gap/output": self.output}
+        for layer in self.layers:
+            values[f"gap/own/{layer.layer}"] = layer.own
+            values[f"gap/total/{layer.layer}"] = layer.total
+        return values
+
+    def _table(self) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        rows: list[Sequence[Any]] = [dataclasses.astuple(layer) for layer in self.layers]
+        return ("layer", "kind", "own gap", "total gap"), [
+            *rows,
+            ("(output)", "", None, self.output),
+        ]
+
+    def _draw(self, figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot([layer.own for layer in self.layers], "o", label="of the layer itself")
+        axes.plot([layer.total for layer in self.layers], ".-", label="with those before it")
+        axes.axhline(self.output, color="C2", linestyle=":", label="at the model's output")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("|training - inference| / |inference|, root mean squares")
+        axes.legend()
+        label_layers(axes, [layer.layer for layer in self.layers])
+
+
+def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
+    """How far the outputs in training mode are from those in inference mode, on the same batch.
+
+    ```
+    gap = sqrt(mean((y_training - y_inference)^2) / mean(y_inference^2))
+    ```
+
+    at the output of every normalization layer and of the model. Dropout, noise and augmentation
+    are off in both modes, so the gap is the normalization's. With Batch Renormalization it is 0
+    where r and d are not clipped. Nothing in the model changes.
+
+    It names layers whose own gap is above 0.5.
+
+    Args:
+        model: The model; its layers may lie in any model or layer within.
+        x: A batch of its inputs, of the size that training uses: with fewer examples the gap
+            of Batch Normalization is larger.
+
+    Returns:
+        A `TrainInferenceGapReport`.
+
+    Raises:
+        ValueError: If the model is not built.
+
+    Example:
+        >>> keras_renorm.diagnostics.train_inference_gap(model, images[:32]).output
+
+    Source: Ioffe 2017, section 3.
+    """
+    names = {layer: name for name, layer in graphs.layers(model) if is_norm(layer)}
+    inference, own, inference_output = _run(model, x, names, training=False)
+    training, _, training_output = _run(model, x, names, training=True)
+    rows = tuple(
+        _row(names[layer], layer, number, len(outputs), own[layer][number], gap(other, output))
+        for layer, outputs in inference.items()
+        for number, (output, other) in enumerate(zip(outputs, training[layer], strict=True))
+    )
+    untouched = [name for layer, name in names.items() if is_untouched(layer)]
+    # Before the first step of a training there are no statistics yet, which is no fault.
+    faulty = [] if untouched and optimizer_steps(model) == 0 else rows
+    ends = zip(*map(keras.tree.flatten, (training_output, inference_output)), strict=True)
+    output = max(gap(_array(other), _array(one)) for other, one in ends)
+    findings = tuple(_findings(faulty, passes.left_out(model)))
+    notes = tuple(_notes(model, names, untouched))
+    return TrainInferenceGapReport(findings, notes, rows, output)
+
+
+def gap(y: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> float:
+    """The root mean square of `y - reference` over that of `reference`; 0 if both are equal."""
+    difference = float(np.sqrt(np.mean(np.square(y - reference))))
+    size = float(np.sqrt(np.mean(np.square(reference))))
+    if difference == 0:
+        return 0.0
+    return difference / size if size else float("inf")
+
+
+_Outputs = dict[Any, list[npt.NDArray[np.float64]]]
+
+
+def _run(
+    model: keras.Model, x: Any, layers: dict[Any, str], *, training: bool
+) -> tuple[_Outputs, dict[Any, list[float]], Any]:
+    """The outputs of the layers' calls, their own gaps (in inference), the model's output."""
+    outputs: _Outputs = {}
+    own: dict[Any, list[float]] = {}
+
+    def around(
+        layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        result = call(*args, **kwargs)
+        outputs.setdefault(layer, []).append(_array(result))
+        if not training:
+            # In a scope of its own: a shared layer's next call is to see the same statistics.
+            with keras.StatelessScope():
+                other = call(*args, **(kwargs | {"training": True}))
+            own.setdefault(layer, []).append(gap(_array(other), _array(result)))
+        return result
+
+    output = passes.forward(model, x, layers, around, training=training)
+    return outputs, own, output
+
+
+def _array(x: Any) -> npt.NDArray[np.float64]:
+    return np.asarray(keras.ops.convert_to_numpy(x), np.float64)
+
+
+def _row(name: str, layer: Any, number: int, calls: int, own: float, total: float) -> LayerGap:
+    suffix = f" (call {number + 1})" if calls > 1 else ""
+    return LayerGap(name + suffix, kind(layer), own, total)
+
+
+def _notes(model: keras.Model, names: dict[Any, str], untouched: list[str]) -> Iterator[str]:
+    """What was left out, and what explains a gap."""
+    yield from passes.noise(model)
+    if not names:
+        yield "The model has no batch normalization layers."
+    frozen = [name for layer, name in names.items() if not uses_minibatch(layer)]
+    if frozen:
+        yield f"Frozen, so without a gap of their own: {listing(frozen)}."
+    if untouched:
+        yield f"With moving statistics that no step has updated yet: {listing(untouched)}."
+
+
+def _findings(rows: Sequence[LayerGap], left_out: Sequence[str]) -> Iterator[Finding]:
+    for row in rows:
+        if not row.own <= _LARGE:
+            yield Finding(
+                row.layer,
+                "large gap",
+                f"{row.layer} computes in training what differs from inference by {row.own:.0%} "
+                "of its output, on the same inputs: its moving statistics are not those of this "
+                f"batch. Look at its drift in renorm_report. {_remedy(row.kind, left_out)}",
+            )
+
+
+def _remedy(kind: str, left_out: Sequence[str]) -> str:
+    """What may close a layer's gap."""
+    if left_out:
+        return (
+            f"They may be of activations with {listing(left_out)}, whose randomness adds variance "
+            "that inference has not: move it behind the last normalization. Or run "
+            "keras_renorm.statistics.precise."
+        )
+    if kind in ("BRN", "Keras renorm"):
+        return (
+            "Run keras_renorm.statistics.precise if training is over or the data has changed; "
+            "during the first steps the limits of r and d are meant to be tight."
+        )
+    return (
+        "Run keras_renorm.statistics.precise, train with larger batches, or use "
+        "keras_renorm.layers.BatchRenormalization."
+    )

@@ -1,0 +1,203 @@
+"""Batches of a model's inputs from all that holds data, cut to a number of examples."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+#: A model's inputs, and the number of examples in them.
+Batch: TypeAlias = tuple[Any, int]
+
+
+class Batches:
+    """A model's inputs, batch by batch, as NumPy arrays.
+
+    Args:
+        dataset: See `precise`.
+        num_samples: How many examples to take; all, if None. The last batch is cut.
+        batch_size: The number of examples to regroup them by. If None, the batches stay those of
+            the dataset; arrays come in batches of 32.
+        keep: Whether to read all of it now and to keep it, so that it can be gone through several
+            times with the same examples, whatever the dataset shuffles or gives only once.
+
+    Attributes:
+        examples: The number of examples; None before it is known.
+
+    Raises:
+        TypeError: If `dataset` is none of the kinds.
+        ValueError: If `num_samples` or `batch_size` is less than 1, or `dataset` has no end.
+    """
+
+    def __init__(
+        self, dataset: Any, num_samples: int | None, batch_size: int | None, *, keep: bool
+    ) -> None:
+        self._num_samples = (
+            None if num_samples is None else whole_number("num_samples", num_samples)
+        )
+        size = None if batch_size is None else whole_number("batch_size", batch_size)
+        source = _source(dataset, self._num_samples, size or 32)
+        self.examples = self._num_samples
+        stream = self._taken(source) if size is None else _regrouped(self._taken(source), size)
+        self._batches = list(stream) if keep else stream
+
+    @property
+    def is_one(self) -> bool:
+        """Whether all examples are in one batch. Only of what is kept."""
+        return isinstance(self._batches, list) and len(self._batches) == 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields inputs and the number of examples in them.
+
+        Raises:
+            ValueError: At the end, if there were none, or fewer than `num_samples`.
+        """
+        return iter(self._batches)
+
+    def _taken(self, source: Iterable[Any]) -> Iterator[Batch]:
+        """The batches of `source` up to the number of examples."""
+        taken = 0
+        for number, data in enumerate(source):
+            x, size = _inputs(data, number)
+            left = size if self._num_samples is None else self._num_samples - taken
+            if left < size:
+                x, size = _rows(x, slice(left)), left
+            taken += size
+            if size:
+                yield x, size
+            if taken == self._num_samples:
+                break
+        self._check_number(taken)
+        self.examples = taken
+
+    def _check_number(self, taken: int) -> None:
+        if self._num_samples is not None and taken < self._num_samples:
+            raise ValueError(
+                f"The dataset ended after {taken} examples, but num_samples={self._num_samples}. "
+                "Give more data, or fewer `num_samples`. The model is as it was."
+            )
+        if not taken:
+            raise ValueError("The dataset holds no examples. The model is as it was.")
+
+
+def split(x: Any, size: int, parts: int) -> list[tuple[Any, np.float32]]:
+    """Inputs of `size` examples in `parts` whose sizes differ by at most one, each with its weight.
+
+    Where there are too few, a part is an example of another part, with weight 0: TensorFlow's
+    convolution of an empty batch on a CPU has its input's channels.
+    """
+    ends = [size * part // parts for part in range(parts + 1)]
+    return [
+        (_rows(x, slice(low, max(high, low + 1))), np.float32(low < high))
+        for low, high in itertools.pairwise(ends)
+    ]
+
+
+def is_one_shot(dataset: Any) -> bool:
+    """Whether `dataset` is an iterator, which gives its batches only once."""
+    return isinstance(dataset, Iterator)
+
+
+def whole_number(name: str, value: Any, low: int = 1) -> int:
+    """`value` as an int, if it is an integer of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            f"`{name}` must be an integer, received {value!r} of type {type(value).__name__}."
+        )
+    if value < low:
+        raise ValueError(f"`{name}` must be at least {low}, received {name}={value}.")
+    return int(value)
+
+
+def _regrouped(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The same examples in batches of `size`; the last one may be smaller."""
+    waiting: list[Batch] = []
+    for batch in batches:
+        waiting.append(batch)
+        while (total := sum(number for _, number in waiting)) >= size:
+            x = _joined(waiting)
+            yield _rows(x, slice(size)), size
+            waiting = [(_rows(x, slice(size, None)), total - size)] if total > size else []
+    if waiting:
+        yield _joined(waiting), sum(number for _, number in waiting)
+
+
+def _joined(batches: list[Batch]) -> Any:
+    if len(batches) == 1:
+        return batches[0][0]
+    try:
+        return keras.tree.map_structure(
+            lambda *leaves: np.concatenate(leaves), *(x for x, _ in batches)
+        )
+    except ValueError as error:
+        raise ValueError(
+            "Batches can be regrouped by `batch_size` only if their examples have the same shape: "
+            f"{error}. Leave `batch_size` out."
+        ) from error
+
+
+def _rows(x: Any, rows: slice) -> Any:
+    return keras.tree.map_structure(lambda leaf: leaf[rows], x)
+
+
+def _source(dataset: Any, num_samples: int | None, batch_size: int) -> Iterable[Any]:
+    """The dataset as an iterable of batches `x`, `(x,)`, `(x, y)` or `(x, y, w)`."""
+    if isinstance(dataset, keras.utils.PyDataset):
+        _refuse_endless(dataset.num_batches is None, num_samples)
+        numbers = itertools.count() if dataset.num_batches is None else range(dataset.num_batches)
+        return (dataset[number] for number in numbers)
+    if hasattr(dataset, "cardinality"):
+        _refuse_endless(int(dataset.cardinality()) == -1, num_samples)
+        return dataset
+    if isinstance(dataset, dict) or hasattr(dataset, "__array__"):
+        return _slices(dataset, batch_size)
+    if isinstance(dataset, tuple) or not isinstance(dataset, Iterable):
+        raise TypeError(
+            "`dataset` must be a tf.data.Dataset of batches, an array of examples, a dictionary of "
+            "such arrays, a list or an iterator of batches, or a keras.utils.PyDataset; received "
+            f"{type(dataset).__name__}. Of a pair (x, y) of arrays give x alone: labels are not "
+            "used."
+        )
+    return dataset
+
+
+def _refuse_endless(endless: bool, num_samples: int | None) -> None:
+    if endless and num_samples is None:
+        raise ValueError(
+            "The dataset has no end, so `num_samples` must say how many examples to take, e.g. "
+            "num_samples=10_000; received num_samples=None."
+        )
+
+
+def _slices(arrays: Any, batch_size: int) -> Iterator[Any]:
+    """Batches of arrays that hold all examples, in order."""
+    # In a tuple, so that arrays in a dictionary stay together as the inputs.
+    arrays, total = _inputs((keras.tree.map_structure(_array, arrays),), 0)
+    for start in range(0, total, batch_size):
+        yield (_rows(arrays, slice(start, start + batch_size)),)
+
+
+def _inputs(data: Any, number: int) -> tuple[Any, int]:
+    """The inputs of a batch, and how many examples they hold."""
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    x = keras.tree.map_structure(_array, x)
+    shapes = [leaf.shape for leaf in keras.tree.flatten(x)]
+    sizes = {shape[0] for shape in shapes if shape}
+    if len(sizes) != 1 or () in shapes:
+        raise ValueError(
+            "All inputs of a batch must have the same first dimension, the examples; batch "
+            f"{number} has inputs of shapes {shapes}. If the dataset is not batched, write "
+            "`dataset.batch(64)`."
+        )
+    return x, sizes.pop()
+
+
+def _array(leaf: Any) -> np.ndarray:
+    # What tells a ragged and a sparse tensor of TensorFlow from a dense one.
+    if hasattr(leaf, "flat_values") or hasattr(leaf, "dense_shape"):
+        raise TypeError(
+            f"The inputs must be dense tensors or arrays, received a {type(leaf).__name__}. Write "
+            "`dataset.map(lambda x: x.to_tensor())`, or tf.sparse.to_dense in it."
+        )
+    return leaf if isinstance(leaf, np.ndarray) else keras.ops.convert_to_numpy(leaf)

@@ -1,0 +1,57 @@
+"""Methods replaced on single layers for a while, and compiled functions that forget them."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+
+_FUNCTIONS = ("train_function", "test_function", "predict_function")
+
+
+@contextlib.contextmanager
+def replaced(hooks: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
+    """In the context, each `(layer, name, function)` has `layer.name` be `function`.
+
+    They stand in the instances' dictionaries, which Keras's tracking of attributes does not see
+    and a configuration does not hold. On leaving, also by an exception, all is as before.
+    """
+    undo: list[tuple[Any, str, Any]] = []
+    try:
+        for layer, name, function in hooks:
+            undo.append((layer, name, vars(layer).get(name)))
+            vars(layer)[name] = function
+        yield
+    finally:
+        for layer, name, before in reversed(undo):
+            if before is None:
+                vars(layer).pop(name, None)
+            else:
+                vars(layer)[name] = before
+
+
+@contextlib.contextmanager
+def fresh_functions(model: keras.layers.Layer) -> Iterator[None]:
+    """In the context, `fit`, `evaluate` and `predict` trace anew; then the old functions are back.
+
+    A function that was traced before has the layers' methods of that time built in.
+    """
+    kept = [(part, name, getattr(part, name)) for part in _models(model) for name in _FUNCTIONS]
+    try:
+        for part, name, _ in kept:
+            setattr(part, name, None)
+        yield
+    finally:
+        for part, name, function in kept:
+            setattr(part, name, function)
+
+
+def retrace_training(model: keras.layers.Layer) -> None:
+    """Has `fit` trace its step anew, from the next step on if it is running."""
+    for part in _models(model):
+        if part.train_function is not None:
+            part.make_train_function(force=True)
+
+
+def _models(model: keras.layers.Layer) -> list[Any]:
+    return [part for part in model._flatten_layers() if isinstance(part, keras.Model)]

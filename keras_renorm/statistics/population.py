@@ -1,0 +1,148 @@
+"""Population statistics from examples: PreciseBN."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import keras
+
+from keras_renorm.ops import arguments
+from keras_renorm.statistics import norms
+from keras_renorm.statistics.batches import Batches
+from keras_renorm.statistics.minibatch import uses_minibatch
+from keras_renorm.statistics.sweeps import Sweeper
+
+Estimator = Literal["total", "mean_of_batch_variances"]
+Upstream = Literal["population", "minibatch"]
+
+
+class PreciseReport(NamedTuple):
+    """What `precise` did.
+
+    Attributes:
+        examples: The number of examples that the statistics are of.
+        sweeps: How many times the examples went through the model.
+        change: By how much the statistics still changed when the sweeps ended, in deviations for
+            a mean and as a share for a variance. 0 unless a batch norm is called several times.
+        layers: The paths of the batch norms with new statistics, in the order of their calls.
+        skipped: Those of the batch norms that inference does not call. Their statistics are as
+            before.
+    """
+
+    examples: int
+    sweeps: int
+    change: float
+    layers: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def precise(
+    model: keras.layers.Layer,
+    dataset: Any,
+    num_samples: int | None = None,
+    *,
+    batch_size: int | None = None,
+    layers: Sequence[Any] | None = None,
+    estimator: Estimator = "total",
+    upstream: Upstream = "population",
+    tolerance: float = 1e-6,
+    verbose: Literal["auto", 0, 1, 2] = "auto",
+) -> PreciseReport:
+    """Sets the statistics of every batch norm to the moments of its inputs over given examples.
+
+    ```
+    moving_mean     = E[mu_B]
+    moving_variance = E[mu_B^2 + var_B] - E[mu_B]^2
+    ```
+
+    with every position of every example counted once, in float64. So the result does not depend
+    on how the examples are split into batches, and, unlike moving averages, it is of the weights
+    as they are now and does not lag or flutter.
+
+    What a batch norm receives in inference depends on the statistics of those before it. There
+    are three ways:
+
+    - By default each batch norm has exactly the moments of what it receives in inference. The
+      statistics are set one batch norm after the other, in the order in which they are called;
+      so with L batch norms the examples go through the model L times. (All at once, repeated
+      until nothing changes, takes as many: a small error grows about twofold with each layer.)
+    - The same in a single sweep, if all examples are in one batch, e.g. with
+      `batch_size=num_samples`: the fastest, where the memory holds some three copies of the
+      largest activation of all examples.
+    - `upstream="minibatch"`, as the paper: the batch norms before normalise with the minibatch.
+      A single sweep, but the result depends on the batches and is biased where they are small
+      (in the paper, at 2: 34.4 % error, not 32.0 %).
+
+    Takes in layers called several times (all their calls count), models inside the model, masks,
+    layers with domains (one without examples keeps its statistics), and Keras's batch norms with
+    all their statistics. Frozen layers get new statistics too:
+    `trainable` is about training; name others in `layers` to leave them. Gamma, beta, counters
+    and everything else stay as they are, and if anything goes wrong the model stays bit for bit as
+    it was.
+
+    Of a model made in the scope of a `tf.distribute` strategy the replicas share each batch, and
+    all end with the same statistics; on several workers each must call this with the same data.
+    With `upstream="minibatch"` give batches of at least one example for each replica.
+
+    Args:
+        model: A model, or a layer, that holds batch norms and is built.
+        dataset: The examples: a `tf.data.Dataset` of batches, an array, a dictionary of arrays, a
+            list or an iterator of batches, or a `keras.utils.PyDataset`. A batch is `x`, `(x, y)`
+            or `(x, y, weights)`, as for `fit`; only x is used. It is read once, in order, and
+            kept in memory where several sweeps need it.
+        num_samples: How many examples to take, exactly; all by default. 1,000 to 10,000 do.
+        batch_size: How many examples go through the model together; by default as many as come
+            together, of arrays 32.
+        layers: Those batch norms of the model that get new statistics; by default all.
+        estimator: `"total"`, or `"mean_of_batch_variances"` for E[var_B], the mean over batches,
+            replicas and calls, which leaves the variance between them out: too small, the more
+            the smaller they are.
+        upstream: Which statistics the batch norms use while those after them are measured:
+            `"population"` or `"minibatch"`.
+        tolerance: If a batch norm is called several times, so that it may depend on itself, all
+            is repeated until no mean changes by more, in deviations, and no variance by more, as
+            a share of it. Otherwise nothing can change and this has no meaning.
+        verbose: 0 for silence, 1 or "auto" for a progress bar, 2 for one line at the end.
+
+    Returns:
+        A `PreciseReport`.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or `dataset` is none of the kinds.
+        ValueError: If an argument is out of range; the model holds no batch norm or is not built;
+            the dataset holds no or fewer than `num_samples` examples; the inputs of a batch norm
+            are not finite, or all masked; or a batch norm lies in a compiled loop. Errors of the
+            dataset itself come through.
+
+    Example:
+        >>> images = tf.data.Dataset.from_tensor_slices(train_images).batch(64)
+        >>> keras_renorm.statistics.precise(model, images, num_samples=10_000)
+
+    Source: Wu & Johnson 2021, section 3.
+    """
+    _check_choice("estimator", estimator, ("total", "mean_of_batch_variances"))
+    _check_choice("upstream", upstream, ("population", "minibatch"))
+    _check_choice("verbose", verbose, ("auto", 0, 1, 2))
+    tolerance = arguments.real("tolerance", tolerance, low=0)
+    chosen = norms.find(model, layers)
+    for layer in chosen:
+        norms.require_weights(layer)
+    minibatch = upstream == "minibatch"
+    examples = Batches(dataset, num_samples, batch_size, keep=not minibatch)
+    sweeper = Sweeper(model, chosen, examples, estimator, 1 if verbose == "auto" else verbose)
+    with uses_minibatch(norms.find(model)) if minibatch else contextlib.nullcontext():
+        change = sweeper.sweep_once() if minibatch else sweeper.sweep_until(tolerance)
+    called = sweeper.assign()
+    return PreciseReport(
+        examples=examples.examples or 0,
+        sweeps=sweeper.sweeps,
+        change=change,
+        layers=tuple(layer.path for layer in called),
+        skipped=tuple(layer.path for layer in chosen if layer not in called),
+    )
+
+
+def _check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed or isinstance(value, bool):
+        choices = ", ".join(map(repr, allowed))
+        raise ValueError(f"`{name}` must be one of {choices}; received {name}={value!r}.")

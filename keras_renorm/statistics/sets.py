@@ -1,0 +1,193 @@
+"""Several sets of population statistics for one model, e.g. one for each domain."""
+
+import os
+import weakref
+import zipfile
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+from keras_renorm.statistics import norms
+
+#: The statistics of all batch norms of a model: arrays by `number/path of the layer/weight`.
+StatisticsSet: TypeAlias = dict[str, np.ndarray]
+
+_SETS: weakref.WeakKeyDictionary[Any, dict[str, StatisticsSet]] = weakref.WeakKeyDictionary()
+
+
+def save_set(model: keras.layers.Layer, name: str) -> StatisticsSet:
+    """Keeps the population statistics that `model` has now under `name`.
+
+    A network on another domain often needs only the statistics of that domain: estimate them
+    there with `precise`, keep both sets, and switch. Gamma, beta and counters are not part of a
+    set.
+
+    Args:
+        model: A model or layer that holds batch norms.
+        name: The name; a set that has it already is replaced.
+
+    Returns:
+        The set, as NumPy arrays: a copy, which may be changed or handed to `use_set`.
+
+    Raises:
+        TypeError: If `name` is not a string, or `model` not a Keras model or layer.
+        ValueError: If the model holds no batch norm, or one without weights.
+
+    Example:
+        >>> statistics.save_set(model, "day")
+        >>> statistics.precise(model, night_images, num_samples=1_000)
+        >>> statistics.save_set(model, "night")
+        >>> statistics.use_set(model, "day")
+
+    Source: Wu & Johnson 2021, section 5.
+    """
+    _check_name(name)
+    arrays = _read(model)
+    _SETS.setdefault(model, {})[name] = arrays
+    return _copy(arrays)
+
+
+def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.ndarray]) -> None:
+    """Gives `model` the population statistics of a set.
+
+    Args:
+        model: A model or layer that holds batch norms.
+        statistics_set: The name of a set that `save_set` or `read_sets` keeps for this model, or
+            a set itself. It fits a model with as many batch norms, of the same kinds and numbers
+            of channels in the same order; layers may have other names.
+
+    Raises:
+        KeyError: If there is no set of this name.
+        ValueError: If the set does not fit the model, which then stays as it is.
+    """
+    if isinstance(statistics_set, str):
+        statistics_set = _named(model, statistics_set)
+    _check_fit(model, statistics_set)
+    arrays = iter(statistics_set.values())
+    for layer in norms.find(model):
+        norms.write(layer, {name: next(arrays) for name in norms.variables(layer)})
+
+
+def sets(model: keras.layers.Layer) -> dict[str, StatisticsSet]:
+    """Copies of all sets that are kept for `model`, by name."""
+    return {name: _copy(arrays) for name, arrays in _SETS.get(model, {}).items()}
+
+
+def write_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> None:
+    """Writes all sets that are kept for `model` to a new `.npz` file. `model.save` does not.
+
+    Args:
+        model: A model with sets.
+        path: The file, which must end in `.npz` and not exist.
+
+    Raises:
+        ValueError: If there are no sets, or `path` does not end in `.npz`.
+        FileExistsError: If there is such a file.
+    """
+    if not _SETS.get(model):
+        raise ValueError(
+            f"No set of statistics is kept for the model {model.name!r}. Keep one first: "
+            "`keras_renorm.statistics.save_set(model, name)`."
+        )
+    path = os.fspath(path)
+    if not path.endswith(".npz"):
+        raise ValueError(f"`path` must end in '.npz', received {path!r}.")
+    arrays: dict[str, Any] = {
+        f"{name}/{key}": array
+        for name, statistics_set in _SETS[model].items()
+        for key, array in statistics_set.items()
+    }
+    with open(path, "xb") as file:
+        np.savez(file, **arrays)
+
+
+def read_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> list[str]:
+    """Reads the sets of a file of `write_sets`, and keeps them for `model`.
+
+    Args:
+        model: A model that the sets fit; see `use_set`.
+        path: The file.
+
+    Returns:
+        The names of the sets; those of the same names are replaced.
+
+    Raises:
+        ValueError: If the file is none of `write_sets`, or a set in it does not fit the model.
+            Then none is kept.
+    """
+    found = _load(os.fspath(path))
+    for statistics_set in found.values():
+        _check_fit(model, statistics_set)
+    _SETS.setdefault(model, {}).update(found)
+    return list(found)
+
+
+def _read(model: keras.layers.Layer) -> StatisticsSet:
+    arrays = {}
+    for number, layer in enumerate(norms.find(model)):
+        norms.require_weights(layer)
+        for name, variable in norms.variables(layer).items():
+            value = np.array(keras.ops.convert_to_numpy(variable))
+            arrays[f"{number}/{layer.path}/{name}"] = value
+    return arrays
+
+
+def _load(path: str) -> dict[str, StatisticsSet]:
+    found: dict[str, StatisticsSet] = {}
+    try:
+        # NumPy leaves a file open that it cannot read.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            for key in archive.files:
+                name, _, rest = key.partition("/")
+                found.setdefault(name, {})[rest] = archive[key]
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"The file {path!r} holds no sets of statistics: {error}. Write it with "
+            "`keras_renorm.statistics.write_sets`."
+        ) from error
+    return found
+
+
+def _copy(arrays: StatisticsSet) -> StatisticsSet:
+    return {key: array.copy() for key, array in arrays.items()}
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name or "/" in name:
+        raise TypeError(
+            f"`name` must be a string without '/' that is not empty, received {name!r}."
+        )
+
+
+def _named(model: keras.layers.Layer, name: str) -> StatisticsSet:
+    kept = _SETS.get(model, {})
+    if name not in kept:
+        raise KeyError(
+            f"No set of statistics named {name!r} is kept for the model {model.name!r}; there are "
+            f"{list(kept)}. Keep one with `keras_renorm.statistics.save_set(model, {name!r})`."
+        )
+    return kept[name]
+
+
+def _check_fit(model: keras.layers.Layer, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises unless `arrays` are a set for `model`: the same weights, of the same shapes."""
+    own = _read(model)
+    if len(arrays) != len(own):
+        raise ValueError(
+            f"The set does not fit the model {model.name!r}: it holds {len(arrays)} arrays, and "
+            f"the model's batch norms {len(own)}, {list(own)}. The model is as it was."
+        )
+    for (theirs, array), (ours, wanted) in zip(arrays.items(), own.items(), strict=True):
+        if _weight(theirs) != _weight(ours) or np.shape(array) != wanted.shape:
+            raise ValueError(
+                f"The set does not fit the model {model.name!r}: its {theirs!r} of shape "
+                f"{np.shape(array)} stands where the model has {ours!r} of shape {wanted.shape}. "
+                "The model is as it was."
+            )
+
+
+def _weight(key: str) -> str:
+    """`moving_mean` of `3/path/of/layer/moving_mean`."""
+    return key.rpartition("/")[2]

@@ -1,0 +1,87 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import layers
+from keras_renorm.callbacks import PreciseStatistics
+
+
+@pytest.fixture
+def x(rng):
+    return rng.normal(2.0, 3.0, (24, 4)).astype("f4")
+
+
+@pytest.fixture
+def model():
+    norms = layers.BatchNormalization(), layers.BatchRenormalization()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), *norms])
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    return model
+
+
+class Watch(keras.callbacks.Callback):
+    """Whether the first norm has the moments of what it receives, when asked."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.x, self.epochs, self.validations = x, [], []
+
+    def is_precise(self):
+        received = keras.ops.convert_to_numpy(self.model.layers[0](self.x)).astype("f8")
+        mean = keras.ops.convert_to_numpy(self.model.layers[1].moving_mean)
+        return bool(np.allclose(mean, received.mean(0), rtol=1e-5, atol=1e-6))
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self.validations.append(self.is_precise())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(self.is_precise())
+
+
+def fit(model, x, callback, **options):
+    watch = Watch(x)
+    callbacks = [callback, watch]
+    model.fit(x, x, batch_size=8, epochs=4, verbose=0, callbacks=callbacks, **options)
+    return watch
+
+
+def test_at_the_end(model, x):
+    callback = PreciseStatistics(x)
+    watch = fit(model, x, callback)
+    assert watch.epochs == [False] * 4
+    assert watch.is_precise()
+    assert (callback.report.examples, callback.report.sweeps) == (24, 1)
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_every_second_epoch_and_before_its_validation(model, x, validated):
+    callback = PreciseStatistics([x[:8], x[8:]], every_epochs=2, at_end=False)
+    options = {"validation_data": (x, x), "validation_batch_size": 24} if validated else {}
+    watch = fit(model, x, callback, **options)
+    assert watch.epochs == [False, True, False, True]
+    assert watch.validations == ([False, True, False, True] if validated else [])
+
+
+def test_the_end_of_an_epoch_is_not_done_twice(model, x, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "keras_renorm.callbacks.precise_statistics.precise",
+        lambda model, **options: calls.append(options),
+    )
+    fit(model, x, PreciseStatistics(x, 16, every_epochs=2, upstream="minibatch"))
+    assert len(calls) == 2
+    assert calls[0]["num_samples"] == 16
+    assert calls[0]["upstream"] == "minibatch"
+    fit(model, x, PreciseStatistics(x, every_epochs=3))
+    assert len(calls) == 4
+
+
+def test_bad_arguments(x):
+    with pytest.raises(ValueError, match="nothing to do with every_epochs=None and at_end=False"):
+        PreciseStatistics(x, at_end=False)
+    with pytest.raises(ValueError, match="`every_epochs` must be at least 1"):
+        PreciseStatistics(x, every_epochs=0)
+    with pytest.raises(TypeError, match=r"`every_epochs` must be an integer, received 0\.5"):
+        PreciseStatistics(x, every_epochs=0.5)
+    with pytest.raises(ValueError, match="`dataset` is a list_iterator, which can be read only"):
+        PreciseStatistics(iter([x]), every_epochs=1)

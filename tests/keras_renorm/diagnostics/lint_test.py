@@ -1,0 +1,296 @@
+"""Every planted fault is named, and a healthy model has none."""
+
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm.diagnostics import lint
+from keras_renorm.layers import BatchNormalization, BatchRenormalization, DomainBatchNormalization
+from keras_renorm.schedules import LinearRamp
+
+L = keras.layers
+
+
+def kinds(report):
+    return [(finding.layer, finding.kind) for finding in report.findings]
+
+
+def healthy():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            L.Conv2D(4, 3, use_bias=False, name="conv"),
+            BatchNormalization(name="bn"),
+            L.ReLU(),
+            L.Conv2D(4, 3, use_bias=False),
+            BatchRenormalization(r_max=3.0, d_max=5.0, name="brn"),
+            L.ReLU(),
+            L.GlobalAveragePooling2D(),
+            L.Dense(2),
+        ]
+    )
+
+
+def test_nothing_is_named_in_a_healthy_model():
+    report = lint(healthy(), batch_size=8, num_steps=1000)
+    assert report.findings == ()
+    assert report.notes == ()
+    assert [(n.layer, n.kind, n.positions, n.values) for n in report.norms] == [
+        ("bn", "BN", 36, 288),
+        ("brn", "BRN", 16, 128),
+    ]
+    assert report.scalars()["lint/values_per_channel/bn"] == 288.0
+    assert "Findings: none." in str(report)
+    assert json.loads(json.dumps(report.to_dict()))["norms"][0]["values"] == 288
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        L.Conv2D(4, 3),
+        L.Conv2DTranspose(4, 3),
+        L.DepthwiseConv2D(3),
+        L.SeparableConv2D(4, 3),
+        L.Dense(4),
+        L.EinsumDense("bhwc,cd->bhwd", (8, 8, 4), bias_axes="d"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+@pytest.mark.parametrize("norm", [BatchNormalization, BatchRenormalization, L.BatchNormalization])
+def test_useless_bias(layer, norm):
+    layer = type(layer).from_config(layer.get_config() | {"name": "before"})
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer, norm(name="norm")])
+    report = lint(model)
+    assert kinds(report) == [("before", "useless bias")]
+    message = str(report.findings[0])
+    assert "before has a bias, and the normalization norm directly after it" in message
+    assert "use_bias=False. Its beta is the bias." in message
+
+
+def test_useless_bias_gets_no_gradient(rng):
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((5,)), L.Dense(4), BatchNormalization(), L.Dense(3)])
+    with tf.GradientTape() as tape:
+        y = model(rng.normal(size=(16, 5)).astype("float32"), training=True)
+        loss = tf.reduce_sum(y**2)
+    kernel, bias = tape.gradient(loss, [model.layers[0].kernel.value, model.layers[0].bias.value])
+    assert np.max(np.abs(bias)) < 1e-5 * np.max(np.abs(kernel))
+    assert kinds(lint(model)) == [(model.layers[0].name, "useless bias")]
+
+
+def test_useless_bias_without_centre_says_so():
+    model = keras.Sequential([keras.Input((5,)), L.Dense(4), BatchNormalization(center=False)])
+    assert "set center=True" in str(lint(model).findings[0])
+
+
+def biases_that_are_used():
+    image, vector = keras.Input((4, 4, 3)), keras.Input((5,))
+    norm = BatchNormalization()
+    yield vector, norm(L.Dense(4, activation="relu")(vector))
+    yield vector, norm(L.ReLU()(L.Dense(4)(vector)))
+    dense = L.Dense(4)(vector)
+    yield vector, L.Add()([dense, BatchNormalization()(dense)])
+    dense = L.Dense(4)(vector)
+    yield vector, [dense, BatchNormalization()(dense)]
+    yield image, BatchNormalization(axis=1)(L.Conv2D(4, 3)(image))
+    yield vector, BatchNormalization(trainable=False)(L.Dense(4)(vector))
+    yield vector, BatchNormalization(frozen_statistics=True)(L.Dense(4)(vector))
+    shared = L.Dense(5)
+    yield vector, shared(BatchNormalization()(shared(vector)))
+
+
+def test_biases_that_are_used_are_not_named():
+    count = 0
+    for inputs, outputs in biases_that_are_used():
+        assert kinds(lint(keras.Model(inputs, outputs))) == []
+        count += 1
+    assert count == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "phrase"),
+    [
+        ({}, {"batch_size": 4}, "statistics of 4 values per channel, and so a standard deviation"),
+        ({}, {"batch_size": 1}, "1 value per channel, at which almost no gradient"),
+        ({}, {"batch_size": 16, "replicas": 8}, "Set synchronized=True, or raise the batch size"),
+        ({"virtual_batch_size": 4}, {"batch_size": 64}, "statistics of 4 values per channel"),
+        ({"virtual_batch_size": 64}, {"batch_size": 129}, "Choose a larger virtual_batch_size"),
+    ],
+)
+def test_few_values(options, arguments, phrase):
+    model = keras.Sequential([keras.Input((5,)), BatchNormalization(name="bn", **options)])
+    report = lint(model, **arguments)
+    assert kinds(report) == [("bn", "few values")]
+    assert phrase in str(report.findings[0])
+    enough = [] if options.get("virtual_batch_size") != 4 else kinds(report)
+    assert kinds(lint(model, batch_size=4096)) == enough
+
+
+def test_few_values_for_renormalization_are_two():
+    model = keras.Sequential([keras.Input((5,)), BatchRenormalization(name="brn")])
+    assert kinds(lint(model, batch_size=3)) == []
+    assert kinds(lint(model, batch_size=2)) == [("brn", "few values")]
+
+
+def test_synchronized_values_are_of_all_replicas():
+    model = keras.Sequential([keras.Input((5,)), BatchNormalization(synchronized=True)])
+    assert kinds(lint(model, batch_size=16, replicas=8)) == []
+
+
+def test_two_values_pass_almost_no_gradient(rng):
+    """What the rule for two values claims: with m=2 the sums that vanish leave nothing."""
+    import tensorflow as tf
+
+    layer = BatchRenormalization(r_max=3.0, d_max=5.0, epsilon=1e-6)
+    sizes = []
+    for rows in (2, 3):
+        x = tf.constant(rng.normal(size=(rows, 64)).astype("float32"))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, training=True) * rng.normal(size=(rows, 64)))
+        sizes.append(np.median(np.abs(tape.gradient(loss, x))))
+    assert sizes[0] < 1e-3 * sizes[1]
+
+
+def test_norm_after_norm():
+    model = keras.Sequential(
+        [keras.Input((5,)), BatchNormalization(name="first"), L.BatchNormalization(name="second")]
+    )
+    report = lint(model)
+    assert kinds(report) == [("second", "norm after norm")]
+    assert "second normalises the output of first" in str(report.findings[0])
+    between = keras.Sequential(
+        [keras.Input((5,)), BatchNormalization(activation="relu"), BatchNormalization()]
+    )
+    assert kinds(lint(between)) == []
+
+
+def test_a_norm_that_is_shared_by_several_inputs():
+    bn = BatchNormalization(name="bn")
+    a, b = keras.Input((5,)), keras.Input((5,))
+    report = lint(keras.Model([a, b], L.Add()([bn(a), bn(b)])))
+    assert kinds(report) == [("bn", "shared norm")]
+    assert "bn is called on 2 inputs" in str(report.findings[0])
+    assert [norm.call for norm in report.norms] == [1, 2]
+
+
+def test_a_norm_in_a_nested_model_that_is_called_twice():
+    inner = keras.Sequential([keras.Input((5,)), L.Dense(4), BatchNormalization(name="bn")])
+    inner.name = "tower"
+    a, b = keras.Input((5,)), keras.Input((5,))
+    report = lint(keras.Model([a, b], L.Add()([inner(a), inner(b)])))
+    assert ("tower/bn", "shared norm") in kinds(report)
+    assert (f"tower/{inner.layers[0].name}", "useless bias") in kinds(report)
+
+
+@pytest.mark.parametrize(
+    ("batch", "population"), [("shared", "domain"), ("domain", "shared")], ids=str
+)
+def test_inconsistent_domains(batch, population):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The layer warns, too.
+        layer = DomainBatchNormalization(
+            2, batch_statistics=batch, population_statistics=population, name="bn"
+        )
+    x, domain = keras.Input((5,)), keras.Input((), dtype="int32")
+    report = lint(keras.Model([x, domain], layer(x, domain=domain)))
+    assert kinds(report) == [("bn", "inconsistent domains")]
+    assert f"Set population_statistics={batch!r}" in str(report.findings[0])
+
+
+@pytest.mark.parametrize("kind", ["shared", "domain"])
+def test_consistent_domains(kind):
+    layer = DomainBatchNormalization(2, batch_statistics=kind, population_statistics=kind)
+    x, domain = keras.Input((5,)), keras.Input((), dtype="int32")
+    assert kinds(lint(keras.Model([x, domain], layer(x, domain=domain)))) == []
+
+
+@pytest.mark.parametrize(
+    ("momentum", "phrase"),
+    [
+        (1.0, "with which its moving statistics never move"),
+        (0.0, "are those of the last minibatch alone"),
+        (0.999, "still make up 37% of its moving statistics after 1000 steps"),
+    ],
+)
+def test_momentum(momentum, phrase):
+    model = keras.Sequential([keras.Input((5,)), BatchNormalization(momentum=momentum)])
+    report = lint(model, num_steps=1000)
+    assert [finding.kind for finding in report.findings] == ["momentum"]
+    assert phrase in str(report.findings[0])
+
+
+def test_a_schedule_that_does_not_end():
+    layer = BatchRenormalization(
+        r_max=3.0, d_max=LinearRamp(0, 5, 1000, 4000), momentum=0.9, name="brn"
+    )
+    model = keras.Sequential([keras.Input((5,)), layer])
+    assert kinds(lint(model, num_steps=4000)) == []
+    report = lint(model, num_steps=2000)
+    assert kinds(report) == [("brn", "unfinished schedule")]
+    assert "d_max is 1.67 after 2000 steps, and would become 5" in str(report.findings[0])
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__(name="own")
+        self.bn = BatchNormalization(momentum=1.0, name="bn")
+
+    def call(self, inputs, training=None):
+        return self.bn(inputs, training=training)
+
+
+def test_a_graph_that_is_not_known_is_said_so():
+    model = Subclassed()
+    report = lint(model)
+    assert kinds(report) == [("bn", "momentum")]
+    assert "What 'own' (Subclassed) does inside is not known" in report.notes[0]
+    x = keras.Input((5,))
+    outer = keras.Model(x, model(x))
+    assert kinds(lint(outer)) == [("own/bn", "momentum")]
+    assert "What 'own' (Subclassed) does inside is not known" in lint(outer).notes[0]
+    unbuilt = keras.Sequential([BatchNormalization()])
+    assert "the Sequential model is not built" in lint(unbuilt).notes[0]
+
+
+def test_what_was_not_checked_is_said_so():
+    assert lint(keras.Sequential([keras.Input((5,)), L.Dense(2)])).notes == (
+        "The model has no batch normalization layers.",
+        "Values per channel were not checked: give batch_size.",
+        "Schedules and momentum were not held against the training: give num_steps.",
+    )
+
+
+@pytest.mark.parametrize("argument", ["batch_size", "num_steps", "replicas"])
+def test_arguments_out_of_range(argument):
+    with pytest.raises(ValueError, match=f"`{argument}` must be 1 or more, received 0"):
+        lint(healthy(), **{argument: 0})
+
+
+def test_findings_of_many_layers_are_printed_together():
+    model = keras.Sequential(
+        [keras.Input((5,))]
+        + [
+            layer
+            for i in range(6)
+            for layer in (L.Dense(4, name=f"dense{i}"), BatchNormalization(), L.ReLU())
+        ]
+    )
+    report = lint(model)
+    assert len(report.findings) == 6
+    text = " ".join(str(report).split())
+    assert "dense2 has a bias" in text
+    assert "dense3 has a bias" not in text
+    assert "The same (useless bias) in 3 more: dense3, dense4, dense5." in text
+
+
+def test_plot(tmp_path):
+    path = tmp_path / "lint.png"
+    figure = lint(healthy(), batch_size=8).plot(path)
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert heights == [288, 128]
+    assert path.stat().st_size > 1000

@@ -1,0 +1,101 @@
+"""What holds on every Keras backend; `backends_test.py` runs this under each in a process."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import layers
+from keras_renorm.callbacks import FreezeStatistics, PreciseStatistics
+from keras_renorm.statistics import batch_statistics, freeze, precise, save_set, use_set
+
+NORMS = {
+    "ours": lambda: layers.BatchRenormalization(),
+    "keras": lambda: keras.layers.BatchNormalization(),
+}
+every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+
+
+def numpy(value):
+    return np.array(keras.ops.convert_to_numpy(value))
+
+
+def model_of(norm):
+    dense = keras.layers.Dense(4)
+    return keras.Sequential([keras.Input((3,)), norm(), dense, keras.layers.ReLU(), norm()])
+
+
+def assert_precise(model, x):
+    for layer in model.layers:
+        if hasattr(layer, "moving_mean"):
+            mean, variance = np.float64(x).mean(0), np.float64(x).var(0)
+            allowed = 2e-6 * np.maximum(np.abs(mean), np.sqrt(variance))
+            assert (np.abs(numpy(layer.moving_mean) - mean) <= allowed).all()
+            np.testing.assert_allclose(numpy(layer.moving_variance), variance, rtol=2e-6)
+        x = numpy(layer(x))
+
+
+@pytest.fixture
+def x(rng):
+    return (rng.normal(size=(23, 3)) + 5).astype("f4")
+
+
+def test_the_backend_is_the_one_asked_for():
+    assert keras.backend.backend() == os.environ["KERAS_BACKEND"]
+
+
+@every_norm
+@pytest.mark.parametrize("batch_size", [23, 8, 1])
+def test_precise(norm, x, batch_size):
+    model = model_of(norm)
+    report = precise(model, x, batch_size=batch_size, verbose=0)
+    assert report.sweeps == (1 if batch_size == 23 else 2)
+    assert_precise(model, x)
+
+
+@every_norm
+def test_a_failure_leaves_the_model_as_it_was(norm, x):
+    model = model_of(norm)
+    before = [numpy(w) for w in model.variables]
+    with pytest.raises(ValueError, match="not finite in the examples 23 to 45"):
+        precise(model, [x, np.full_like(x, np.inf)], verbose=0)
+    for old, new in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(numpy(new), old)
+    assert all("call" not in vars(layer) for layer in model.layers)
+
+
+@every_norm
+def test_batch_statistics(norm, x):
+    model = model_of(norm)
+    precise(model, x, verbose=0)
+    before = model.predict(x, verbose=0)
+    with batch_statistics(model):
+        inside = model.predict(x, verbose=0)
+        np.testing.assert_allclose(numpy(model(x)), inside, atol=1e-5)
+    # The minibatch is the population, so the outputs are those of inference.
+    np.testing.assert_allclose(inside, before, atol=1e-4)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+    with batch_statistics(model):
+        part = model.predict(x[:5], verbose=0)
+    assert np.abs(part - before[:5]).max() > 0.1
+
+
+def test_callbacks_and_sets(x):
+    model = model_of(NORMS["ours"])
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    fit = {"batch_size": 8, "verbose": 0, "validation_data": (x, np.zeros((23, 4)))}
+    callback = PreciseStatistics(x, every_epochs=1)
+    model.fit(x, np.zeros((23, 4)), callbacks=[callback], epochs=2, **fit)
+    assert_precise(model, x)
+    saved = save_set(model, "a")
+    model.fit(x, np.zeros((23, 4)), callbacks=[FreezeStatistics(6)], epochs=2, **fit)
+    assert [numpy(one).tolist() for one in save_set(model, "b").values()] == [
+        one.tolist() for one in saved.values()
+    ]
+    freeze(model, affine_trainable=False)
+    model.compile("sgd", "mse")
+    gamma = numpy(model.layers[0].gamma)
+    model.fit(x, np.zeros((23, 4)), **fit)
+    np.testing.assert_array_equal(numpy(model.layers[0].gamma), gamma)
+    use_set(model, "a")
