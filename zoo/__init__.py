@@ -1,15 +1,24 @@
 """Image classifiers whose normalization is an argument, and the programs that train them.
 
-`create_model` and `list_models` are all that a notebook needs. `zoo.data` holds the images and the
-minibatches made of them.
+`create_model`, `list_models`, `list_weights` and `preprocessing` are all that a notebook needs.
+`zoo.data` holds the images and the minibatches made of them.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.models.registry import create_model, list_models
+    from zoo.weights import list_weights, preprocessing
 
-__all__ = ["create_model", "list_models"]
+__all__ = ["create_model", "list_models", "list_weights", "preprocessing"]
+
+_HOMES = {
+    "create_model": "zoo.models.registry",
+    "list_models": "zoo.models.registry",
+    "list_weights": "zoo.weights",
+    "preprocessing": "zoo.weights",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -18,8 +27,6 @@ def __getattr__(name: str) -> Any:
     A program must be able to quieten TensorFlow before it is imported, and `python -m zoo.train`
     imports this module first.
     """
-    if name in __all__:
-        from zoo.models import registry
-
-        return getattr(registry, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

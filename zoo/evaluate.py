@@ -1,10 +1,15 @@
 """Evaluates a trained image classifier.
 
 python -m zoo.evaluate --workdir=DIR [--dataset=NAME] [--split=test] [--data_dir=DIR]
+    [--statistics=moving|precise|minibatch]
 
 DIR is the working directory of a finished run of zoo.train. Without further flags its model is
 evaluated on the test images of the data set that it was trained on. Prints a table and writes
 evaluation.json into DIR, in place of the one before.
+
+The normalization layers use the moving statistics of the training; with --statistics=precise those
+of --num_samples training images, computed anew with the final weights; with --statistics=minibatch
+those of each minibatch of --batch_size images.
 """
 
 from typing import Any
@@ -23,6 +28,15 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any]]:
         flags.DEFINE_string("dataset", None, "Data set; by default the run's own."),
         flags.DEFINE_string("split", "test", "Split of the data set."),
         flags.DEFINE_string("data_dir", None, "Of TensorFlow Datasets; the run's by default."),
+        flags.DEFINE_enum(
+            "statistics",
+            "moving",
+            ["moving", "precise", "minibatch"],
+            "What the normalization layers use.",
+        ),
+        flags.DEFINE_integer(
+            "num_samples", 2000, "Training images for --statistics=precise.", 1, 2**31 - 1
+        ),
         flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1, 2**31 - 1),
     ]
     arguments.no_arguments(arguments.parse_flags(argv))

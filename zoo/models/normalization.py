@@ -19,6 +19,7 @@ NORMS: dict[str, Callable[..., keras.layers.Layer] | None] = {
     "batch_norm": layers.BatchNormalization,
     "batch_renorm": layers.BatchRenormalization,
     "none": None,
+    "skip_init": None,
 }
 
 
@@ -27,33 +28,47 @@ class Normalizer:
     """How a model normalizes: the one object through which its file adds normalization layers.
 
     A model asks it for `use_bias` of the layer before a normalization, and calls it on that
-    layer's output. A family with residual branches calls it nowhere else than where its paper
-    puts a normalization, so that what replaces them can be added here.
+    layer's output, together with the nonlinearity that follows. A family with residual branches
+    hands the end of each to `scale_branch`.
 
     Attributes:
         make: Makes a layer, called as `make(name=..., **options)`; None to normalize nothing.
         options: Arguments of every layer made.
+        data_format: Layout of the feature maps, "channels_last" or "channels_first".
+        branch_scale: What makes the scale of a residual branch, called as
+            `branch_scale(depth=..., name=...)`; None for no scale.
 
     Example:
         >>> norm = Normalizer(layers.BatchRenormalization, {"momentum": 0.9})
         >>> x = keras.layers.Dense(100, use_bias=norm.use_bias)(x)
-        >>> x = norm(x, "hidden1_norm")
+        >>> x = norm(x, "hidden1", "relu")
     """
 
     make: Callable[..., keras.layers.Layer] | None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data_format: str = "channels_last"
+    branch_scale: Callable[..., keras.layers.Layer] | None = None
 
     @property
     def use_bias(self) -> bool:
         """Whether a layer followed by a normalization needs a bias; beta takes its part if not."""
         return self.make is None
 
-    def __call__(self, x: Tensor, name: str) -> Tensor:
-        """Normalizes `x`.
+    @property
+    def axis(self) -> int:
+        """The axis of the channels."""
+        return -1 if self.data_format == "channels_last" else 1
+
+    def __call__(self, x: Tensor, name: str, activation: str | None = None) -> Tensor:
+        """Normalizes `x` and applies the nonlinearity.
+
+        A layer of `keras_renorm` computes both in one pass over the memory. Beside any other, and
+        without one, the nonlinearity is a layer of its own.
 
         Args:
-            x: Tensor `[..., C]`.
-            name: Name of the layer.
+            x: Tensor `[..., C]`, or feature maps in the layout `data_format`.
+            name: What the names of the layers begin with: `{name}_norm`, `{name}_activation`.
+            activation: Name of the nonlinearity; None for none.
 
         Returns:
             Tensor of the same shape; `x` itself if there is nothing to add.
@@ -61,24 +76,57 @@ class Normalizer:
         Raises:
             TypeError: If `make` made something other than a Keras layer.
         """
-        if self.make is None:
+        fused = activation is not None and _takes_activation(self.make)
+        if self.make is not None:
+            x = self._layer(f"{name}_norm", {"activation": activation} if fused else {})(x)
+        if activation is None or fused:
             return x
-        layer = self.make(name=name, **self.options)
+        return keras.layers.Activation(activation, name=f"{name}_activation")(x)
+
+    def scale_branch(self, x: Tensor, name: str, depth: int) -> Tensor:
+        """Scales the end of a residual branch, where the place of a normalization is taken by that.
+
+        Args:
+            x: Tensor `[..., C]`.
+            name: What the name of the layer begins with: `{name}_skip_init`.
+            depth: Number of residual blocks of the network.
+
+        Returns:
+            Tensor of the same shape; `x` itself if the branches are not scaled.
+        """
+        if self.branch_scale is None:
+            return x
+        return self.branch_scale(depth=depth, name=f"{name}_skip_init")(x)
+
+    def _layer(self, name: str, options: Mapping[str, Any]) -> keras.layers.Layer:
+        if self.data_format == "channels_first":
+            options = {"axis": 1, **options}
+        layer = self.make(name=name, **options, **self.options) if self.make else None
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(
                 "A callable `norm` must return a keras.layers.Layer when called as "
                 f"norm(name=..., **norm_options), received {layer!r} from {self.make!r}."
             )
-        return layer(x)
+        return layer
 
 
-def create_normalizer(norm: Norm, options: Mapping[str, Any] | None = None) -> Normalizer:
+def create_normalizer(
+    norm: Norm,
+    options: Mapping[str, Any] | None = None,
+    *,
+    data_format: str = "channels_last",
+    residual: bool = True,
+) -> Normalizer:
     """Returns the normalizer that the arguments `norm` and `norm_options` of a model ask for.
 
     Args:
-        norm: "batch_norm", "batch_renorm", "none", or a callable that makes a layer when called as
-            `norm(name=..., **norm_options)`.
-        options: Arguments of every normalization layer, such as `{"r_max": 3.0}`.
+        norm: "batch_norm", "batch_renorm", "none", "skip_init", or a callable that makes a layer
+            when called as `norm(name=..., **norm_options)`, with `axis=1` where the channels come
+            first.
+        options: Arguments of every normalization layer, such as `{"r_max": 3.0}`; with
+            "skip_init" `{"initial_value": ...}`.
+        data_format: Layout of the feature maps, "channels_last" or "channels_first".
+        residual: Whether the model has residual branches, which "skip_init" scales.
 
     Returns:
         A `Normalizer`.
@@ -94,10 +142,16 @@ def create_normalizer(norm: Norm, options: Mapping[str, Any] | None = None) -> N
     for option in options:
         if not isinstance(option, str):
             raise TypeError(f"The keys of `norm_options` must be strings, received {option!r}.")
+    for option in sorted(_OF_THE_MODEL & options.keys()):
+        raise ValueError(
+            f"`norm_options` must not hold {option!r}: a model chooses it for each of its layers."
+        )
     if isinstance(norm, str):
-        make = _look_up(norm)
+        make = _look_up(norm, residual)
         _check_options(norm, make, options)
-        return Normalizer(make, options)
+        if norm == "skip_init":
+            return Normalizer(None, {}, data_format, _BranchScale(options))
+        return Normalizer(make, options, data_format)
     if isinstance(norm, keras.layers.Layer):
         raise TypeError(
             f"`norm` must make a layer for each place, received the layer {norm!r}: pass the "
@@ -109,27 +163,53 @@ def create_normalizer(norm: Norm, options: Mapping[str, Any] | None = None) -> N
             f"`norm` must be one of {_quoted(NORMS)} or a callable that makes a layer, received "
             f"{norm!r}. For no normalization write norm='none'."
         )
-    if "name" in options:
-        raise ValueError("`norm_options` must not hold 'name': a model names its layers itself.")
-    return Normalizer(norm, options)
+    return Normalizer(norm, options, data_format)
 
 
-def _look_up(norm: str) -> Callable[..., keras.layers.Layer] | None:
+#: Arguments of the layers that a model sets itself.
+_OF_THE_MODEL = {"activation", "axis", "name"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _BranchScale:
+    """Makes `SkipInit` layers; only an initial value that depends on the depth is told it."""
+
+    options: Mapping[str, Any]
+
+    def __call__(self, *, depth: int, name: str) -> keras.layers.Layer:
+        options = dict(self.options)
+        if isinstance(options.get("initial_value"), str):
+            options["depth"] = depth
+        return layers.SkipInit(name=name, **options)
+
+
+def _look_up(norm: str, residual: bool) -> Callable[..., keras.layers.Layer] | None:
+    allowed = [name for name in NORMS if residual or name != "skip_init"]
+    if norm in NORMS and norm not in allowed:
+        raise ValueError(
+            "norm='skip_init' scales residual branches, and this model has none. Allowed are "
+            f"{_quoted(allowed)} and a callable that makes a layer."
+        )
     if norm not in NORMS:
         raise ValueError(
-            f"Unknown norm {norm!r}.{nearest(norm, NORMS)} Allowed are {_quoted(NORMS)} and a "
+            f"Unknown norm {norm!r}.{nearest(norm, allowed)} Allowed are {_quoted(allowed)} and a "
             "callable that makes a layer."
         )
     return NORMS[norm]
 
 
+def _takes_activation(make: Any) -> bool:
+    """Whether the layer computes the nonlinearity, too."""
+    return isinstance(make, type) and issubclass(make, layers.BatchNormalization)
+
+
 def _check_options(norm: str, make: Any, options: Mapping[str, Any]) -> None:
     """Refuses an option that no layer of this kind takes, before Keras does so less clearly."""
-    if make is None and options:
+    if norm == "none" and options:
         raise ValueError(
             f"norm='none' adds no layer and takes no `norm_options`, received {dict(options)!r}."
         )
-    allowed = _parameters(make) if make is not None else set()
+    allowed = {"initial_value", "dtype"} if make is None else _parameters(make)
     for option in sorted(options.keys() - allowed):
         raise ValueError(
             f"Unknown key {option!r} in `norm_options` for norm={norm!r}."
@@ -148,7 +228,7 @@ def _parameters(layer_class: type[keras.layers.Layer]) -> set[str]:
         for parameter in inspect.signature(constructor).parameters.values()
         if parameter.kind in named
     }
-    return found - {"self", "name"}
+    return found - {"self", *_OF_THE_MODEL}
 
 
 def _quoted(names: Any) -> str:

@@ -1,108 +1,293 @@
 """The models by name."""
 
+import dataclasses
 import fnmatch
 import functools
 import inspect
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from zoo.errors import nearest
-from zoo.models.arguments import positive_integer, positive_integers
+from zoo.models.arguments import choice, fraction, positive_integer, positive_integers
 from zoo.models.cifar_resnet import cifar_resnet
-from zoo.models.mlp import mlp
+from zoo.models.head import Head
+from zoo.models.inception_bn import inception_bn
+from zoo.models.inception_v3 import inception_v3
+from zoo.models.mlp import mlp, mlp_sigmoid
 from zoo.models.normalization import Norm, create_normalizer
+from zoo.models.resnet import resnet
+from zoo.models.resnet_v2 import resnet_v2
+from zoo.models.wide_resnet import wide_resnet
+from zoo.weights.loading import load
+from zoo.weights.records import list_weights
+from zoo.weights.source import Source, find
 
-#: Every model that `create_model` knows. A new one is one more line: its name, and what builds it
-#: from the keyword arguments in `_COMMON` and, if it likes, some of its own with defaults.
-MODELS: dict[str, Callable[..., keras.Model]] = {
-    "mlp": mlp,
-    "resnet20": functools.partial(cifar_resnet, depth=20),
-    "resnet32": functools.partial(cifar_resnet, depth=32),
-    "resnet44": functools.partial(cifar_resnet, depth=44),
-    "resnet56": functools.partial(cifar_resnet, depth=56),
-    "resnet110": functools.partial(cifar_resnet, depth=110),
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What `create_model` knows of a model.
+
+    Attributes:
+        build: Builds it from the keyword arguments in `_COMMON` and, if it likes, some of its own
+            with defaults.
+        input_shape: Shape of an image if the caller gives none, `(H, W, C)`.
+        num_classes: Number of classes if the caller gives none.
+        residual: Whether it has residual branches, and so takes `norm="skip_init"`.
+        images: Whether it takes images only, and not inputs of any shape.
+        min_size: Least height and width of an image.
+    """
+
+    build: Callable[..., keras.Model]
+    input_shape: tuple[int, int, int] = (32, 32, 3)
+    num_classes: int = 10
+    residual: bool = False
+    images: bool = True
+    min_size: int = 1
+
+
+def _cifar_resnet(depth: int) -> Architecture:
+    return Architecture(functools.partial(cifar_resnet, depth=depth), residual=True)
+
+
+def _resnet(build: Callable[..., keras.Model], depth: int) -> Architecture:
+    return Architecture(functools.partial(build, depth=depth), (224, 224, 3), 1000, residual=True)
+
+
+def _wide_resnet(depth: int, width: int) -> Architecture:
+    return Architecture(functools.partial(wide_resnet, depth=depth, width=width), residual=True)
+
+
+#: Depths and widths to list: of Zagoruyko & Komodakis 2016 and, with width 2, De & Smith 2020.
+_WIDE_RESNETS = ((16, 2), (16, 4), (16, 8), (28, 10), (40, 4), (100, 2), (1000, 2))
+
+#: The models that `list_models` lists. A new one is one more entry.
+MODELS: dict[str, Architecture] = {
+    "mlp": Architecture(mlp, images=False),
+    "mlp_sigmoid": Architecture(mlp_sigmoid, (28, 28, 1), images=False),
+    "inception_bn": Architecture(inception_bn, (224, 224, 3), 1000, min_size=32),
+    "inception_v3": Architecture(inception_v3, (299, 299, 3), 1000, min_size=75),
+    **{f"resnet{depth}": _cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)},
+    **{f"resnet{depth}": _resnet(resnet, depth) for depth in (18, 34, 50, 101, 152)},
+    **{f"resnet{depth}v2": _resnet(resnet_v2, depth) for depth in (50, 101, 152)},
+    **{
+        f"wide_resnet_{depth}_{width}": _wide_resnet(depth, width) for depth, width in _WIDE_RESNETS
+    },
 }
 
-#: What `create_model` gives to every one of them.
-_COMMON = ("input_shape", "num_classes", "norm", "classifier_activation", "name")
+#: Families with numbers in their names, of which `MODELS` holds some: the pattern of a name, and
+#: what makes the model's record from the numbers.
+FAMILIES: dict[str, Callable[..., Architecture]] = {
+    r"wide_resnet_([1-9]\d*)_([1-9]\d*)": _wide_resnet,
+}
+
+#: What every `build` is given.
+_COMMON = ("input_shape", "norm", "head", "name")
+
+#: Dropout before the classifier where nothing normalizes, as De & Smith 2020 advise.
+_SKIP_INIT_DROPOUT = 0.2
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Returns the names of the models, sorted.
 
     Args:
         pattern: Shell pattern that the names must match, such as "resnet*".
+        pretrained: Whether to list only those for which there are weights; see
+            `zoo.list_weights`.
 
     Returns:
         Names that `create_model` takes.
     """
-    return sorted(fnmatch.filter(MODELS, pattern))
+    names = fnmatch.filter(MODELS, pattern)
+    return sorted(name for name in names if not pretrained or list_weights(f"{name}.*"))
 
 
 def create_model(
     name: str,
     *,
-    num_classes: int = 10,
-    input_shape: Sequence[int] = (32, 32, 3),
+    num_classes: int | None = None,
+    input_shape: Sequence[int | None] | None = None,
     norm: Norm = "batch_renorm",
     norm_options: Mapping[str, Any] | None = None,
+    include_top: bool = True,
+    pooling: str | None = None,
+    data_format: str | None = None,
     classifier_activation: Any = "softmax",
+    dropout_rate: float | None = None,
+    weights: str | os.PathLike[str] | None = None,
     **model_options: Any,
 ) -> keras.Model:
-    """Builds an image classifier with fresh weights.
+    """Builds an image classifier, with fresh weights or with those of a checkpoint.
 
     Its input is images `[B, H, W, C]` of float32 pixels scaled to [0, 1] (`uint8 / 255`), its
     output probabilities `[B, K]`, or logits with `classifier_activation=None`. A layer before a
-    normalization has no bias, except with `norm="none"`.
+    normalization has no bias, except with `norm="none"` and `norm="skip_init"`. What images a
+    checkpoint was trained on is the matter of `zoo.preprocessing`.
 
     Args:
-        name: One of `list_models()`.
-        num_classes: Number of classes K.
-        input_shape: Shape of an image, `(H, W, C)`.
-        norm: "batch_renorm", "batch_norm", "none" for no normalization, or a callable that makes a
-            layer when called as `norm(name=..., **norm_options)`.
-        norm_options: Arguments of every normalization layer, such as `{"momentum": 0.9}`.
+        name: One of `list_models()`, or `wide_resnet_D_W` with another depth D = 6n+4 and width W.
+        num_classes: Number of classes K. By default those of the model's usual data set: 10, or
+            1000 for ImageNet's models.
+        input_shape: Shape of an image, `(H, W, C)`, or `(C, H, W)` where the channels come first.
+            By default that of the model's usual data set.
+        norm: "batch_renorm", "batch_norm", "none" for no normalization, "skip_init" for a learnable
+            scale at the end of each residual branch instead (De & Smith 2020; residual models
+            only), or a callable that makes a layer when called as `norm(name=..., **norm_options)`,
+            with `axis=1` where the channels come first.
+        norm_options: Arguments of every normalization layer, such as `{"momentum": 0.9}`; with
+            "skip_init", `{"initial_value": ...}`.
+        include_top: Whether the model classifies; if not, it ends with its features.
+        pooling: Without a top: "avg" or "max" over the positions; None for the feature maps.
+        data_format: "channels_last" or "channels_first"; by default that of Keras's settings.
         classifier_activation: Activation of the output; None for logits.
+        dropout_rate: Fraction of the features dropped before the classification, in training. By
+            default 0, and 0.2 with "skip_init".
+        weights: None for fresh ones, or a checkpoint: one of `zoo.list_weights()`, or the part of
+            its name behind the model's, such as "keras_imagenet"; or the path of a file that ends
+            in .h5, written by `model.save_weights` or `keras.applications`. Its normalization
+            options, such as epsilon, are the defaults of `norm_options`. With another
+            `num_classes` than the checkpoint's the last layer stays fresh, and a warning says so.
         **model_options: Arguments of this model, such as `hidden_units` of "mlp".
 
     Returns:
-        A Keras functional model named `name`.
+        A Keras functional model named `name`; with `auxiliary_head=True`, which is the default of
+        "inception_bn", it has two outputs, the classifier's and the auxiliary one's.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a name or an option is unknown or a number is out of range; the message
             names the nearest that is known.
+        zoo.weights.WeightsError: If the weights cannot be had or do not fit.
 
     Example:
         >>> model = zoo.create_model("resnet20", norm_options={"r_max": 3.0, "d_max": 5.0})
     """
+    model = find_architecture(name)
+    _check_model_options(name, model_options)
+    source = None if weights is None else find(name, weights)
+    if source is not None and norm in ("batch_norm", "batch_renorm"):
+        norm_options = {**source.norm_options, **(norm_options or {})}
+    layout = choice(
+        "data_format",
+        keras.config.image_data_format() if data_format is None else data_format,
+        ("channels_last", "channels_first"),
+    )
+    head = Head(
+        include_top=include_top,
+        pooling=choice("pooling", pooling, (None, "avg", "max")),
+        num_classes=positive_integer(
+            "num_classes", _num_classes(model, source) if num_classes is None else num_classes
+        ),
+        activation=classifier_activation,
+        dropout_rate=_dropout_rate(dropout_rate, norm),
+        data_format=layout,
+    )
+    if pooling is not None and include_top:
+        raise ValueError(
+            f"`pooling` is for models without a top, received pooling={pooling!r} with "
+            "include_top=True. Write include_top=False, or leave it out."
+        )
+    built = model.build(
+        name=name,
+        input_shape=_input_shape(name, model, input_shape, layout),
+        norm=create_normalizer(norm, norm_options, data_format=layout, residual=model.residual),
+        head=head,
+        **model_options,
+    )
+    if source is not None:
+        load(built, source)
+    return built
+
+
+def find_architecture(name: str) -> Architecture:
+    """Returns what is known of a model.
+
+    Args:
+        name: One of `list_models()`, or another of a family with numbers in its names.
+
+    Returns:
+        Its record.
+
+    Raises:
+        TypeError: If the name is not a string.
+        ValueError: If there is no such model; the message names the nearest.
+    """
     if not isinstance(name, str):
         raise TypeError(f"`name` must be a string such as 'resnet20', received {name!r}.")
-    if name not in MODELS:
-        raise ValueError(
-            f"Unknown model {name!r}.{nearest(name, MODELS)} Known are "
-            f"{', '.join(map(repr, list_models()))}."
-        )
-    build = MODELS[name]
-    _check_model_options(name, build, model_options)
-    return build(
-        name=name,
-        num_classes=positive_integer("num_classes", num_classes),
-        input_shape=positive_integers("input_shape", input_shape, example="(32, 32, 3)"),
-        norm=create_normalizer(norm, norm_options),
-        classifier_activation=classifier_activation,
-        **model_options,
+    if name in MODELS:
+        return MODELS[name]
+    for pattern, make in FAMILIES.items():
+        if numbers := re.fullmatch(pattern, name):
+            return make(*map(int, numbers.groups()))
+    raise ValueError(
+        f"Unknown model {name!r}.{nearest(name, MODELS)} Known are "
+        f"{', '.join(map(repr, list_models()))}."
     )
 
 
-def _check_model_options(name: str, build: Any, options: Mapping[str, Any]) -> None:
-    fixed = build.keywords if isinstance(build, functools.partial) else {}
-    own = set(inspect.signature(build).parameters) - set(_COMMON) - set(fixed)
-    for option in sorted(options.keys() - own):
-        allowed = ", ".join(map(repr, sorted({*own, *_COMMON, "norm_options"} - {"name"})))
+def _input_shape(
+    name: str, model: Architecture, shape: Sequence[int | None] | None, layout: str
+) -> tuple[int | None, ...]:
+    """The shape of an image in the model's layout."""
+    first = layout == "channels_first"
+    if shape is None:
+        *positions, channels = model.input_shape
+        return (channels, *positions) if first else (*positions, channels)
+    if not model.images:
+        return positive_integers("input_shape", shape, example="(28, 28, 1)")
+    sizes = positive_integers("input_shape", shape, example="(32, 32, 3)", unknown=True)
+    form = "(C, H, W)" if first else "(H, W, C)"
+    channels_known = len(sizes) == 3 and sizes[0 if first else 2] is not None
+    if not channels_known:
         raise ValueError(
-            f"Unknown option {option!r} for model {name!r}.{nearest(option, own)} "
+            f"`input_shape` of {name} must be {form}, with None for a size that varies but not for "
+            f"the channels, received {sizes}."
+        )
+    if any(n is not None and n < model.min_size for n in (sizes[1:] if first else sizes[:2])):
+        raise ValueError(
+            f"Images of {name} must have at least {model.min_size} pixels in height and width, "
+            f"received input_shape={sizes}."
+        )
+    return sizes
+
+
+def _num_classes(model: Architecture, source: Source | None) -> int:
+    if source is None or source.record is None or source.record.num_classes is None:
+        return model.num_classes
+    return source.record.num_classes
+
+
+def _dropout_rate(rate: float | None, norm: Norm) -> float:
+    if rate is None:
+        return _SKIP_INIT_DROPOUT if norm == "skip_init" else 0.0
+    return fraction("dropout_rate", rate)
+
+
+def own_options(name: str) -> set[str]:
+    """Returns the arguments of `create_model` that this model takes beside those that all take.
+
+    Args:
+        name: Name of the model.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If there is no model of that name.
+    """
+    build = find_architecture(name).build
+    fixed = build.keywords if isinstance(build, functools.partial) else {}
+    return set(inspect.signature(build).parameters) - set(_COMMON) - set(fixed)
+
+
+def _check_model_options(name: str, options: Mapping[str, Any]) -> None:
+    own = own_options(name)
+    common = set(inspect.signature(create_model).parameters) - {"name", "model_options"}
+    for option in sorted(options.keys() - own):
+        allowed = ", ".join(map(repr, sorted(own | common)))
+        raise ValueError(
+            f"Unknown option {option!r} for model {name!r}.{nearest(option, own | common)} "
             f"Allowed are {allowed}."
         )

@@ -11,6 +11,7 @@ import zoo
 from keras_renorm import layers, schedules
 from zoo.data import datasets, pipeline, samplers
 from zoo.errors import UserError, as_user_errors
+from zoo.models import registry
 
 Config = Mapping[str, Any]
 
@@ -29,11 +30,16 @@ def norm_options(config: Config) -> dict[str, Any]:
     """Returns the arguments of every normalization layer that a config asks for."""
     if config["norm"] == "none":
         return {}
+    if config["norm"] == "skip_init":
+        value = config["skip_init_value"]
+        return {"initial_value": {"zero": 0.0, "one": 1.0}.get(value, value)}
     options = {
         "momentum": config["norm_momentum"],
         "epsilon": config["norm_epsilon"],
         "synchronized": config["synchronized"],
     }
+    if config["virtual_batch_size"]:
+        options["virtual_batch_size"] = config["virtual_batch_size"]
     if config["norm"] == "batch_renorm":
         options["r_max"] = _limit(config, "r_max", 1.0)
         options["d_max"] = _limit(config, "d_max", 0.0)
@@ -66,15 +72,33 @@ def build_model(config: Config, dataset: datasets.Dataset) -> keras.Model:
             input_shape=dataset.input_shape,
             norm=config["norm"],
             norm_options=norm_options(config),
+            **_model_options(config),
+            data_format="channels_last",
         )
 
 
+def _model_options(config: Config) -> dict[str, Any]:
+    """Returns the arguments that this model alone takes."""
+    if "auxiliary_head" not in registry.own_options(config["model"]):
+        return {}
+    return {"auxiliary_head": config["auxiliary_weight"] > 0}
+
+
 def logits_of(model: keras.Model) -> keras.Model:
-    """Returns a model of the same layers that ends before the softmax.
+    """Returns a model of the same layers that ends before the softmax, or before each of two.
 
     The loss is computed from logits, because a probability rounded to 0 has no gradient.
     """
-    return keras.Model(model.inputs, model.get_layer("logits").output, name=model.name)
+    names = ["logits", "auxiliary_logits"][: len(model.outputs)]
+    logits = [model.get_layer(name).output for name in names]
+    return keras.Model(model.inputs, logits, name=model.name)
+
+
+def classifier_of(model: keras.Model) -> keras.Model:
+    """Returns a model of the same layers without the auxiliary classifier, if there is one."""
+    if len(model.outputs) == 1:
+        return model
+    return keras.Model(model.inputs, model.outputs[0], name=model.name)
 
 
 def current_limits(model: keras.Model) -> tuple[float | None, float | None]:

@@ -23,10 +23,12 @@ def default_config() -> config_dict.ConfigDict:
     config.seed = 0  # Of the initial weights, the minibatches and their augmentation.
 
     config.model = "resnet20"  # One of zoo.list_models().
-    config.norm = "batch_renorm"  # Or "batch_norm", or "none".
+    config.norm = "batch_renorm"  # Or "batch_norm", "skip_init", or "none".
     config.norm_momentum = 0.99  # Of the moving statistics; the papers' alpha is 1 - momentum.
     config.norm_epsilon = 1e-3
     config.synchronized = False  # Whether a minibatch's moments are those of all replicas.
+    config.virtual_batch_size = 0  # Images that are normalized together; 0 is the whole minibatch.
+    config.freeze_statistics_at_step = 0  # From here on the moving ones, constant; 0 is never.
     # Batch Renorm's limits: r_max goes from 1, and d_max from 0, to the value given here in a
     # straight line between two steps. With 1 and 0 from the beginning it is Batch Norm.
     config.r_max = 3.0
@@ -35,6 +37,9 @@ def default_config() -> config_dict.ConfigDict:
     config.d_max = 5.0
     config.d_max_start_step = 0
     config.d_max_end_step = 1000
+    # The learnable scale of each residual branch at first, only for "skip_init": "zero", "one", or
+    # "inverse_sqrt_depth", which is 1 / sqrt(number of residual blocks).
+    config.skip_init_value = "zero"
 
     config.dataset = "fashion_mnist_subset"
     config.data_dir = config_dict.placeholder(str)  # Of TensorFlow Datasets; None is its own.
@@ -48,6 +53,7 @@ def default_config() -> config_dict.ConfigDict:
     config.learning_rate_schedule = "cosine"  # To zero at num_steps; or "constant".
     config.warmup_steps = 0  # The rate rises from zero in a straight line over these.
     config.sgd_momentum = 0.9
+    config.auxiliary_weight = 0.4  # Of the loss of Inceptions' second classifier; 0: without it.
     config.weight_decay = 0.0  # L2: half of it times the sum of the squared kernels is minimised.
 
     # Where to compute; batch_size is that of all replicas together. Or "mirrored": several devices
@@ -63,7 +69,8 @@ def default_config() -> config_dict.ConfigDict:
 
 
 _CHOICES = {
-    "norm": ("batch_renorm", "batch_norm", "none"),
+    "norm": ("batch_renorm", "batch_norm", "skip_init", "none"),
+    "skip_init_value": ("zero", "inverse_sqrt_depth", "one"),
     "minibatches": ("iid", "few_labels"),
     "learning_rate_schedule": ("cosine", "constant"),
     "strategy": ("none", "mirrored", "multi_worker"),
@@ -79,7 +86,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "learning_rate": (lambda value: value > 0, "above 0"),
     "sgd_momentum": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "weight_decay": (lambda value: value >= 0, "at least 0"),
+    "auxiliary_weight": (lambda value: value >= 0, "at least 0"),
     "warmup_steps": (lambda value: value >= 0, "at least 0"),
+    "virtual_batch_size": (lambda value: value >= 0, "at least 0"),
+    "freeze_statistics_at_step": (lambda value: value >= 0, "at least 0"),
 } | {
     key: (lambda value: value >= 1, "at least 1")
     for key in (

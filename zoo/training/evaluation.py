@@ -1,10 +1,11 @@
 """Accuracy and loss of a model on a data set, during training and after it."""
 
+import contextlib
 import dataclasses
 import hashlib
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
+from keras_renorm import statistics as population
 from zoo.data import datasets, pipeline
 from zoo.errors import UserError, as_user_errors
 from zoo.training import builders, files, reporting
@@ -45,7 +47,7 @@ class Evaluator:
     Under a strategy, make it in its scope; the replicas share each batch.
 
     Args:
-        model: From images to probabilities.
+        model: From images to probabilities; an auxiliary classifier is left out.
         dataset: The examples; all of them are used, each once.
         batch_size: Examples at a time: affects memory and speed, not the result.
     """
@@ -53,7 +55,7 @@ class Evaluator:
     def __init__(self, model: keras.Model, dataset: datasets.Dataset, batch_size: int) -> None:
         self._dataset = dataset
         self._batches = pipeline.evaluation_batches(dataset, batch_size)
-        self._sums = _make_sums(model)
+        self._sums = _make_sums(builders.classifier_of(model))
 
     def __call__(self) -> Result:
         """Returns accuracy and loss with the model's present weights."""
@@ -96,8 +98,14 @@ def evaluate_workdir(
     split: str = "test",
     data_dir: str | None = None,
     batch_size: int | None = None,
+    statistics: str = "moving",
+    num_samples: int = 2000,
 ) -> Result:
     """Evaluates the model of a finished run, prints a table and writes `evaluation.json`.
+
+    Which statistics the normalization layers use is a choice of its own: the moving averages of
+    training; those of a pass over training images with the final weights; or each minibatch's own,
+    as in training, of which `virtual_batch_size` images are normalized together if the run did so.
 
     Args:
         path: Working directory of the run.
@@ -106,6 +114,8 @@ def evaluate_workdir(
         split: Split of the data set.
         data_dir: Where TensorFlow Datasets keeps its sets; the run's by default.
         batch_size: Examples at a time; the run's by default.
+        statistics: "moving", "precise" or "minibatch".
+        num_samples: With "precise", from how many images of the run's training split.
 
     Returns:
         What was found.
@@ -119,10 +129,15 @@ def evaluate_workdir(
     data = builders.load_dataset(
         dataset or config["dataset"], split, data_dir or config["data_dir"]
     )
-    _check_fit(model, data)
-    result = Evaluator(model, data, batch_size or config["eval_batch_size"])()
+    _check_fit(builders.classifier_of(model), data)
+    batch_size = batch_size or config["eval_batch_size"]
+    if statistics == "precise":
+        _set_precise_statistics(model, config, data_dir, batch_size, num_samples)
+    with _statistics_in_use(model, statistics):
+        result = Evaluator(model, data, batch_size)()
     report = {
         **dataclasses.asdict(result),
+        "statistics": statistics,
         "dataset": data.name,
         "split": data.split,
         "model": config["model"],
@@ -135,6 +150,31 @@ def evaluate_workdir(
         files.write_json(workdir.evaluation, report)
     _print_report(report, workdir, console)
     return result
+
+
+@contextlib.contextmanager
+def _statistics_in_use(model: keras.Model, statistics: str) -> Iterator[None]:
+    """The context in which the model uses the minibatch's statistics, if they are asked for."""
+    if statistics != "minibatch":
+        yield
+        return
+    with as_user_errors(ValueError), population.batch_statistics(model):
+        yield
+
+
+def _set_precise_statistics(
+    model: keras.Model, config: builders.Config, data_dir: str | None, batch_size: int, samples: int
+) -> None:
+    """Gives the model the statistics of the first images of the run's training split."""
+    data = builders.load_dataset(config["dataset"], "train", data_dir or config["data_dir"])
+    if samples > len(data):
+        raise UserError(
+            f"--num_samples must be at most the {len(data)} images of {data.name}, {data.split}; "
+            f"received {samples}."
+        )
+    batches = pipeline.evaluation_batches(data, batch_size)
+    with as_user_errors(ValueError):
+        population.precise(model, batches, num_samples=samples)
 
 
 def load_model(workdir: Workdir) -> keras.Model:
@@ -178,6 +218,7 @@ def _print_report(report: Mapping[str, Any], workdir: Workdir, console: Console)
         console,
         f"{report['model']} with norm={report['norm']} after {report['steps']} steps",
         [
+            ("statistics", report["statistics"]),
             ("accuracy", f"{100 * report['accuracy']:.2f} %"),
             ("loss", f"{report['loss']:.4f}"),
             ("examples", f"{report['num_examples']} of {report['dataset']}, {report['split']}"),

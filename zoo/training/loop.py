@@ -1,6 +1,7 @@
 """The training loop: steps, records, evaluations, checkpoints, and a model at the end."""
 
 import dataclasses
+import functools
 import math
 import signal
 import time
@@ -10,6 +11,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
+from keras_renorm import statistics
 from zoo.data.datasets import Dataset
 from zoo.errors import UserError
 from zoo.training import builders, evaluation, files, metrics, reporting
@@ -73,6 +75,7 @@ class Trainer:
         with workers.strategy.scope():
             self._build(test_set)
         self._state = State()
+        self._statistics_frozen = False
 
     def _build(self, test_set: Dataset) -> None:
         """Makes the model and what works on it, in the scope of the strategy."""
@@ -80,9 +83,14 @@ class Trainer:
         self._model = builders.build_model(config, self._dataset)
         optimizer = builders.build_optimizer(config, self._model)
         self._learning_rate = builders.learning_rate_schedule(config)
-        self._train_step = make_train_step(
-            builders.logits_of(self._model), optimizer, config["weight_decay"]
+        self._make_train_step = functools.partial(
+            make_train_step,
+            builders.logits_of(self._model),
+            optimizer,
+            config["weight_decay"],
+            config["auxiliary_weight"],
         )
+        self._train_step = self._make_train_step()
         self._evaluate = evaluation.Evaluator(self._model, test_set, config["eval_batch_size"])
         self._own_statistics = OwnStatistics(
             self._workers.strategy, [*self._model.variables, *optimizer.variables]
@@ -133,6 +141,7 @@ class Trainer:
         """Does the steps that are left, and after each of them what is due."""
         resumed_at, begin = self._state.seconds, time.perf_counter()
         for images, labels in builders.build_batches(self._config, self._dataset, self._state.step):
+            self._freeze_statistics_if_due()
             self._do_step(images, labels, stop)
             self._state.seconds = resumed_at + time.perf_counter() - begin
             if self._due("log_every_steps"):
@@ -148,6 +157,17 @@ class Trainer:
         """Whether it is time for what the config says to do every so many steps."""
         step = self._state.step
         return step % self._config[key] == 0 or step == self._config["num_steps"]
+
+    def _freeze_statistics_if_due(self) -> None:
+        """From the step that the config says, normalizes with the moving statistics as they are."""
+        at_step = self._config["freeze_statistics_at_step"]
+        if self._statistics_frozen or not at_step or self._state.step < at_step:
+            return
+        statistics.freeze(self._model)
+        with self._workers.strategy.scope():
+            self._train_step = self._make_train_step()  # A compiled step keeps what it has traced.
+        self._statistics_frozen = True
+        reporting.say(self._console, f"statistics frozen after step {self._state.step}")
 
     def _do_step(self, images: Any, labels: Any, stop: StopRequest) -> None:
         """Does one step and adds what it tells to the window."""

@@ -38,7 +38,10 @@ def l2_penalty(variables: list[Any], weight_decay: float) -> Any:
 
 
 def make_train_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, weight_decay: float
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    weight_decay: float,
+    auxiliary_weight: float = 0.0,
 ) -> Callable[..., StepResult]:
     """Returns a compiled function that does one step, under the strategy in whose scope it is made.
 
@@ -46,14 +49,17 @@ def make_train_step(
     objective = 1/N sum of the N cross-entropies + l2_penalty + the layers' losses
     ```
 
+    and, if the model has an auxiliary classifier, `auxiliary_weight` times its mean cross-entropy.
+
     Each of R replicas computes the cross-entropies of its own rows, divides by the N of all of
     them, and takes 1/R of the rest; the optimizer adds up the gradients. So the step is that of
     one replica with the whole minibatch, also where R does not divide N.
 
     Args:
-        model: From images to logits.
+        model: From images to logits, or to a list of logits: the classifier's, the auxiliary one's.
         optimizer: Built for the model's trainable variables.
         weight_decay: See `l2_penalty`.
+        auxiliary_weight: Weight of the auxiliary classifier's loss.
 
     Returns:
         A function of (images [N, H, W, C], labels [N], whether this worker was asked to stop).
@@ -66,10 +72,10 @@ def make_train_step(
         examples = labels.shape[0]
         images, labels = own_rows(images, labels)
         with tf.GradientTape() as tape:
-            logits = model(images, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            loss = tf.reduce_sum(losses) / examples
-            objective = tf.add_n([loss, *(own / replicas for own in model.losses)])
+            logits, *auxiliary = tf.nest.flatten(model(images, training=True))
+            loss = cross_entropy(labels, logits) / examples
+            extra = (auxiliary_weight / examples * cross_entropy(labels, z) for z in auxiliary)
+            objective = tf.add_n([loss, *extra, *(own / replicas for own in model.losses)])
             if weight_decay:
                 objective += l2_penalty(model.trainable_variables, weight_decay) / replicas
         gradients = tape.gradient(objective, model.trainable_variables)
@@ -83,6 +89,11 @@ def make_train_step(
         return StepResult(*tf.unstack(strategy.reduce("SUM", told, axis=None)))
 
     return train_step
+
+
+def cross_entropy(labels: Any, logits: Any) -> Any:
+    """Returns the sum over the rows of `logits` [N, K] of the cross-entropies in nats."""
+    return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
 def count_correct(scores: Any, labels: Any) -> Any:

@@ -4,7 +4,9 @@ import pytest
 import tensorflow as tf
 
 import zoo
+from keras_renorm import layers
 from zoo.models.cifar_resnet import cifar_resnet
+from zoo.models.head import Head
 from zoo.models.normalization import create_normalizer
 
 
@@ -13,9 +15,8 @@ def make_tiny(input_shape=(8, 8, 3), norm="none"):
     return cifar_resnet(
         depth=8,
         input_shape=input_shape,
-        num_classes=3,
         norm=create_normalizer(norm),
-        classifier_activation=None,
+        head=Head(num_classes=3, activation=None),
         name="resnet8",
     )
 
@@ -47,8 +48,28 @@ def test_parameters_and_depth_are_the_papers(depth, millions, exactly):
 
 def test_feature_maps_are_the_papers():
     model = zoo.create_model("resnet20")
-    shapes = [model.get_layer(f"stage{s}_block3_relu2").output.shape[1:] for s in (1, 2, 3)]
+    shapes = [model.get_layer(f"stage{s}_block3_out").output.shape[1:] for s in (1, 2, 3)]
     assert shapes == [(32, 32, 16), (16, 16, 32), (8, 8, 64)]
+
+
+def test_layer_names_are_stable():
+    names = [layer.name for layer in make_tiny(norm="batch_renorm").layers]
+    expected = ["images", "stem_conv", "stem_norm", "pool", "logits"]
+    parts = ("1_conv", "1_norm", "2_conv", "2_norm", "add", "out")
+    expected += [f"stage{stage}_block1_{part}" for stage in (1, 2, 3) for part in parts]
+    parts = ("1_pad", "shortcut_subsample", "shortcut_channels")
+    expected += [f"stage{stage}_block1_{part}" for stage in (2, 3) for part in parts]
+    assert sorted(names) == sorted(expected)
+
+
+def test_each_branch_is_scaled_in_place_of_the_norms(alphas):
+    options = {"norm": "skip_init", "norm_options": {"initial_value": "inverse_sqrt_depth"}}
+    model = zoo.create_model("resnet20", **options)
+    assert alphas(model) == pytest.approx([1 / 3] * 9)
+    for layer in model.layers:
+        if layer.name.endswith("_add"):
+            name = layer.name.replace("_add", "_skip_init")
+            assert any(tensor is model.get_layer(name).output for tensor in layer.input)
 
 
 @pytest.mark.parametrize("norm", ["batch_norm", "batch_renorm", keras.layers.BatchNormalization])
@@ -61,8 +82,14 @@ def test_a_norm_follows_each_convolution_and_replaces_its_bias(norm):
         following = model.get_layer(convolution.name.replace("conv", "norm"))
         assert following.input is convolution.output
     for block in ("stage1_block1", "stage2_block1", "stage3_block1"):
-        relu, norm2 = model.get_layer(f"{block}_relu1"), model.get_layer(f"{block}_norm2")
-        assert relu.input is model.get_layer(f"{block}_norm1").output
+        norm1, norm2 = (model.get_layer(f"{block}_{i}_norm") for i in (1, 2))
+        if isinstance(norm1, layers.BatchNormalization):
+            assert (norm1.activation, norm2.activation) == (
+                keras.activations.relu,
+                keras.activations.linear,
+            )
+        else:
+            assert model.get_layer(f"{block}_1_activation").input is norm1.output
         assert norm2.output in model.get_layer(f"{block}_add").input
 
 
@@ -78,7 +105,7 @@ def test_without_norm_each_convolution_has_a_bias():
 def test_shortcut_takes_every_other_pixel_and_pads_channels_with_zeros(size):
     model = make_tiny((size, size, 3))
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
-    parts = outputs_of(model, "stage1_block1_relu2", "stage2_block1_shortcut_channels")
+    parts = outputs_of(model, "stage1_block1_out", "stage2_block1_shortcut_channels")
     x, shortcut = map(np.asarray, parts(images))
     expected = np.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (8, 8)))
     np.testing.assert_array_equal(shortcut, expected)
@@ -87,12 +114,12 @@ def test_shortcut_takes_every_other_pixel_and_pads_channels_with_zeros(size):
 @pytest.mark.parametrize("size", [7, 8])
 def test_strided_convolution_is_centred_on_the_pixels_of_the_shortcut(size):
     model = make_tiny((size, size, 3))
-    convolution = model.get_layer("stage2_block1_conv1")
+    convolution = model.get_layer("stage2_block1_1_conv")
     kernel = np.zeros((3, 3, 16, 32), np.float32)
     kernel[1, 1, :, :16] = np.eye(16)
     convolution.set_weights([kernel, np.zeros(32)])
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
-    parts = outputs_of(model, "stage1_block1_relu2", "stage2_block1_conv1")
+    parts = outputs_of(model, "stage1_block1_out", "stage2_block1_1_conv")
     x, y = map(np.asarray, parts(images))
     np.testing.assert_allclose(y[..., :16], x[:, ::2, ::2], rtol=1e-6)
 
@@ -100,7 +127,7 @@ def test_strided_convolution_is_centred_on_the_pixels_of_the_shortcut(size):
 def test_a_block_adds_branch_and_shortcut():
     model = make_tiny()
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    names = ("stem_relu", "stage1_block1_conv2", "stage1_block1_relu2")
+    names = ("stem_activation", "stage1_block1_2_conv", "stage1_block1_out")
     x, branch, y = map(np.asarray, outputs_of(model, *names)(images))
     np.testing.assert_allclose(y, np.maximum(x + branch, 0), rtol=1e-6)
 
@@ -108,7 +135,7 @@ def test_a_block_adds_branch_and_shortcut():
 def test_weights_are_initialized_after_he():
     keras.utils.set_random_seed(0)
     model = zoo.create_model("resnet20")
-    for name, fan_in in (("stage1_block2_conv1", 9 * 16), ("stage3_block3_conv2", 9 * 64)):
+    for name, fan_in in (("stage1_block2_1_conv", 9 * 16), ("stage3_block3_2_conv", 9 * 64)):
         kernel = np.asarray(model.get_layer(name).kernel)
         assert np.std(kernel) == pytest.approx(np.sqrt(2 / fan_in), rel=0.05)
 
@@ -137,8 +164,7 @@ def test_depth_must_fit():
         cifar_resnet(
             depth=18,
             input_shape=(8, 8, 3),
-            num_classes=3,
             norm=create_normalizer("none"),
-            classifier_activation=None,
+            head=Head(),
             name="resnet18",
         )

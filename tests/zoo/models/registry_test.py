@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -7,18 +8,6 @@ import pytest
 
 import zoo
 from zoo.models import registry
-
-#: What a fresh process does with a saved model: it knows `keras_renorm`, but not `zoo`.
-LOAD_AND_PREDICT = """
-import sys
-import keras, numpy as np
-import keras_renorm
-assert "zoo" not in sys.modules
-for path in sys.argv[1:]:
-    model = keras.saving.load_model(path + ".keras")
-    data = np.load(path + ".npz")
-    np.testing.assert_allclose(model(data["x"], training=False), data["y"], rtol=1e-5, atol=1e-6)
-"""
 
 #: Keras 3.15 saves its variables through the `__array__` of before NumPy 2.
 saves_a_model = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -53,19 +42,48 @@ def test_importing_zoo_imports_no_heavy_optional_module():
 
 
 def test_list_models():
-    resnets = ["resnet110", "resnet20", "resnet32", "resnet44", "resnet56"]
-    assert zoo.list_models("resnet*") == resnets
-    assert zoo.list_models() == ["mlp", *resnets]
+    resnets = [f"resnet{depth}" for depth in (18, 20, 32, 34, 44, 50, 56, 101, 110, 152)]
+    resnets_v2 = ["resnet101v2", "resnet152v2", "resnet50v2"]
+    sizes = ("16_2", "16_4", "16_8", "28_10", "40_4", "100_2", "1000_2")
+    wide = [f"wide_resnet_{size}" for size in sizes]
+    inceptions = ["inception_bn", "inception_v3"]
+    assert zoo.list_models() == sorted(
+        ["mlp", "mlp_sigmoid", *inceptions, *resnets, *resnets_v2, *wide]
+    )
+    assert zoo.list_models("*v2") == resnets_v2
+    assert zoo.list_models("mlp*") == ["mlp", "mlp_sigmoid"]
     assert zoo.list_models("vgg*") == []
 
 
+def test_names_with_other_numbers_are_known_though_not_listed():
+    assert "wide_resnet_22_3" not in zoo.list_models()
+    model = zoo.create_model("wide_resnet_22_3", input_shape=(8, 8, 1), num_classes=2)
+    assert model.name == "wide_resnet_22_3"
+    assert model.get_layer("stage3_block3_out").output.shape == (None, 2, 2, 192)
+    assert "wide_resnet_22_3" not in zoo.list_models()
+
+
+def test_every_listed_name_of_a_family_follows_its_pattern():
+    for name, architecture in registry.MODELS.items():
+        if not name.startswith("wide_resnet"):
+            continue
+        found = [
+            make(*map(int, match.groups()))
+            for pattern, make in registry.FAMILIES.items()
+            if (match := re.fullmatch(pattern, name))
+        ]
+        assert [(a.build.func, a.build.keywords) for a in found] == [
+            (architecture.build.func, architecture.build.keywords)
+        ]
+
+
 def test_a_new_model_is_one_line(monkeypatch):
-    def linear(*, input_shape, num_classes, norm, classifier_activation, name, scale=1.0):
+    def linear(*, input_shape, norm, head, name, scale=1.0):
         images = keras.Input(input_shape)
         x = keras.layers.Rescaling(scale)(keras.layers.Flatten()(images))
-        return keras.Model(images, keras.layers.Dense(num_classes)(x), name=name)
+        return keras.Model(images, head(x), name=name)
 
-    monkeypatch.setitem(registry.MODELS, "linear", linear)
+    monkeypatch.setitem(registry.MODELS, "linear", registry.Architecture(linear))
     assert "linear" in zoo.list_models()
     model = zoo.create_model("linear", num_classes=4, input_shape=(2, 2, 1), scale=2.0)
     assert model.output_shape == (None, 4)
@@ -91,20 +109,6 @@ def test_keras_round_trip_and_output(tmp_path, name, norm):
     np.testing.assert_array_equal(predict(loaded, x), y)
 
 
-@saves_a_model
-def test_a_fresh_process_loads_models_without_zoo(tmp_path):
-    x = np.random.default_rng(1).uniform(size=(2, 8, 8, 2)).astype(np.float32)
-    paths = [str(tmp_path / name) for name in ("mlp", "resnet20")]
-    for name, path in zip(("mlp", "resnet20"), paths, strict=True):
-        model = make_small(name, "batch_renorm")
-        randomize_weights(model)
-        model.save(f"{path}.keras")
-        np.savez(f"{path}.npz", x=x, y=predict(model, x))
-    command = [sys.executable, "-c", LOAD_AND_PREDICT, *paths]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-
-
 @pytest.mark.parametrize("name", ["mlp", "resnet20"])
 def test_logits_on_request(name):
     model = make_small(name, "batch_norm", classifier_activation=None)
@@ -122,8 +126,8 @@ def test_logits_on_request(name):
         (
             {"name": "resnet_20"},
             ValueError,
-            r"Unknown model 'resnet_20'\. Did you mean 'resnet20'\? Known are 'mlp', 'resnet110', "
-            r"'resnet20', 'resnet32', 'resnet44', 'resnet56'\.",
+            r"Unknown model 'resnet_20'\. Did you mean 'resnet20'\? Known are 'inception_bn', "
+            r"'inception_v3', 'mlp', 'mlp_sigmoid', 'resnet101', .*, 'wide_resnet_40_4'\.",
         ),
         ({"name": "resnet21"}, ValueError, r"Did you mean 'resnet20'\?"),
         (
@@ -137,21 +141,61 @@ def test_logits_on_request(name):
         (
             {"name": "mlp", "input_shape": 28},
             TypeError,
-            r"`input_shape` must be integers of 1 or more, such as \(32, 32, 3\), received 28",
+            r"`input_shape` must be integers of 1 or more, such as \(28, 28, 1\), received 28",
         ),
         ({"name": "mlp", "input_shape": (8, None, 1)}, TypeError, r"received \(8, None, 1\)"),
         ({"name": "mlp", "input_shape": (8, 0, 1)}, ValueError, r"received \(8, 0, 1\)"),
         (
             {"name": "resnet20", "input_shape": (28, 28)},
             ValueError,
-            r"`input_shape` of resnet20 must be \(H, W, C\), received \(28, 28\)",
+            r"`input_shape` of resnet20 must be \(H, W, C\), with None for a size that varies but "
+            r"not for the channels, received \(28, 28\)\.",
+        ),
+        (
+            {"name": "resnet20", "input_shape": (28, 28, None)},
+            ValueError,
+            r"must be \(H, W, C\), .*, received \(28, 28, None\)\.",
+        ),
+        (
+            {"name": "resnet20", "input_shape": (None, 28, 3), "data_format": "channels_first"},
+            ValueError,
+            r"must be \(C, H, W\), .*, received \(None, 28, 3\)\.",
+        ),
+        (
+            {"name": "resnet20", "data_format": "channel_first"},
+            ValueError,
+            r"`data_format` must be one of 'channels_last', 'channels_first', received "
+            r"'channel_first'\. Did you mean 'channels_first'\?",
+        ),
+        ({"name": "mlp", "data_format": ""}, ValueError, r"`data_format` must be .* received ''\."),
+        (
+            {"name": "mlp", "include_top": False, "pooling": "mean"},
+            ValueError,
+            r"`pooling` must be one of None, 'avg', 'max', received 'mean'\.",
+        ),
+        (
+            {"name": "mlp", "pooling": "avg"},
+            ValueError,
+            r"`pooling` is for models without a top, received pooling='avg' with "
+            r"include_top=True\. Write include_top=False, or leave it out\.",
+        ),
+        (
+            {"name": "mlp", "dropout_rate": 1.0},
+            ValueError,
+            r"`dropout_rate` must be a number of at least 0 and below 1, received 1\.0\.",
+        ),
+        (
+            {"name": "mlp", "norm": "skip_init"},
+            ValueError,
+            r"norm='skip_init' scales residual branches, and this model has none\.",
         ),
         (
             {"name": "mlp", "hiden_units": (3,)},
             ValueError,
             r"Unknown option 'hiden_units' for model 'mlp'\. Did you mean 'hidden_units'\? Allowed "
-            r"are 'activation', 'classifier_activation', 'hidden_units', 'input_shape', 'norm', "
-            r"'norm_options', 'num_classes'\.",
+            r"are 'activation', 'classifier_activation', 'data_format', 'dropout_rate', "
+            r"'hidden_units', 'include_top', 'input_shape', 'norm', 'norm_options', "
+            r"'num_classes', .*'pooling'",
         ),
         (
             {"name": "resnet20", "depth": 26},
@@ -163,3 +207,68 @@ def test_logits_on_request(name):
 def test_bad_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         zoo.create_model(**arguments)
+
+
+def test_images_must_be_large_enough(monkeypatch):
+    picky = registry.Architecture(registry.MODELS["resnet20"].build, residual=True, min_size=9)
+    monkeypatch.setitem(registry.MODELS, "picky", picky)
+    for shape in ((9, 10, 3), (None, None, 3), (9, None, 1)):
+        assert zoo.create_model("picky", input_shape=shape).input_shape == (None, *shape)
+    model = zoo.create_model("picky", input_shape=(3, 9, 9), data_format="channels_first")
+    assert model.input_shape == (None, 3, 9, 9)
+    for shape, layout in (((9, 8, 3), "channels_last"), ((3, 8, 9), "channels_first")):
+        message = (
+            r"Images of picky must have at least 9 pixels in height and width, received "
+            rf"input_shape={re.escape(str(shape))}\."
+        )
+        with pytest.raises(ValueError, match=message):
+            zoo.create_model("picky", input_shape=shape, data_format=layout)
+
+
+def test_a_size_may_be_unknown(rng):
+    model = zoo.create_model("resnet20", input_shape=(None, None, 1), num_classes=3)
+    for size in (8, 11):
+        y = predict(model, rng.uniform(size=(2, size, size, 1)).astype(np.float32))
+        np.testing.assert_allclose(y.sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_without_a_top_a_model_ends_with_its_features(rng):
+    maps = make_small("resnet20", "batch_renorm", include_top=False)
+    assert maps.output_shape == (None, 2, 2, 64)
+    assert maps.layers[-1].name == "stage3_block3_out"
+    x = rng.uniform(size=(3, 8, 8, 2)).astype(np.float32)
+    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+        pooled = make_small("resnet20", "batch_renorm", include_top=False, pooling=pooling)
+        pooled.set_weights(maps.get_weights())
+        expected = reduce(predict(maps, x), axis=(1, 2))
+        np.testing.assert_allclose(predict(pooled, x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_layout_is_that_of_kerass_settings_unless_told():
+    try:
+        keras.config.set_image_data_format("channels_first")
+        assert zoo.create_model("resnet20").input_shape == (None, 3, 32, 32)
+        model = zoo.create_model("resnet20", data_format="channels_last")
+        assert model.input_shape == (None, 32, 32, 3)
+        assert zoo.create_model("mlp_sigmoid").input_shape == (None, 1, 28, 28)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.parametrize(
+    ("norm", "rate", "expected"),
+    [
+        ("batch_norm", None, None),
+        ("batch_norm", 0.5, 0.5),
+        ("none", None, None),
+        ("skip_init", None, 0.2),
+        ("skip_init", 0, None),
+        ("skip_init", 0.6, 0.6),
+    ],
+)
+def test_dropout_stands_before_the_classifier(norm, rate, expected):
+    model = make_small("resnet20", norm, dropout_rate=rate)
+    dropout = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert [layer.rate for layer in dropout] == ([] if expected is None else [expected])
+    for layer in dropout:
+        assert model.get_layer("logits").input is layer.output

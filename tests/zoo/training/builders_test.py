@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_renorm.layers import BatchRenormalization
+from keras_renorm.layers import BatchRenormalization, SkipInit
 from keras_renorm.schedules import LinearRamp
 from zoo.data.datasets import Dataset
 from zoo.errors import UserError
@@ -51,6 +51,18 @@ def test_batch_norm_gets_no_limits_and_none_gets_nothing():
     assert builders.norm_options(config(norm="none")) == {}
 
 
+@pytest.mark.parametrize(
+    ("value", "alpha"), [("zero", 0.0), ("inverse_sqrt_depth", 1 / 3), ("one", 1.0)]
+)
+def test_skip_init_scales_each_branch_by_the_value_that_was_named(value, alpha):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    dataset = Dataset("blocks", "train", images, np.arange(4), ("a", "b", "c", "d"))
+    values = {"model": "resnet20", "norm": "skip_init", "skip_init_value": value}
+    model = builders.build_model(config(**values), dataset)
+    alphas = [float(layer.alpha) for layer in model.layers if isinstance(layer, SkipInit)]
+    assert alphas == pytest.approx([alpha] * 9)
+
+
 @pytest.mark.parametrize(("start", "end"), [(10, 5), (5, 5), (-1, 5)])
 def test_a_ramp_that_runs_backwards_is_refused(start, end):
     with pytest.raises(
@@ -65,6 +77,7 @@ def test_a_ramp_that_runs_backwards_is_refused(start, end):
     ("values", "message"),
     [
         ({"model": "mpl"}, "Did you mean 'mlp'"),
+        ({"norm": "skip_init"}, "norm='skip_init' scales residual branches, and this model has"),
         ({"r_max": 0.5}, "`r_max` must be at least 1"),
         ({"d_max": -1.0}, "`d_max` must be at least 0"),
         ({"norm_momentum": 1.5}, "`momentum` must be"),
@@ -164,3 +177,16 @@ def test_minibatches_start_anywhere_and_end_with_the_run(dataset, kind):
         np.testing.assert_array_equal(labels, resumed_labels)
     if kind == "few_labels":
         assert all(len(set(labels.numpy())) == 2 for _, labels in whole)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_the_auxiliary_classifier_is_trained_and_not_evaluated(weight, rng):
+    images = rng.integers(0, 256, (3, 65, 65, 1), dtype=np.uint8)
+    data = Dataset("blocks", "train", images, np.arange(3), ("a", "b", "c"))
+    values = config(model="inception_bn", norm="batch_norm", auxiliary_weight=weight)
+    model = builders.build_model(values, data)
+    outputs = builders.logits_of(model).output_shape
+    assert outputs == ([(None, 3), (None, 3)] if weight else (None, 3))
+    assert builders.classifier_of(model).output_shape == (None, 3)
+    trained = {path.split("/")[0] for path in (w.path for w in model.trainable_weights)}
+    assert ("auxiliary_logits" in trained) == bool(weight)

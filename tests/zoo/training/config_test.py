@@ -32,8 +32,14 @@ def test_an_unknown_key_is_answered_with_the_nearest_or_with_all(key, answer):
         (
             "norm",
             "batchnorm",
-            "--config.norm must be one of batch_renorm, batch_norm, none, received 'batchnorm'. "
-            "Did you mean 'batch_norm'?",
+            "--config.norm must be one of batch_renorm, batch_norm, skip_init, none, received "
+            "'batchnorm'. Did you mean 'batch_norm'?",
+        ),
+        (
+            "skip_init_value",
+            "0.5",
+            "--config.skip_init_value must be one of zero, inverse_sqrt_depth, one, received "
+            "'0.5'.",
         ),
         (
             "minibatches",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from zoo.data.datasets import Dataset
+from keras_renorm import layers
+from zoo.data.datasets import Dataset, load
 from zoo.errors import UserError
 from zoo.training.evaluation import Evaluator, evaluate_workdir
 from zoo.training.workdir import Workdir
@@ -82,6 +83,7 @@ def test_a_report_is_written(workdir):
         "loss": result.loss,
         "num_examples": 2000,
         "seconds": result.seconds,
+        "statistics": "moving",
         "dataset": "fashion_mnist_subset",
         "split": "test",
         "model": "regression",
@@ -91,6 +93,73 @@ def test_a_report_is_written(workdir):
         "model_sha256": hashlib.sha256((workdir / "model.keras").read_bytes()).hexdigest(),
     }
     assert 0 <= result.accuracy <= 1
+
+
+@pytest.fixture
+def normalized_workdir(workdir):
+    """A finished run whose model normalizes each pixel, with statistics that nobody trained."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((28, 28, 1))
+    x = layers.BatchRenormalization(name="norm")(keras.layers.Flatten()(images))
+    logits = keras.layers.Dense(10, name="logits")(x)
+    keras.Model(images, keras.layers.Softmax()(logits)).save(workdir / "model.keras")
+    return workdir
+
+
+def loss_in_numpy(path, images, labels, moments):
+    model = keras.saving.load_model(path / "model.keras", compile=False)
+    kernel, bias = (np.array(w, np.float64) for w in model.get_layer("logits").get_weights())
+    mean, variance = moments
+    z = (images - mean) / np.sqrt(variance + 1e-3) @ kernel + bias
+    log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    return -np.mean(log_p[np.arange(len(labels)), labels])
+
+
+def pixels(split):
+    data = load("fashion_mnist_subset", split)
+    return data.images.reshape(-1, 784) / 255, data.labels
+
+
+@pytest.mark.parametrize("samples", [300, 777])
+def test_precise_statistics_are_those_of_training_images(normalized_workdir, samples):
+    options = {"statistics": "precise", "num_samples": samples, "batch_size": 250}
+    result = evaluate_workdir(str(normalized_workdir), Console(quiet=True), **options)
+    train, _ = pixels("train")
+    moments = train[:samples].mean(axis=0), train[:samples].var(axis=0)
+    expected = loss_in_numpy(normalized_workdir, *pixels("test"), moments)
+    assert result.loss == pytest.approx(expected, rel=1e-4)
+    report = json.loads((normalized_workdir / "evaluation.json").read_text())
+    assert report["statistics"] == "precise"
+
+
+def test_minibatch_statistics_are_those_of_each_batch(normalized_workdir):
+    options = {"statistics": "minibatch", "batch_size": 500}
+    result = evaluate_workdir(str(normalized_workdir), Console(quiet=True), **options)
+    images, labels = pixels("test")
+    parts = np.split(images, 4), np.split(labels, 4)
+    losses = [
+        loss_in_numpy(normalized_workdir, x, y, (x.mean(axis=0), x.var(axis=0)))
+        for x, y in zip(*parts, strict=True)
+    ]
+    assert result.loss == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"statistics": "precise"}, "no batch norm"),
+        ({"statistics": "minibatch"}, "no batch norm"),
+        (
+            {"statistics": "precise", "num_samples": 10001},
+            "--num_samples must be at most the 10000 images of fashion_mnist_subset, train; "
+            "received 10001.",
+        ),
+    ],
+)
+def test_statistics_that_cannot_be_had_are_a_users_mistake(workdir, options, message):
+    with pytest.raises(UserError, match=message):
+        evaluate_workdir(str(workdir), Console(quiet=True), **options)
+    assert not (workdir / "evaluation.json").exists()
 
 
 def test_another_split(workdir):

@@ -36,6 +36,23 @@ def built(optimizer, model):
     return optimizer
 
 
+def test_an_auxiliary_classifiers_loss_is_weighted(rng):
+    x, labels = rng.normal(size=(8, 5)), rng.integers(0, 3, 8)
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(3)(inputs)])
+    before = [np.array(w, np.float64) for w in model.get_weights()]
+    step = make_train_step(model, built(keras.optimizers.SGD(RATE), model), 0.0, 0.4)
+    found = step(tf.constant(x, tf.float32), tf.constant(labels))
+    losses = []
+    for i, weight in ((0, 1.0), (2, 0.4)):
+        p = softmax(x @ before[i] + before[i + 1])
+        losses.append(-np.mean(np.log(p[np.arange(8), labels])))
+        kernel = before[i] - RATE * weight * x.T @ (p - np.eye(3)[labels]) / 8
+        np.testing.assert_allclose(model.get_weights()[i], kernel, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.loss, losses[0], rtol=1e-5)
+    np.testing.assert_allclose(found.objective, losses[0] + 0.4 * losses[1], rtol=1e-5)
+
+
 def test_steps_agree_with_the_reference(rng):
     x, labels = rng.normal(size=(8, 5)), rng.integers(0, 3, 8)
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])

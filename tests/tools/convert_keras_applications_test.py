@@ -1,0 +1,70 @@
+import pathlib
+import re
+import runpy
+
+import keras
+import numpy as np
+import pytest
+
+import zoo
+
+TOOL = "convert_keras_applications"
+TOOLS = pathlib.Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    theirs = keras.applications.ResNet50(weights=None, include_top=False)
+    rng = np.random.default_rng(0)
+    for weight in theirs.weights:
+        if weight.name in ("bias", "moving_mean", "beta"):
+            weight.assign(rng.uniform(-0.3, 0.3, weight.shape))
+    path = tmp_path_factory.mktemp("source") / "theirs.weights.h5"
+    theirs.save_weights(path)
+    return path, theirs
+
+
+def test_a_file_is_converted_compared_and_never_overwritten(source, tmp_path, run_tool):
+    output = tmp_path / "ours.weights.h5"
+    status, out, err = run_tool(
+        TOOL, "--model=resnet50", f"--source={source[0]}", f"--output={output}"
+    )
+    assert status == 0, err
+    [difference] = re.findall(r"largest difference of the outputs (\S+)", out)
+    assert float(difference) < 1e-4
+    assert "Load it into a model with norm_options={'epsilon': 1.001e-05}." in out
+
+    ours = zoo.create_model(
+        "resnet50", include_top=False, norm_options={"epsilon": 1.001e-5}, input_shape=(32, 32, 3)
+    )
+    ours.load_weights(output)
+    images = np.random.default_rng(1).normal(0.0, 1.0, (2, 32, 32, 3)).astype(np.float32)
+    theirs = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(32, 32, 3))
+    theirs.set_weights(source[1].get_weights())
+    expected = keras.ops.convert_to_numpy(theirs(images, training=False))
+    np.testing.assert_allclose(ours(images, training=False), expected, rtol=1e-4, atol=1e-4)
+
+    tool = runpy.run_path(str(TOOLS / f"{TOOL}.py"))
+    ours = tool["convert_model"]("resnet50", theirs, "batch_norm")
+    np.testing.assert_allclose(ours(images, training=False), expected, rtol=1e-4, atol=1e-4)
+
+    before = output.read_bytes()
+    status, out, err = run_tool(
+        TOOL, "--model=resnet50", f"--source={source[0]}", f"--output={output}"
+    )
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        f"error: {output} exists already and is not overwritten: remove it first."
+    )
+    assert output.read_bytes() == before
+
+
+def test_the_file_of_another_model_is_refused(source, tmp_path, run_tool):
+    output = tmp_path / "ours.weights.h5"
+    status, _, err = run_tool(
+        TOOL, "--model=resnet101", f"--source={source[0]}", f"--output={output}"
+    )
+    assert status == 1
+    assert "error: The file does not hold resnet101 of keras.applications: expected 104 " in err
+    assert "Traceback" not in err
+    assert not output.exists()

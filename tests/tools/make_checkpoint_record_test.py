@@ -1,0 +1,81 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+import zoo
+from zoo.weights import RECORDS, Record, fetching, load
+
+TOOL = "make_checkpoint_record"
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """What zoo.train and zoo.evaluate leave of a model."""
+    model = zoo.create_model(
+        "mlp",
+        input_shape=(4, 4, 1),
+        num_classes=3,
+        hidden_units=(5,),
+        norm_options={"epsilon": 0.1},
+    )
+    for weight in model.weights:
+        if weight.name == "moving_mean":
+            weight.assign(np.arange(5.0))
+    model.save(tmp_path / "model.keras")
+    report = {
+        "accuracy": 0.98765,
+        "num_examples": 2000,
+        "statistics": "moving",
+        "dataset": "fashion_mnist",
+        "split": "test",
+        "model": "mlp",
+        "model_sha256": hashlib.sha256((tmp_path / "model.keras").read_bytes()).hexdigest(),
+    }
+    (tmp_path / "evaluation.json").write_text(json.dumps(report))
+    return tmp_path, model
+
+
+def test_the_entry_makes_the_weights_loadable_by_name(run_folder, run_tool, tmp_path, monkeypatch):
+    workdir, model = run_folder
+    folder = tmp_path / "files"
+    arguments = f"--workdir={workdir}", "--tag=tiny", f"--folder={folder}", "--origin=zoo.train"
+    status, out, err = run_tool(TOOL, *arguments)
+    assert status == 0, err
+    record = eval(out.rstrip().rstrip(","), {"Record": Record})
+    assert record.name == "mlp.tiny"
+    assert (record.top1, record.top1_source) == (98.77, "2000 images of fashion_mnist, test")
+    assert (record.input_shape, record.num_classes) == ((4, 4, 1), 3)
+    assert record.norm_options == {"epsilon": 0.1}
+    assert record.parameters == model.count_params()
+
+    monkeypatch.setattr(fetching, "PACKAGED_FILES", folder)
+    monkeypatch.setitem(RECORDS, record.name, record)
+    other = zoo.create_model(
+        "mlp",
+        input_shape=(4, 4, 1),
+        num_classes=3,
+        hidden_units=(5,),
+        norm_options={"epsilon": 0.1},
+    )
+    load(other, "tiny")
+    x = np.random.default_rng(0).uniform(size=(2, 4, 4, 1)).astype(np.float32)
+    np.testing.assert_array_equal(other(x), model(x))
+
+    status, out, err = run_tool(TOOL, *arguments)
+    assert (status, out) == (1, "")
+    assert "mlp.tiny.weights.h5 exists already and is not overwritten" in err
+
+
+def test_an_evaluation_of_another_model_is_refused(run_folder, run_tool, tmp_path):
+    workdir, model = run_folder
+    model.save(workdir / "model.keras")
+    with (workdir / "model.keras").open("ab") as file:
+        file.write(b"x")
+    status, out, err = run_tool(
+        TOOL, f"--workdir={workdir}", "--tag=tiny", f"--folder={tmp_path}", "--origin=zoo.train"
+    )
+    assert (status, out) == (1, "")
+    assert "is not about the moving statistics of" in err
+    assert f"python -m zoo.evaluate --workdir={workdir} again." in err

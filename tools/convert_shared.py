@@ -1,0 +1,105 @@
+"""What the converters of checkpoints have in common: they compare, and never overwrite."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from zoo.errors import UserError
+from zoo.training import files
+
+
+def arguments(description: str | None, suffix: str) -> argparse.ArgumentParser:
+    """Returns a parser of the arguments that all converters take.
+
+    Args:
+        description: The tool's docstring.
+        suffix: What the name of the output must end in.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", type=pathlib.Path, required=True, help="File to convert.")
+    help_text = f"File to write, *{suffix}; it must not exist."
+    parser.add_argument("--output", type=pathlib.Path, required=True, help=help_text)
+    parser.set_defaults(suffix=suffix)
+    return parser
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Runs a converter; a user's mistake is one line on stderr.
+
+    Args:
+        main: Converts.
+        parser: What `arguments` returned.
+    """
+    parsed = parser.parse_args()
+    try:
+        check_files(parsed.source, parsed.output, parsed.suffix)
+        main(parsed)
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def check_files(source: pathlib.Path, output: pathlib.Path, suffix: str) -> None:
+    """Raises unless the source exists and the output can be written without losing anything.
+
+    Args:
+        source: File or folder to convert.
+        output: File to write.
+        suffix: What its name must end in.
+
+    Raises:
+        UserError: If it is not so.
+    """
+    if not source.exists():
+        raise UserError(f"There is no file {source}.")
+    if output.exists():
+        raise UserError(f"{output} exists already and is not overwritten: remove it first.")
+    if not output.name.endswith(suffix):
+        raise UserError(f"--output must end in {suffix}, received {output}.")
+    if not output.parent.is_dir():
+        raise UserError(f"There is no folder {output.parent} to write {output.name} to.")
+
+
+def largest_difference(
+    theirs: Callable[[Any], Any], ours: Callable[[Any], Any], shape: tuple[int | None, ...]
+) -> float:
+    """The largest difference of two models' outputs on two random inputs.
+
+    Args:
+        theirs: The source, which maps `[2, *shape]` to an output in inference.
+        ours: The result.
+        shape: Shape of an input; a size that is not given is taken as 64.
+
+    Returns:
+        max |theirs(x) - ours(x)|.
+    """
+    sizes = [64 if size is None else size for size in shape]
+    x = np.random.default_rng(0).normal(0.0, 1.0, (2, *sizes)).astype(np.float32)
+    differences = [
+        np.max(np.abs(np.asarray(a) - keras.ops.convert_to_numpy(b)))
+        for a, b in zip(_flat(theirs(x)), _flat(ours(x)), strict=True)
+    ]
+    return float(max(differences))
+
+
+def _flat(outputs: Any) -> list[Any]:
+    return list(keras.tree.flatten(outputs))
+
+
+def write(save: Callable[[pathlib.Path], None], output: pathlib.Path, difference: float) -> None:
+    """Writes the output in one piece, and says how it compares.
+
+    Args:
+        save: Writes a file.
+        output: Its name.
+        difference: What `largest_difference` returned.
+    """
+    with files.replacing(output) as temporary:
+        save(temporary)
+    print(f"{output}: largest difference of the outputs {difference:.3g}")

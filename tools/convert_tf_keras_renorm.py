@@ -1,0 +1,128 @@
+"""Converts a model of `tf_keras`, the Keras 2 of older programs, to Keras 3 with layers of ours.
+
+    pip install tf_keras
+    python tools/convert_tf_keras_renorm.py --source=model.h5 --output=ours.keras
+
+Its batch norms with renorm=True become `keras_renorm.layers.BatchRenormalization`, the others
+`BatchNormalization`. The source is what `model.save` of tf_keras wrote: a .keras file, .h5, or a
+SavedModel's folder. It must be a Sequential or functional model of layers that Keras 3 has, too.
+"""
+
+import argparse
+import importlib
+import json
+import pathlib
+from typing import Any
+
+import convert_shared
+import keras
+
+from keras_renorm import convert
+from zoo.errors import UserError
+
+#: Arguments of tf_keras's batch norm that Keras 3 lacks. `fused` says how it computes, not what.
+_DROPPED = ("fused", "virtual_batch_size", "adjustment")
+
+
+def load_theirs(path: pathlib.Path) -> Any:
+    """Loads a model with tf_keras.
+
+    Args:
+        path: File or folder.
+
+    Raises:
+        UserError: If there is no tf_keras, or it cannot load the model.
+    """
+    try:
+        tf_keras = importlib.import_module("tf_keras")
+    except ImportError as error:
+        raise UserError("This tool needs tf_keras: pip install tf_keras.") from error
+    try:
+        return tf_keras.models.load_model(path, compile=False)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UserError(f"tf_keras cannot load {path}: {error}") from error
+
+
+def to_keras_3(theirs: Any) -> keras.Model:
+    """Builds the same model in Keras 3 and gives it the weights, layer by layer.
+
+    Args:
+        theirs: A Sequential or functional model of tf_keras.
+
+    Raises:
+        UserError: If Keras 3 cannot build it, or builds layers with other weights.
+    """
+    saved = json.loads(theirs.to_json())
+    kinds = {"Functional": keras.Model, "Sequential": keras.Sequential}
+    if saved["class_name"] not in kinds:
+        raise UserError(
+            f"Only Sequential and functional models can be converted, received {theirs.name!r} of "
+            f"the class {saved['class_name']}."
+        )
+    try:
+        model = kinds[saved["class_name"]].from_config(_renewed(saved["config"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"Keras 3 cannot build {theirs.name!r}: {error}") from error
+    for old in theirs.layers:
+        _hand_over(old, model)
+    return model
+
+
+def _hand_over(old: Any, model: keras.Model) -> None:
+    """Gives a layer of Keras 3 the weights of the one of tf_keras with its name."""
+    if not old.weights:
+        return
+    weights = old.get_weights()
+    new = model.get_layer(old.name)
+    ours, theirs = ([tuple(w.shape) for w in group] for group in (new.weights, weights))
+    if ours != theirs:
+        raise UserError(
+            f"The layer {old.name!r} has weights of shapes {theirs} in tf_keras, and {ours} in "
+            "Keras 3."
+        )
+    new.set_weights(weights)
+
+
+def _renewed(config: Any) -> Any:
+    """A configuration of tf_keras as Keras 3 reads it."""
+    if isinstance(config, list):
+        return [_renewed(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "BatchNormalization":
+        config = config | {"config": _renewed_norm(config["config"])}
+    # "build_config" would make the weights before the layer has its place in the model.
+    return {key: _renewed(value) for key, value in config.items() if key != "build_config"}
+
+
+def _renewed_norm(config: dict[str, Any]) -> dict[str, Any]:
+    axis = config["axis"]
+    if isinstance(axis, list):
+        if len(axis) != 1:
+            raise UserError(f"The layer {config['name']!r} has several axes {axis}; one can be.")
+        axis = axis[0]
+    for name in ("virtual_batch_size", "adjustment"):
+        if config.get(name) is not None:
+            raise UserError(
+                f"The layer {config['name']!r} has {name}={config[name]!r}, which Keras 3 has not."
+            )
+    return {key: value for key, value in config.items() if key not in _DROPPED} | {"axis": axis}
+
+
+def main(parsed: argparse.Namespace) -> None:
+    """Converts, compares and writes."""
+    theirs = load_theirs(parsed.source)
+    try:
+        ours = convert.from_keras(to_keras_3(theirs), report=print)
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+    difference = convert_shared.largest_difference(
+        lambda x: theirs(x, training=False),
+        lambda x: ours(x, training=False),
+        ours.input_shape[1:],
+    )
+    convert_shared.write(ours.save, parsed.output, difference)
+
+
+if __name__ == "__main__":
+    convert_shared.run(main, convert_shared.arguments(__doc__, ".keras"))

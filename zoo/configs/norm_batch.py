@@ -1,0 +1,34 @@
+"""ResNet-20 on CIFAR-10, with moments over fewer images than a minibatch holds.
+
+    python -m zoo.train --workdir=runs/nb2 --config=norm_batch
+    python -m zoo.evaluate --workdir=runs/nb2 --statistics=precise
+    python -m zoo.evaluate --workdir=runs/nb2 --statistics=minibatch
+
+The gradient is of 64 images, the moments of batch norm are of 2 (`virtual_batch_size`), as in Wu &
+Johnson 2021, section 4, where the same is done to a ResNet-50 on ImageNet. Evaluated are the
+moving averages, the statistics of a pass over training images with the final weights, and the
+moments of 2 test images at a time; --config.freeze_statistics_at_step=1600 normalizes the last
+fifth of the training with the moving averages as they are.
+"""
+
+from ml_collections import config_dict
+
+from zoo.training.config import default_config
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Returns the recipe."""
+    config = default_config()
+    config.model = "resnet20"
+    config.norm = "batch_norm"
+    config.virtual_batch_size = 2
+
+    config.dataset = "cifar10"
+    config.batch_size = 64
+    config.augment = True
+
+    config.num_steps = 2000
+    config.learning_rate = 0.1
+    config.warmup_steps = 200
+    config.weight_decay = 1e-4
+    return config

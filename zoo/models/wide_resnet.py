@@ -1,0 +1,97 @@
+"""Wide ResNets for small images: `wide_resnet_D_W`, D = 6n+4 convolutions deep, W times as wide.
+
+```
+stem        3x3, 16                                        32x32
+stage 1     n blocks of two 3x3, 16 W filters              32x32
+stage 2     n blocks of two 3x3, 32 W filters, first / 2   16x16
+stage 3     n blocks of two 3x3, 64 W filters, first / 2    8x8
+            normalization, ReLU, global average, fully connected
+```
+
+A block normalizes first and convolves then. Nothing stands on the path from one sum to the next,
+except where a stage begins: there it is a 1x1 convolution of the normalized input. No convolution
+has a bias where the model normalizes, as in the authors' code.
+
+With `norm="skip_init"` these are the nets in which De & Smith train 1000 layers without a
+normalization: biases, a learnable scale at the end of each branch, dropout before the classifier.
+Their D-2 are `wide_resnet_16_2`, `wide_resnet_100_2` and `wide_resnet_1000_2`.
+
+Sources: Zagoruyko & Komodakis 2016, Wide Residual Networks, table 1; De & Smith 2020, Batch
+Normalization Biases Residual Blocks Towards the Identity Function in Deep Networks, section 4.
+"""
+
+import keras
+
+from keras_renorm.typing import Tensor
+from zoo.models.convolution import conv_norm, convolution
+from zoo.models.head import Head
+from zoo.models.normalization import Normalizer
+
+STAGE_FILTERS = (16, 32, 64)
+
+
+def wide_resnet(
+    *,
+    depth: int,
+    width: int,
+    input_shape: tuple[int | None, ...],
+    norm: Normalizer,
+    head: Head,
+    name: str,
+) -> keras.Model:
+    """Builds a wide ResNet.
+
+    Args:
+        depth: Number of convolutions, those of the three shortcuts included: 6n+4, n of 1 or more.
+        width: How many times as many filters there are as in a ResNet for small images.
+        input_shape: Shape of an image, `(H, W, C)` or `(C, H, W)`.
+        norm: Makes the normalization layers.
+        head: Makes the end of the model.
+        name: Name of the model.
+
+    Returns:
+        A model of images, with the output of `head`.
+
+    Raises:
+        ValueError: If the depth is not of that form.
+    """
+    blocks = _blocks_per_stage(depth, width)
+    images = keras.Input(input_shape, name="images")
+    x = convolution(images, 16, 3, norm=norm, name="stem_conv", use_bias=norm.use_bias)
+    for stage, filters in enumerate(STAGE_FILTERS, start=1):
+        for block in range(1, blocks + 1):
+            strides = 2 if stage > 1 and block == 1 else 1
+            x = _residual_block(
+                x, width * filters, strides, norm, f"stage{stage}_block{block}", depth=3 * blocks
+            )
+    x = norm(x, "post", "relu")
+    return keras.Model(images, head(x), name=name)
+
+
+def _blocks_per_stage(depth: int, width: int) -> int:
+    blocks, rest = divmod(depth - 4, 6)
+    if blocks < 1 or rest:
+        # Of the two depths beside a depth it is the nearer, of two as near the smaller.
+        valid = 6 * max(1, (depth - 4 + 2) // 6) + 4
+        raise ValueError(
+            f"The depth D of wide_resnet_D_W must be 6n+4 (10, 16, 22, 28, ...), received {depth}. "
+            f"The nearest is wide_resnet_{valid}_{width}."
+        )
+    return blocks
+
+
+def _residual_block(
+    x: Tensor, filters: int, strides: int, norm: Normalizer, name: str, depth: int
+) -> Tensor:
+    """Two convolutions of the normalized input, added to the input itself."""
+    active = norm(x, f"{name}_preact", "relu")
+    branch = conv_norm(active, filters, 3, strides, norm=norm, name=f"{name}_1", padding="centered")
+    branch = convolution(
+        branch, filters, 3, norm=norm, name=f"{name}_2_conv", use_bias=norm.use_bias
+    )
+    branch = norm.scale_branch(branch, name, depth)
+    if strides > 1 or x.shape[norm.axis] != filters:
+        x = convolution(
+            active, filters, 1, strides, norm=norm, name=f"{name}_0_conv", use_bias=norm.use_bias
+        )
+    return keras.layers.Add(name=f"{name}_out")([x, branch])
