@@ -21,6 +21,9 @@ from zoo.training import step as steps
 from zoo.training.replicas import own_rows
 from zoo.training.workdir import Workdir
 
+#: Up to here all images of `statistics="precise"` go through the model together.
+_ONE_SWEEP_BYTES = 2**31
+
 _NEEDED = ("model", "norm", "dataset", "data_dir", "eval_batch_size", "num_steps")
 
 
@@ -172,9 +175,16 @@ def _set_precise_statistics(
             f"--num_samples must be at most the {len(data)} images of {data.name}, {data.split}; "
             f"received {samples}."
         )
-    batches = pipeline.evaluation_batches(data, batch_size)
+    # With all images in one batch one sweep does, otherwise it takes one per normalization layer.
+    one_batch = 3 * samples * _largest_activation(model) <= _ONE_SWEEP_BYTES
+    batches = pipeline.evaluation_batches(data, samples if one_batch else batch_size)
     with as_user_errors(ValueError):
         population.precise(model, batches, num_samples=samples)
+
+
+def _largest_activation(model: keras.Model) -> int:
+    """Bytes that the largest output of a layer takes for one image, in float32."""
+    return 4 * max(int(np.prod(layer.output.shape[1:])) for layer in model.layers)
 
 
 def load_model(workdir: Workdir) -> keras.Model:

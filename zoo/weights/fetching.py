@@ -93,7 +93,9 @@ def locate(
     """As `fetch`, for callers that check the hash of a file that was here before themselves."""
     if record.url is None:
         return PACKAGED_FILES / record.file
-    final = (places.cache_folder() if cache is None else Path(cache)) / record.cache_name
+    final = (
+        places.cache_folder() if cache is None else Path(cache).expanduser()
+    ) / record.cache_name
     with _explained(final, record):
         if final.exists():
             return final

@@ -324,6 +324,35 @@ def test_processes_at_once_share_one_download(server, make_record, cache):
     assert files_in(cache) == {record.cache_name: server.contents}
 
 
+def test_a_killed_download_is_continued_by_the_next_process(server, make_record, cache):
+    record = make_record()
+    partial = cache / f"{record.cache_name}.part"
+    killed = threading.Event()
+
+    def half(handler):
+        handler.head(200, Content_Length=len(server.contents), ETag='"1"')
+        handler.wfile.write(server.contents[:200_000])
+        killed.wait(60)
+
+    server.answers = [half, server.file()]
+    code = (
+        "from zoo.weights import Record, fetch\n"
+        f"fetch({record!r}, cache={str(cache)!r}, progress=False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size > 100_000):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    killed.set()
+    received = partial.stat().st_size
+    assert files_in(cache) == {partial.name: server.contents[:received]}
+    assert fetch(record, cache=cache, progress=False).read_bytes() == server.contents
+    assert [request.get("Range") for request in server.requests] == [None, f"bytes={received}-"]
+
+
 @pytest.mark.parametrize("reason", ["frozen", "no locks"])
 def test_a_frozen_process_or_no_locks_are_no_obstacle(
     server, make_record, cache, monkeypatch, reason
