@@ -169,8 +169,10 @@ def create_model(
     model = find_architecture(name)
     _check_model_options(name, model_options)
     source = None if weights is None else find(name, weights)
-    if source is not None and norm in ("batch_norm", "batch_renorm"):
-        norm_options = {**source.norm_options, **(norm_options or {})}
+    if source is not None:
+        model = _as_trained(model, source)
+        if norm in ("batch_norm", "batch_renorm"):
+            norm_options = {**source.norm_options, **(norm_options or {})}
     layout = choice(
         "data_format",
         keras.config.image_data_format() if data_format is None else data_format,
@@ -180,7 +182,7 @@ def create_model(
         include_top=include_top,
         pooling=choice("pooling", pooling, (None, "avg", "max")),
         num_classes=positive_integer(
-            "num_classes", _num_classes(model, source) if num_classes is None else num_classes
+            "num_classes", model.num_classes if num_classes is None else num_classes
         ),
         activation=classifier_activation,
         dropout_rate=_dropout_rate(dropout_rate, norm),
@@ -229,6 +231,15 @@ def find_architecture(name: str) -> Architecture:
     )
 
 
+def _as_trained(model: Architecture, source: Source) -> Architecture:
+    """The architecture with the image size and the number of classes of a checkpoint."""
+    if source.num_classes is not None:
+        model = dataclasses.replace(model, num_classes=source.num_classes)
+    if source.record is not None:
+        model = dataclasses.replace(model, input_shape=source.record.input_shape)
+    return model
+
+
 def _input_shape(
     name: str, model: Architecture, shape: Sequence[int | None] | None, layout: str
 ) -> tuple[int | None, ...]:
@@ -253,12 +264,6 @@ def _input_shape(
             f"received input_shape={sizes}."
         )
     return sizes
-
-
-def _num_classes(model: Architecture, source: Source | None) -> int:
-    if source is None or source.record is None or source.record.num_classes is None:
-        return model.num_classes
-    return source.record.num_classes
 
 
 def _dropout_rate(rate: float | None, norm: Norm) -> float:
