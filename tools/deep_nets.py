@@ -100,6 +100,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--blocks", type=int, nargs="+", default=[200, 1000])
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=0.01)
@@ -108,12 +109,13 @@ def main() -> None:
     args = parser.parse_args()
     results: dict[str, dict[str, dict[str, float]]] = {}
     for blocks in args.blocks:
-        for name, options in CONTENDERS.items():
+        for name in args.contenders:
             print(f"{blocks} blocks, {name}", flush=True)
-            result = train(blocks, options, args)
+            result = train(blocks, CONTENDERS[name], args)
             results.setdefault(str(blocks), {})[name] = result
             print(", ".join(f"{key} {value:.4g}" for key, value in result.items()), flush=True)
-    write_json(args.json, {"machine": machine(), "arguments": vars(args) | {"json": None}} | results)
+    settings = {key: value for key, value in vars(args).items() if isinstance(value, int | float)}
+    write_json(args.json, {"machine": machine(), "settings": settings} | results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Copies of models in which layers are replaced, removed or followed by others."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -331,5 +332,22 @@ def _hand_over(old: Layer, new: Layer, rewrite: Rewrite) -> None:
             f"{[tuple(v.shape) for v in after]}. Make `get_config` and `build` of that class "
             "create the same weights."
         )
+    _hand_over_state(old, new)
     for variable, value in zip(after, before, strict=True):
         variable.assign(np.asarray(keras.ops.convert_to_numpy(value)))
+        variable.trainable = value.trainable and new.trainable
+
+
+def _hand_over_state(old: Layer, new: Layer) -> None:
+    """Gives `new` what `old` keeps beside its variables, as a file of the model does.
+
+    So have it what `adapt` found: the mean that a `Normalization` subtracts, a vocabulary.
+    """
+    if type(new).load_own_variables is not keras.layers.Layer.load_own_variables:
+        store: dict[str, Any] = {}
+        old.save_own_variables(store)
+        new.load_own_variables(store)
+    if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)

@@ -140,6 +140,7 @@ class _Folding(Rewrite):
         self._targets: dict[int, Layer] = {}  # those layers, by their norms
         self._reasons: dict[int, str] = {}  # why others are not folded
         self._kept: set[int] = set()
+        self._asked: set[int] = set()  # of those, the norms that are called with `training`
         self._placed: set[int] = set()  # norms in graphs, where another layer can follow
         graphs = list(_graphs(model))
         uses = [id(layer) for graph in graphs for use in graph.uses for layer in _used(use.layer)]
@@ -177,7 +178,8 @@ class _Folding(Rewrite):
 
     def trainable(self, layer: Layer) -> bool:
         """False for an affine, which so stays one in training, too."""
-        return layer.trainable and not is_batch_norm(layer)
+        # With False a norm would be in inference whatever it is called with.
+        return layer.trainable and (id(layer) in self._asked or not is_batch_norm(layer))
 
     def report(self, model: keras.Model) -> Report:
         """What became of each norm."""
@@ -200,6 +202,7 @@ class _Folding(Rewrite):
         self._placed.add(id(norm))
         if use.training and norm.trainable:
             self._kept.add(id(norm))
+            self._asked.add(id(norm))
             self._reasons[id(norm)] = "called with `training`, so not in inference"
             return
         target, reason = _target(graph, use)

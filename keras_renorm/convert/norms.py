@@ -283,7 +283,7 @@ def _lost(old: Layer, new: Layer) -> str:
     before, after = old.get_config(), new.get_config()
     lost = [
         key
-        for key in ("r_max", "d_max", "virtual_batch_size", "synchronized")
+        for key in ("r_max", "d_max", "virtual_batch_size", "synchronized", "frozen_statistics")
         if before.get(key) and key not in after
     ]
     notes = [f"without {', '.join(lost)}"] if lost else []

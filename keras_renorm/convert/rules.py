@@ -57,11 +57,13 @@ def is_linear(activation: Any) -> bool:
 
 
 def hand_over_norm(old: Layer, new: Layer) -> None:
-    """Gives a batch norm the gamma, beta and moving statistics of another, bit for bit."""
+    """Gives a batch norm the weights of another, bit for bit, and whether they are trained."""
     for name in _WEIGHTS:
         variable = getattr(new, name)
         if variable is not None:
             variable.assign(keras.ops.convert_to_numpy(getattr(old, name)))
+            # `statistics.freeze` sets it of gamma and beta alone.
+            variable.trainable = getattr(old, name).trainable and new.trainable
     before, after = (getattr(layer, "update_count", None) for layer in (old, new))
     if before is not None and after is not None:
         after.assign(keras.ops.convert_to_numpy(before))
@@ -83,6 +85,8 @@ def as_ours(layer: Layer) -> Layer | None:
     if type(layer) is not KerasBatchNormalization:
         return None
     config = without(layer.get_config(), "renorm", "renorm_clipping", "renorm_momentum")
+    if "call" in vars(layer):  # what `statistics.freeze` does to it
+        config["frozen_statistics"] = True
     if not layer.renorm:
         return BatchNormalization.from_config(config)
     return BatchRenormalization.from_config(
