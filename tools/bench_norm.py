@@ -5,8 +5,11 @@
 
 The processes take turns of about 20 ms, so that what else the machine does falls on all alike; a
 figure is the median of a contender's turns.
-`floor` is 8 passes over the tensor at the speed of copying: forward reads x twice and writes y,
-backward reads x and dy twice and writes dx.
+Forward reads x twice and writes y, backward reads x and dy twice and writes dx. `floor` is as many
+passes, 8, at the speed of copying: four copies, with stores past the cache where that is faster.
+`traffic` is the lower bound, for memory reads faster than it writes: the 6 passes that read and the
+2 that write, as two copies and four sums. It re-reads what the last pass left in the cache, as the
+kernels may. Both are C (memory_speed.c), on all cores.
 """
 
 import argparse
@@ -26,7 +29,7 @@ SHAPES = (
     "32x112x112x64,32x56x56x64,32x28x28x128,32x14x14x256,32x7x7x2048,128x32x32x16,128x8x8x64,"
     "256x256,16x1024"
 )
-CONTENDERS = "native,fused,layer,composite,keras,keras_renorm,tf_fused,torch,floor"
+CONTENDERS = "native,fused,layer,composite,keras,keras_renorm,tf_fused,torch,floor,traffic"
 LARGE = 1_000_000  # bytes of float32 from which a shape counts in the geometric means
 
 

@@ -1,4 +1,4 @@
-"""Times whole training steps of networks whose normalisation differs in nothing but its layer.
+"""Times whole training steps of the zoo's networks, which differ in nothing but their norms.
 
     python tools/bench_step.py --json=step.json
     python tools/bench_step.py --networks=resnet20 --contenders=ours,none
@@ -8,6 +8,7 @@ and no normalisation at all; they take turns in one process, and the medians are
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import random
@@ -23,61 +24,34 @@ NETWORKS = {"resnet20": (128, 32), "resnet50": (16, 112), "inception_v3": (16, 1
 CONTENDERS = ("none", "ours", "ours_batch_norm", "keras", "keras_renorm")
 
 
-def identity(name: str) -> Any:
-    """Returns a layer that does nothing, called as a batch norm is."""
+def norm(contender: str) -> Any:
+    """Returns the `norm` of a model of the zoo.
+
+    Layers of this package take in the nonlinearity that follows; beside the others, and beside
+    none, it stays a layer of its own.
+    """
     import keras
 
-    class Identity(keras.layers.Layer):
-        def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-            return inputs
-
-    return Identity(name=name)
-
-
-def norm_layer(contender: str, config: dict[str, Any]) -> Any:
-    """Returns what stands in for a batch norm of Keras with this configuration."""
-    import keras
-
-    from keras_renorm import layers
-
-    if contender == "none":
-        return identity(config["name"])
-    makers: dict[str, Callable[..., Any]] = {
-        "ours": layers.BatchRenormalization,
-        "ours_batch_norm": layers.BatchNormalization,
+    return {
+        "none": keras.layers.Identity,  # and not "none", with which the convolutions have biases
+        "ours": "batch_renorm",
+        "ours_batch_norm": "batch_norm",
         "keras": keras.layers.BatchNormalization,
-        "keras_renorm": lambda **kwargs: keras.layers.BatchNormalization(renorm=True, **kwargs),
-    }
-    kept = ("name", "axis", "momentum", "epsilon", "center", "scale")
-    return makers[contender](**{key: config[key] for key in kept})
+        "keras_renorm": functools.partial(keras.layers.BatchNormalization, renorm=True),
+    }[contender]
 
 
 def network(name: str, contender: str, size: int) -> Any:
-    """Returns a network with logits of ten classes."""
-    import keras
-
+    """Returns a network of the zoo with logits of ten classes."""
     import zoo
 
-    options = {"weights": None, "classes": 10, "classifier_activation": None}
-    shape = (size, size, 3)
-    if name == "resnet20":
-        model = zoo.create_model(
-            name,
-            input_shape=shape,
-            norm=keras.layers.BatchNormalization,
-            classifier_activation=None,
-        )
-    elif name == "resnet50":
-        model = keras.applications.ResNet50(input_shape=shape, **options)
-    else:
-        model = keras.applications.InceptionV3(input_shape=shape, **options)
-
-    def clone(layer: Any) -> Any:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            return norm_layer(contender, layer.get_config())
-        return layer.__class__.from_config(layer.get_config())
-
-    return keras.models.clone_model(model, clone_function=clone)
+    return zoo.create_model(
+        name,
+        num_classes=10,
+        input_shape=(size, size, 3),
+        norm=norm(contender),
+        classifier_activation=None,
+    )
 
 
 def training_step(name: str, contender: str) -> Callable[[], Any]:

@@ -68,7 +68,8 @@ def renorm_correction(
     sigma = keras.ops.sqrt(keras.ops.cast(moving_variance, dtype) + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
     difference = batch.mean - keras.ops.cast(moving_mean, dtype) + batch.mean_remainder
-    r_max, d_max = limit("r_max", r_max, 1, dtype), limit("d_max", d_max, 0, dtype)
+    r_max = keras.ops.maximum(limit("r_max", r_max, 1, dtype), 1)
+    d_max = keras.ops.maximum(limit("d_max", d_max, 0, dtype), 0)
     r = keras.ops.clip(sigma_b / sigma, 1 / r_max, r_max)
     d = keras.ops.clip(difference / sigma, -d_max, d_max)
     return Correction(keras.ops.stop_gradient(r), keras.ops.stop_gradient(d))
@@ -79,8 +80,8 @@ def limit(name: str, value: float | Tensor, low: int, dtype: str) -> Tensor:
 
     Args:
         name: Name of the argument, for messages.
-        value: A number, or a scalar tensor whose value counts as `low` where it is below it.
-        low: The least value that is allowed.
+        value: A number, or a scalar tensor.
+        low: The least number that is allowed; what a tensor holds is not looked at here.
         dtype: The dtype of the result.
 
     Raises:
@@ -91,4 +92,4 @@ def limit(name: str, value: float | Tensor, low: int, dtype: str) -> Tensor:
         return keras.ops.cast(arguments.real(name, value, low=low), dtype)
     if tuple(getattr(value, "shape", (None,))):
         raise TypeError(f"`{name}` must be a number or a scalar tensor, received {value!r}.")
-    return keras.ops.maximum(keras.ops.cast(value, dtype), low)
+    return keras.ops.cast(value, dtype)

@@ -115,8 +115,8 @@ def forward(
         beta: [channels].
         moving_mean: [channels].
         moving_variance: [channels].
-        r_max: Scalar, at least 1.
-        d_max: Scalar, at least 0.
+        r_max: Scalar; a value below 1 counts as 1.
+        d_max: Scalar; a value below 0 counts as 0.
         epsilon: Added to both variances, at least 1.001e-5.
         relu: Whether to take the positive part of y.
 
@@ -136,6 +136,7 @@ def forward(
     mean, remainder = tf.where(empty, zeros, mean), tf.where(empty, zeros, remainder)
     variance = tf.where(empty, zeros, reserved[1])
     sigma = tf.sqrt(moving_variance + epsilon)
+    r_max, d_max = tf.maximum(r_max, 1), tf.maximum(d_max, 0)
     r = tf.clip_by_value(tf.sqrt(variance + epsilon) / sigma, 1 / r_max, r_max)
     d = tf.clip_by_value(((mean - moving_mean) + remainder) / sigma, -d_max, d_max)
     y = x_hat * (gamma * r) + (gamma * d + beta)

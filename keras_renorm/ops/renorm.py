@@ -122,8 +122,7 @@ def training_step(
     """`batch_renormalization` and the update of the moving statistics that follows it.
 
     The update is that of `update_moving_moments_by_stddev` or `update_moving_moments`. The native
-    library does both in one call: as operations of their own the update would cost as much as the
-    normalisation of 64 KB.
+    library does both in one call, which leaves 5 operations in TensorFlow's graph instead of 46.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.

@@ -174,7 +174,8 @@ template <typename T> struct Channels {
   // Moments to r, d, scale and offset. Those of a channel without a single valid value are 0.
   static void FinishForward(const Problem& p, const ForwardChannels& f) {
     const int64_t channels = p.plan.channels;
-    const double r_max = Value(f.r_max, 0), d_max = Value(f.d_max, 0);
+    // Limits below their least values count as these: so plain batch norm.
+    const double r_max = Largest(Value(f.r_max, 0), 1), d_max = Largest(Value(f.d_max, 0), 0);
     Scalar* const out = static_cast<Scalar*>(f.statistics);
     const auto set = [&](enum Statistic which, int64_t i, double value) {
       out[Packed(p, which) + i] = static_cast<Scalar>(value);
@@ -208,6 +209,8 @@ template <typename T> struct Channels {
     }
     CopyParameters(p, out, to);
   }
+
+  static double Largest(double v, double least) { return v < least ? least : v; }
 
   static double Clip(double v, double low, double high) {
     v = v < low ? low : v;  // a NaN stays one, and shows in the output

@@ -17,6 +17,9 @@ template <typename T> struct Columns {
   static constexpr int64_t kLanes = LanesOf<V>::value;
   static constexpr int64_t kTile = kTileVectors * kLanes;
 
+  // Positions of a row of the plan: fold * inner, at most 64 / channels + 16 * inner (see Fold).
+  static constexpr int64_t kMostPositions = 640;
+
   const Problem p;  // a copy: stores through pointers cannot change it, so it stays in registers
   const Plan& plan = p.plan;
   const Part part;
@@ -26,6 +29,7 @@ template <typename T> struct Columns {
   const int64_t tile_column;  // of its first vector
   const int64_t last_column;  // at which a vector can begin
   const Scalar* const parameters;
+  const bool uniform;  // whether the lanes of a vector share one position
   int32_t positions[kTile];  // of the columns, from the first position of a row
 
   Columns(const Problem& problem, int64_t task)
@@ -37,7 +41,8 @@ template <typename T> struct Columns {
         tile_column(part.tile_begin * kLanes),
         last_column(width - kLanes),
         parameters(static_cast<const Scalar*>(p.parameters) +
-                   part.group * kParameters * plan.partials + tile_column) {
+                   part.group * kParameters * plan.partials + tile_column),
+        uniform(plan.inner == 1 && (plan.fold == 1 || plan.channels % kLanes == 0)) {
     if (p.weighing == Weighing::kNone || p.per_element) return;
     for (int64_t v = 0; v < vectors; ++v) {
       for (int64_t i = 0; i < kLanes; ++i) {
@@ -58,15 +63,32 @@ template <typename T> struct Columns {
     return (part.group * plan.chunks + part.chunk) * plan.partials + tile_column;
   }
 
-  // Weights of the vector at (row, v).
-  KR_INLINE V Weights(int64_t row, int64_t v) const {
-    if (p.per_element) return NeighbourWeights<V>(p, offset + row * width + Column(v));
-    const int64_t first = (part.group * (plan.outer / plan.groups) + row * plan.fold) * plan.inner;
-    if (plan.fold == 1 && plan.inner == 1) return Splat<V>(WeightAt(p, 0, first));
-    Scalar lanes[kLanes];
-    for (int64_t i = 0; i < kLanes; ++i) {
-      lanes[i] = WeightAt(p, 0, first + positions[v * kLanes + i]);
+  // Weights of the positions of R rows, side by side. Columns that share a position so convert its
+  // weight once; read and converted lane by lane, a mask over 16 channels took twice as long.
+  template <int R> struct RowWeights { Scalar at[R][kMostPositions]; };
+
+  template <int R> KR_INLINE void LoadWeights(int64_t row, RowWeights<R>& weights) const {
+    if (p.per_element) return;
+    const int64_t count = plan.fold * plan.inner;
+    const int64_t first = part.group * (plan.outer / plan.groups) * plan.inner + row * count;
+    for (int r = 0; r < R; ++r) {
+      const int64_t from = first + r * count;
+      if (p.weighing == Weighing::kMask) {
+        const uint8_t* mask = static_cast<const uint8_t*>(p.weights) + from;
+        for (int64_t i = 0; i < count; ++i) weights.at[r][i] = mask[i] ? 1 : 0;
+      } else {
+        const float* given = static_cast<const float*>(p.weights) + from;
+        for (int64_t i = 0; i < count; ++i) weights.at[r][i] = given[i];
+      }
     }
+  }
+
+  // Weights of the vector at (row, v); `at` are those of the row's positions.
+  KR_INLINE V Weights(int64_t row, int64_t v, const Scalar* at) const {
+    if (p.per_element) return NeighbourWeights<V>(p, offset + row * width + Column(v));
+    if (uniform) return Splat<V>(at[positions[v * kLanes]]);
+    Scalar lanes[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) lanes[i] = at[positions[v * kLanes + i]];
     return LoadRaw<V>(lanes);
   }
 
@@ -94,13 +116,22 @@ template <typename T> struct Columns {
     }
   }
 
-  KR_INLINE void AddWeightedRow(const T* x, int64_t row, Sums& s) const {
+  template <int R> KR_INLINE void AddWeightedRows(const T* x, int64_t row, Sums& s) const {
+    RowWeights<R> weights;
+    LoadWeights<R>(row, weights);
     for (int64_t v = 0; v < vectors; ++v) {
-      const V w = Weights(row, v);
-      const V d = Keep(w, Load(x + Column(v)) - LoadRaw<V>(s.shift + v * kLanes));
-      StoreRaw(s.weight + v * kLanes, LoadRaw<V>(s.weight + v * kLanes) + Keep(w, w));
-      StoreRaw(s.sum + v * kLanes, LoadRaw<V>(s.sum + v * kLanes) + w * d);
-      StoreRaw(s.squares + v * kLanes, LoadRaw<V>(s.squares + v * kLanes) + w * d * d);
+      const V shift = LoadRaw<V>(s.shift + v * kLanes);
+      V weight = V{}, sum = V{}, squares = V{};
+      for (int r = 0; r < R; ++r) {
+        const V w = Weights(row + r, v, weights.at[r]);
+        const V d = Keep(w, Load(x + r * width + Column(v)) - shift);
+        weight += Keep(w, w);
+        sum += w * d;
+        squares += w * d * d;
+      }
+      StoreRaw(s.weight + v * kLanes, LoadRaw<V>(s.weight + v * kLanes) + weight);
+      StoreRaw(s.sum + v * kLanes, LoadRaw<V>(s.sum + v * kLanes) + sum);
+      StoreRaw(s.squares + v * kLanes, LoadRaw<V>(s.squares + v * kLanes) + squares);
     }
   }
 
@@ -111,7 +142,8 @@ template <typename T> struct Columns {
     for (int64_t i = 0; i < used; ++i) s.weight[i] = s.sum[i] = s.squares[i] = 0;
     int64_t row = begin;
     if (kWeighted) {
-      for (; row < end; ++row) AddWeightedRow(x + row * width, row, s);
+      for (; row + 4 <= end; row += 4) AddWeightedRows<4>(x + row * width, row, s);
+      for (; row < end; ++row) AddWeightedRows<1>(x + row * width, row, s);
       return;
     }
     for (; row + 8 <= end; row += 8) AddRows<8>(x + row * width, s);
@@ -169,16 +201,26 @@ template <typename T> struct Columns {
     }
   }
 
-  template <bool kRelu> KR_INLINE void AddWeightedGradientRow(int64_t row, Sums& s) const {
+  template <int R, bool kRelu>
+  KR_INLINE void AddWeightedGradientRows(int64_t row, Sums& s) const {
+    RowWeights<R> weights;
+    LoadWeights<R>(row, weights);
     for (int64_t v = 0; v < vectors; ++v) {
-      const V w = Weights(row, v);
-      const int64_t element = offset + row * width + Column(v);
-      const V c = Keep(w, (Load(Input<T>(p) + element) - Parameter(kPMean, v)) -
-                              Parameter(kPRemainder, v));
-      V g = Keep(w, Load(Gradient<T>(p) + element));
-      if (kRelu) g = Keep(c * Parameter(kPScale, v) + Parameter(kPOffset, v), g);
-      StoreRaw(s.sum + v * kLanes, LoadRaw<V>(s.sum + v * kLanes) + g);
-      StoreRaw(s.squares + v * kLanes, LoadRaw<V>(s.squares + v * kLanes) + g * c);
+      const V mean = Parameter(kPMean, v), remainder = Parameter(kPRemainder, v);
+      const V scale = kRelu ? Parameter(kPScale, v) : V{};
+      const V shift = kRelu ? Parameter(kPOffset, v) : V{};
+      V sum = V{}, products = V{};
+      for (int r = 0; r < R; ++r) {
+        const V w = Weights(row + r, v, weights.at[r]);
+        const int64_t element = offset + (row + r) * width + Column(v);
+        const V c = Keep(w, (Load(Input<T>(p) + element) - mean) - remainder);
+        V g = Keep(w, Load(Gradient<T>(p) + element));
+        if (kRelu) g = Keep(c * scale + shift, g);
+        sum += g;
+        products += g * c;
+      }
+      StoreRaw(s.sum + v * kLanes, LoadRaw<V>(s.sum + v * kLanes) + sum);
+      StoreRaw(s.squares + v * kLanes, LoadRaw<V>(s.squares + v * kLanes) + products);
     }
   }
 
@@ -193,7 +235,8 @@ template <typename T> struct Columns {
       for (int64_t i = 0; i < used; ++i) s.sum[i] = s.squares[i] = 0;
       int64_t row = begin;
       if (kWeighted) {
-        for (; row < end; ++row) AddWeightedGradientRow<kRelu>(row, s);
+        for (; row + 4 <= end; row += 4) AddWeightedGradientRows<4, kRelu>(row, s);
+        for (; row < end; ++row) AddWeightedGradientRows<1, kRelu>(row, s);
       }
       for (; row + 4 <= end; row += 4) AddGradientRows<4, kRelu>(row, s);
       for (; row < end; ++row) AddGradientRows<1, kRelu>(row, s);
@@ -243,6 +286,8 @@ template <typename T> struct Columns {
     const T* x = Input<T>(p) + offset + row * width;
     const T* dy = Gradient<T>(p) + offset + row * width;
     T* dx = Output<T>(p) + offset + row * width;
+    RowWeights<kWeighted ? R : 1> weights;
+    if constexpr (kWeighted) LoadWeights<R>(row, weights);
     for (int64_t v = 0; v < vectors; ++v) {
       const V mean = Parameter(kPMean, v), remainder = Parameter(kPRemainder, v);
       const V scale = Parameter(kPScale, v), bias = Parameter(kPBias, v);
@@ -255,7 +300,7 @@ template <typename T> struct Columns {
         if (kRelu) g = Keep(c * scale + shift, g);
         V common = bias + c * slope;
         if (kWeighted) {
-          const V w = Weights(row + r, v);
+          const V w = Weights(row + r, v, weights.at[kWeighted ? r : 0]);
           Store(dx + r * width + at, Keep(w, scale * g - w * common));
         } else {
           Write<kStream>(dx + r * width + at, scale * g - common);

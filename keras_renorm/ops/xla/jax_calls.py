@@ -75,8 +75,8 @@ def forward(
         beta: [channels].
         moving_mean: [channels].
         moving_variance: [channels].
-        r_max: Scalar, at least 1.
-        d_max: Scalar, at least 0.
+        r_max: Scalar; a value below 1 counts as 1.
+        d_max: Scalar; a value below 0 counts as 0.
         weights: Mask (bool) or weights, of the rank of `x` and broadcast against it.
         axis: The axis of the channels, at least 0.
         epsilon: Added to both variances.

@@ -156,8 +156,8 @@ def forward(
         beta: [channels].
         moving_mean: [channels].
         moving_variance: [channels].
-        r_max: Scalar, at least 1.
-        d_max: Scalar, at least 0.
+        r_max: Scalar; a value below 1 counts as 1.
+        d_max: Scalar; a value below 0 counts as 0.
         weights: Which positions count: a mask (bool) or weights (at least 0), of the rank of `x`
             and broadcast against it; fastest with size 1 along `axis`. A weight of 0 is a
             position masked.

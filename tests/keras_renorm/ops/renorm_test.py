@@ -394,6 +394,9 @@ def test_tensor_limits_out_of_range_count_as_the_limits_of_batch_normalization(r
     )
     np.testing.assert_array_equal(r, 1)
     np.testing.assert_array_equal(d, 0)
+    case = make_case(rng, (8, 4))
+    y, _, _ = step_and_gradients(case, r_max=tf.constant(0.5), d_max=tf.constant(-1.0))
+    np.testing.assert_array_equal(y, step_and_gradients(case, r_max=1.0, d_max=0.0)[0])
 
 
 @pytest.mark.parametrize("mask", [None, np.zeros((4, 1), bool)], ids=["empty", "all masked"])
