@@ -17,6 +17,7 @@ from keras_renorm.convert.rules import (
     is_linear,
     normalizations,
 )
+from keras_renorm.layers import DomainBatchNormalization
 
 Layer: TypeAlias = keras.layers.Layer
 Array = NDArray[np.float64]
@@ -191,7 +192,7 @@ class _Folding(Rewrite):
                 note = f"folded into {target.path or target.name}"
                 replaced.append(Change(name, kind, "", note))
             elif self.replace(layer) is None:
-                kept.append(Change(name, kind, "", reason))
+                kept.append(Change(name, kind, "", reason or _why_kept(layer)))
             else:
                 replaced.append(Change(name, kind, "BatchNormalization", f"affine: {reason}"))
         return Report(tuple(replaced), tuple(kept))
@@ -360,6 +361,13 @@ def _with_bias(layer: Layer, norm: Layer) -> Layer:
     config |= {key: None for key in config if key.endswith(without)}
     activation = keras.activations.serialize(getattr(norm, "activation", keras.activations.linear))
     return type(layer).from_config(config | {"use_bias": True, "activation": activation})
+
+
+def _why_kept(layer: Layer) -> str:
+    """Why a layer that no graph calls, or that is no batch norm, stays; empty if it is plain."""
+    if isinstance(layer, DomainBatchNormalization):
+        return "an affine for each domain"
+    return "its activation has no room in the layer around it" if is_batch_norm(layer) else ""
 
 
 def _plain(norm: Layer) -> Layer:

@@ -15,11 +15,13 @@ class Block:
         skip: Which of its inputs is the skip path, 0 or 1.
         index: l, the number of this block: counted from 1 where the skip path begins, that is at
             an input, or where a normalization stands on it.
+        first: The addition of block 1 of the same skip path.
     """
 
     call: Call
     skip: int
     index: int
+    first: Call
 
     @property
     def branch(self) -> int:
@@ -49,7 +51,9 @@ def residual_blocks(graph: Graph) -> tuple[list[Block], list[Call]]:
             undecided.append(call)
             continue
         skip = 0 if first < second else 1
-        blocks[call] = Block(call, skip, _index(call.inputs[skip], blocks))
+        before = _before(call.inputs[skip], blocks)
+        index, start = (1, call) if before is None else (before.index + 1, before.first)
+        blocks[call] = Block(call, skip, index, start)
     return list(blocks.values()), undecided
 
 
@@ -81,13 +85,13 @@ def _distances(first: Value, second: Value) -> tuple[int, int]:
     return 0, 0
 
 
-def _index(skip: Value, blocks: dict[Call, Block]) -> int:
-    """One more than the block that the skip path comes from, unless it begins anew on the way."""
+def _before(skip: Value, blocks: dict[Call, Block]) -> Block | None:
+    """The block that the skip path comes from; None where it begins anew on the way."""
     call = skip.producer
     while call is not None:
         if call in blocks:
-            return blocks[call].index + 1
+            return blocks[call]
         if is_norm(call.operation) or len(call.inputs) != 1:
-            return 1
+            return None
         call = call.inputs[0].producer
-    return 1
+    return None

@@ -67,6 +67,7 @@ def graph(model: keras.Model) -> Graph:
     Args:
         model: Any Keras model.
     """
+    _require_model(model)
     builder = _Builder()
     own = functional(model)
     if own is None:
@@ -86,6 +87,7 @@ def functional(operation: Any) -> Any:
 
 def layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Each layer of a model once, with its name behind those of the layers that it lies in."""
+    _require_model(model)
     seen = {id(model)}
 
     def walk(parent: keras.layers.Layer, prefix: str) -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -97,6 +99,14 @@ def layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
             yield from walk(layer, f"{prefix}{layer.name}/")
 
     return walk(model, "")
+
+
+def _require_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model, received {model!r} of type {type(model).__name__}. "
+            "For a single layer, give keras.Sequential([keras.Input(shape), layer])."
+        )
 
 
 class _Builder:

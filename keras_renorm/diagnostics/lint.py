@@ -10,6 +10,7 @@ from keras_renorm.diagnostics import graphs, rules
 from keras_renorm.diagnostics.figures import label_layers
 from keras_renorm.diagnostics.norms import is_norm, kind, positions
 from keras_renorm.diagnostics.report import Finding, Report
+from keras_renorm.statistics.batches import whole_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class NormUse:
         kind: "BRN", "BN", "Keras BN" or "Keras renorm".
         call: Number of the call, from 1.
         positions: Values per channel and example; None where a size is not known.
-        values: Values that a channel's statistics are of in training; None where not known.
+        values: Values that a channel's statistics are of in training; None where not known. With an
+            id per example, those of one domain if all have equal shares of the batch.
     """
 
     layer: str
@@ -104,6 +106,7 @@ def lint(
         A `LintReport`.
 
     Raises:
+        TypeError: If `model` is no Keras model, or a number is no integer.
         ValueError: If `batch_size`, `num_steps` or `replicas` is less than 1.
 
     Example:
@@ -113,8 +116,8 @@ def lint(
     """
     numbers = {"batch_size": batch_size, "num_steps": num_steps, "replicas": replicas}
     for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"`{name}` must be 1 or more, received {number!r}.")
+        if number is not None:
+            whole_number(name, number)
     graph = graphs.graph(model)
     batch = None if batch_size is None else rules.Batch(batch_size, replicas)
     calls = [call for call in graph.calls if is_norm(call.operation)]

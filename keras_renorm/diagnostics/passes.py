@@ -41,13 +41,16 @@ def forward(
         The model's output.
 
     Raises:
-        ValueError: If the model is not built, or a layer is called in a part that is compiled.
+        ValueError: If the model is not built, `x` holds no examples, or a layer is called in a part
+            that is compiled.
     """
     if not model.built:
         raise ValueError(
             f"The model {model.name!r} has no weights yet. Call it once on a batch, `model(x)`, "
             "and then the gauge."
         )
+    if any(leaf.shape[:1] == (0,) for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")):
+        raise ValueError("`x` holds no examples. Give a batch of the size that training uses.")
     quiet = [] if random else _without_norm(model)
     calls = dict.fromkeys(quiet, _quiet) | dict.fromkeys(watched, around)
     wrapped = [(layer, "call", _wrapped(layer, one)) for layer, one in calls.items()]

@@ -1,5 +1,6 @@
 """The rules of `renorm_report`: what names a frozen schedule, an overshoot, a wrong domain."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,6 +63,14 @@ def corrections(layer: Any, row: LayerCorrections, steps: int | None) -> Iterato
                 "step has updated them. Train with training=True, or run "
                 "keras_renorm.statistics.precise.",
             )
+        return
+    if not (math.isfinite(row.typical_drift) and math.isfinite(row.scale_drift.median)):
+        yield Finding(
+            row.layer,
+            "not finite",
+            f"{row.layer} has a drift of {row.typical_drift} and a scale drift of "
+            f"{row.scale_drift.median}: its inputs or its moving statistics are not finite.",
+        )
         return
     if isinstance(layer, BatchRenormalization) and uses_minibatch(layer):
         yield from _clipped(layer, row)

@@ -122,12 +122,21 @@ def residual_variance(model: keras.Model, x: Any) -> ResidualVarianceReport:
     graph = graphs.graph(model)
     blocks, undecided = residual_blocks(graph)
     variances = _measure(model, x, {block.call.operation for block in blocks})
-    rows = tuple(_row(block, variances[block.call.operation]) for block in blocks)
+    measured = {
+        block: _row(block, variances[block.call.operation])
+        for block in blocks
+        if block.call.index < len(variances.get(block.call.operation, ()))
+    }
+    rows = tuple(measured.values())
     notes = [*graph.unknown, *passes.noise(model), *_notes(rows)]
-    if undecided:
-        names = listing([call.name for call in undecided])
-        notes.append(f"Left out, for neither input is the shorter path: {names}.")
-    return ResidualVarianceReport(tuple(_findings(model, rows)), tuple(notes), rows, _fit(rows))
+    for calls, reason in (
+        (undecided, "neither input is the shorter path"),
+        ([b.call for b in blocks if b not in measured], "the model's own `call` skips them"),
+    ):
+        if calls:
+            names = listing([call.name for call in calls])
+            notes.append(f"Left out, for {reason}: {names}.")
+    return ResidualVarianceReport(tuple(_findings(model, measured)), tuple(notes), rows, _fit(rows))
 
 
 def _measure(
@@ -182,19 +191,26 @@ def _notes(rows: Sequence[BlockVariance]) -> list[str]:
     return [f"branch/skip goes as l^{fit:.2f}; about l^-1 where a norm begins each branch."]
 
 
-def _findings(model: keras.Model, rows: Sequence[BlockVariance]) -> list[Finding]:
-    """Whether the skip path's variance explodes."""
-    if not rows:
-        return []
-    first = rows[0]
-    for number, row in enumerate(rows, start=1):
-        if math.isfinite(row.skip) and row.skip <= _GROWTH * number * first.skip:
+def _findings(model: keras.Model, measured: dict[Block, BlockVariance]) -> list[Finding]:
+    """Whether a skip path's variance explodes, from its first block on; the first place where."""
+    rows = {block.call: row for block, row in measured.items()}
+    for block, row in measured.items():
+        first = rows.get(block.first)
+        if first is None or not first.skip:  # not measured, or a constant
+            continue
+        if not math.isfinite(first.skip):
+            message = (
+                f"The variance on the skip path of {model.name} is {first.skip} at its first "
+                f"block, {first.block}: the inputs or the weights before it are not finite."
+            )
+            return [Finding(first.block, "not finite", message)]
+        if row.skip <= _GROWTH * row.index * first.skip:
             continue
         message = (
             f"The variance on the skip path of {model.name} grows from {first.skip:.3g} at "
-            f"{first.block} to {row.skip:.3g} at {row.block}, in {number} blocks: the branches do "
-            "not shrink with depth. End each branch with keras_renorm.layers.SkipInit(), or put "
-            "a normalization at its beginning."
+            f"{first.block} to {row.skip:.3g} at {row.block}, in {row.index} blocks: the branches "
+            "do not shrink with depth. End each branch with keras_renorm.layers.SkipInit(), or "
+            "put a normalization at its beginning."
         )
         return [Finding(row.block, "exploding skip path", message)]
     return []

@@ -9,7 +9,7 @@ from keras_renorm.diagnostics.graphs import Call
 from keras_renorm.diagnostics.norms import is_norm, positions, renormalizes, uses_minibatch
 from keras_renorm.diagnostics.progress import unfinished
 from keras_renorm.diagnostics.report import Finding
-from keras_renorm.layers import BatchRenormalization
+from keras_renorm.layers import BatchRenormalization, DomainBatchNormalization
 
 # A standard deviation of m values has a relative error of about 1/sqrt(2m): 25 % of 8.
 FEW_VALUES = 8
@@ -101,6 +101,8 @@ def values_per_channel(call: Call, batch: Batch | None) -> int | None:
     if ghost is not None and ghost < examples:
         # So it is with the ghosts, of which the last holds the rest.
         examples = examples % ghost or ghost
+    if _has_domains(layer) and layer.batch_statistics == "domain" and _has_ids(call):
+        examples = max(1, examples // layer.num_domains)
     return examples * per_example
 
 
@@ -216,6 +218,15 @@ def _same_channels(layer: keras.layers.Layer, call: Call) -> bool:
     return int(call.operation.axis) % rank == channels
 
 
+def _has_domains(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, DomainBatchNormalization)
+
+
+def _has_ids(call: Call) -> bool:
+    """Whether a call of a layer with domains has an id per example; one for all is a number."""
+    return any(len(value.shape) == 1 for value in call.inputs[1:])
+
+
 def _more_values(layer: keras.layers.Layer, batch: Batch | None) -> str:
     """What to do about too few values."""
     if getattr(layer, "virtual_batch_size", None):
@@ -224,7 +235,8 @@ def _more_values(layer: keras.layers.Layer, batch: Batch | None) -> str:
         return "Set synchronized=True, or raise the batch size."
     if renormalizes(layer):
         return "Raise the batch size."
+    renorm = "DomainBatchRenormalization" if _has_domains(layer) else "BatchRenormalization"
     return (
-        "Raise the batch size, or replace it by keras_renorm.layers.BatchRenormalization (which "
-        f"needs {FEWEST_VALUES})."
+        f"Raise the batch size, or replace it by keras_renorm.layers.{renorm} (which needs "
+        f"{FEWEST_VALUES})."
     )

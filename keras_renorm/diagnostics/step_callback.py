@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_renorm.diagnostics.report import Report
+from keras_renorm.statistics.batches import whole_number
 
 
 class StepCallback(keras.callbacks.Callback, abc.ABC):
@@ -20,15 +21,14 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
         log_dir: Folder for TensorBoard's files, or None.
 
     Raises:
+        TypeError: If `every_n_steps` is not an integer.
         ValueError: If `every_n_steps` is less than 1.
         ImportError: If there is a `log_dir` and TensorBoard is not installed.
     """
 
     def __init__(self, every_n_steps: int, log_dir: str | pathlib.Path | None) -> None:
         super().__init__()
-        if every_n_steps < 1:
-            raise ValueError(f"`every_n_steps` must be 1 or more, received {every_n_steps!r}.")
-        self._every = every_n_steps
+        self._every = whole_number("every_n_steps", every_n_steps)
         self._recorded: int | None = None
         self._log_dir = log_dir
         self._writer: Any = None

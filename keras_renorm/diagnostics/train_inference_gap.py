@@ -186,7 +186,14 @@ def _notes(model: keras.Model, names: dict[Any, str], untouched: list[str]) -> I
 
 def _findings(rows: Sequence[LayerGap], left_out: Sequence[str]) -> Iterator[Finding]:
     for row in rows:
-        if not row.own <= _LARGE:
+        if np.isnan(row.own):
+            yield Finding(
+                row.layer,
+                "not finite",
+                f"{row.layer} computes NaN or infinity on these inputs: they, the weights or the "
+                "moving statistics are not finite at it or before it.",
+            )
+        elif row.own > _LARGE:
             yield Finding(
                 row.layer,
                 "large gap",

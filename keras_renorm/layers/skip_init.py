@@ -110,9 +110,9 @@ class SkipInit(keras.layers.Layer):
 
 def _initial_value(value: Any) -> float | Literal["inverse_sqrt_depth"]:
     """`value` as a finite float, or the one word that is allowed."""
-    if value == INVERSE_SQRT_DEPTH:
-        return INVERSE_SQRT_DEPTH
     if isinstance(value, str):
+        if value == INVERSE_SQRT_DEPTH:
+            return INVERSE_SQRT_DEPTH
         raise ValueError(
             f"`initial_value` must be a number or {INVERSE_SQRT_DEPTH!r}, received {value!r}. The "
             f"paper's values are 0.0 and {INVERSE_SQRT_DEPTH!r}."

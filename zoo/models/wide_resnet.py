@@ -20,6 +20,8 @@ Sources: Zagoruyko & Komodakis 2016, Wide Residual Networks, table 1; De & Smith
 Normalization Biases Residual Blocks Towards the Identity Function in Deep Networks, section 4.
 """
 
+import sys
+
 import keras
 
 from keras_renorm.typing import Tensor
@@ -50,7 +52,8 @@ def wide_resnet(
         name: Name of the model.
 
     Returns:
-        A model of images, with the output of `head`.
+        A model of images, with the output of `head`. Python's limit of recursion is raised for
+        nets of many blocks; a process that loads such a model must do the same.
 
     Raises:
         ValueError: If the depth is not of that form.
@@ -65,6 +68,9 @@ def wide_resnet(
                 x, width * filters, strides, norm, f"stage{stage}_block{block}", depth=3 * blocks
             )
     x = norm(x, "post", "relu")
+    # Keras follows a graph by recursion, one level per sum: here, when it copies and when it loads
+    # the model. So the limit, 1,000 by default, stays where it is put.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 3 * blocks + 1_000))
     return keras.Model(images, head(x), name=name)
 
 

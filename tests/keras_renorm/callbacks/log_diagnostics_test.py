@@ -120,5 +120,5 @@ def test_without_tensorboard_a_log_dir_is_refused(monkeypatch, tmp_path):
 
 
 def test_steps_out_of_range():
-    with pytest.raises(ValueError, match="`every_n_steps` must be 1 or more, received 0"):
+    with pytest.raises(ValueError, match="`every_n_steps` must be at least 1, received"):
         LogDiagnostics([], every_n_steps=0)

@@ -232,3 +232,62 @@ REFUSED = {
 def test_what_cannot_be_copied_is_named(make, error, message):
     with pytest.raises(error, match=message):
         convert.from_keras(make())
+
+
+def adapted(layer, data):
+    layer.adapt(data)
+    return layer
+
+
+TEXTS = np.array(["a b", "b c"])
+
+
+@pytest.mark.parametrize(
+    ("before", "x"),
+    [
+        (lambda: [adapted(keras.layers.Normalization(), 5 * X + 3)], X),
+        (
+            lambda: [adapted(keras.layers.StringLookup(), TEXTS), keras.layers.Embedding(9, 4)],
+            TEXTS,
+        ),
+        (
+            lambda: [
+                adapted(keras.layers.TextVectorization(output_sequence_length=3), TEXTS),
+                keras.layers.Embedding(9, 4),
+            ],
+            TEXTS,
+        ),
+        (
+            lambda: [
+                adapted(keras.layers.Discretization(num_bins=4), X),
+                keras.layers.Embedding(9, 4),
+            ],
+            X,
+        ),
+    ],
+    ids=["normalization", "lookup", "text", "discretization"],
+)
+@pytest.mark.parametrize("to", [convert.to_batch_renormalization, convert.fold])
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+def test_what_adapt_found_goes_along(before, x, to):
+    """It is in no variable that the layer uses: a copy of the variables alone would lose it."""
+    inputs = keras.Input(x.shape[1:], dtype=str(x.dtype) if x is X else "string")
+    layers = [*before(), keras.layers.BatchNormalization()]
+    hidden = inputs
+    for layer in layers:
+        hidden = layer(hidden)
+    model = keras.Model(inputs, hidden)
+    x = keras.ops.convert_to_tensor(x)
+    y = np.asarray(model(x))
+    assert np.ptp(y) > 0.01
+    np.testing.assert_allclose(to(model)(x), y, rtol=1e-5, atol=1e-6)
+
+
+def test_variables_that_are_not_trained_stay_so():
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
+    model.add(keras.layers.BatchNormalization())
+    model.layers[0].bias.trainable = False
+    model.layers[1].gamma.trainable = False
+    trained = [v.path for v in convert.to_batch_renormalization(model).trainable_variables]
+    assert trained == [v.path for v in model.trainable_variables]
+    assert [path.split("/")[-1] for path in trained] == ["kernel", "beta"]

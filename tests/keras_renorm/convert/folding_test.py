@@ -266,6 +266,15 @@ def test_a_call_for_training_stays():
         "after": "affine: follows Dropout",
     }
     assert [type(norm) for norm in norms(new_model)] == [BN, L.BatchNormalization]
+    # In inference mode, as with trainable=False, it would not be.
+    assert [norm.trainable for norm in norms(new_model)] == [True, False]
+
+
+def test_a_call_for_training_computes_the_same():
+    inputs = keras.Input((5,))
+    model = randomised(keras.Model(inputs, BN()(L.Dense(4)(inputs), training=True)))
+    x = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
+    np.testing.assert_allclose(convert.fold(model)(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_wrappers():
@@ -280,6 +289,9 @@ def test_wrappers():
     new_model, report = folded(model)
     assert [type(norm) for norm in norms(new_model)] == [L.BatchNormalization, BN]
     assert [change.layer.split("/")[-1] for change in report.kept] == ["with_activation"]
+    assert [change.note for change in report.kept] == [
+        "its activation has no room in the layer around it"
+    ]
 
 
 def test_a_layer_used_in_a_wrapper_too_is_shared():
@@ -403,6 +415,7 @@ def test_norms_of_other_kinds_stay():
     reports = []
     new_model = convert.fold(model, report=reports.append)
     assert [change.layer for change in reports[0].kept] == ["domains", "own", "g"]
+    assert [change.note for change in reports[0].kept] == ["an affine for each domain", "", ""]
     assert reports[0].replaced == ()
     x = [sample(model)[0], np.array([0, 1, 1, 0, 0, 1])]
     np.testing.assert_allclose(new_model(x), model(x), rtol=1e-5, atol=1e-5)

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm import convert, layers, schedules
+from keras_renorm import convert, layers, schedules, statistics
 
 X = np.random.default_rng(2).normal(1.0, 2.0, (6, 5)).astype("f4")
 
@@ -506,3 +506,15 @@ def test_ghost_batches_have_no_place_in_keras():
     assert reports[0].replaced[0].note == "without virtual_batch_size"
     with pytest.warns(UserWarning, match=r"'net/norm' is kept as it is: .*virtual_batch_size"):
         convert.to_synchronized(model)
+
+
+def test_frozen_statistics_go_along_or_are_reported():
+    """What `statistics.freeze` did: the copy must not train on the minibatch's moments."""
+    model = keras.Sequential([keras.Input((5,)), keras.layers.BatchNormalization()])
+    statistics.freeze(model, affine_trainable=False)
+    ours = convert.to_batch_renormalization(model)
+    assert ours.layers[0].frozen_statistics
+    assert ours.trainable_variables == []
+    reports = []
+    convert.to_keras(ours, report=reports.append)
+    assert reports[0].replaced[0].note == "without r_max, d_max, frozen_statistics"

@@ -170,7 +170,7 @@ def test_percentiles_out_of_range(percentiles, x):
 
 
 def test_mistakes(x):
-    with pytest.raises(ValueError, match="`every_n_steps` must be 1 or more, received 0"):
+    with pytest.raises(ValueError, match="`every_n_steps` must be at least 1, received"):
         ActivationPercentiles("dense", 0, x, every_n_steps=0)
     with pytest.raises(ValueError, match="The model 'net' has no layer 'dens'"):
         record(network(name="net"), "dens", 0, x)

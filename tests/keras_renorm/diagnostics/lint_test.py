@@ -267,8 +267,36 @@ def test_what_was_not_checked_is_said_so():
 
 @pytest.mark.parametrize("argument", ["batch_size", "num_steps", "replicas"])
 def test_arguments_out_of_range(argument):
-    with pytest.raises(ValueError, match=f"`{argument}` must be 1 or more, received 0"):
+    with pytest.raises(ValueError, match=f"`{argument}` must be at least 1, received {argument}=0"):
         lint(healthy(), **{argument: 0})
+    with pytest.raises(TypeError, match=f"`{argument}` must be an integer, received 2.5 of type"):
+        lint(healthy(), **{argument: 2.5})
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(TypeError, match=r"must be a Keras model.*give keras.Sequential\("):
+        lint(BatchNormalization())
+
+
+def domains(ids, **options):
+    inputs = keras.Input((5,))
+    norm = DomainBatchNormalization(4, name="norm", **options)
+    outputs = norm(inputs, domain=1 if ids is None else ids)
+    return keras.Model([inputs] if ids is None else [inputs, ids], outputs)
+
+
+def test_an_id_per_example_splits_the_batch():
+    """Of 16 examples of 4 domains each has 4, fewer than the 8 that batch norm needs."""
+    ids = keras.Input((), dtype="int32")
+    report = lint(domains(ids), batch_size=16)
+    assert [norm.values for norm in report.norms] == [4]
+    assert kinds(report) == [("norm", "few values")]
+    assert "DomainBatchRenormalization (which needs 3)" in str(report.findings[0])
+    shared = {"batch_statistics": "shared", "population_statistics": "shared"}
+    for model in (domains(ids, **shared), domains(None)):
+        report = lint(model, batch_size=16)
+        assert [norm.values for norm in report.norms] == [16]
+        assert report.findings == ()
 
 
 def test_findings_of_many_layers_are_printed_together():

@@ -365,3 +365,12 @@ def test_table_scalars_json_and_plot(rng, tmp_path):
     figure = report.plot(tmp_path / "renorm.png")
     assert figure.axes[0].lines[0].get_ydata()[0] == row.mean_drift.median
     assert (tmp_path / "renorm.png").stat().st_size > 1000
+
+
+def test_what_is_not_finite_is_named(rng):
+    model = trained(BatchRenormalization(name="norm"), rng)
+    x = data(rng)
+    x[0, 0] = np.nan
+    (finding,) = renorm_report(model, x).findings
+    assert (finding.layer, finding.kind) == ("norm", "not finite")
+    assert "norm has a drift of nan and a scale drift of nan: its inputs or its" in str(finding)

@@ -180,3 +180,40 @@ def test_table_scalars_and_plot(images, tmp_path):
         figure.axes[0].lines[0].get_ydata(), [block.skip for block in report.blocks]
     )
     assert (tmp_path / "blocks.png").stat().st_size > 1000
+
+
+def test_blocks_that_a_models_own_call_leaves_out_are_named(rng):
+    class Half(keras.Model):
+        def call(self, x, training=None):
+            return self.get_layer("first")(x, training=training)
+
+    x = keras.Input((5,))
+    first = keras.Sequential([keras.Input((5,)), BatchNormalization()], name="first")
+    hidden = L.Add(name="never")([x, first(x)])
+    report = residual_variance(Half(x, hidden), rng.normal(size=(8, 5)))
+    assert report.blocks == ()
+    assert "Left out, for the model's own `call` skips them: never." in report.notes
+
+
+def test_skip_paths_of_their_own_are_not_held_against_each_other(rng):
+    """A small one before a large one is no growth, nor is one of a constant."""
+    inputs = [keras.Input((5,)) for _ in range(3)]
+    sums = [x + BatchNormalization()(x) for x in inputs]
+    data = [scale * rng.normal(size=(8, 5)).astype("f4") for scale in (1e-6, 0.0, 1e3)]
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        model = keras.Model([inputs[i] for i in order], [sums[i] for i in order])
+        report = residual_variance(model, [data[i] for i in order])
+        assert len(report.blocks) == 3
+        assert report.findings == ()
+
+
+def test_inputs_that_are_not_finite_are_named(images):
+    images[0, 0, 0, 0] = np.nan
+    (finding,) = residual_variance(resnet(3, BatchNormalization), images).findings
+    assert finding.kind == "not finite"
+    assert "is nan at its first block, block1: the inputs or the weights before it" in str(finding)
+
+
+def test_a_batch_without_examples_is_refused(images):
+    with pytest.raises(ValueError, match="`x` holds no examples"):
+        residual_variance(resnet(2), images[:0])

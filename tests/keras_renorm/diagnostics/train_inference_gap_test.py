@@ -216,3 +216,12 @@ def test_table_scalars_json_and_plot(rng, tmp_path):
     figure = report.plot(tmp_path / "gap.png")
     assert figure.axes[0].lines[0].get_ydata()[0] == report.layers[0].own
     assert (tmp_path / "gap.png").stat().st_size > 1000
+
+
+def test_what_is_not_finite_is_named(rng):
+    x = data(rng, 512)
+    model = settle(network(BatchNormalization(name="norm")), x)
+    x[0, 0] = np.nan
+    (finding,) = train_inference_gap(model, x).findings
+    assert (finding.layer, finding.kind) == ("norm", "not finite")
+    assert "norm computes NaN or infinity on these inputs" in str(finding)

@@ -123,3 +123,8 @@ def test_integer_inputs_are_refused(symbolic):
     x = keras.Input((3,), dtype="int32") if symbolic else np.zeros((2, 3), "int32")
     with pytest.raises(TypeError, match="`inputs` must be floating point, received dtype int32"):
         layers.SkipInit()(x)
+
+
+def test_an_initial_value_that_is_a_tensor_is_refused():
+    with pytest.raises(TypeError, match="`initial_value` must be a number, received"):
+        layers.SkipInit(keras.ops.convert_to_tensor(0.5))

@@ -89,6 +89,15 @@ def test_what_a_model_does_not_take_is_a_users_error(dataset, values, message):
         builders.build_model(config(**values), dataset)
 
 
+def test_images_too_small_for_the_auxiliary_classifier_can_do_without(rng):
+    images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    data = Dataset("blocks", "train", images, np.arange(3), ("a", "b", "c"))
+    with pytest.raises(UserError, match=r"65 pixels .*--config\.auxiliary_weight=0 of zoo\.train"):
+        builders.build_model(config(model="inception_bn"), data)
+    model = builders.build_model(config(model="inception_bn", auxiliary_weight=0.0), data)
+    assert model.output_shape == (None, 3)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -117,6 +117,18 @@ def test_a_replica_needs_an_example():
     configs.check_values(values | {"strategy": "none"})
 
 
+@pytest.mark.parametrize("norm", ["none", "skip_init"])
+def test_there_must_be_statistics_to_freeze(norm):
+    message = (
+        "--config.freeze_statistics_at_step must be 0 with --config.norm="
+        f"{norm}, which has no statistics, received 5."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        configs.check_values(changed(norm=norm, freeze_statistics_at_step=5))
+    configs.check_values(changed(norm=norm))
+    configs.check_values(changed(norm="batch_norm", freeze_statistics_at_step=5))
+
+
 def test_differences_name_keys_and_both_values():
     assert configs.differences({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "d": 4}) == {
         "b": (2, 5),

@@ -122,7 +122,7 @@ def pixels(split):
 
 @pytest.mark.parametrize(("samples", "memory"), [(300, 2**31), (777, 2**31), (777, 0)])
 def test_precise_statistics_are_those_of_training_images(
-    normalized_workdir, samples, memory, monkeypatch
+    normalized_workdir, samples, memory, monkeypatch, capsys
 ):
     monkeypatch.setattr("zoo.training.evaluation._ONE_SWEEP_BYTES", memory)
     options = {"statistics": "precise", "num_samples": samples, "batch_size": 250}
@@ -133,6 +133,7 @@ def test_precise_statistics_are_those_of_training_images(
     assert result.loss == pytest.approx(expected, rel=1e-4)
     report = json.loads((normalized_workdir / "evaluation.json").read_text())
     assert report["statistics"] == "precise"
+    assert capsys.readouterr().out == ""  # A bar is for terminals.
 
 
 def test_minibatch_statistics_are_those_of_each_batch(normalized_workdir):

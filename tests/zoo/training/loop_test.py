@@ -161,12 +161,16 @@ def test_two_checkpoints_and_the_events_are_kept(finished_run):
     assert not list(workdir.rglob(".tmp-*"))
 
 
-def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(run_program, tmp_path):
+@pytest.mark.parametrize("found_by", ["step", "evaluation"])
+def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(run_program, tmp_path, found_by):
+    # The loss of the first step is that of the weights before it.
+    steps = ("--config.num_steps=1",) if found_by == "evaluation" else ()
     done = run_program(
         "zoo.train",
         f"--workdir={tmp_path / 'run'}",
         "--config.norm=none",
         "--config.learning_rate=1e30",
+        *steps,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: The loss is ")
