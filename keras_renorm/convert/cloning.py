@@ -51,7 +51,8 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
 
     Raises:
         TypeError: If `model` is no Keras model, or of a class that a copy would lose.
-        ValueError: If a layer that is to be replaced lies where it cannot be.
+        ValueError: If a layer that is to be replaced lies where it cannot be, or one that is shared
+            would not be any more.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -63,8 +64,11 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
         new_model = copier(model)
     _build(model, new_model)
     pairs = list(copier.pairs(model, set()))
+    copies: dict[int, Layer] = {}
     for old, new in pairs:
         _check(old, new, rewrite)
+        if copies.setdefault(id(old), new) is not new:
+            raise _no_sharing(old)
         # A model sets those of its layers, too; they come after it here.
         new.trainable = rewrite.trainable(old)
     for old, new in pairs:
@@ -230,6 +234,15 @@ def _no_room(inner: Layer, layer: Layer) -> ValueError:
     )
 
 
+def _no_sharing(layer: Layer) -> ValueError:
+    return ValueError(
+        f"The {type(layer).__name__} {layer.name!r} is used in several places, one of them inside "
+        "a class of its own, whose configuration does not tell that: the copies would not share "
+        "their weights. Call the layer in the functional model instead, or build the model anew "
+        "with the layers that you want."
+    )
+
+
 def _is_input(layer: Any) -> bool:
     return isinstance(layer, keras.layers.InputLayer)
 
@@ -332,7 +345,8 @@ def _hand_over(old: Layer, new: Layer, rewrite: Rewrite) -> None:
             f"{[tuple(v.shape) for v in after]}. Make `get_config` and `build` of that class "
             "create the same weights."
         )
-    _hand_over_state(old, new)
+    if old.built:
+        _hand_over_state(old, new)
     for variable, value in zip(after, before, strict=True):
         variable.assign(np.asarray(keras.ops.convert_to_numpy(value)))
         variable.trainable = value.trainable and new.trainable

@@ -80,8 +80,8 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
 
     Args:
         model: A Sequential, functional or subclassed model with weights, which may hold other such
-            models. In classes of your own nothing is folded: what `get_config` holds becomes one
-            affine. The model stays as it is; its `compile` is not copied.
+            models. In classes with a `call` of your own nothing is folded: what `get_config`
+            holds becomes one affine. The model stays as it is; its `compile` is not copied.
         report: What to call with the `Report` of what was folded, e.g. `print`.
 
     Returns:
@@ -89,8 +89,7 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
 
     Raises:
         TypeError: As in `to_batch_renormalization`.
-        ValueError: If the model has no weights yet, or a batch norm lies inside a layer that makes
-            it by itself.
+        ValueError: If the model has no weights yet, or as in `to_batch_renormalization`.
 
     Example:
         >>> served = keras_renorm.convert.fold(model, report=print)
@@ -194,7 +193,8 @@ class _Folding(Rewrite):
             elif self.replace(layer) is None:
                 kept.append(Change(name, kind, "", reason or _why_kept(layer)))
             else:
-                replaced.append(Change(name, kind, "BatchNormalization", f"affine: {reason}"))
+                note = f"affine: {reason or 'called by another class'}"
+                replaced.append(Change(name, kind, "BatchNormalization", note))
         return Report(tuple(replaced), tuple(kept))
 
     def _plan(self, graph: _Graph, use: _Use, count: Callable[[int], int]) -> None:
@@ -219,24 +219,30 @@ class _Folding(Rewrite):
 
 
 def _graphs(model: Layer, seen: set[int] | None = None) -> Iterator[_Graph]:
-    """The graphs of a model and of the models in it, each once."""
+    """The graphs of a model and of the models in it, each once; none of what a class calls."""
     seen = set() if seen is None else seen
     if id(model) in seen:
         return
     seen.add(id(model))
     if type(model) is keras.layers.TimeDistributed:
         yield from _graphs(model.layer, seen)
-    if is_graph(model):
+    if _is_known(model):
         yield _sequence(model) if isinstance(model, keras.Sequential) else _network(model)
         for layer in model.layers:
             yield from _graphs(layer, seen)
+
+
+def _is_known(model: Layer) -> bool:
+    """Whether the graph tells all calls in a model: it has one, and no `call` of its own class."""
+    caller = next(base for base in type(model).__mro__ if "call" in vars(base))
+    return is_graph(model) and caller.__module__.partition(".")[0] == "keras"
 
 
 def _used(layer: Layer) -> list[Layer]:
     """A layer and those that it calls by itself, without those of graphs."""
     if type(layer) is keras.layers.TimeDistributed:
         return [layer, layer.layer]
-    return [layer] if is_graph(layer) or not _is_layer(layer) else layer._flatten_layers()
+    return [layer] if not _is_layer(layer) or _is_known(layer) else layer._flatten_layers()
 
 
 def _is_layer(operation: Any) -> bool:

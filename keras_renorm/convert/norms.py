@@ -58,8 +58,9 @@ def to_batch_renormalization(
     Raises:
         TypeError: If `model` is no Keras model, or a subclass of a functional one that a copy
             would lose.
-        ValueError: If an option is not allowed, or a batch norm lies inside a layer that makes it
-            by itself, so that it cannot be replaced.
+        ValueError: If an option is not allowed; a batch norm lies inside a layer that makes it by
+            itself, so that it cannot be replaced; or a layer is shared with a class of your own,
+            of which a copy would have its own.
 
     Example:
         >>> model = keras.applications.ResNet50()

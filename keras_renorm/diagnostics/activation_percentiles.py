@@ -223,7 +223,7 @@ def _of_unit(tensors: Sequence[Any], unit: int, name: str) -> npt.NDArray[np.flo
     if not tensors:
         raise ValueError(f"The layer {name!r} is not called on the inputs `x`.")
     units = tensors[0].shape[-1]
-    if not -units <= unit < units:
+    if not isinstance(unit, int | np.integer) or not -units <= unit < units:
         raise ValueError(
             f"`unit` must be in [{-units}, {units - 1}], for {name!r} has {units} units; received "
             f"{unit!r}."
@@ -252,6 +252,15 @@ def _findings(
     if len(records) < 2:
         return
     first, last = records[0].percentiles, records[-1]
+    for record in (records[0], last):
+        if not np.all(np.isfinite(record.percentiles)):
+            yield Finding(
+                unit,
+                "not finite",
+                f"The input of {unit} is not finite at step {record.step}: look for NaN in the "
+                "inputs and the weights.",
+            )
+            return
     low, middle, high = first[0], last.percentiles[len(first) // 2], first[-1]
     if last.percentiles[0] == last.percentiles[-1] and len(percentages) > 1:
         yield Finding(

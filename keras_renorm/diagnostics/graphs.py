@@ -1,5 +1,6 @@
 """A model as a list of calls: nested models unfolded, shared layers once for each call."""
 
+import collections
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -89,14 +90,19 @@ def layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Each layer of a model once, with its name behind those of the layers that it lies in."""
     _require_model(model)
     seen = {id(model)}
+    names: collections.Counter[str] = collections.Counter()
 
     def walk(parent: keras.layers.Layer, prefix: str) -> Iterator[tuple[str, keras.layers.Layer]]:
         for layer in parent._flatten_layers(include_self=False, recursive=False):
             if id(layer) in seen:
                 continue
             seen.add(id(layer))
-            yield prefix + layer.name, layer
-            yield from walk(layer, f"{prefix}{layer.name}/")
+            name = prefix + layer.name
+            names[name] += 1
+            if names[name] > 1:  # a subclassed model may give one name to many
+                name += f"#{names[name]}"
+            yield name, layer
+            yield from walk(layer, f"{name}/")
 
     return walk(model, "")
 

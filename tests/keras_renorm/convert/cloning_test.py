@@ -291,3 +291,15 @@ def test_variables_that_are_not_trained_stay_so():
     trained = [v.path for v in convert.to_batch_renormalization(model).trainable_variables]
     assert trained == [v.path for v in model.trainable_variables]
     assert [path.split("/")[-1] for path in trained] == ["kernel", "beta"]
+
+
+@pytest.mark.parametrize("to", [convert.to_batch_renormalization, convert.fold])
+def test_sharing_that_a_copy_would_lose_is_refused(to):
+    shared = keras.layers.BatchNormalization(name="shared")
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, Block(shared)(shared(inputs)))
+    with pytest.raises(ValueError, match="The BatchNormalization 'shared' is used in several"):
+        to(model)
+    blocks = keras.Sequential([keras.Input((5,)), Block(shared), Block(shared)])
+    with pytest.raises(ValueError, match="the copies would not share their weights"):
+        to(blocks)

@@ -425,3 +425,28 @@ def test_a_model_without_weights_is_refused():
     model = keras.Sequential([L.Dense(3), BN()], name="net")
     with pytest.raises(ValueError, match=r"'net' has no weights yet.*model.build\(input_shape\)"):
         convert.fold(model)
+
+
+@keras.saving.register_keras_serializable("folding_test")
+class Both(keras.Model):
+    """A functional model that adds what comes before its norm."""
+
+    def call(self, x, training=None):
+        return super().call(x, training=training) + self.get_layer("dense")(x)
+
+
+def test_nothing_is_folded_where_a_class_calls_the_layers_itself():
+    inputs = keras.Input((5,))
+    model = randomised(Both(inputs, BN(name="norm")(L.Dense(4, name="dense")(inputs))))
+    _, report = folded(model)
+    assert [change.after for change in report.replaced] == ["BatchNormalization"]
+
+
+def test_a_layer_that_a_class_calls_too_is_shared():
+    inputs, dense = keras.Input((5,)), L.Dense(5, name="dense")
+    both = Both(inputs, BN()(dense(inputs)))
+    _, report = folded(randomised(keras.Model(inputs, [BN()(dense(inputs)), both(inputs)])))
+    assert list(notes(report).values()) == [
+        "affine: a shared layer",
+        "affine: called by another class",
+    ]

@@ -127,6 +127,14 @@ def test_a_layer_used_twice_stays_one_layer():
     assert converted.get_layer("inner").layers[-1] is converted.get_layer("shared")
 
 
+def test_layers_without_weights_yet_are_kept():
+    model = keras.Sequential([keras.layers.Normalization(), keras.layers.TextVectorization()])
+    model.add(layers.BatchRenormalization())
+    new_model = convert.from_keras(model)
+    assert not new_model.built
+    assert [type(layer) for layer in new_model.layers] == [type(one) for one in model.layers]
+
+
 def test_a_model_without_weights_yet():
     model = keras.Sequential([keras.layers.Dense(4), keras.layers.BatchNormalization()])
     converted = convert.to_synchronized(model)

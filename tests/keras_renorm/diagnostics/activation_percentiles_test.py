@@ -191,3 +191,14 @@ def test_table_scalars_and_plot(x, tmp_path):
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_xdata(), [0, 8, 16])
     assert figure.axes[0].lines[0].get_ydata()[-1] == last[2]
     assert (tmp_path / "figure1.png").stat().st_size > 1000
+
+
+def test_an_input_that_is_not_finite_is_named(x):
+    model = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Dense(2, name="dense")])
+    recorder = ActivationPercentiles("dense", 0, np.where(x == x[0, 0], np.nan, x))
+    recorder.set_model(model)
+    recorder.record(0)
+    recorder.record(5)
+    (finding,) = recorder.report().findings
+    assert finding.kind == "not finite"
+    assert "The input of dense[0] is not finite at step 0" in str(finding)

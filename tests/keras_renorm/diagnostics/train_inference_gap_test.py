@@ -225,3 +225,26 @@ def test_what_is_not_finite_is_named(rng):
     (finding,) = train_inference_gap(model, x).findings
     assert (finding.layer, finding.kind) == ("norm", "not finite")
     assert "norm computes NaN or infinity on these inputs" in str(finding)
+
+
+def test_layers_of_one_name_are_told_apart(rng):
+    class Same(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norms = [BatchNormalization(name="norm") for _ in range(3)]
+
+        def build(self, shape):
+            for norm in self.norms:
+                norm.build(shape)
+
+        def call(self, x, training=None):
+            for norm in self.norms:
+                x = norm(x, training=training)
+            return x
+
+    x = data(rng)
+    model = Same()
+    model(x)
+    report = train_inference_gap(model, x)
+    assert [row.layer for row in report.layers] == ["norm", "norm#2", "norm#3"]
+    assert len(report.scalars()) == 7
