@@ -28,6 +28,7 @@ class LogDiagnostics(StepCallback):
         reports: The last report of each gauge, in their order.
 
     Raises:
+        TypeError: If `gauges` is no list of functions, or one of them returns no report.
         ValueError: If `every_n_steps` is less than 1.
         ImportError: If there is a `log_dir` and TensorBoard is not installed.
 
@@ -49,6 +50,11 @@ class LogDiagnostics(StepCallback):
         verbose: bool = True,
     ) -> None:
         super().__init__(every_n_steps, log_dir)
+        if not isinstance(gauges, Sequence) or not all(map(callable, gauges)):
+            raise TypeError(
+                "`gauges` must be a list of functions of the model, such as "
+                f"[lambda model: diagnostics.renorm_report(model, images)], received {gauges!r}."
+            )
         self._gauges = list(gauges)
         self._verbose = verbose
         self._printed: set[tuple[str, str]] = set()
@@ -60,7 +66,7 @@ class LogDiagnostics(StepCallback):
         Args:
             step: Training steps that the model has made.
         """
-        self.reports = tuple(gauge(self.model) for gauge in self._gauges)
+        self.reports = tuple(_taken(gauge, self.model) for gauge in self._gauges)
         for report in self.reports:
             self.log(report, step)
             if self._verbose:
@@ -73,3 +79,13 @@ class LogDiagnostics(StepCallback):
             if fault not in self._printed:
                 self._printed.add(fault)
                 print(f"\nStep {step}: {finding}")
+
+
+def _taken(gauge: Callable[[keras.Model], Report], model: keras.Model) -> Report:
+    report = gauge(model)
+    if not isinstance(report, Report):
+        raise TypeError(
+            "A gauge must return a report of keras_renorm.diagnostics, such as "
+            f"lambda model: diagnostics.lint(model), received {report!r} from {gauge!r}."
+        )
+    return report

@@ -11,6 +11,7 @@ from keras_renorm.layers import (
     DomainBatchNormalization,
     DomainBatchRenormalization,
 )
+from keras_renorm.statistics import is_frozen
 
 Layer: TypeAlias = keras.layers.Layer
 KerasBatchNormalization: TypeAlias = keras.layers.BatchNormalization
@@ -85,7 +86,7 @@ def as_ours(layer: Layer) -> Layer | None:
     if type(layer) is not KerasBatchNormalization:
         return None
     config = without(layer.get_config(), "renorm", "renorm_clipping", "renorm_momentum")
-    if "call" in vars(layer):  # what `statistics.freeze` does to it
+    if is_frozen(layer):
         config["frozen_statistics"] = True
     if not layer.renorm:
         return BatchNormalization.from_config(config)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
+from keras_renorm.statistics import is_frozen
 from keras_renorm.statistics.norms import NORMS
 
 
@@ -17,9 +18,7 @@ def is_norm(layer: Any) -> bool:
 
 def uses_minibatch(layer: Any) -> bool:
     """Whether the layer uses the minibatch's statistics in training: it is not frozen."""
-    # What `statistics.freeze` does to ours, and to Keras's.
-    frozen = getattr(layer, "frozen_statistics", False) or "call" in vars(layer)
-    return bool(layer.trainable) and not frozen
+    return bool(layer.trainable) and not is_frozen(layer)
 
 
 def kind(layer: keras.layers.Layer) -> str:

@@ -5,7 +5,7 @@
 and switch several. All take models with layers of this package and with Keras's batch norms.
 """
 
-from keras_renorm.statistics.freezing import freeze, unfreeze
+from keras_renorm.statistics.freezing import freeze, is_frozen, unfreeze
 from keras_renorm.statistics.minibatch import batch_statistics
 from keras_renorm.statistics.population import PreciseReport, precise
 from keras_renorm.statistics.sets import read_sets, save_set, sets, use_set, write_sets
@@ -14,6 +14,7 @@ __all__ = [
     "PreciseReport",
     "batch_statistics",
     "freeze",
+    "is_frozen",
     "precise",
     "read_sets",
     "save_set",

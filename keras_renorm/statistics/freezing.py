@@ -21,6 +21,17 @@ class _FrozenCall:
         return type(self._layer).call(self._layer, inputs, training=False, mask=mask)
 
 
+def is_frozen(layer: keras.layers.Layer) -> bool:
+    """Whether `freeze` holds for a batch norm.
+
+    Args:
+        layer: A batch norm, of this package or of Keras.
+    """
+    return bool(getattr(layer, "frozen_statistics", False)) or isinstance(
+        vars(layer).get("call"), _FrozenCall
+    )
+
+
 def freeze(model: keras.layers.Layer, *, affine_trainable: bool = True) -> None:
     """Has every batch norm normalise with its moving statistics in training, and keep them.
 
@@ -85,7 +96,7 @@ def _set_frozen(model: keras.layers.Layer, frozen: bool, affine_trainable: bool)
             layer.frozen_statistics = frozen
         elif frozen:
             vars(layer)["call"] = _FrozenCall(layer)
-        elif isinstance(vars(layer).get("call"), _FrozenCall):
+        elif is_frozen(layer):
             del vars(layer)["call"]
         if layer.trainable:
             for parameter in (layer.gamma, layer.beta):

@@ -71,6 +71,8 @@ class Pass:
             inputs: Tensor, training: bool | None = None, mask: Tensor | None = None, **kwargs: Any
         ) -> Tensor:
             self._check_place(layer)
+            if mask is None:  # Keras hands it over only where a layer has one tensor argument.
+                mask = getattr(inputs, "_keras_mask", None)
             moments = _moments(layer, inputs, mask, kwargs.get("domain"))
             moments = moments._replace(count=moments.count * self._here.weight)
             if self._at_once:

@@ -122,3 +122,16 @@ def test_without_tensorboard_a_log_dir_is_refused(monkeypatch, tmp_path):
 def test_steps_out_of_range():
     with pytest.raises(ValueError, match="`every_n_steps` must be at least 1, received"):
         LogDiagnostics([], every_n_steps=0)
+
+
+@pytest.mark.parametrize("wrong", [lambda model: None, [3], "lint"])
+def test_gauges_are_a_list_of_functions(wrong):
+    with pytest.raises(TypeError, match=r"`gauges` must be a list of functions .* received"):
+        LogDiagnostics(wrong)
+
+
+def test_a_gauge_returns_a_report(model):
+    callback = LogDiagnostics([lambda model: None])
+    callback.set_model(model)
+    with pytest.raises(TypeError, match=r"A gauge must return a report .* received None from"):
+        callback.record(0)

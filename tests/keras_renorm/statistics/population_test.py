@@ -428,3 +428,17 @@ def test_progress(rng, capsys, verbose, expected):
     precise(model, rng.normal(size=(8, 4)).astype("f4"), batch_size=4, verbose=verbose)
     printed = capsys.readouterr().out
     assert (expected in printed) if expected else printed == ""
+
+
+def test_keras_own_mask_reaches_domains(rng):
+    inputs, ids = keras.Input((5, 3)), keras.Input((), dtype="int32")
+    norm = layers.DomainBatchNormalization(2)
+    model = keras.Model([inputs, ids], norm(keras.layers.Masking()(inputs), domain=ids))
+    x = rng.normal(3.0, 2.0, (8, 5, 3)).astype("float32")
+    x[:, 3:] = 0.0
+    domains = np.arange(8) % 2
+    precise(model, [((x, domains),)], verbose=0)
+    for k in range(2):
+        mean, variance = float64_moments(x[domains == k, :3])
+        np.testing.assert_allclose(numpy(norm.moving_mean)[k], mean, rtol=1e-6)
+        np.testing.assert_allclose(numpy(norm.moving_variance)[k], variance, rtol=1e-6)
