@@ -85,7 +85,7 @@ def main(parsed: argparse.Namespace) -> None:
     difference = convert_shared.largest_difference(
         lambda x: theirs(x, training=False),
         lambda x: ours(x, training=False),
-        theirs.input_shape[1:],
+        ours,
     )
     convert_shared.write(ours.save_weights, parsed.output, difference)
     options = dict(find(parsed.model, parsed.source).norm_options)

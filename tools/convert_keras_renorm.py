@@ -24,12 +24,17 @@ def load_model(path: pathlib.Path) -> keras.Model:
         path: The file.
 
     Raises:
-        UserError: If Keras cannot load it.
+        UserError: If Keras cannot load it, or it has no weights yet.
     """
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(f"Keras cannot load {path}: {error}") from error
+    if not model.built:
+        raise UserError(
+            f"The model in {path} has no weights yet: call it on an input, and save it again."
+        )
+    return model
 
 
 def main(parsed: argparse.Namespace) -> None:
@@ -42,7 +47,7 @@ def main(parsed: argparse.Namespace) -> None:
     difference = convert_shared.largest_difference(
         lambda x: theirs(x, training=False),
         lambda x: ours(x, training=False),
-        theirs.input_shape[1:],
+        ours,
     )
     convert_shared.write(ours.save, parsed.output, difference)
 

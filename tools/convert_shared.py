@@ -67,25 +67,37 @@ def check_files(source: pathlib.Path, output: pathlib.Path, suffix: str) -> None
 
 
 def largest_difference(
-    theirs: Callable[[Any], Any], ours: Callable[[Any], Any], shape: tuple[int | None, ...]
+    theirs: Callable[[Any], Any], ours: Callable[[Any], Any], model: keras.Model
 ) -> float:
-    """The largest difference of two models' outputs on two random inputs.
+    """The largest difference of two models' outputs on two random examples.
 
     Args:
-        theirs: The source, which maps `[2, *shape]` to an output in inference.
+        theirs: The source, which maps inputs to outputs in inference.
         ours: The result.
-        shape: Shape of an input; a size that is not given is taken as 64.
+        model: A model with the inputs of both. A size that is not given is taken as 64, that of
+            the batch as 2.
 
     Returns:
         max |theirs(x) - ours(x)|.
     """
-    sizes = [64 if size is None else size for size in shape]
-    x = np.random.default_rng(0).normal(0.0, 1.0, (2, *sizes)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    # A Sequential has no `input`.
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.input
+    x = keras.tree.map_structure(lambda symbolic: _examples(rng, symbolic), inputs)
     differences = [
         np.max(np.abs(np.asarray(a) - keras.ops.convert_to_numpy(b)))
         for a, b in zip(_flat(theirs(x)), _flat(ours(x)), strict=True)
     ]
     return float(max(differences))
+
+
+def _examples(rng: np.random.Generator, symbolic: Any) -> Any:
+    """Random numbers of a symbolic input's shape and type: 0 and 1 for integers."""
+    batch, *sizes = symbolic.shape
+    shape = (batch or 2, *(size or 64 for size in sizes))
+    if "float" in symbolic.dtype:
+        return rng.normal(0.0, 1.0, shape).astype(np.float32)
+    return rng.integers(0, 2, shape).astype(symbolic.dtype)
 
 
 def _flat(outputs: Any) -> list[Any]:

@@ -119,7 +119,7 @@ def main(parsed: argparse.Namespace) -> None:
     difference = convert_shared.largest_difference(
         lambda x: theirs(x, training=False),
         lambda x: ours(x, training=False),
-        ours.input_shape[1:],
+        ours,
     )
     convert_shared.write(ours.save, parsed.output, difference)
 

@@ -11,13 +11,14 @@ import argparse
 import hashlib
 import json
 import pathlib
+import re
 import sys
 from typing import Any
 
 import keras
 
 from zoo.errors import UserError
-from zoo.training import evaluation, files
+from zoo.training import builders, evaluation, files
 from zoo.training.workdir import Workdir
 
 #: Options of a normalization layer that inference depends on, with their defaults.
@@ -36,7 +37,7 @@ def read_evaluation(workdir: Workdir) -> dict[str, Any]:
     try:
         report = dict(json.loads(workdir.evaluation.read_text(encoding="utf-8")))
         digest = hashlib.sha256(workdir.model.read_bytes()).hexdigest()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{workdir.evaluation} cannot be read ({error}): run python -m zoo.evaluate "
             f"--workdir={workdir.path}."
@@ -84,7 +85,7 @@ def entry(model: keras.Model, path: pathlib.Path, report: dict[str, Any], **text
         "dataset": report["dataset"],
         "input_shape": tuple(model.input_shape[1:]),
         "preprocessing": "unit",
-        "num_classes": int(model.output_shape[-1]),
+        "num_classes": int(builders.classifier_of(model).output_shape[-1]),
         "norm_options": norm_options(model),
         "licence": texts["licence"],
         "origin": texts["origin"],
@@ -95,6 +96,8 @@ def entry(model: keras.Model, path: pathlib.Path, report: dict[str, Any], **text
 
 def main(parsed: argparse.Namespace) -> None:
     """Writes the weights and prints the entry."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", parsed.tag):
+        raise UserError(f"--tag must be of letters, digits, _, - and ., received {parsed.tag!r}.")
     workdir = Workdir(parsed.workdir)
     report = read_evaluation(workdir)
     model = evaluation.load_model(workdir)

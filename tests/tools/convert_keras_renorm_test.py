@@ -52,6 +52,29 @@ def test_a_model_is_converted_compared_and_never_overwritten(source, tmp_path, r
     assert f"error: {output} exists already and is not overwritten" in err
 
 
+def test_a_model_with_several_inputs_of_several_types(tmp_path, run_tool):
+    words, pixels = keras.Input((5,), dtype="int32"), keras.Input((4, 3))
+    words_in_space = keras.layers.Embedding(2, 3)(words)
+    x = keras.layers.Concatenate(axis=1)([words_in_space, pixels])
+    x = keras.layers.BatchNormalization(renorm=True, name="renorm")(x)
+    keras.Model([words, pixels], x).save(tmp_path / "theirs.keras")
+    output = tmp_path / "ours.keras"
+    status, out, err = run_tool(TOOL, f"--source={tmp_path / 'theirs.keras'}", f"--output={output}")
+    assert status == 0, err
+    [difference] = re.findall(r"largest difference of the outputs (\S+)", out)
+    assert float(difference) < 1e-5
+    assert type(keras.saving.load_model(output).get_layer("renorm")) is BatchRenormalization
+
+
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
+def test_a_model_without_weights_yet_is_refused(tmp_path, run_tool):
+    path = tmp_path / "theirs.keras"
+    keras.Sequential([keras.layers.BatchNormalization(renorm=True)]).save(path)
+    status, out, err = run_tool(TOOL, f"--source={path}", f"--output={tmp_path / 'ours.keras'}")
+    assert (status, out) == (1, "")
+    assert f"error: The model in {path} has no weights yet: call it on an input" in err
+
+
 @pytest.mark.parametrize(
     ("source", "output", "message"),
     [

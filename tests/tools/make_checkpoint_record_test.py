@@ -10,9 +10,24 @@ from zoo.weights import RECORDS, Record, fetching, load
 TOOL = "make_checkpoint_record"
 
 
+def finish_run(folder, model):
+    """Writes what zoo.train and zoo.evaluate leave of a model."""
+    model.save(folder / "model.keras")
+    report = {
+        "accuracy": 0.98765,
+        "num_examples": 2000,
+        "statistics": "moving",
+        "dataset": "fashion_mnist",
+        "split": "test",
+        "model": model.name,
+        "model_sha256": hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest(),
+    }
+    (folder / "evaluation.json").write_text(json.dumps(report))
+
+
 @pytest.fixture
 def run_folder(tmp_path):
-    """What zoo.train and zoo.evaluate leave of a model."""
+    """A finished run."""
     model = zoo.create_model(
         "mlp",
         input_shape=(4, 4, 1),
@@ -23,17 +38,7 @@ def run_folder(tmp_path):
     for weight in model.weights:
         if weight.name == "moving_mean":
             weight.assign(np.arange(5.0))
-    model.save(tmp_path / "model.keras")
-    report = {
-        "accuracy": 0.98765,
-        "num_examples": 2000,
-        "statistics": "moving",
-        "dataset": "fashion_mnist",
-        "split": "test",
-        "model": "mlp",
-        "model_sha256": hashlib.sha256((tmp_path / "model.keras").read_bytes()).hexdigest(),
-    }
-    (tmp_path / "evaluation.json").write_text(json.dumps(report))
+    finish_run(tmp_path, model)
     return tmp_path, model
 
 
@@ -66,6 +71,32 @@ def test_the_entry_makes_the_weights_loadable_by_name(run_folder, run_tool, tmp_
     status, out, err = run_tool(TOOL, *arguments)
     assert (status, out) == (1, "")
     assert "mlp.tiny.weights.h5 exists already and is not overwritten" in err
+
+
+def test_a_model_with_an_auxiliary_classifier(run_tool, tmp_path):
+    model = zoo.create_model("inception_bn", input_shape=(65, 65, 1), num_classes=2)
+    finish_run(tmp_path, model)
+    folder = tmp_path / "files"
+    status, out, err = run_tool(
+        TOOL, f"--workdir={tmp_path}", "--tag=tiny", f"--folder={folder}", "--origin=zoo.train"
+    )
+    assert status == 0, err
+    record = eval(out.rstrip().rstrip(","), {"Record": Record})
+    assert (record.name, record.num_classes) == ("inception_bn.tiny", 2)
+
+
+@pytest.mark.parametrize("tag", ["", "../tiny", "a b"])
+def test_what_is_no_tag_is_refused(run_folder, run_tool, tmp_path, tag):
+    status, out, err = run_tool(
+        TOOL,
+        f"--workdir={run_folder[0]}",
+        f"--tag={tag}",
+        f"--folder={tmp_path / 'files'}",
+        "--origin=zoo.train",
+    )
+    assert (status, out) == (1, "")
+    assert f"error: --tag must be of letters, digits, _, - and ., received {tag!r}." in err
+    assert not (tmp_path / "files").exists()
 
 
 def test_an_evaluation_of_another_model_is_refused(run_folder, run_tool, tmp_path):

@@ -74,7 +74,8 @@ def choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     """
     if value not in choices:
         allowed = ", ".join(map(repr, choices))
-        hint = nearest(value, [c for c in choices if c]) if isinstance(value, str) else ""
+        words = [c for c in choices if isinstance(c, str)]
+        hint = nearest(value, words) if isinstance(value, str) else ""
         raise ValueError(f"`{name}` must be one of {allowed}, received {value!r}.{hint}")
     return value
 

@@ -112,7 +112,8 @@ def check_auxiliary_size(
     if any(size is None or size < least for size in sizes):
         raise ValueError(
             f"The auxiliary head needs images of a known height and width of {least} pixels or "
-            f"more, received input_shape={input_shape}. Write auxiliary_head=False for others."
+            f"more, received input_shape={input_shape}. Write auxiliary_head=False for others. "
+            "(--config.auxiliary_weight=0 of zoo.train does.)"
         )
 
 

@@ -171,16 +171,16 @@ def create_model(
     source = None if weights is None else find(name, weights)
     if source is not None:
         model = _as_trained(model, source)
-        if norm in ("batch_norm", "batch_renorm"):
-            norm_options = {**source.norm_options, **(norm_options or {})}
+        norm_options = _norm_options(norm, norm_options, source)
     layout = choice(
         "data_format",
         keras.config.image_data_format() if data_format is None else data_format,
         ("channels_last", "channels_first"),
     )
+    _check_top(include_top, pooling)
     head = Head(
         include_top=include_top,
-        pooling=choice("pooling", pooling, (None, "avg", "max")),
+        pooling=pooling,
         num_classes=positive_integer(
             "num_classes", model.num_classes if num_classes is None else num_classes
         ),
@@ -188,11 +188,6 @@ def create_model(
         dropout_rate=_dropout_rate(dropout_rate, norm),
         data_format=layout,
     )
-    if pooling is not None and include_top:
-        raise ValueError(
-            f"`pooling` is for models without a top, received pooling={pooling!r} with "
-            "include_top=True. Write include_top=False, or leave it out."
-        )
     built = model.build(
         name=name,
         input_shape=_input_shape(name, model, input_shape, layout),
@@ -238,6 +233,23 @@ def _as_trained(model: Architecture, source: Source) -> Architecture:
     if source.record is not None:
         model = dataclasses.replace(model, input_shape=source.record.input_shape)
     return model
+
+
+def _norm_options(norm: Norm, options: Any, source: Source) -> Any:
+    """The options of the normalization layers, with those of a checkpoint where none is given."""
+    if norm not in ("batch_norm", "batch_renorm") or not isinstance(options, Mapping | None):
+        return options  # `create_normalizer` says what is wrong with these.
+    return {**source.norm_options, **(options or {})}
+
+
+def _check_top(include_top: bool, pooling: str | None) -> None:
+    choice("include_top", include_top, (True, False))
+    choice("pooling", pooling, (None, "avg", "max"))
+    if pooling is not None and include_top:
+        raise ValueError(
+            f"`pooling` is for models without a top, received pooling={pooling!r} with "
+            "include_top=True. Write include_top=False, or leave it out."
+        )
 
 
 def _input_shape(

@@ -170,6 +170,11 @@ def check_values(config: Mapping[str, Any]) -> None:
             f"--config.warmup_steps must be below num_steps ({config['num_steps']}), received "
             f"{config['warmup_steps']}."
         )
+    if config["freeze_statistics_at_step"] and config["norm"] in ("none", "skip_init"):
+        raise UserError(
+            f"--config.freeze_statistics_at_step must be 0 with --config.norm={config['norm']}, "
+            f"which has no statistics, received {config['freeze_statistics_at_step']}."
+        )
     if config["strategy"] == "mirrored" and config["num_replicas"] > config["batch_size"]:
         raise UserError(
             f"--config.num_replicas must be at most batch_size ({config['batch_size']}), received "

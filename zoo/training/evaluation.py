@@ -6,7 +6,7 @@ import hashlib
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -135,7 +135,14 @@ def evaluate_workdir(
     _check_fit(builders.classifier_of(model), data)
     batch_size = batch_size or config["eval_batch_size"]
     if statistics == "precise":
-        _set_precise_statistics(model, config, data_dir, batch_size, num_samples)
+        _set_precise_statistics(
+            model,
+            config,
+            data_dir,
+            batch_size,
+            num_samples,
+            verbose=1 if console.is_terminal else 0,
+        )
     with _statistics_in_use(model, statistics):
         result = Evaluator(model, data, batch_size)()
     report = {
@@ -166,7 +173,13 @@ def _statistics_in_use(model: keras.Model, statistics: str) -> Iterator[None]:
 
 
 def _set_precise_statistics(
-    model: keras.Model, config: builders.Config, data_dir: str | None, batch_size: int, samples: int
+    model: keras.Model,
+    config: builders.Config,
+    data_dir: str | None,
+    batch_size: int,
+    samples: int,
+    *,
+    verbose: Literal[0, 1],
 ) -> None:
     """Gives the model the statistics of the first images of the run's training split."""
     data = builders.load_dataset(config["dataset"], "train", data_dir or config["data_dir"])
@@ -179,7 +192,7 @@ def _set_precise_statistics(
     one_batch = 3 * samples * _largest_activation(model) <= _ONE_SWEEP_BYTES
     batches = pipeline.evaluation_batches(data, samples if one_batch else batch_size)
     with as_user_errors(ValueError):
-        population.precise(model, batches, num_samples=samples)
+        population.precise(model, batches, num_samples=samples, verbose=verbose)
 
 
 def _largest_activation(model: keras.Model) -> int:

@@ -183,12 +183,12 @@ class Trainer:
         self._state.window.add(float(told.loss), int(told.correct), len(labels), seconds)
         self._outputs.advance(self._state.step)
 
-    def _fail(self, objective: float) -> None:
+    def _fail(self, loss: float) -> None:
         """Raises the error for a loss that is not finite. No checkpoint holds such a step."""
         rate = self._rate()
         saved = self._store.newest_first()
         raise UserError(
-            f"The loss is {objective} at step {self._state.step} (learning rate {rate:.4g}): "
+            f"The loss is {loss} at step {self._state.step} (learning rate {rate:.4g}): "
             "training has diverged and was stopped. Try a lower --config.learning_rate or a longer "
             "--config.warmup_steps in another --workdir. "
             f"The newest checkpoint is {saved[0] if saved else 'none: it was too early for one'}."
@@ -211,6 +211,8 @@ class Trainer:
     def _record_evaluation(self) -> None:
         """Evaluates on the test set and writes the record."""
         result = self._evaluate()
+        if not math.isfinite(result.loss):  # The last step's own loss is of the weights before it.
+            self._fail(result.loss)
         self._record(
             split="test",
             loss=result.loss,

@@ -99,6 +99,7 @@ class Transfer:
 
     def _attempt(self, session: "requests.Session") -> None:
         import requests
+        import urllib3
 
         try:
             with session.get(
@@ -109,7 +110,8 @@ class Transfer:
             raise _TransientError(f"the connection failed ({_reason(error)})") from error
         except requests.exceptions.ChunkedEncodingError as error:
             raise _TransientError(f"the connection was cut at {self.done:,} bytes") from error
-        except requests.RequestException as error:
+        # requests lets through what urllib3 says of a host name that is too long.
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             self._fail(_reason(error), "Check the URL.")
 
     def _headers(self) -> dict[str, str]:

@@ -92,7 +92,7 @@ def locate(
 ) -> Path:
     """As `fetch`, for callers that check the hash of a file that was here before themselves."""
     if record.url is None:
-        return PACKAGED_FILES / record.file
+        return _packaged(PACKAGED_FILES / record.file)
     final = (
         places.cache_folder() if cache is None else Path(cache).expanduser()
     ) / record.cache_name
@@ -105,6 +105,15 @@ def locate(
         final.parent.mkdir(parents=True, exist_ok=True)
         _download(record, source, final, progress)
     return final
+
+
+def _packaged(path: Path) -> Path:
+    if not path.is_file():
+        raise DownloadError(
+            f"The file {path.name} of this package is missing in {path.parent}: install the "
+            "package again."
+        )
+    return path
 
 
 def _existing(record: Record, path: Path) -> Path:
@@ -231,7 +240,8 @@ def _explained(final: Path, record: Record) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            free = shutil.disk_usage(final.parent).free
+            folder = next(folder for folder in final.parents if folder.exists())
+            free = shutil.disk_usage(folder).free
             raise CacheError(
                 f"The disk is full: {record.name} from {record.url} needs up to "
                 f"{record.max_bytes:,} bytes in {final.parent}, {free:,} are free. What had "

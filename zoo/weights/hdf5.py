@@ -63,11 +63,22 @@ def open_weights(file: io.BufferedReader, path: Path) -> Iterator[StoredModel]:
         WeightsError: If it is no Keras file with weights, or a damaged one.
     """
     _check_signature(file, path)
+    # What h5py raises for a truncated or damaged file, when it is opened or when it is read; a
+    # ValueError for numbers of unknown types, and for an address beyond 2**63.
+    damage = OSError, RuntimeError, KeyError, ValueError
+    with _as_damage(path, *damage), h5py.File(file, "r") as root:
+        # The same for names that are no text, and for arrays in the place of groups.
+        with _as_damage(path, TypeError, AttributeError):
+            stored = _read(root, path)
+        yield stored
+
+
+@contextlib.contextmanager
+def _as_damage(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Turns exceptions of the given kinds into a `WeightsError` about the file."""
     try:
-        with h5py.File(file, "r") as root:
-            yield _read(root, path)
-    except (OSError, RuntimeError, KeyError) as error:
-        # What h5py raises for a truncated or damaged file, when it is opened or when it is read.
+        yield
+    except kinds as error:
         raise WeightsError(
             f"{path} is damaged, or no checkpoint: {error}. Nothing was loaded. Write or download "
             "it again."

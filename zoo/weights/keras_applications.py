@@ -36,7 +36,9 @@ def wrote(stored: StoredModel, architecture: str) -> bool:
         architecture: Name of the model that it is for.
     """
     known = architecture == "inception_v3" or _RESNET.fullmatch(architecture)
-    return bool(known) and not any(name.endswith("_norm") for name in stored.layers)
+    ours = any(name.endswith("_norm") for name in stored.layers)
+    # Ours without normalizations may have the very names of theirs, which all have some.
+    return bool(known) and not ours and bool(_by_kind(stored)["normalizations"])
 
 
 def our_layers(stored: StoredModel, architecture: str) -> dict[str, StoredLayer]:

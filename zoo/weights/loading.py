@@ -152,7 +152,7 @@ def _messages(source: Source, model: keras.Model, made: Plan) -> Iterator[str]:
     if made.fresh:
         yield (
             f"{', '.join(made.fresh)} of {model.name!r} got no weights from {source.name}, which "
-            "has none for that number of classes: train them."
+            "has none that fit: train them."
         )
     wrong = _wrong_options(source, model)
     if wrong:

@@ -1,5 +1,6 @@
 """Where files are looked for: the cache folder, and a mirror in the place of the publisher."""
 
+import contextlib
 import os
 import re
 import urllib.parse
@@ -53,11 +54,12 @@ def location(record: Record, base: str | os.PathLike[str] | None = None) -> str 
     base = os.fspath(base)
     if not _SCHEME.match(base):
         return Path(base).expanduser() / record.file
-    parts = urllib.parse.urlsplit(base)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(urllib.request.url2pathname(parts.path)) / record.file
-    if parts.scheme in ("http", "https") and parts.netloc:
-        return f"{base.rstrip('/')}/{urllib.parse.quote(record.file)}"
+    with contextlib.suppress(ValueError):  # Of brackets that are not closed.
+        parts = urllib.parse.urlsplit(base)
+        if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+            return Path(urllib.request.url2pathname(parts.path)) / record.file
+        if parts.scheme in ("http", "https") and parts.netloc:
+            return f"{base.rstrip('/')}/{urllib.parse.quote(record.file)}"
     raise WeightsError(
         f"Checkpoints cannot be loaded from {shown(base)!r}: --zoo_url, and {URL_VARIABLE}, must "
         "be an http:// or https:// URL, a file:// URL or a folder, such as "

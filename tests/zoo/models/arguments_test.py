@@ -47,6 +47,8 @@ def test_a_choice_is_one_of_its_words():
         choice("pooling", "mav", (None, "avg", "max"))
     with pytest.raises(ValueError, match=r"must be one of None, 'avg', 'max', received 3\.$"):
         choice("pooling", 3, (None, "avg", "max"))
+    with pytest.raises(ValueError, match=r"^`top` must be one of True, False, received 'no'\.$"):
+        choice("top", "no", (True, False))
 
 
 def test_a_fraction_is_below_one():

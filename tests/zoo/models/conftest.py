@@ -8,7 +8,7 @@ import pytest
 def _multiply_adds(model):
     total = 0
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
             positions = np.prod(layer.output.shape[1:3])
             total += int(positions * np.prod(layer.kernel.shape))
         elif isinstance(layer, keras.layers.Dense):

@@ -174,6 +174,16 @@ def test_logits_on_request(name):
             r"`pooling` must be one of None, 'avg', 'max', received 'mean'\.",
         ),
         (
+            {"name": "mlp", "include_top": "no"},
+            ValueError,
+            r"`include_top` must be one of True, False, received 'no'\.",
+        ),
+        (
+            {"name": "resnet20", "weights": "fashion_mnist", "norm_options": 0.9},
+            TypeError,
+            r"`norm_options` must be a mapping or None, received 0\.9",
+        ),
+        (
             {"name": "mlp", "pooling": "avg"},
             ValueError,
             r"`pooling` is for models without a top, received pooling='avg' with "

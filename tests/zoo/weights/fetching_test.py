@@ -259,6 +259,14 @@ def test_a_full_disk_is_left_as_it_was(server, make_record, cache, monkeypatch, 
     assert files_in(cache) == {}
 
 
+def test_a_disk_without_room_for_the_folder_is_full_too(make_record, cache, monkeypatch):
+    def mkdir(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fetching.Path, "mkdir", mkdir)
+    fails(CacheError, make_record(), cache / "of" / "mine", "The disk is full")
+
+
 def test_a_limit_of_the_system_is_met_like_a_full_disk(server, make_record, cache):
     """A real one, in a process of its own: no file may grow beyond 100,000 bytes."""
     record = make_record()
@@ -408,6 +416,9 @@ def test_a_packaged_file_is_checked_too(server, make_record, monkeypatch, tmp_pa
     (tmp_path / record.file).write_bytes(server.contents[:-1])
     with pytest.raises(WrongHashError, match="Install the package again"):
         fetch(record)
+    (tmp_path / record.file).unlink()
+    with pytest.raises(DownloadError, match=r"weights\.h5 of this package is missing.* again"):
+        fetch(record)
 
 
 def test_a_download_is_shown_as_one_line_where_there_is_no_terminal(
@@ -418,6 +429,11 @@ def test_a_download_is_shown_as_one_line_where_there_is_no_terminal(
     out, err = capfd.readouterr()
     assert out == ""
     assert err == f"Downloading resnet20.test from {record.url}\n"
+
+
+def test_a_host_that_cannot_be_is_named(make_record, cache):
+    with pytest.raises(DownloadError, match=r"label empty or too long.*Check the URL"):
+        fetch(make_record(), base=f"http://{'a' * 70}.org", cache=cache, progress=False)
 
 
 def test_a_password_is_not_shown(server, make_record, cache):

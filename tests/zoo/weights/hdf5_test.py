@@ -125,6 +125,30 @@ def test_arrays_that_lie_in_other_files_are_refused(tmp_path):
         refused(older(tmp_path / "m.h5", array), "is no array of numbers in this file")
 
 
+def test_what_h5py_cannot_read_is_refused(model, tmp_path):
+    path = tmp_path / "m.weights.h5"
+    model.save_weights(path)
+    data = bytearray(path.read_bytes())
+    data[48:56] = (2**63).to_bytes(8, "little")  # The address of what says how the file is kept.
+    (tmp_path / "address.h5").write_bytes(data)
+    refused(tmp_path / "address.h5", "is damaged, or no checkpoint")
+    with h5py.File(path, "r+") as file:
+        h5py.h5g.create(file["layers"].id, b"\xff")  # No text.
+    refused(path, "is damaged, or no checkpoint")
+
+    def strange(group):
+        kind = h5py.h5t.IEEE_F32LE.copy()
+        kind.set_ebias(2**20)  # A number that NumPy has no type for.
+        parent = group.create_group("a")
+        h5py.h5d.create(parent.id, b"kernel:0", kind, h5py.h5s.create_simple((3,)))
+
+    def array(group):
+        group["a"] = np.zeros(3)
+
+    for layer in (strange, array):
+        refused(older(tmp_path / "m.h5", layer), "is damaged, or no checkpoint")
+
+
 def test_a_weight_that_is_missing_is_named(tmp_path):
     refused(older(tmp_path / "m.h5", lambda group: None), "/a/a is missing")
 

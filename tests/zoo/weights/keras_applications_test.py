@@ -175,7 +175,7 @@ def test_models_with_and_without_a_top(tmp_path, rng):
             np.testing.assert_array_equal(weight, before)
     assert len(messages) == 2
     assert messages[0].startswith(
-        f"logits of 'resnet50v2' got no weights from {tmp_path / 'top.h5'}, which has none for that"
+        f"logits of 'resnet50v2' got no weights from {tmp_path / 'top.h5'}, which has none that fit"
     )
 
 
@@ -231,6 +231,16 @@ def test_the_file_of_another_model_is_refused(resnet50):
     )
     with pytest.raises(MismatchError, match=message):
         find("resnet101", older)
+
+
+@pytest.mark.parametrize("norm", ["none", "skip_init"])
+def test_a_file_of_ours_without_normalizations_is_not_theirs(norm, tmp_path):
+    options = {"norm": norm, "input_shape": (32, 32, 3), "num_classes": 3}
+    source = zoo.create_model("resnet50", **options)
+    source.save_weights(tmp_path / "ours.weights.h5")
+    model = zoo.create_model("resnet50", weights=tmp_path / "ours.weights.h5", **options)
+    for ours, theirs in zip(model.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_name_of_another_layer_is_refused(resnet50, tmp_path):

@@ -34,7 +34,9 @@ def test_the_publisher_is_asked_unless_there_is_a_mirror(make_record):
     assert places.location(record, "file://localhost/a") == Path("/a/weights.h5")
 
 
-@pytest.mark.parametrize("base", ["ftp://example.org", "http://", "file://host/a", "s3://bucket/x"])
+@pytest.mark.parametrize(
+    "base", ["ftp://example.org", "http://", "file://host/a", "s3://bucket/x", "http://[::1"]
+)
 def test_other_mirrors_are_refused(make_record, base):
     with pytest.raises(WeightsError, match="must be an http:// or https:// URL, a file:// URL or"):
         places.location(make_record(), base)
