@@ -11,8 +11,8 @@ moments of 2 test images at a time; --config.freeze_statistics_at_step=1600 norm
 fifth of the training with the moving averages as they are.
 
 With seed 0 the test errors were 31.3 % (moving), 31.6 % (precise), 32.1 % (minibatch), and 29.1 %
-frozen; with --config.virtual_batch_size=4 27.3, 28.6, 31.8 and 27.3 %. A run took 14 to 20 min on two
-cores of an Intel Xeon that were busy with other work.
+frozen; with --config.virtual_batch_size=4 27.3, 28.6, 31.8 and 27.3 %. A run took 14 to 20 min on
+two cores of an Intel Xeon that were busy with other work.
 """
 
 from ml_collections import config_dict
