@@ -68,7 +68,10 @@ def test_a_whole_number_serves_as_a_number_and_data_dir_can_be_set(flag_values):
             "--config.learning_rate must be a number, received 'fast'.",
         ),
         ("--config.augment=perhaps", "--config.augment must be true or false, received 'perhaps'."),
-        ("--config.norm=instance", "--config.norm must be one of batch_renorm, batch_norm, none"),
+        (
+            "--config.norm=instance",
+            "--config.norm must be one of batch_renorm, batch_norm, skip_init, none",
+        ),
         ("--config", "--config needs a value: few_labels, "),
         ("--config.seed", "Missing value for flag --config.seed."),
         (
