@@ -105,8 +105,9 @@ class BuildLibrary(build_ext):
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         kernels = X86_KERNELS if x86 else {"baseline": []}
         shared = [("KR_X86_VARIANTS", "1")] if x86 else []
+        common = ("calls", "dispatch", "handlers", "plan", "tensorflow_ops")
         jobs: list[tuple[str, str, list[Any], list[str]]] = [
-            (name, name, shared, []) for name in ("handlers", "dispatch", "plan")
+            (name, name, shared, []) for name in common
         ]
         jobs += [("kernels", isa, [("KR_ISA", isa)], flags) for isa, flags in kernels.items()]
         with concurrent.futures.ThreadPoolExecutor() as pool:

@@ -24,7 +24,7 @@ ROOMS = [
     "keras_renorm.typing",
 ]
 # The one module that may look inside TensorFlow.
-PRIVATE = ROOT / "keras_renorm" / "ops" / "xla" / "tensorflow_xla.py"
+PRIVATE = ROOT / "keras_renorm" / "ops" / "xla" / "tensorflow_runtime.py"
 # Heavy, and not needed for most uses: imported inside the functions that use them.
 LATE = {"matplotlib", "tensorflow_datasets"}
 # What `keras_renorm` may import; the standard library aside. JAX only where it is the backend,

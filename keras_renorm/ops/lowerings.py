@@ -58,9 +58,9 @@ def _native_problem(backend: str) -> str | None:
     """Returns why the native library cannot be used with a backend, or None where it can."""
     try:
         if backend == "tensorflow":
-            from keras_renorm.ops.xla import tensorflow_xla
+            from keras_renorm.ops.xla import tensorflow_runtime
 
-            tensorflow_xla.register()
+            tensorflow_runtime.register()
         elif backend == "jax":
             from keras_renorm.ops.xla import jax_calls
 

@@ -58,14 +58,16 @@ template <typename T> struct Channels {
     double* const n = p.total_count + group * plan.channels;
     double* const mean = p.total_first + group * plan.channels;
     double* const squares = p.total_second + group * plan.channels;
-    for (int64_t c = 0; c < plan.channels; ++c) n[c] = mean[c] = squares[c] = 0;
-    const int64_t start = group * plan.chunks * plan.partials, size = plan.partials;
-    double *lane_n = p.counts + start, *lane_mean = p.first + start;
-    double* lane_squares = p.second + start;
+    const int64_t start = group * plan.chunks * plan.partials;
+    double* const lane_n = p.counts + start;
+    double* const lane_mean = p.first + start;
+    double* const lane_squares = p.second + start;
     for (int64_t k = 1; k < plan.chunks; ++k) {
-      const double *n_k = lane_n + k * size, *mean_k = lane_mean + k * size;
-      const double* squares_k = lane_squares + k * size;
-      for (int64_t i = 0; i < size; ++i) {
+      const double* const n_k = lane_n + k * plan.partials;
+      const double* const mean_k = lane_mean + k * plan.partials;
+      const double* const squares_k = lane_squares + k * plan.partials;
+      KR_INDEPENDENT
+      for (int64_t i = 0; i < plan.partials; ++i) {
         const double total = lane_n[i] + n_k[i];
         const double share = total > 0 ? n_k[i] / total : 0;
         const double delta = n_k[i] > 0 ? mean_k[i] - lane_mean[i] : 0;
@@ -74,7 +76,15 @@ template <typename T> struct Channels {
         lane_n[i] = total;
       }
     }
-    for (int64_t i = 0; plan.chunks > 0 && i < size; ++i) {
+    if (plan.plain && plan.chunks > 0) {
+      const int64_t bytes = plan.channels * sizeof(double);
+      __builtin_memcpy(n, lane_n, bytes);
+      __builtin_memcpy(mean, lane_mean, bytes);
+      __builtin_memcpy(squares, lane_squares, bytes);
+      return;
+    }
+    for (int64_t c = 0; c < plan.channels; ++c) n[c] = mean[c] = squares[c] = 0;
+    for (int64_t i = 0; plan.chunks > 0 && i < plan.partials; ++i) {
       const int64_t c = ChannelOf(plan, i);
       if (c >= 0) {
         MergeBlock(n[c], mean[c], squares[c], lane_mean[i], lane_n[i], 0., lane_squares[i]);
@@ -93,13 +103,22 @@ template <typename T> struct Channels {
     const Plan& plan = p.plan;
     double* const first = p.total_first + group * plan.channels;
     double* const second = p.total_second + group * plan.channels;
-    for (int64_t c = 0; c < plan.channels; ++c) first[c] = second[c] = 0;
     const int64_t start = group * plan.chunks * plan.partials, size = plan.partials;
     double *lane_first = p.first + start, *lane_second = p.second + start;
     for (int64_t k = 1; k < plan.chunks; ++k) {
-      for (int64_t i = 0; i < size; ++i) lane_first[i] += lane_first[k * size + i];
-      for (int64_t i = 0; i < size; ++i) lane_second[i] += lane_second[k * size + i];
+      KR_INDEPENDENT
+      for (int64_t i = 0; i < plan.partials; ++i) {
+        lane_first[i] += lane_first[k * size + i];
+        lane_second[i] += lane_second[k * size + i];
+      }
     }
+    if (plan.plain && plan.chunks > 0) {
+      const int64_t bytes = plan.channels * sizeof(double);
+      __builtin_memcpy(first, lane_first, bytes);
+      __builtin_memcpy(second, lane_second, bytes);
+      return;
+    }
+    for (int64_t c = 0; c < plan.channels; ++c) first[c] = second[c] = 0;
     for (int64_t i = 0; plan.chunks > 0 && i < size; ++i) {
       const int64_t c = ChannelOf(plan, i);
       if (c < 0) continue;
@@ -173,41 +192,44 @@ template <typename T> struct Channels {
 
   // Moments to r, d, scale and offset. Those of a channel without a single valid value are 0.
   static void FinishForward(const Problem& p, const ForwardChannels& f) {
-    const int64_t channels = p.plan.channels;
     // Limits below their least values count as these: so plain batch norm.
     const double r_max = Largest(Value(f.r_max, 0), 1), d_max = Largest(Value(f.d_max, 0), 0);
-    Scalar* const out = static_cast<Scalar*>(f.statistics);
-    const auto set = [&](enum Statistic which, int64_t i, double value) {
-      out[Packed(p, which) + i] = static_cast<Scalar>(value);
-    };
-    Scalar* const to = static_cast<Scalar*>(p.channel_parameters);
+    const double r_min = 1 / r_max, epsilon = f.epsilon;
+    const Scalar* const gammas = static_cast<const Scalar*>(f.gamma);
+    const Scalar* const betas = static_cast<const Scalar*>(f.beta);
+    const Scalar* const moving_means = static_cast<const Scalar*>(f.moving_mean);
+    const Scalar* const moving_variances = static_cast<const Scalar*>(f.moving_variance);
     for (int64_t group = 0; group < p.plan.groups; ++group) {
-      for (int64_t c = 0; c < channels; ++c) {
-        const int64_t i = group * channels + c;
-        const double n = p.total_count[i];
-        const double moving_mean = Value(f.moving_mean, c);
-        const double moving_variance = Value(f.moving_variance, c);
-        const double mean = p.total_first[i];
-        const double variance = n == 0 ? 0 : p.total_second[i] / n;
-        const double sigma_b = __builtin_sqrt(variance + f.epsilon);
-        const double sigma = __builtin_sqrt(moving_variance + f.epsilon);
-        const double gamma = Value(f.gamma, c);
-        const Scalar r_out = static_cast<Scalar>(Clip(sigma_b / sigma, 1 / r_max, r_max));
-        const Scalar d_out =
-            static_cast<Scalar>(Clip((mean - moving_mean) / sigma, -d_max, d_max));
+      const int64_t at = group * p.plan.channels;
+      const double* const counts = p.total_count + at;
+      const double* const means = p.total_first + at;
+      const double* const squares = p.total_second + at;
+      Scalar* out[kStatistics];
+      for (int which = 0; which < kStatistics; ++which) {
+        out[which] = static_cast<Scalar*>(f.statistics) +
+                     Packed(p, static_cast<enum Statistic>(which)) + at;
+      }
+      KR_INDEPENDENT
+      for (int64_t c = 0; c < p.plan.channels; ++c) {
+        const double n = counts[c], mean = means[c];
+        const double variance = n > 0 ? squares[c] / n : 0;
+        const double sigma_b = __builtin_sqrt(variance + epsilon);
+        const double sigma = __builtin_sqrt(moving_variances[c] + epsilon);
+        const Scalar r = static_cast<Scalar>(Clip(sigma_b / sigma, r_min, r_max));
+        const Scalar d = static_cast<Scalar>(Clip((mean - moving_means[c]) / sigma, -d_max, d_max));
         const Scalar mean_out = static_cast<Scalar>(mean);
-        set(kMean, i, mean_out);
-        set(kMeanRemainder, i, mean - mean_out);
-        set(kVariance, i, variance);
-        set(kCount, i, n);
-        set(kR, i, r_out);
-        set(kD, i, d_out);
-        set(kScale, i, gamma * r_out / sigma_b);
-        set(kOffset, i, gamma * d_out + Value(f.beta, c));
-        set(kInverse, i, 1 / sigma_b);
+        out[kMean][c] = mean_out;
+        out[kMeanRemainder][c] = static_cast<Scalar>(mean - mean_out);
+        out[kVariance][c] = static_cast<Scalar>(variance);
+        out[kCount][c] = static_cast<Scalar>(n);
+        out[kR][c] = r;
+        out[kD][c] = d;
+        out[kScale][c] = static_cast<Scalar>(static_cast<double>(gammas[c]) * r / sigma_b);
+        out[kOffset][c] = static_cast<Scalar>(static_cast<double>(gammas[c]) * d + betas[c]);
+        out[kInverse][c] = static_cast<Scalar>(1 / sigma_b);
       }
     }
-    CopyParameters(p, out, to);
+    CopyParameters(p, static_cast<const Scalar*>(f.statistics));
   }
 
   static double Largest(double v, double least) { return v < least ? least : v; }
@@ -218,11 +240,15 @@ template <typename T> struct Channels {
   }
 
   // What normalising and both gradient passes read of the packed statistics.
-  static void CopyParameters(const Problem& p, const Scalar* statistics, Scalar* to) {
+  static void CopyParameters(const Problem& p, const Scalar* statistics) {
     const int64_t size = p.plan.groups * p.plan.channels;
     const auto copy = [&](enum Parameter parameter, enum Statistic which) {
       const Scalar* const from = statistics + Packed(p, which);
-      for (int64_t i = 0; i < size; ++i) to[parameter * size + i] = from[i];
+      Scalar* const to = static_cast<Scalar*>(p.channel_parameters) + parameter * size;
+      for (int64_t i = 0; i < size; i += p.plan.channels) {
+        __builtin_memcpy(to + i, from + i,
+                         p.plan.channels * sizeof(Scalar));
+      }
     };
     copy(kPMean, kMean);
     copy(kPRemainder, kMeanRemainder);
@@ -233,62 +259,84 @@ template <typename T> struct Channels {
   // The moving statistics after a step; ops/moving.py has the formulas, and why. Of a channel the
   // ghosts that have positions and finite moments count, each by its number of positions.
   static void UpdateMoving(const MovingChannels& m) {
-    const Scalar* const in = static_cast<const Scalar*>(m.statistics);
+    m.ghosts == 1 ? UpdateMovingOf<true>(m) : UpdateMovingOf<false>(m);
+  }
+
+  // With kOneGhost the inner loop is none, and the outer one runs in vectors.
+  template <bool kOneGhost> static void UpdateMovingOf(const MovingChannels& m) {
     const int64_t channels = m.channels, size = m.ghosts * channels;
-    const double alpha = 1 - m.momentum;
-    bool updated = false;
+    const int64_t ghosts = kOneGhost ? 1 : m.ghosts;
+    const auto row = [&](enum Statistic which) {
+      return static_cast<const Scalar*>(m.statistics) + which * size;
+    };
+    const Scalar *const counts = row(kCount), *const variances = row(kVariance);
+    const Scalar *const means = row(kMean), *const remainders = row(kMeanRemainder);
+    const Scalar* const moving_mean = static_cast<const Scalar*>(m.moving_mean);
+    const Scalar* const moving_variance = static_cast<const Scalar*>(m.moving_variance);
+    Scalar *const new_mean = static_cast<Scalar*>(m.mean);
+    Scalar *const new_variance = static_cast<Scalar*>(m.variance);
+    const double alpha = 1 - m.momentum, epsilon = m.epsilon;
+    const bool by_stddev = m.by_stddev;
+    int64_t updated = 0;
+    KR_INDEPENDENT
     for (int64_t c = 0; c < channels; ++c) {
-      const double mu = Value(m.moving_mean, c), old = Value(m.moving_variance, c);
-      const double sigma = __builtin_sqrt(old + m.epsilon);
+      const double mu = moving_mean[c], old = moving_variance[c];
+      const double sigma = __builtin_sqrt(old + epsilon);
       double count = 0, mean = 0, variance = 0;  // sums of differences from the moving ones
-      for (int64_t i = c; i < size; i += channels) {
-        const double n = in[kCount * size + i], var = in[kVariance * size + i];
-        const double mean_b = in[kMean * size + i];
-        if (!(n > 0 && mean_b - mean_b == 0 && var - var == 0)) continue;  // not finite
-        const double sigma_b = __builtin_sqrt(var + m.epsilon);
-        count += n;
-        mean += n * (mean_b - mu + in[kMeanRemainder * size + i]);
-        variance += n * (m.by_stddev ? (var - old) / (sigma_b + sigma) : var - old);
+      for (int64_t g = 0; g < ghosts; ++g) {
+        const int64_t i = g * channels + c;
+        const double n = counts[i], var = variances[i], mean_b = means[i];
+        const bool counts_here = (n > 0) & (mean_b - mean_b == 0) & (var - var == 0);  // finite
+        const double sigma_b = __builtin_sqrt(var + epsilon);
+        const double change = by_stddev ? (var - old) / (sigma_b + sigma) : var - old;
+        count += counts_here ? n : 0;
+        mean += counts_here ? n * (mean_b - mu + remainders[i]) : 0;
+        variance += counts_here ? n * change : 0;
       }
-      updated |= count > 0;
+      updated += count > 0 ? 1 : 0;
       const double share = count > 0 ? alpha / count : 0;
       const double step = share * variance;
-      const double next = old + (m.by_stddev ? step * (2 * sigma + step) : step);
-      static_cast<Scalar*>(m.mean)[c] = static_cast<Scalar>(mu + share * mean);
-      static_cast<Scalar*>(m.variance)[c] =
-          static_cast<Scalar>(m.by_stddev && next < 0 && count > 0 ? 0 : next);
+      const double next = old + (by_stddev ? step * (2 * sigma + step) : step);
+      new_mean[c] = static_cast<Scalar>(mu + share * mean);
+      new_variance[c] = static_cast<Scalar>((by_stddev & (next < 0) & (count > 0)) ? 0 : next);
     }
-    *static_cast<Scalar*>(m.updated) = updated ? 1 : 0;
+    *static_cast<Scalar*>(m.updated) = updated > 0 ? 1 : 0;
   }
 
   static void StartBackward(const Problem& p, const BackwardChannels& b) {
-    CopyParameters(p, static_cast<const Scalar*>(b.statistics),
-                   static_cast<Scalar*>(p.channel_parameters));
+    CopyParameters(p, static_cast<const Scalar*>(b.statistics));
   }
 
   // dgamma = S2 r / sigma_B + d S1, dbeta = S1, summed over the groups; and the two terms of
   // dx = scale dy - bias - centred slope, bias = scale S1 / m, slope = scale S2 / (m sigma_B^2).
   static void FinishBackward(const Problem& p, const BackwardChannels& b) {
-    const int64_t channels = p.plan.channels, size = p.plan.groups * channels;
-    const Scalar* const in = static_cast<const Scalar*>(b.statistics);
-    const auto get = [&](enum Statistic which, int64_t i) -> double {
-      return in[Packed(p, which) + i];
-    };
-    Scalar* const to = static_cast<Scalar*>(p.channel_parameters);
-    for (int64_t c = 0; c < channels; ++c) {
-      double &gamma = b.gamma_sum[c], &beta = b.beta_sum[c];
-      for (int64_t group = 0; group < p.plan.groups; ++group) {
-        const int64_t i = group * channels + c;
-        const double s1 = p.total_first[i], s2 = p.total_second[i];
-        const double inverse = get(kInverse, i), count = get(kCount, i);
-        const double per_value = count > 0 ? get(kScale, i) / count : 0;
-        beta += s1;
-        gamma += s2 * get(kR, i) * inverse + get(kD, i) * s1;
-        to[kPBias * size + i] = static_cast<Scalar>(s1 * per_value);
-        to[kPSlope * size + i] = static_cast<Scalar>(s2 * per_value * inverse * inverse);
+    const int64_t size = p.plan.groups * p.plan.channels;
+    double *const gamma_sum = b.gamma_sum, *const beta_sum = b.beta_sum;
+    for (int64_t group = 0; group < p.plan.groups; ++group) {
+      const int64_t at = group * p.plan.channels;
+      const double *const first = p.total_first + at, *const second = p.total_second + at;
+      const auto row = [&](enum Statistic which) {
+        return static_cast<const Scalar*>(b.statistics) + Packed(p, which) + at;
+      };
+      const Scalar *const inverses = row(kInverse), *const counts = row(kCount);
+      const Scalar *const scales = row(kScale), *const rs = row(kR), *const ds = row(kD);
+      Scalar* const bias = static_cast<Scalar*>(p.channel_parameters) + kPBias * size + at;
+      Scalar* const slope = static_cast<Scalar*>(p.channel_parameters) + kPSlope * size + at;
+      KR_INDEPENDENT
+      for (int64_t c = 0; c < p.plan.channels; ++c) {
+        const double s1 = first[c], s2 = second[c], inverse = inverses[c], count = counts[c];
+        const double per_value = count > 0 ? scales[c] / count : 0;
+        beta_sum[c] += s1;
+        gamma_sum[c] += s2 * rs[c] * inverse + ds[c] * s1;
+        bias[c] = static_cast<Scalar>(s1 * per_value);
+        slope[c] = static_cast<Scalar>(s2 * per_value * inverse * inverse);
       }
-      static_cast<Scalar*>(b.gamma)[c] = static_cast<Scalar>(gamma);
-      static_cast<Scalar*>(b.beta)[c] = static_cast<Scalar>(beta);
+    }
+    Scalar *const gamma = static_cast<Scalar*>(b.gamma), *const beta = static_cast<Scalar*>(b.beta);
+    KR_INDEPENDENT
+    for (int64_t c = 0; c < p.plan.channels; ++c) {
+      gamma[c] = static_cast<Scalar>(gamma_sum[c]);
+      beta[c] = static_cast<Scalar>(beta_sum[c]);
     }
   }
 
@@ -296,13 +344,22 @@ template <typename T> struct Channels {
     const Plan& plan = p.plan;
     const Scalar* const from = static_cast<const Scalar*>(p.channel_parameters);
     Scalar* const to = static_cast<Scalar*>(p.parameters);
-    for (int64_t i = 0; i < plan.partials; ++i) {
+    const auto source = [&](int64_t group, int64_t which) {
+      return from + (which * plan.groups + group) * plan.channels;
+    };
+    const auto target = [&](int64_t group, int64_t which) {
+      return to + (group * kParameters + which) * plan.partials;
+    };
+    for (int64_t i = 0; !plan.plain && i < plan.partials; ++i) {
       const int64_t c = ParameterChannel(plan, i);
       for (int64_t group = 0; group < plan.groups; ++group) {
-        for (int64_t which = 0; which < kParameters; ++which) {
-          to[(group * kParameters + which) * plan.partials + i] =
-              from[(which * plan.groups + group) * plan.channels + c];
-        }
+        for (int64_t w = 0; w < kParameters; ++w) target(group, w)[i] = source(group, w)[c];
+      }
+    }
+    for (int64_t group = 0; plan.plain && group < plan.groups; ++group) {
+      for (int64_t w = 0; w < kParameters; ++w) {
+        __builtin_memcpy(target(group, w), source(group, w),
+                         p.plan.channels * sizeof(Scalar));
       }
     }
   }

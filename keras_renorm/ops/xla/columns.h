@@ -166,11 +166,14 @@ template <typename T> struct Columns {
       for (int64_t i = 0; i < used; ++i) unknown |= n[i] == 0;
       if (unknown) {
         AddBlock<kWeighted>(begin, end, s);
+        KR_INDEPENDENT
         for (int64_t i = 0; i < used; ++i) {
-          if (n[i] == 0 && s.weight[i] > 0) s.shift[i] = s.sum[i] / s.weight[i];
+          const Scalar mean_here = s.sum[i] / (s.weight[i] > 0 ? s.weight[i] : Scalar(1));
+          s.shift[i] = (n[i] == 0) & (s.weight[i] > 0) ? mean_here : s.shift[i];
         }
       }
       AddBlock<kWeighted>(begin, end, s);
+      KR_INDEPENDENT
       for (int64_t i = 0; i < used; ++i) {
         MergeBlock(n[i], mean[i], squares[i], s.shift[i], s.weight[i], s.sum[i], s.squares[i]);
       }

@@ -50,6 +50,20 @@ def _optional(weights: jax.Array | None, x: jax.Array, axis: int) -> list[jax.Ar
     return [jnp.broadcast_to(weights, shape)]
 
 
+def _attributes(
+    axis: int,
+    ghost_size: int | None,
+    relu: bool,
+    epsilon: float = 0.0,
+    momentum: float = 1.0,
+    by_stddev: bool = False,
+) -> dict[str, Any]:
+    """A call's attributes, in the types that the handlers take."""
+    types: dict[type, Any] = {bool: bool, int: np.int64, float: np.float64}
+    given = loader.attributes(axis, ghost_size, relu, epsilon, momentum, by_stddev)
+    return {key: types[type(value)](value) for key, value in given.items()}
+
+
 def forward(
     x: jax.Array,
     gamma: jax.Array,
@@ -110,12 +124,7 @@ def forward(
             r_max,
             d_max,
             *_optional(weights, x, axis),
-            axis=np.int64(axis),
-            ghost_size=np.int64(ghost_size or 0),
-            relu=bool(relu),
-            epsilon=np.float64(epsilon),
-            momentum=np.float64(momentum),
-            by_stddev=bool(by_stddev),
+            **_attributes(axis, ghost_size, relu, epsilon, momentum, by_stddev),
         )
     )
     return found
@@ -151,8 +160,6 @@ def backward(
         x,
         statistics,
         *_optional(weights, x, axis),
-        axis=np.int64(axis),
-        ghost_size=np.int64(ghost_size or 0),
-        relu=bool(relu),
+        **_attributes(axis, ghost_size, relu),
     )
     return dx, dgamma, dbeta

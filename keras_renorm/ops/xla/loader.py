@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-ABI = 2
+ABI = 3
 """The library's interface that this version of the package calls; handlers.cc holds the same."""
 
 HANDLERS = ("forward", "backward", "moments", "normalize", "gradient_sums", "input_gradient")
@@ -102,6 +102,25 @@ def load() -> NativeLibrary:
     handle.keras_renorm_instruction_set.restype = ctypes.c_char_p
     instruction_set = handle.keras_renorm_instruction_set().decode()
     return NativeLibrary(handle, path, instruction_set)
+
+
+def attributes(
+    axis: int,
+    ghost_size: int | None,
+    relu: bool,
+    epsilon: float,
+    momentum: float,
+    by_stddev: bool,
+) -> dict[str, bool | int | float]:
+    """Returns a call's attributes, as operand.h has them; each call takes all."""
+    return {
+        "axis": axis,
+        "ghost_size": ghost_size or 0,
+        "relu": relu,
+        "epsilon": float(epsilon),
+        "momentum": float(momentum),
+        "by_stddev": by_stddev,
+    }
 
 
 def handlers() -> dict[str, Any]:

@@ -37,6 +37,7 @@ void PlanColumns(Plan& plan, int64_t outer) {
   plan.tiles = CeilDiv(plan.vectors, plan.tile);
   plan.chunk_rows = Max(8, kTaskValues / (plan.tile * plan.lanes) / 8 * 8);
   plan.partials = plan.vectors * plan.lanes;
+  plan.plain = plan.partials == plan.channels;
 }
 
 void PlanRuns(Plan& plan, int64_t outer) {
@@ -47,6 +48,7 @@ void PlanRuns(Plan& plan, int64_t outer) {
   plan.tiles = CeilDiv(plan.channels, plan.tile);
   plan.chunk_rows = Max(1, kTaskValues / (plan.tile * plan.segment));
   plan.partials = plan.channels;
+  plan.plain = true;
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ struct Plan {
   int64_t tile;        // vectors in a task (columns), or channels (runs)
   int64_t tiles;
   int64_t partials;    // sums kept by one chunk: vectors * lanes, or channels
+  bool plain;          // whether partial i is channel i, and nothing else
 
   int64_t group_size() const { return outer / groups * channels * inner; }
   int64_t tasks() const { return groups * chunks * tiles; }

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_renorm.ops.xla import loader, stablehlo, tensorflow_xla
+from keras_renorm.ops.xla import loader, stablehlo, tensorflow_runtime
 
 Sizes = Sequence[int | stablehlo.Quotient | None]
 
@@ -90,19 +90,28 @@ def _call(
     name: str,
     operands: list[tf.Tensor],
     results: list[tuple[tf.DType, Sizes]],
-    **attributes: bool | int | float,
+    *,
+    axis: int,
+    ghost_size: int | None = None,
+    relu: bool = False,
+    epsilon: float = 0.0,
+    momentum: float = 1.0,
+    by_stddev: bool = False,
 ) -> list[tf.Tensor]:
-    """Calls a handler of the library."""
-    tensorflow_xla.register()
+    """Makes a call of the library."""
+    tensorflow_runtime.register()
+    attributes = loader.attributes(axis, ghost_size, relu, epsilon, momentum, by_stddev)
+    dtypes = [dtype for dtype, _ in results]
+    shapes = [_shape(sizes) for _, sizes in results]
+    if not tensorflow_runtime.in_xla():
+        return tensorflow_runtime.call_op(name, operands, dtypes, shapes, attributes)
     module = stablehlo.custom_call(
         loader.target(name),
         tuple(_type(operand.dtype, operand.shape.as_list()) for operand in operands),
         tuple(_type(dtype, sizes) for dtype, sizes in results),
         tuple(attributes.items()),
     )
-    dtypes = [dtype for dtype, _ in results]
-    shapes = [_shape(sizes) for _, sizes in results]
-    return tensorflow_xla.call_module(operands, module, dtypes, shapes)
+    return tensorflow_runtime.call_module(operands, module, dtypes, shapes)
 
 
 def _optional(weights: tf.Tensor | None, x: tf.Tensor, axis: int) -> list[tf.Tensor]:
@@ -177,10 +186,10 @@ def forward(
         [x, gamma, beta, moving_mean, moving_variance, r_max, d_max, *_optional(weights, x, axis)],
         [(x.dtype, x.shape.as_list()), *((wide(x.dtype), size) for size in sizes)],
         axis=axis,
-        ghost_size=ghost_size or 0,
+        ghost_size=ghost_size,
         relu=relu,
-        epsilon=float(epsilon),
-        momentum=float(momentum),
+        epsilon=epsilon,
+        momentum=momentum,
         by_stddev=by_stddev,
     )
     return Forward(*results)
@@ -223,7 +232,7 @@ def backward(
         [dy, x, statistics, *_optional(weights, x, axis)],
         [(x.dtype, x.shape.as_list()), vector, vector],
         axis=axis,
-        ghost_size=ghost_size or 0,
+        ghost_size=ghost_size,
         relu=relu,
     )
     return dx, dgamma, dbeta

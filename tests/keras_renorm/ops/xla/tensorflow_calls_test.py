@@ -413,10 +413,11 @@ def test_threads_calling_at_once_get_the_same_bits():
     assert all(result == expected for result in results)
 
 
-def test_a_hundred_steps_trace_once():
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_hundred_steps_trace_once(jit_compile):
     case, traces = Case((16, 8), 1), []
 
-    @tf.function
+    @tf.function(jit_compile=jit_compile)
     def step(x, dy):
         traces.append(1)
         return case.run(x, dy, *case.vectors)
@@ -425,7 +426,7 @@ def test_a_hundred_steps_trace_once():
     for _ in range(100):
         step(case.x, case.dy)
     assert len(traces) == 1
-    assert stablehlo.custom_call.cache_info().misses == 2
+    assert stablehlo.custom_call.cache_info().misses == (2 if jit_compile else 0)
 
 
 def test_runs_on_every_replica():
@@ -453,7 +454,7 @@ for shape, axis in [((64, 14, 14, 48), 3), ((16, 40, 500), 1), ((70, 3), 1), ((3
     for tensor in (y, saved, *moved, *calls.backward(dy, x, saved, axis=axis)):
         digest.update(tensor.numpy().tobytes())
 np.save(sys.stdout.buffer, np.asarray(y)[:1])
-print(digest.hexdigest(), calls.tensorflow_xla.register().instruction_set, file=sys.stderr)
+print(digest.hexdigest(), calls.tensorflow_runtime.register().instruction_set, file=sys.stderr)
 """
 
 

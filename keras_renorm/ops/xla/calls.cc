@@ -1,0 +1,181 @@
+#include "calls.h"
+
+#include <cstring>
+#include <string>
+
+namespace keras_renorm {
+namespace {
+
+Error Check(const char* what, const Tensor& tensor, Element element, int64_t count) {
+  if (tensor.type.element != element) {
+    return Error::Invalid(std::string(what) + " is not of the type that goes with x");
+  }
+  if (tensor.type.count() == count) return {};
+  return Error::Invalid(std::string(what) + " has " + std::to_string(tensor.type.count()) +
+                        " values, not " + std::to_string(count));
+}
+
+Type StatisticsOf(const Operand& x) {
+  return {x.wide(), {kStatistics, x.ghosts(), x.channels}};
+}
+
+// ---- forward: x, gamma, beta, moving mean, moving variance, r_max, d_max, weights
+// to y, statistics, new moving mean, new moving variance, whether there was an update
+
+Error ForwardTypes(const Call& call, const Operand& x, std::vector<Type>& outputs) {
+  const char* const vectors[] = {"gamma", "beta", "moving_mean", "moving_variance"};
+  for (int i = 0; i < 4; ++i) {
+    KR_RETURN_IF_ERROR(Check(vectors[i], call.in[1 + i], x.wide(), x.channels));
+  }
+  KR_RETURN_IF_ERROR(Check("r_max", call.in[5], x.wide(), 1));
+  KR_RETURN_IF_ERROR(Check("d_max", call.in[6], x.wide(), 1));
+  const Type vector = {x.wide(), {x.channels}};
+  outputs = {call.in[0].type, StatisticsOf(x), vector, vector, {x.wide(), {}}};
+  return {};
+}
+
+Error Forward(const Call& call, Operand& operand) {
+  const std::vector<Tensor>& in = call.in;
+  operand.SetOutput(call.out[0]);
+  void* const statistics = call.out[1].data;
+  const Attributes& a = call.attributes;
+  const ForwardChannels per_channel = {in[1].data, in[2].data, in[3].data, in[4].data,
+                                       in[5].data, in[6].data, a.epsilon,  statistics};
+  KR_RETURN_IF_ERROR(operand.ForEachPart(*call.pool, [&](const Work& work) {
+    work.Moments();
+    work.kernels->finish_forward(work.problem, per_channel);
+    work.Normalize();
+  }));
+  operand.kernels->update_moving({statistics, in[3].data, in[4].data, operand.ghosts(),
+                                  operand.channels, a.epsilon, a.momentum, a.by_stddev,
+                                  call.out[2].data, call.out[3].data, call.out[4].data});
+  return {};
+}
+
+// ---- backward: dy, x, statistics, weights to dx, dgamma, dbeta
+
+Error BackwardTypes(const Call& call, const Operand& x, std::vector<Type>& outputs) {
+  KR_RETURN_IF_ERROR(Check("statistics", call.in[2], x.wide(), StatisticsOf(x).count()));
+  const Type vector = {x.wide(), {x.channels}};
+  outputs = {call.in[0].type, vector, vector};
+  return {};
+}
+
+Error Backward(const Call& call, Operand& operand) {
+  const Tensor &dgamma = call.out[1], &dbeta = call.out[2];
+  operand.SetOutput(call.out[0]);
+  std::memset(dgamma.data, 0, dgamma.type.bytes());  // where there is no ghost
+  std::memset(dbeta.data, 0, dbeta.type.bytes());
+  std::vector<double> sums(2 * operand.channels);
+  const BackwardChannels per_channel = {call.in[2].data, sums.data(),
+                                        sums.data() + operand.channels, dgamma.data, dbeta.data};
+  return operand.ForEachPart(*call.pool, [&](const Work& work) {
+    work.kernels->start_backward(work.problem, per_channel);
+    work.GradientSums();
+    work.kernels->finish_backward(work.problem, per_channel);
+    work.InputGradient();
+  });
+}
+
+// ---- moments: x, weights to [3, channels]: count, mean, biased variance, float64 for merging
+
+Error MomentsTypes(const Call&, const Operand& x, std::vector<Type>& outputs) {
+  outputs = {{Element::kDouble, {3, x.channels}}};
+  return {};
+}
+
+Error Moments(const Call& call, Operand& operand) {
+  const int64_t channels = operand.channels;
+  double* const out = static_cast<double*>(call.out[0].data);
+  return operand.ForEachPart(*call.pool, [&](const Work& work) {
+    work.Moments();
+    for (int64_t c = 0; c < channels; ++c) {
+      const double count = work.problem.total_count[c];
+      out[c] = count;
+      out[channels + c] = work.problem.total_first[c];
+      out[2 * channels + c] = count == 0 ? 0 : work.problem.total_second[c] / count;
+    }
+  });
+}
+
+// ---- normalize: x, [4, channels] (mean, mean remainder, scale, offset) to y
+
+Error NormalizeTypes(const Call& call, const Operand& x, std::vector<Type>& outputs) {
+  KR_RETURN_IF_ERROR(Check("parameters", call.in[1], x.wide(), 4 * x.channels));
+  outputs = {call.in[0].type};
+  return {};
+}
+
+Error Normalize(const Call& call, Operand& operand) {
+  operand.SetOutput(call.out[0]);
+  return operand.ForEachPart(*call.pool, [&](const Work& work) {
+    work.SetParameters(call.in[1]);
+    work.Normalize();
+  });
+}
+
+// ---- gradient sums: dy, x, parameters as above, weights
+// to [2, channels]: sums of dy, and of dy times the centred value, float64 for merging
+
+Error GradientSumsTypes(const Call& call, const Operand& x, std::vector<Type>& outputs) {
+  KR_RETURN_IF_ERROR(Check("parameters", call.in[2], x.wide(), 4 * x.channels));
+  outputs = {{Element::kDouble, {2, x.channels}}};
+  return {};
+}
+
+Error GradientSums(const Call& call, Operand& operand) {
+  const int64_t channels = operand.channels;
+  double* const out = static_cast<double*>(call.out[0].data);
+  return operand.ForEachPart(*call.pool, [&](const Work& work) {
+    work.SetParameters(call.in[2]);
+    work.GradientSums();
+    std::memcpy(out, work.problem.total_first, channels * sizeof(double));
+    std::memcpy(out + channels, work.problem.total_second, channels * sizeof(double));
+  });
+}
+
+// ---- input gradient: dy, x, [6, channels] (the same, then bias and slope), weights
+// to dx = scale dy - weight (bias + centred slope)
+
+Error InputGradientTypes(const Call& call, const Operand& x, std::vector<Type>& outputs) {
+  KR_RETURN_IF_ERROR(Check("parameters", call.in[2], x.wide(), 6 * x.channels));
+  outputs = {call.in[0].type};
+  return {};
+}
+
+Error InputGradient(const Call& call, Operand& operand) {
+  operand.SetOutput(call.out[0]);
+  return operand.ForEachPart(*call.pool, [&](const Work& work) {
+    work.SetParameters(call.in[2]);
+    work.InputGradient();
+  });
+}
+
+}  // namespace
+
+const CallKind kCallKinds[kCalls] = {
+    {"forward", 7, true, 0, false, true, ForwardTypes, Forward},
+    {"backward", 3, true, 1, true, true, BackwardTypes, Backward},
+    {"moments", 1, true, 0, false, false, MomentsTypes, Moments},
+    {"normalize", 2, false, 0, false, true, NormalizeTypes, Normalize},
+    {"gradient_sums", 3, true, 1, true, false, GradientSumsTypes, GradientSums},
+    {"input_gradient", 3, true, 1, true, true, InputGradientTypes, InputGradient},
+};
+
+Error Prepare(const CallKind& kind, const Call& call, Operand& operand,
+              std::vector<Type>& outputs) {
+  const int given = static_cast<int>(call.in.size());
+  if (given < kind.inputs || given > kind.inputs + (kind.weighted ? 1 : 0)) {
+    return Error::Invalid(std::string(kind.name) + " of " + std::to_string(given) + " operands");
+  }
+  const Tensor& x = call.in[kind.x];
+  KR_RETURN_IF_ERROR(operand.Prepare(x, call.attributes));
+  if (given > kind.inputs) KR_RETURN_IF_ERROR(operand.SetWeights(call.in[given - 1]));
+  if (kind.gradient) {
+    KR_RETURN_IF_ERROR(Check("dy", call.in[0], x.type.element, x.type.count()));
+    operand.SetGradient(call.in[0]);
+  }
+  return kind.types(call, operand, outputs);
+}
+
+}  // namespace keras_renorm

@@ -1,0 +1,115 @@
+// The threads that work on one call.
+
+#ifndef KERAS_RENORM_OPS_XLA_TEAM_H_
+#define KERAS_RENORM_OPS_XLA_TEAM_H_
+
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace keras_renorm {
+
+// Threads of a runtime that can be asked for help.
+class Pool {
+ public:
+  virtual ~Pool() = default;
+  virtual int64_t threads() const = 0;  // with the one that calls
+  virtual void Schedule(std::function<void()> task) = 0;
+};
+
+// The caller, and helpers that stay with it from one pass to the next: waking a thread takes 50 us
+// on a virtual machine, as long as a pass over 1 MB. A helper that comes late, or never, is not
+// waited for; where all threads of a pool are callers themselves, each works alone. Which thread
+// runs a task changes no bit of its result.
+class Team {
+ public:
+  // A team of at most `most`, the caller included.
+  Team(Pool& pool, int64_t most) : shared_(std::make_shared<Shared>()) {
+    const int64_t threads = pool.threads() < most ? pool.threads() : most;
+    for (int64_t i = 1; i < threads; ++i) pool.Schedule([shared = shared_] { shared->Help(); });
+  }
+  ~Team() { shared_->ticket.store(kClosed, std::memory_order_release); }
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  // Runs f(0) .. f(n - 1), each once, in any order, and returns when all have ended.
+  void Run(int64_t n, const std::function<void(int64_t)>& f) {
+    Shared& s = *shared_;
+    s.f.store(&f, std::memory_order_relaxed);
+    s.n.store(n, std::memory_order_relaxed);
+    s.done.store(0, std::memory_order_relaxed);
+    const uint64_t pass = s.ticket.load(std::memory_order_relaxed) + 1;  // from kIdle on: task 0
+    s.ticket.store(pass, std::memory_order_release);
+    while (s.Take()) {
+    }
+    for (Waiting waiting; s.done.load(std::memory_order_acquire) < n;) waiting.Once();
+    s.ticket.store(pass | kIdle, std::memory_order_release);
+  }
+
+ private:
+  static constexpr uint64_t kIdle = 0xffffffff;  // the task that no pass has: none can be taken
+  static constexpr uint64_t kClosed = ~uint64_t{0};
+
+  // Waits a little, first by spinning: the next pass is mostly some microseconds away.
+  class Waiting {
+   public:
+    void Once() {
+      if (++times_ > kSpins) {
+        sched_yield();
+        return;
+      }
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+
+   private:
+    static constexpr int kSpins = 200;
+    int times_ = 0;
+  };
+
+  struct Shared {
+    // The number of the pass in the upper half, its next task in the lower one. Who raises it from
+    // i to i + 1 has task i of that pass, and has read the f and n of that pass: Run changes them
+    // between passes only, when the ticket is kIdle and every task that was taken has ended.
+    std::atomic<uint64_t> ticket{kIdle};
+    std::atomic<int64_t> n{0}, done{0};
+    std::atomic<const std::function<void(int64_t)>*> f{nullptr};
+
+    // Runs one task; returns whether there was any.
+    bool Take() {
+      uint64_t now = ticket.load(std::memory_order_acquire);
+      while (now != kClosed) {
+        const std::function<void(int64_t)>* const task = f.load(std::memory_order_relaxed);
+        const int64_t i = static_cast<int64_t>(now & kIdle);
+        if (i >= n.load(std::memory_order_relaxed)) return false;
+        if (ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel,
+                                         std::memory_order_acquire)) {
+          (*task)(i);
+          done.fetch_add(1, std::memory_order_acq_rel);
+          return true;
+        }
+      }
+      return false;
+    }
+
+    void Help() {
+      for (Waiting waiting; ticket.load(std::memory_order_acquire) != kClosed;) {
+        if (Take()) {
+          waiting = Waiting();
+        } else {
+          waiting.Once();
+        }
+      }
+    }
+  };
+
+  const std::shared_ptr<Shared> shared_;
+};
+
+}  // namespace keras_renorm
+
+#endif  // KERAS_RENORM_OPS_XLA_TEAM_H_

@@ -1,0 +1,164 @@
+"""All that is private in TensorFlow and needed here: how a call of the library becomes an op.
+
+Graphs and eager programs run ops of the library's own. XLA knows none of these: what it compiles
+holds a StableHLO module instead, which calls the library through XLA's FFI. Nothing else in the
+package imports private modules of TensorFlow or looks into its libraries.
+"""
+
+import ctypes
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
+from tensorflow.python.eager import context, execute
+from tensorflow.python.framework import op_def_library, ops
+from tensorflow.python.ops import control_flow_util
+
+from keras_renorm.ops.xla import loader
+
+MODULE_VERSION = 9
+"""Version of XlaCallModule's calling convention in which the modules here are written."""
+
+_FRAMEWORK = "libtensorflow_framework.so.2"
+_GET_API = "_ZN3xla3ffi12GetXlaFfiApiEv"  # xla::ffi::GetXlaFfiApi()
+
+
+def _framework() -> ctypes.CDLL:
+    """Returns TensorFlow's own library."""
+    return ctypes.CDLL(os.path.join(tf.sysconfig.get_lib(), _FRAMEWORK))
+
+
+def _ffi_api() -> int:
+    """Returns the address of the FFI interface of the XLA inside TensorFlow."""
+    try:
+        get_api = getattr(_framework(), _GET_API)
+    except (OSError, AttributeError) as error:
+        raise loader.NativeLibraryError(
+            f"TensorFlow {tf.__version__} does not show its XLA FFI ({error})"
+        ) from error
+    get_api.restype = ctypes.c_void_p
+    return int(get_api())
+
+
+@functools.cache
+def register() -> loader.NativeLibrary:
+    """Makes the library's calls known to TensorFlow and its XLA, once per process.
+
+    Raises:
+        NativeLibraryError: The library does not load, or this TensorFlow does not take it.
+    """
+    library = loader.load()
+    _register_handlers(library)
+    _register_ops(library)
+    return library
+
+
+def _register_handlers(library: loader.NativeLibrary) -> None:
+    """Makes the library's handlers known to the XLA inside TensorFlow."""
+    api = _ffi_api()
+    take = library.handle.keras_renorm_register
+    take.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    take.restype = ctypes.c_bool
+    for name, handler in loader.handlers().items():
+        if not take(api, name.encode(), ctypes.cast(handler, ctypes.c_void_p)):
+            raise loader.NativeLibraryError(
+                f"TensorFlow {tf.__version__} does not take the handler {name}: the library's "
+                "XLA FFI is of another version"
+            )
+
+
+def _register_ops(library: loader.NativeLibrary) -> None:
+    """Makes ops of the library's calls, through TensorFlow's C interface."""
+    register_ops = library.handle.keras_renorm_register_ops
+    register_ops.argtypes = [ctypes.c_char_p, ctypes.c_int64]
+    register_ops.restype = ctypes.c_char_p
+    path = os.path.join(tf.sysconfig.get_lib(), _FRAMEWORK)
+    missing = register_ops(path.encode(), _threads())
+    if missing is not None:
+        raise loader.NativeLibraryError(
+            f"TensorFlow {tf.__version__} does not take the library's ops: it lacks "
+            f"{missing.decode()}"
+        )
+
+
+def _threads() -> int:
+    """Threads for one op: as many as TensorFlow's own may use."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+
+
+def in_xla() -> bool:
+    """Whether what is called here and now is traced for XLA (`jit_compile=True`)."""
+    return bool(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
+
+
+def _op_name(name: str) -> str:
+    """The op of a call: KerasRenormInputGradient for input_gradient."""
+    return "KerasRenorm" + name.title().replace("_", "")
+
+
+def call_op(
+    name: str,
+    operands: Sequence[tf.Tensor],
+    dtypes: Sequence[tf.DType],
+    shapes: Sequence[tf.TensorShape],
+    attributes: dict[str, bool | int | float],
+) -> list[tf.Tensor]:
+    """Runs one of the library's ops.
+
+    Args:
+        name: The call's name, as in `loader.HANDLERS`.
+        operands: Its operands.
+        dtypes: Types of its results.
+        shapes: Shapes of its results, as far as they are known.
+        attributes: All of its attributes.
+
+    Returns:
+        Its results.
+    """
+    # As text, since an op's attributes of type float keep 24 bits.
+    settings = {k: repr(v) if isinstance(v, float) else v for k, v in attributes.items()}
+    if not tf.executing_eagerly():
+        results: Any = op_def_library.apply_op(
+            _op_name(name), operands=list(operands), Tout=list(dtypes), **settings
+        )
+        for result, shape in zip(results, shapes, strict=True):
+            result.set_shape(shape)
+        return list(results)
+    types = {"Tin": [operand.dtype for operand in operands], "Tout": list(dtypes)}
+    enums = {key: tuple(t.as_datatype_enum for t in value) for key, value in types.items()}
+    flat = tuple(part for pair in (enums | settings).items() for part in pair)
+    found: Any = execute.execute(
+        _op_name(name), len(dtypes), inputs=list(operands), attrs=flat, ctx=context.context()
+    )
+    return list(found)
+
+
+def call_module(
+    operands: Sequence[tf.Tensor],
+    module: str,
+    dtypes: Sequence[tf.DType],
+    shapes: Sequence[tf.TensorShape],
+) -> list[tf.Tensor]:
+    """Runs a StableHLO module on the CPU.
+
+    Args:
+        operands: Arguments of the module's `@main`.
+        module: The module's text.
+        dtypes: Types of its results.
+        shapes: Shapes of its results, as far as they are known.
+
+    Returns:
+        The results of `@main`.
+    """
+    results: Any = xla.call_module(
+        operands,
+        version=MODULE_VERSION,
+        module=module,
+        Tout=dtypes,
+        Sout=shapes,
+        platforms=("CPU",),
+    )
+    return list(results)
