@@ -40,6 +40,8 @@ FLAGS = [
     "-Wno-psabi",
 ]
 
+COMMON = ("calls", "dispatch", "handlers", "plan", "tensorflow_ops")
+
 # The kernels are compiled once per instruction set, and chosen when the library is loaded.
 X86_KERNELS = {
     "baseline": [],
@@ -95,7 +97,7 @@ class BuildLibrary(build_ext):
         path = pathlib.Path(self.get_ext_fullpath(ext.name))
         path.parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(
-            objects, str(path), extra_postargs=["-Wl,-s"], target_lang="c++"
+            objects, str(path), extra_postargs=["-Wl,-s", "-pthread", "-ldl"], target_lang="c++"
         )
         library = path.read_bytes()  # loader.py checks what is appended; the linker ignores it
         path.write_bytes(library + hashlib.sha256(library).hexdigest().encode("ascii"))
@@ -105,9 +107,8 @@ class BuildLibrary(build_ext):
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         kernels = X86_KERNELS if x86 else {"baseline": []}
         shared = [("KR_X86_VARIANTS", "1")] if x86 else []
-        common = ("calls", "dispatch", "handlers", "plan", "tensorflow_ops")
         jobs: list[tuple[str, str, list[Any], list[str]]] = [
-            (name, name, shared, []) for name in common
+            (name, name, shared, []) for name in COMMON
         ]
         jobs += [("kernels", isa, [("KR_ISA", isa)], flags) for isa, flags in kernels.items()]
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -138,7 +139,7 @@ class PlatformWheel(bdist_wheel):
 
 library = Extension(
     "keras_renorm.ops.xla.libkeras_renorm",
-    sources=[str(SOURCES / f"{name}.cc") for name in ("handlers", "dispatch", "plan", "kernels")],
+    sources=[str(SOURCES / f"{name}.cc") for name in (*COMMON, "kernels")],
     depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
     language="c++",
     optional=True,

@@ -1,5 +1,6 @@
 """Pure functions: no variables, no layers. Statistics in float32 or wider."""
 
+from keras_renorm.ops import lowerings
 from keras_renorm.ops.correction import Correction, renorm_correction
 from keras_renorm.ops.lowerings import Lowering, lowering
 from keras_renorm.ops.moments import Moments, moments
@@ -34,3 +35,5 @@ __all__ = [
     "update_moving_moments",
     "update_moving_moments_by_stddev",
 ]
+
+lowerings.register()

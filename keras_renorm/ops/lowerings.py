@@ -72,6 +72,12 @@ def _native_problem(backend: str) -> str | None:
     return None
 
 
+def register() -> None:
+    """Makes the native library known to the backend, if it loads: a SavedModel may hold its ops."""
+    if os.environ.get(VARIABLE, "") in ("", "native"):
+        _native_problem(keras.backend.backend())
+
+
 @functools.cache
 def _warn_once(problem: str) -> None:
     """Warns of a missing library, once per process."""

@@ -103,13 +103,13 @@ template <typename T> struct Channels {
     const Plan& plan = p.plan;
     double* const first = p.total_first + group * plan.channels;
     double* const second = p.total_second + group * plan.channels;
-    const int64_t start = group * plan.chunks * plan.partials, size = plan.partials;
-    double *lane_first = p.first + start, *lane_second = p.second + start;
+    const int64_t start = group * plan.chunks * plan.partials;
+    double *const lane_first = p.first + start, *const lane_second = p.second + start;
     for (int64_t k = 1; k < plan.chunks; ++k) {
       KR_INDEPENDENT
       for (int64_t i = 0; i < plan.partials; ++i) {
-        lane_first[i] += lane_first[k * size + i];
-        lane_second[i] += lane_second[k * size + i];
+        lane_first[i] += lane_first[k * plan.partials + i];
+        lane_second[i] += lane_second[k * plan.partials + i];
       }
     }
     if (plan.plain && plan.chunks > 0) {
@@ -119,7 +119,7 @@ template <typename T> struct Channels {
       return;
     }
     for (int64_t c = 0; c < plan.channels; ++c) first[c] = second[c] = 0;
-    for (int64_t i = 0; plan.chunks > 0 && i < size; ++i) {
+    for (int64_t i = 0; plan.chunks > 0 && i < plan.partials; ++i) {
       const int64_t c = ChannelOf(plan, i);
       if (c < 0) continue;
       first[c] += lane_first[i];
@@ -243,12 +243,8 @@ template <typename T> struct Channels {
   static void CopyParameters(const Problem& p, const Scalar* statistics) {
     const int64_t size = p.plan.groups * p.plan.channels;
     const auto copy = [&](enum Parameter parameter, enum Statistic which) {
-      const Scalar* const from = statistics + Packed(p, which);
-      Scalar* const to = static_cast<Scalar*>(p.channel_parameters) + parameter * size;
-      for (int64_t i = 0; i < size; i += p.plan.channels) {
-        __builtin_memcpy(to + i, from + i,
-                         p.plan.channels * sizeof(Scalar));
-      }
+      __builtin_memcpy(static_cast<Scalar*>(p.channel_parameters) + parameter * size,
+                       statistics + Packed(p, which), size * sizeof(Scalar));
     };
     copy(kPMean, kMean);
     copy(kPRemainder, kMeanRemainder);
@@ -350,16 +346,18 @@ template <typename T> struct Channels {
     const auto target = [&](int64_t group, int64_t which) {
       return to + (group * kParameters + which) * plan.partials;
     };
-    for (int64_t i = 0; !plan.plain && i < plan.partials; ++i) {
+    if (plan.plain) {
+      for (int64_t group = 0; group < plan.groups; ++group) {
+        for (int64_t w = 0; w < kParameters; ++w) {
+          __builtin_memcpy(target(group, w), source(group, w), plan.channels * sizeof(Scalar));
+        }
+      }
+      return;
+    }
+    for (int64_t i = 0; i < plan.partials; ++i) {
       const int64_t c = ParameterChannel(plan, i);
       for (int64_t group = 0; group < plan.groups; ++group) {
         for (int64_t w = 0; w < kParameters; ++w) target(group, w)[i] = source(group, w)[c];
-      }
-    }
-    for (int64_t group = 0; plan.plain && group < plan.groups; ++group) {
-      for (int64_t w = 0; w < kParameters; ++w) {
-        __builtin_memcpy(target(group, w), source(group, w),
-                         p.plan.channels * sizeof(Scalar));
       }
     }
   }

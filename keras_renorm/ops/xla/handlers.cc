@@ -107,7 +107,6 @@ auto Binding() {
 }  // namespace
 }  // namespace keras_renorm
 
-#define KR_EXPORT extern "C" __attribute__((visibility("default")))
 #define KR_HANDLER(name, number)                                  \
   KR_EXPORT XLA_FFI_Error* name(XLA_FFI_CallFrame* call_frame);   \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(name, keras_renorm::Handle<keras_renorm::number>, \
@@ -120,8 +119,8 @@ KR_HANDLER(keras_renorm_normalize, kNormalize);
 KR_HANDLER(keras_renorm_gradient_sums, kGradientSums);
 KR_HANDLER(keras_renorm_input_gradient, kInputGradient);
 
-// Changes whenever a call's operands, results or attributes do; loader.py holds the same number.
-KR_EXPORT int keras_renorm_abi() { return 3; }
+// Changes whenever a call's operands, results or attributes do, or what is exported; loader.py holds the same number.
+KR_EXPORT int keras_renorm_abi() { return 4; }
 
 // Version of the XLA FFI headers that this library was compiled with, 1000 major + minor.
 KR_EXPORT int keras_renorm_ffi_version() {

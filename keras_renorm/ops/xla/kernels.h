@@ -1,4 +1,4 @@
-// The kernels as the handlers see them: one table of functions per input type and instruction set.
+// The kernels as the calls see them: one table of functions per input type and instruction set.
 
 #ifndef KERAS_RENORM_OPS_XLA_KERNELS_H_
 #define KERAS_RENORM_OPS_XLA_KERNELS_H_

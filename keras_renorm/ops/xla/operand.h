@@ -15,7 +15,8 @@
 
 namespace keras_renorm {
 
-// Values for each thread that works on a call. Waking one takes as long as some tens of thousands.
+// Values for each thread that works on a call: both passes over them take some 20 us, and waking a
+// thread takes 50 us on a virtual machine.
 constexpr int64_t kThreadValues = 65536;
 
 // From this size on an output is written past the cache. In TensorFlow, whose outputs are ever new
@@ -118,7 +119,7 @@ struct Work {
 };
 
 // The tensor of a call, checked, and how its rows are cut into ghost batches: `full` of
-// `ghost_outer` outer indices each, then one of `rest_outer` where the rows do not divide.
+// `ghost_outer` outer indices each, then a smaller one where the rows do not divide.
 class Operand {
  public:
   const Kernels* kernels = nullptr;
@@ -172,7 +173,6 @@ class Operand {
   }
 
   int64_t ghosts() const { return ghosts_; }
-  Element element() const { return element_; }
   Element wide() const { return element_ == Element::kDouble ? element_ : Element::kFloat; }
 
   void SetGradient(const Tensor& dy) { whole_.dy = dy.data; }

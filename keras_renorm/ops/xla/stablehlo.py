@@ -1,4 +1,4 @@
-"""Writes the StableHLO modules through which TensorFlow calls a handler.
+"""Writes the StableHLO modules through which TensorFlow calls a handler where XLA compiles.
 
 A module is one `custom_call`. Where a dimension is unknown, XLA has to be told the shape of each
 result: as one more operand of the call, computed from the dimensions of the first one. The handler

@@ -35,11 +35,11 @@ class Team {
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
-  // Runs f(0) .. f(n - 1), each once, in any order, and returns when all have ended.
+  // Runs f(0) .. f(n - 1), n < kIdle, each once, in any order, and returns when all have ended.
   void Run(int64_t n, const std::function<void(int64_t)>& f) {
     Shared& s = *shared_;
     s.f.store(&f, std::memory_order_relaxed);
-    s.n.store(n, std::memory_order_relaxed);
+    s.n.store(n, std::memory_order_release);
     s.done.store(0, std::memory_order_relaxed);
     const uint64_t pass = s.ticket.load(std::memory_order_relaxed) + 1;  // from kIdle on: task 0
     s.ticket.store(pass, std::memory_order_release);
@@ -74,7 +74,8 @@ class Team {
   struct Shared {
     // The number of the pass in the upper half, its next task in the lower one. Who raises it from
     // i to i + 1 has task i of that pass, and has read the f and n of that pass: Run changes them
-    // between passes only, when the ticket is kIdle and every task that was taken has ended.
+    // between passes only, when the ticket is kIdle and every task that was taken has ended. Who
+    // reads the n of a later pass, which is released after the ticket became kIdle, fails to raise.
     std::atomic<uint64_t> ticket{kIdle};
     std::atomic<int64_t> n{0}, done{0};
     std::atomic<const std::function<void(int64_t)>*> f{nullptr};
@@ -85,7 +86,7 @@ class Team {
       while (now != kClosed) {
         const std::function<void(int64_t)>* const task = f.load(std::memory_order_relaxed);
         const int64_t i = static_cast<int64_t>(now & kIdle);
-        if (i >= n.load(std::memory_order_relaxed)) return false;
+        if (i >= n.load(std::memory_order_acquire)) return false;
         if (ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel,
                                          std::memory_order_acquire)) {
           (*task)(i);

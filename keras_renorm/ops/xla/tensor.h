@@ -50,6 +50,8 @@ struct Error {
   bool failure() const { return kind != kNone; }
 };
 
+#define KR_EXPORT extern "C" __attribute__((visibility("default")))
+
 #define KR_RETURN_IF_ERROR(expression) \
   if (::keras_renorm::Error error = (expression); error.failure()) return error
 

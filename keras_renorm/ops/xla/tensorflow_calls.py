@@ -103,7 +103,8 @@ def _call(
     attributes = loader.attributes(axis, ghost_size, relu, epsilon, momentum, by_stddev)
     dtypes = [dtype for dtype, _ in results]
     shapes = [_shape(sizes) for _, sizes in results]
-    if not tensorflow_runtime.in_xla():
+    operands = [tf.convert_to_tensor(operand) for operand in operands]
+    if not tensorflow_runtime.for_xla(*operands):
         return tensorflow_runtime.call_op(name, operands, dtypes, shapes, attributes)
     module = stablehlo.custom_call(
         loader.target(name),

@@ -1,15 +1,18 @@
 // The calls as ops of TensorFlow: a graph or an eager program runs them without XLA in between.
 //
 // They are registered through TensorFlow's C interface, whose functions are looked up in the library
-// that the process has loaded: nothing is linked, and no header of TensorFlow's is needed. Under
-// XLA (jit_compile=True) an op of this kind has no meaning; there the handlers are called.
+// that the process has loaded: nothing is linked, and no header of TensorFlow's is needed. XLA
+// cannot compile such an op: what is traced for it (jit_compile=True) calls the handlers, and a
+// function that was traced before, outside XLA, cannot be compiled later.
 
 #include <dlfcn.h>
 
-#include <algorithm>
+#include <atomic>
 #include <cstdint>
-#include <cstdlib>
+#include <cstring>
 #include <string>
+#include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "calls.h"
@@ -59,8 +62,6 @@ using Shapes = void(TF_ShapeInferenceContext*, TF_Status*);
                                             TF_Status*))                                          \
   F(OpKernelConstruction_GetAttrBool, void(TF_OpKernelConstruction*, const char*, unsigned char*, \
                                            TF_Status*))                                           \
-  F(OpKernelConstruction_GetAttrString, void(TF_OpKernelConstruction*, const char*, char*,        \
-                                             size_t, TF_Status*))                                 \
   F(OpKernelConstruction_Failure, void(TF_OpKernelConstruction*, TF_Status*))                     \
   F(OpKernelContext_Failure, void(TF_OpKernelContext*, TF_Status*))                               \
   F(NumInputs, int(TF_OpKernelContext*))                                                          \
@@ -95,7 +96,18 @@ struct TensorFlow {
 };
 
 TensorFlow tf;
-Workers* workers = nullptr;
+
+// Threads for a call, the caller included; 0: one for each processor.
+std::atomic<int64_t> thread_count{0};
+
+// Started by the first call.
+Workers& SharedWorkers() {
+  static Workers* const workers = [] {
+    const int64_t wanted = thread_count.load();
+    return new Workers(wanted > 0 ? wanted : std::thread::hardware_concurrency());
+  }();
+  return *workers;
+}
 
 // The numbers are part of TensorFlow's serialised formats, and do not change.
 enum DataType { kFloat = 1, kDouble = 2, kBool = 10, kBFloat16 = 14, kHalf = 19 };
@@ -144,10 +156,14 @@ struct Kernel {
   Attributes attributes;
 };
 
+// An attribute that holds a double's bits: one of type float would keep 24, and text is read as the
+// locale has it.
 double Number(TF_OpKernelConstruction* construction, const char* name, TF_Status* status) {
-  char text[64] = {};  // an attribute of type float would keep 24 bits
-  tf.OpKernelConstruction_GetAttrString(construction, name, text, sizeof text - 1, status);
-  return std::strtod(text, nullptr);
+  int64_t bits = 0;
+  tf.OpKernelConstruction_GetAttrInt64(construction, name, &bits, status);
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 }
 
 template <int kNumber> void* CreateKernel(TF_OpKernelConstruction* construction) {
@@ -191,7 +207,7 @@ TF_Tensor* Allocate(TF_OpKernelContext* context, int output, const Type& type, b
 }
 
 Error RunKernel(const Kernel& kernel, TF_OpKernelContext* context, const Status& status) {
-  Call call = {{}, {}, kernel.attributes, workers};
+  Call call = {{}, {}, kernel.attributes, &SharedWorkers()};
   const int inputs = tf.NumInputs(context), outputs = tf.NumOutputs(context);
   for (int i = 0; i < inputs; ++i) {
     TF_Tensor* tensor = nullptr;
@@ -260,7 +276,7 @@ template <int kNumber> bool Register() {
     tf.OpDefinitionBuilderAddAttr(op, attribute.c_str());
   }
   for (const char* const attribute : {"axis: int", "ghost_size: int", "relu: bool",
-                                      "epsilon: string", "momentum: string", "by_stddev: bool"}) {
+                                      "epsilon: int", "momentum: int", "by_stddev: bool"}) {
     tf.OpDefinitionBuilderAddAttr(op, attribute);
   }
   tf.OpDefinitionBuilderAddInput(op, "operands: Tin");
@@ -279,16 +295,25 @@ template <int kNumber> bool Register() {
 }  // namespace keras_renorm
 
 // Registers all calls as ops of the TensorFlow in the library at `path`, which the process has
-// loaded, to run on `threads` threads. Returns what is missing there, or nullptr. Once per process.
-extern "C" __attribute__((visibility("default"))) const char* keras_renorm_register_ops(
-    const char* path, int64_t threads) {
+// loaded. Returns what is missing there, or nullptr. To be called once: TensorFlow ends a process
+// that registers an op twice.
+KR_EXPORT const char* keras_renorm_register_ops(const char* path) {
   using namespace keras_renorm;
   void* const library = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
   if (library == nullptr) return path;
   if (const char* missing = tf.Find(library)) return missing;
-  workers = new Workers(std::max<int64_t>(1, threads));
   const bool taken = Register<kForward>() && Register<kBackward>() && Register<kMoments>() &&
                      Register<kNormalize>() && Register<kGradientSums>() &&
                      Register<kInputGradient>();
   return taken ? nullptr : "a registry that takes new ops";
+}
+
+// Threads for a call of an op, heeded until the first one.
+KR_EXPORT void keras_renorm_set_threads(int64_t threads) {
+  keras_renorm::thread_count.store(threads);
+}
+
+// Threads that work on a call of an op, the caller included.
+KR_EXPORT int keras_renorm_threads() {
+  return static_cast<int>(keras_renorm::SharedWorkers().threads());
 }

@@ -1,20 +1,25 @@
 """All that is private in TensorFlow and needed here: how a call of the library becomes an op.
 
-Graphs and eager programs run ops of the library's own. XLA knows none of these: what it compiles
-holds a StableHLO module instead, which calls the library through XLA's FFI. Nothing else in the
-package imports private modules of TensorFlow or looks into its libraries.
+Graphs and eager programs run ops of the library's own. XLA knows none of these: what is traced for
+it holds a StableHLO module instead, which calls the library through XLA's FFI. Which of the two a
+call becomes is settled when it is traced, so a function that was traced outside XLA cannot be
+compiled later; the environment variable `KERAS_RENORM_CALLS=xla` makes every call a module.
+
+Nothing else in the package imports private modules of TensorFlow or looks into its libraries.
 """
 
 import ctypes
 import functools
 import os
+import struct
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.python.eager import context, execute
-from tensorflow.python.framework import op_def_library, ops
+from tensorflow.python.framework import op_def_library, op_def_registry, ops
 from tensorflow.python.ops import control_flow_util
 
 from keras_renorm.ops.xla import loader
@@ -43,13 +48,22 @@ def _ffi_api() -> int:
     return int(get_api())
 
 
-@functools.cache
+_REGISTERING = threading.Lock()
+
+
 def register() -> loader.NativeLibrary:
     """Makes the library's calls known to TensorFlow and its XLA, once per process.
 
     Raises:
         NativeLibraryError: The library does not load, or this TensorFlow does not take it.
     """
+    with _REGISTERING:  # TensorFlow ends a process that registers an op twice
+        return _register()
+
+
+@functools.cache
+def _register() -> loader.NativeLibrary:
+    """As `register`, by one thread at a time."""
     library = loader.load()
     _register_handlers(library)
     _register_ops(library)
@@ -72,11 +86,15 @@ def _register_handlers(library: loader.NativeLibrary) -> None:
 
 def _register_ops(library: loader.NativeLibrary) -> None:
     """Makes ops of the library's calls, through TensorFlow's C interface."""
+    known = [name for name in map(_op_name, loader.HANDLERS) if op_def_registry.get(name)]
+    if known:
+        raise loader.NativeLibraryError(
+            f"this process has the op {known[0]} already, of another copy of the native library"
+        )
     register_ops = library.handle.keras_renorm_register_ops
-    register_ops.argtypes = [ctypes.c_char_p, ctypes.c_int64]
+    register_ops.argtypes = [ctypes.c_char_p]
     register_ops.restype = ctypes.c_char_p
-    path = os.path.join(tf.sysconfig.get_lib(), _FRAMEWORK)
-    missing = register_ops(path.encode(), _threads())
+    missing = register_ops(os.path.join(tf.sysconfig.get_lib(), _FRAMEWORK).encode())
     if missing is not None:
         raise loader.NativeLibraryError(
             f"TensorFlow {tf.__version__} does not take the library's ops: it lacks "
@@ -84,19 +102,41 @@ def _register_ops(library: loader.NativeLibrary) -> None:
         )
 
 
-def _threads() -> int:
-    """Threads for one op: as many as TensorFlow's own may use."""
-    return tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+@functools.cache
+def _set_threads() -> None:
+    """Gives the ops as many threads as TensorFlow's own; to be called before the first of them."""
+    threads = (
+        tf.config.threading.get_intra_op_parallelism_threads()
+        or int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0"))
+        or len(os.sched_getaffinity(0))
+    )
+    set_threads = register().handle.keras_renorm_set_threads
+    set_threads.argtypes = [ctypes.c_int64]
+    set_threads(threads)
 
 
-def in_xla() -> bool:
-    """Whether what is called here and now is traced for XLA (`jit_compile=True`)."""
-    return bool(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
+def for_xla(*operands: tf.Tensor) -> bool:
+    """Whether a call here and now has to be a module that XLA compiles.
+
+    So it is in a function that is traced for XLA (`jit_compile=True`), and where an operand comes
+    from a module: the gradient of such a function is compiled too, but traced outside it.
+    """
+    if os.environ.get("KERAS_RENORM_CALLS") == "xla":
+        return True
+    modules = (tf.is_symbolic_tensor(o) and o.op.type == "XlaCallModule" for o in operands)
+    return any(modules) or bool(
+        control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
+    )
 
 
 def _op_name(name: str) -> str:
     """The op of a call: KerasRenormInputGradient for input_gradient."""
     return "KerasRenorm" + name.title().replace("_", "")
+
+
+def _bits(value: float) -> int:
+    """A float as the integer of its bits: an op's attributes of type float keep 24 of them."""
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
 
 
 def call_op(
@@ -118,8 +158,8 @@ def call_op(
     Returns:
         Its results.
     """
-    # As text, since an op's attributes of type float keep 24 bits.
-    settings = {k: repr(v) if isinstance(v, float) else v for k, v in attributes.items()}
+    _set_threads()
+    settings = {k: _bits(v) if isinstance(v, float) else v for k, v in attributes.items()}
     if not tf.executing_eagerly():
         results: Any = op_def_library.apply_op(
             _op_name(name), operands=list(operands), Tout=list(dtypes), **settings

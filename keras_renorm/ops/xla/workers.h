@@ -3,11 +3,14 @@
 #ifndef KERAS_RENORM_OPS_XLA_WORKERS_H_
 #define KERAS_RENORM_OPS_XLA_WORKERS_H_
 
+#include <unistd.h>
+
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -18,12 +21,16 @@ namespace keras_renorm {
 // Never to be destroyed: its threads would outlive it.
 class Workers : public Pool {
  public:
-  // `threads` count the one that calls.
-  explicit Workers(int64_t threads) : threads_(threads) {
-    for (int64_t i = 1; i < threads; ++i) std::thread([this] { Serve(); }).detach();
+  // `most` counts the one that calls. Where the system gives fewer threads, there are fewer.
+  explicit Workers(int64_t most) : process_(getpid()) {
+    try {
+      for (; threads_ < most; ++threads_) std::thread([this] { Serve(); }).detach();
+    } catch (const std::system_error&) {
+    }
   }
 
-  int64_t threads() const override { return threads_; }
+  // In a forked process there are none but the caller.
+  int64_t threads() const override { return getpid() == process_ ? threads_ : 1; }
 
   void Schedule(std::function<void()> task) override {
     {
@@ -34,7 +41,8 @@ class Workers : public Pool {
   }
 
  private:
-  const int64_t threads_;
+  const pid_t process_;
+  int64_t threads_ = 1;
   std::mutex mutex_;
   std::condition_variable some_;
   std::deque<std::function<void()>> tasks_;

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 
 import keras
@@ -112,6 +115,47 @@ def test_a_compiled_function_within_a_graph_is_compiled():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("by", ["tape", "gradients"])
+def test_the_gradient_of_a_compiled_function_within_a_graph_is_compiled(by):
+    layer = layers.BatchRenormalization(r_max=3.0, d_max=5.0)
+    x, dy = images(16, 6)
+    layer.build(x.shape)
+    compiled = tf.function(lambda x: layer(x, training=True), jit_compile=True)
+
+    @tf.function
+    def gradient(x, dy):
+        if by == "gradients":
+            return tf.gradients(compiled(x), x, dy)[0]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = compiled(x)
+        return tape.gradient(y, x, dy)
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+    expected = tape.gradient(y, x, dy)
+    layer.moving_mean.assign(np.zeros(6))
+    layer.moving_variance.assign(np.ones(6))
+    np.testing.assert_allclose(gradient(x, dy), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_function_traced_before_can_be_compiled_where_all_calls_are_modules(monkeypatch):
+    monkeypatch.setenv("KERAS_RENORM_CALLS", "xla")
+    traced = tf.function(step)
+    x, dy = images(16, 6)
+    expected = traced(x, dy)
+    compiled = tf.function(lambda x, dy: traced(x, dy), jit_compile=True)
+    for one, other in zip(compiled(x, dy), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_variables_are_operands():
+    x, dy = images(16, 6)
+    for one, other in zip(step(tf.Variable(x), dy), step(x, dy), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("channels", [5, 16, 48, 100])
 def test_a_gradient_whose_memory_is_taken_is_not_needed_any_more(channels):
     x, dy = images(1000, channels)
@@ -172,3 +216,80 @@ def test_many_short_passes_on_many_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def run_python(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_first_calls_of_threads_at_once_register_once():
+    run_python("""
+import threading
+import tensorflow as tf
+from keras_renorm.ops.xla import tensorflow_runtime
+threads = [threading.Thread(target=tensorflow_runtime.register) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+""")
+
+
+@pytest.mark.parametrize("said", ["environment", "config"])
+def test_threads_are_as_many_as_tensorflow_may_use(said):
+    call = """
+import tensorflow as tf
+from keras_renorm import layers
+from keras_renorm.ops.xla import loader
+{}
+layers.BatchNormalization()(tf.zeros((4, 2)), training=True)
+print(loader.load().handle.keras_renorm_threads())
+"""
+    if said == "environment":
+        assert int(run_python(call.format(""), TF_NUM_INTRAOP_THREADS="3")) == 3
+    else:  # after the import, which registers the ops
+        set_one = "tf.config.threading.set_intra_op_parallelism_threads(1)"
+        assert int(run_python(call.format(set_one))) == 1
+
+
+def test_a_saved_training_function_loads_where_the_package_is_imported(tmp_path):
+    module = tf.Module()
+    module.step = tf.function(lambda x, dy: step(x, dy))
+    x, dy = images(16, 6)
+    expected = module.step(x, dy)
+    tf.saved_model.save(module, tmp_path / "saved")
+    np.save(tmp_path / "both.npy", np.stack([x, dy]))
+    loaded = f"""
+import numpy as np, tensorflow as tf
+import keras_renorm
+x, dy = np.load({str(tmp_path / "both.npy")!r})
+results = tf.saved_model.load({str(tmp_path / "saved")!r}).step(tf.constant(x), tf.constant(dy))
+np.savez({str(tmp_path / "results.npz")!r}, *[value.numpy() for value in results])
+"""
+    run_python(loaded)
+    with np.load(tmp_path / "results.npz") as results:
+        for key, value in zip(results.files, expected, strict=True):
+            np.testing.assert_array_equal(results[key], value)
+
+
+def test_a_forked_process_computes_alone():
+    run_python("""
+import os
+import numpy as np, tensorflow as tf
+from keras_renorm.ops.xla import tensorflow_calls as calls
+vector, one = tf.ones(64), tf.ones(())
+x = tf.random.normal((9000, 64))
+run = lambda: calls.forward(x, *[vector] * 4, one, one, axis=1, epsilon=1.0)[0].numpy().tobytes()
+expected = run()
+child = os.fork()
+if child == 0:
+    os._exit(0 if run() == expected else 1)
+assert os.waitpid(child, 0)[1] == 0
+""")
