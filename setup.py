@@ -40,6 +40,7 @@ FLAGS = [
     "-Wno-psabi",
 ]
 
+# Compiled once, for any processor.
 COMMON = ("calls", "dispatch", "handlers", "plan", "tensorflow_ops")
 
 # The kernels are compiled once per instruction set, and chosen when the library is loaded.

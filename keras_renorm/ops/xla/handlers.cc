@@ -119,7 +119,8 @@ KR_HANDLER(keras_renorm_normalize, kNormalize);
 KR_HANDLER(keras_renorm_gradient_sums, kGradientSums);
 KR_HANDLER(keras_renorm_input_gradient, kInputGradient);
 
-// Changes whenever a call's operands, results or attributes do, or what is exported; loader.py holds the same number.
+// Changes whenever a call's operands, results or attributes do, or what is exported; loader.py holds
+// the same number.
 KR_EXPORT int keras_renorm_abi() { return 4; }
 
 // Version of the XLA FFI headers that this library was compiled with, 1000 major + minor.

@@ -31,15 +31,15 @@ _FRAMEWORK = "libtensorflow_framework.so.2"
 _GET_API = "_ZN3xla3ffi12GetXlaFfiApiEv"  # xla::ffi::GetXlaFfiApi()
 
 
-def _framework() -> ctypes.CDLL:
-    """Returns TensorFlow's own library."""
-    return ctypes.CDLL(os.path.join(tf.sysconfig.get_lib(), _FRAMEWORK))
+def _framework() -> str:
+    """Returns the path of TensorFlow's own library."""
+    return os.path.join(tf.sysconfig.get_lib(), _FRAMEWORK)
 
 
 def _ffi_api() -> int:
     """Returns the address of the FFI interface of the XLA inside TensorFlow."""
     try:
-        get_api = getattr(_framework(), _GET_API)
+        get_api = getattr(ctypes.CDLL(_framework()), _GET_API)
     except (OSError, AttributeError) as error:
         raise loader.NativeLibraryError(
             f"TensorFlow {tf.__version__} does not show its XLA FFI ({error})"
@@ -94,7 +94,7 @@ def _register_ops(library: loader.NativeLibrary) -> None:
     register_ops = library.handle.keras_renorm_register_ops
     register_ops.argtypes = [ctypes.c_char_p]
     register_ops.restype = ctypes.c_char_p
-    missing = register_ops(os.path.join(tf.sysconfig.get_lib(), _FRAMEWORK).encode())
+    missing = register_ops(_framework().encode())
     if missing is not None:
         raise loader.NativeLibraryError(
             f"TensorFlow {tf.__version__} does not take the library's ops: it lacks "
