@@ -3,8 +3,11 @@
 #ifndef KERAS_RENORM_OPS_XLA_WORKERS_H_
 #define KERAS_RENORM_OPS_XLA_WORKERS_H_
 
+#include <sched.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -36,25 +39,44 @@ class Workers : public Pool {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       tasks_.push_back(std::move(task));
+      queued_.store(tasks_.size(), std::memory_order_relaxed);
     }
     some_.notify_one();
   }
 
  private:
+  // How long a thread without a task stays awake. Backward follows a layer's forward, and the next
+  // step the last one, within some 25 us, while waking takes 50: forward + backward of 1 MB and
+  // more take 5 to 10 % less so, and whole training steps no more. It yields, so that a thread that
+  // has work gets the core.
+  static constexpr std::chrono::microseconds kAwake{50};
+
   const pid_t process_;
   int64_t threads_ = 1;
   std::mutex mutex_;
   std::condition_variable some_;
   std::deque<std::function<void()>> tasks_;
+  std::atomic<size_t> queued_{0};  // the size of tasks_, to be read without the mutex
 
   void Serve() {
     while (true) {
+      StayAwake();
       std::unique_lock<std::mutex> lock(mutex_);
       some_.wait(lock, [this] { return !tasks_.empty(); });
       const std::function<void()> task = std::move(tasks_.front());
       tasks_.pop_front();
+      queued_.store(tasks_.size(), std::memory_order_relaxed);
       lock.unlock();
       task();
+    }
+  }
+
+  // Returns when there is a task, or after a while.
+  void StayAwake() const {
+    const auto until = std::chrono::steady_clock::now() + kAwake;
+    while (queued_.load(std::memory_order_relaxed) == 0 &&
+           std::chrono::steady_clock::now() < until) {
+      sched_yield();
     }
   }
 };
