@@ -27,6 +27,9 @@ from keras_renorm.ops.xla import loader
 MODULE_VERSION = 9
 """Version of XlaCallModule's calling convention in which the modules here are written."""
 
+VARIABLE = "KERAS_RENORM_CALLS"
+"""The environment variable that, set to `xla`, makes every call a module."""
+
 _FRAMEWORK = "libtensorflow_framework.so.2"
 _GET_API = "_ZN3xla3ffi12GetXlaFfiApiEv"  # xla::ffi::GetXlaFfiApi()
 
@@ -120,13 +123,27 @@ def for_xla(*operands: tf.Tensor) -> bool:
 
     So it is in a function that is traced for XLA (`jit_compile=True`), and where an operand comes
     from a module: the gradient of such a function is compiled too, but traced outside it.
+
+    Raises:
+        ValueError: The environment variable KERAS_RENORM_CALLS has another value than `xla`.
     """
-    if os.environ.get("KERAS_RENORM_CALLS") == "xla":
+    if _always_for_xla():
         return True
     modules = (tf.is_symbolic_tensor(o) and o.op.type == "XlaCallModule" for o in operands)
     return any(modules) or bool(
         control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
     )
+
+
+def _always_for_xla() -> bool:
+    """Whether the environment variable asks for modules everywhere."""
+    value = os.environ.get(VARIABLE, "")
+    if value not in ("", "xla"):
+        raise ValueError(
+            f"The environment variable {VARIABLE}={value!r} must be xla, for calls that XLA "
+            "compiles everywhere, or unset, for ops of TensorFlow where nothing is compiled."
+        )
+    return value == "xla"
 
 
 def _op_name(name: str) -> str:

@@ -150,6 +150,12 @@ def test_a_function_traced_before_can_be_compiled_where_all_calls_are_modules(mo
         np.testing.assert_array_equal(one, other)
 
 
+def test_another_way_of_calling_is_refused(monkeypatch):
+    monkeypatch.setenv("KERAS_RENORM_CALLS", "XLA")
+    with pytest.raises(ValueError, match=r"KERAS_RENORM_CALLS='XLA' must be xla, .* or unset"):
+        step(*images(16, 6))
+
+
 def test_variables_are_operands():
     x, dy = images(16, 6)
     for one, other in zip(step(tf.Variable(x), dy), step(x, dy), strict=True):
