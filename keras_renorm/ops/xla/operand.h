@@ -3,6 +3,7 @@
 #ifndef KERAS_RENORM_OPS_XLA_OPERAND_H_
 #define KERAS_RENORM_OPS_XLA_OPERAND_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -139,11 +140,12 @@ class Operand {
     for (int64_t i = 1; i < axis; ++i) row *= dims[i];
     for (int64_t i = axis + 1; i < rank; ++i) inner_ *= dims[i];
     channels = dims[axis];
-    const int64_t rows = axis == 0 ? 1 : dims[0], ghost = attributes.ghost_size;
-    if (ghost < 0 || (ghost > 0 && axis == 0)) {
-      return Error::Invalid("ghost batches of " + std::to_string(ghost) +
+    const int64_t rows = axis == 0 ? 1 : dims[0], given = attributes.ghost_size;
+    if (given < 0 || (given > 0 && axis == 0)) {
+      return Error::Invalid("ghost batches of " + std::to_string(given) +
                             " rows, with the channels on axis " + std::to_string(axis));
     }
+    const int64_t ghost = std::min(given, std::max<int64_t>(rows, 1));
     outer_ = rows * row;
     full_ = ghost == 0 ? 1 : rows / ghost;
     ghost_outer_ = ghost == 0 ? outer_ : ghost * row;

@@ -97,19 +97,22 @@ KR_INLINE void Store(Half* p, F32 v) {
   for (int i = 0; i < 2; ++i) StoreRaw(p + 8 * i, _mm256_cvtps_ph(halves[i], 0));
 }
 #else
-// By multiplication with powers of two, which rounds as the hardware does, subnormals included.
+// As the hardware does, subnormals included, and without float32 subnormals on the way: TensorFlow's
+// threads take those for 0. A half subnormal is a number of units of 2^-24, the unit of 0.5f.
 KR_INLINE F32 Load(const Half* p) {
   const U32 h = __builtin_convertvector(LoadRaw<U16>(p), U32);
   const U32 magnitude = h & 0x7fffu;
   const U32 special = (magnitude << 13) | 0x7f800000u;
-  const F32 finite = (F32)(magnitude << 13) * 0x1p112f;
-  const U32 bits = (magnitude >= 0x7c00u ? special : (U32)finite) | ((h & 0x8000u) << 16);
-  return (F32)bits;
+  const U32 normal = (magnitude << 13) + 0x38000000u;
+  const U32 tiny = (U32)((F32)(magnitude + 0x3f000000u) - 0.5f);
+  U32 bits = magnitude < 0x400u ? tiny : normal;
+  bits = magnitude >= 0x7c00u ? special : bits;
+  return (F32)(bits | ((h & 0x8000u) << 16));
 }
 KR_INLINE void Store(Half* p, F32 v) {
   const U32 bits = (U32)v, magnitude = bits & 0x7fffffffu;
   const U32 rounded = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
-  const U32 tiny = (U32)((F32)magnitude + 0.5f) - 0x3f000000u;  // adds at a unit of 2^-24
+  const U32 tiny = (U32)((F32)magnitude + 0.5f) - 0x3f000000u;  // rounds to that unit
   U32 out = magnitude < 0x38800000u ? tiny : rounded;
   out = magnitude >= 0x477ff000u ? U32{} + 0x7c00u : out;
   out = magnitude > 0x7f800000u ? U32{} + 0x7e00u : out;

@@ -245,6 +245,14 @@ def test_nan_shows_in_its_channel_only(axis):
     assert not np.delete(bad, channel, 0).any()
 
 
+def test_every_half_is_read_and_written_as_it_is():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    zero, one = tf.zeros(64), tf.ones(64)
+    x = tf.constant(halves.reshape(-1, 64))
+    y = tensorflow_calls.normalize(x, zero, zero, one, zero, axis=1).numpy().ravel()
+    np.testing.assert_array_equal(y, halves)  # subnormals, too, in threads that flush those
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (0, 3, 3, 20), (2, 0, 20)])
 def test_the_moments_of_no_rows_are_0(shape):
     result = Case(shape, len(shape) - 1)()
@@ -305,6 +313,14 @@ def test_each_ghost_is_a_batch_to_the_bit(axis, masked):
     np.testing.assert_array_equal(dx, np.concatenate(parts[2]))
     np.testing.assert_allclose(dgamma, np.sum(parts[3], 0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(dbeta, np.sum(parts[4], 0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_ghost_of_more_rows_than_there_are_is_the_whole_batch():
+    case = Case((7, 5), 1)
+    whole = case.run(case.x, case.dy, *case.vectors)
+    case.ghost_size = 2**63 - 1
+    for actual, desired in zip(case.run(case.x, case.dy, *case.vectors), whole, strict=True):
+        np.testing.assert_array_equal(actual, desired)
 
 
 def test_no_rows_are_no_ghosts():
@@ -482,7 +498,7 @@ def test_every_instruction_set_agrees_with_float64(instruction_set):
         pytest.skip(f"this machine has no {instruction_set} kernels")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(
-        [*command, "-k", "test_agrees_with_float64 or variance or nan_shows"],
+        [*command, "-k", "test_agrees_with_float64 or variance or nan_shows or every_half"],
         capture_output=True,
         text=True,
         env=os.environ | {"KERAS_RENORM_INSTRUCTION_SET": instruction_set},
