@@ -8,6 +8,9 @@ from keras_renorm.ops.moments import Moments, canonical_inputs
 from keras_renorm.ops.moving import Moving
 from keras_renorm.typing import Tensor
 
+_MOST_ROWS = 2**31 - 2
+"""Of a batch: the sizes of tensors are int32 under TensorFlow, whose largest it does not take."""
+
 
 def batch_renormalization(
     x: Tensor,
@@ -196,6 +199,7 @@ def _prepared(
     names = ("moving_mean", "moving_variance", "gamma", "beta")
     named = dict(zip(names, vectors, strict=True))
     mu, variance, gamma, beta = _vectors(named, x.shape[axis], dtype)
+    size = arguments.virtual_batch_size(virtual_batch_size, axis=axis, synchronized=synchronized)
     settings = step.Step(
         moving_mean=mu,
         moving_variance=variance,
@@ -205,9 +209,7 @@ def _prepared(
         axis=axis,
         epsilon=arguments.epsilon(epsilon),
         relu=relu,
-        ghost_size=arguments.virtual_batch_size(
-            virtual_batch_size, axis=axis, synchronized=synchronized
-        ),
+        ghost_size=size if size is None else min(size, _MOST_ROWS),
     )
     return x, gamma, beta, settings
 

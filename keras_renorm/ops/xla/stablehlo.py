@@ -86,12 +86,13 @@ def _dimension(part: str, axis: int, first: Type) -> list[str]:
 
 
 def _divided_up(part: str, divisor: int) -> list[str]:
-    """Lines that divide <part>n by a number, rounding up."""
+    """Lines that divide <part>n by a number, rounding up, however large the number is."""
     return [
-        f"{part}r = stablehlo.constant dense<{divisor - 1}> : tensor<1xi32>",
-        f"{part}t = stablehlo.add {part}n, {part}r : tensor<1xi32>",
         f"{part}d = stablehlo.constant dense<{divisor}> : tensor<1xi32>",
-        f"{part} = stablehlo.divide {part}t, {part}d : tensor<1xi32>",
+        f"{part}q = stablehlo.divide {part}n, {part}d : tensor<1xi32>",
+        f"{part}m = stablehlo.remainder {part}n, {part}d : tensor<1xi32>",
+        f"{part}r = stablehlo.sign {part}m : tensor<1xi32>",
+        f"{part} = stablehlo.add {part}q, {part}r : tensor<1xi32>",
     ]
 
 

@@ -38,6 +38,7 @@ def test_an_unknown_number_of_ghosts_is_computed():
     assert str(ghosts) == "tensor<9x?x3xf32>"
     text = stablehlo.custom_call("t", (x,), (ghosts,), ())
     assert '%shape0_1ns = "stablehlo.get_dimension_size"(%arg0) {dimension = 0 : i64}' in text
-    assert "%shape0_1t = stablehlo.add %shape0_1n, %shape0_1r" in text
-    assert "%shape0_1 = stablehlo.divide %shape0_1t, %shape0_1d" in text
-    assert "dense<3> : tensor<1xi32>" in text  # 4 - 1, to round up
+    assert "%shape0_1d = stablehlo.constant dense<4>" in text
+    assert "%shape0_1q = stablehlo.divide %shape0_1n, %shape0_1d" in text
+    assert "%shape0_1m = stablehlo.remainder %shape0_1n, %shape0_1d" in text
+    assert "%shape0_1 = stablehlo.add %shape0_1q, %shape0_1r" in text  # 1 more for a remainder
