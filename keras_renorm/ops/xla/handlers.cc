@@ -64,7 +64,20 @@ Error CheckResults(const Call& call, const std::vector<Type>& types) {
   return {};
 }
 
-Error Run(const CallKind& kind, const Call& call) {
+Error Run(const CallKind& kind, ffi::ThreadPool threads, ffi::RemainingArgs in,
+          ffi::RemainingRets out, const Attributes& attributes) {
+  XlaPool pool(threads);
+  Call call = {{}, {}, attributes, &pool};
+  for (size_t i = 0; i < in.size(); ++i) {
+    const auto buffer = in.get<ffi::AnyBuffer>(i);
+    if (!buffer.has_value()) return Error::Invalid(buffer.error().message());
+    call.in.push_back(TensorOf(*buffer));
+  }
+  for (size_t i = 0; i < out.size(); ++i) {
+    auto buffer = out.get<ffi::AnyBuffer>(i);
+    if (!buffer.has_value()) return Error::Invalid(buffer.error().message());
+    call.out.push_back(TensorOf(**buffer));
+  }
   Operand operand;
   std::vector<Type> types;
   KR_RETURN_IF_ERROR(Prepare(kind, call, operand, types));
@@ -76,19 +89,10 @@ template <CallNumber kNumber>
 ffi::Error Handle(ffi::ThreadPool threads, ffi::RemainingArgs in, ffi::RemainingRets out,
                   int64_t axis, int64_t ghost_size, bool relu, double epsilon, double momentum,
                   bool by_stddev) {
-  XlaPool pool(threads);
-  Call call = {{}, {}, {axis, ghost_size, relu, epsilon, momentum, by_stddev}, &pool};
-  for (size_t i = 0; i < in.size(); ++i) {
-    const auto buffer = in.get<ffi::AnyBuffer>(i);
-    if (!buffer.has_value()) return buffer.error();
-    call.in.push_back(TensorOf(*buffer));
-  }
-  for (size_t i = 0; i < out.size(); ++i) {
-    auto buffer = out.get<ffi::AnyBuffer>(i);
-    if (!buffer.has_value()) return buffer.error();
-    call.out.push_back(TensorOf(**buffer));
-  }
-  return ErrorOf(Run(kCallKinds[kNumber], call));
+  const Attributes attributes = {axis, ghost_size, relu, epsilon, momentum, by_stddev};
+  return ErrorOf(WithinMemory([&] {
+    return Run(kCallKinds[kNumber], threads, in, out, attributes);
+  }));
 }
 
 auto Binding() {

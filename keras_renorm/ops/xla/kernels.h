@@ -108,8 +108,11 @@ struct Kernels {
   void (*spread_parameters)(const Problem&);
 };
 
-// type: one of float, double, Half, BFloat16.
 template <typename T> const Kernels& KernelsFor();
+template <> const Kernels& KernelsFor<float>();
+template <> const Kernels& KernelsFor<double>();
+template <> const Kernels& KernelsFor<Half>();
+template <> const Kernels& KernelsFor<BFloat16>();
 
 // "avx512", "avx2" or "baseline": what this processor runs.
 const char* InstructionSet();

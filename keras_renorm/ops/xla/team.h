@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <new>
 
 namespace keras_renorm {
 
@@ -26,10 +27,13 @@ class Pool {
 // runs a task changes no bit of its result.
 class Team {
  public:
-  // A team of at most `most`, the caller included.
+  // A team of at most `most`, the caller included: of fewer where memory does not suffice to ask.
   Team(Pool& pool, int64_t most) : shared_(std::make_shared<Shared>()) {
     const int64_t threads = pool.threads() < most ? pool.threads() : most;
-    for (int64_t i = 1; i < threads; ++i) pool.Schedule([shared = shared_] { shared->Help(); });
+    try {
+      for (int64_t i = 1; i < threads; ++i) pool.Schedule([shared = shared_] { shared->Help(); });
+    } catch (const std::bad_alloc&) {
+    }
   }
   ~Team() { shared_->ticket.store(kClosed, std::memory_order_release); }
   Team(const Team&) = delete;

@@ -4,6 +4,7 @@
 #define KERAS_RENORM_OPS_XLA_TENSOR_H_
 
 #include <cstdint>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -46,9 +47,18 @@ struct Error {
   std::string message;
 
   static Error Invalid(const std::string& what) { return {kInvalidArgument, "keras_renorm: " + what}; }
-  static Error NoMemory() { return {kNoMemory, "keras_renorm: no memory"}; }
+  static Error NoMemory() { return {kNoMemory, "no memory"}; }  // so short that it needs none
   bool failure() const { return kind != kNone; }
 };
+
+// f(), whose lack of memory is an error: no exception may pass through a runtime's frames.
+template <typename F> Error WithinMemory(const F& f) {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    return Error::NoMemory();
+  }
+}
 
 #define KR_EXPORT extern "C" __attribute__((visibility("default")))
 

@@ -236,7 +236,9 @@ Error RunKernel(const Kernel& kernel, TF_OpKernelContext* context, const Status&
 
 void ComputeKernel(void* kernel, TF_OpKernelContext* context) {
   Status status;
-  const Error error = RunKernel(*static_cast<Kernel*>(kernel), context, status);
+  const Error error = WithinMemory([&] {
+    return RunKernel(*static_cast<const Kernel*>(kernel), context, status);
+  });
   if (error.failure()) {
     const bool invalid = error.kind == Error::kInvalidArgument;
     tf.SetStatus(status, invalid ? kInvalidArgument : kResourceExhausted, error.message.c_str());

@@ -27,7 +27,7 @@ from keras_renorm.ops.xla import loader
 MODULE_VERSION = 9
 """Version of XlaCallModule's calling convention in which the modules here are written."""
 
-VARIABLE = "KERAS_RENORM_CALLS"
+CALLS_VARIABLE = "KERAS_RENORM_CALLS"
 """The environment variable that, set to `xla`, makes every call a module."""
 
 _FRAMEWORK = "libtensorflow_framework.so.2"
@@ -105,12 +105,20 @@ def _register_ops(library: loader.NativeLibrary) -> None:
         )
 
 
+def _threads_of_the_environment() -> int:
+    """Returns TF_NUM_INTRAOP_THREADS; 0 where it is no number, as TensorFlow takes it."""
+    try:
+        return max(int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0")), 0)
+    except ValueError:
+        return 0
+
+
 @functools.cache
 def _set_threads() -> None:
     """Gives the ops as many threads as TensorFlow's own; to be called before the first of them."""
     threads = (
         tf.config.threading.get_intra_op_parallelism_threads()
-        or int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0"))
+        or _threads_of_the_environment()
         or len(os.sched_getaffinity(0))
     )
     set_threads = register().handle.keras_renorm_set_threads
@@ -137,10 +145,10 @@ def for_xla(*operands: tf.Tensor) -> bool:
 
 def _always_for_xla() -> bool:
     """Whether the environment variable asks for modules everywhere."""
-    value = os.environ.get(VARIABLE, "")
+    value = os.environ.get(CALLS_VARIABLE, "")
     if value not in ("", "xla"):
         raise ValueError(
-            f"The environment variable {VARIABLE}={value!r} must be xla, for calls that XLA "
+            f"The environment variable {CALLS_VARIABLE}={value!r} must be xla, for calls that XLA "
             "compiles everywhere, or unset, for ops of TensorFlow where nothing is compiled."
         )
     return value == "xla"

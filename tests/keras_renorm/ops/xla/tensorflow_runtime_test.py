@@ -248,7 +248,7 @@ threads = [threading.Thread(target=tensorflow_runtime.register) for _ in range(8
 """)
 
 
-@pytest.mark.parametrize("said", ["environment", "config"])
+@pytest.mark.parametrize("said", ["environment", "no number", "config"])
 def test_threads_are_as_many_as_tensorflow_may_use(said):
     call = """
 import tensorflow as tf
@@ -260,6 +260,9 @@ print(loader.load().handle.keras_renorm_threads())
 """
     if said == "environment":
         assert int(run_python(call.format(""), TF_NUM_INTRAOP_THREADS="3")) == 3
+    elif said == "no number":  # TensorFlow passes over it, too
+        found = int(run_python(call.format(""), TF_NUM_INTRAOP_THREADS="all"))
+        assert found == len(os.sched_getaffinity(0))
     else:  # after the import, which registers the ops
         set_one = "tf.config.threading.set_intra_op_parallelism_threads(1)"
         assert int(run_python(call.format(set_one))) == 1
