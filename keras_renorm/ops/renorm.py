@@ -45,8 +45,9 @@ def batch_renormalization(
                                                          / (m * sigma_B^2))
     ```
 
-    It can be differentiated a second time, but not where the minibatch is that of several replicas;
-    under JAX, a second time or forwards with `KERAS_RENORM_LOWERING=composite` only.
+    It can be differentiated a second time and forwards, also as part of a `tf.function` that is
+    differentiated as a whole, but not where the minibatch is that of several replicas; under JAX
+    with `KERAS_RENORM_LOWERING=composite` only.
 
     The defaults `r_max=1` and `d_max=0` are Batch Normalization. At masked positions `y` is
     computed as everywhere else, but nothing of them enters the moments or any gradient. A channel

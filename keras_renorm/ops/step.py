@@ -2,12 +2,12 @@
 
 The lowerings, which give the same numbers: `in_one_call` of the native library, `in_passes` of
 plain or native operations, `by_the_fused_kernel` of TensorFlow, and `in_plain_operations` with the
-backend's own gradient. Under TensorFlow the gradients of all can be differentiated once more.
+backend's own gradient. Under TensorFlow all can be differentiated once more, and forwards.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -49,6 +49,12 @@ class Step:
     relu: bool
     ghost_size: int | None = None
     ghosts: bool = False
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """Its tensors: moving mean and variance, r_max, d_max, and the mask if there is one."""
+        masks = [] if self.mask is None else [self.mask]
+        return self.moving_mean, self.moving_variance, self.r_max, self.d_max, *masks
 
 
 def take(
@@ -208,9 +214,7 @@ def in_one_call(
 
         return outputs, backward
 
-    masks = [] if step.mask is None else [step.mask]
-    constants = step.moving_mean, step.moving_variance, step.r_max, step.d_max, *masks
-    found: tuple[Tensor, ...] = forward(x, gamma, beta, *constants)
+    found: tuple[Tensor, ...] = forward(x, gamma, beta, *step.constants)
     return found
 
 
@@ -242,13 +246,17 @@ def by_the_fused_kernel(
     limits = step.r_max, step.d_max
 
     @keras.ops.custom_gradient
-    def forward(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
+    def forward(*arguments: Tensor) -> Any:
+        x, gamma, beta = _held(arguments)
         result = fused.forward(
             x, gamma, beta, *moving, *limits, epsilon=step.epsilon, relu=step.relu
         )
 
-        def backward(dy: Tensor, *_: Any) -> tuple[Tensor, ...]:
+        def fast(dy: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
             return fused.backward(dy, result.saved, epsilon=step.epsilon)
+
+        def backward(dy: Tensor, *_: Any) -> Any:
+            return _differentiable(fast, step)(dy, *arguments)
 
         return tuple(result[:5]), backward
 
@@ -294,7 +302,8 @@ def in_passes(
     inverse = 1 / keras.ops.sqrt(variance + step.epsilon)
 
     @keras.ops.custom_gradient
-    def forward(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
+    def forward(*arguments: Tensor) -> Any:
+        x, gamma, beta = _held(arguments)
         scale = gamma * (inverse * r)
         affine = mean, remainder, scale, gamma * d + beta
 
@@ -312,11 +321,19 @@ def in_passes(
             return dx, dgamma, dbeta
 
         def backward(dy: Tensor) -> tuple[Tensor, ...]:
-            return _differentiable(fast, step, replicas)(dy, x, gamma, beta)
+            return _differentiable(fast, step, replicas)(dy, *arguments)
 
         return passes.normalize(x, *affine, **options), backward
 
     return forward(x, gamma, beta), batch
+
+
+def _held(arguments: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    """The arguments of a function with a gradient of its own, without one for its operations.
+
+    TensorFlow's eager forward differentiation takes that of the operations otherwise.
+    """
+    return map(keras.ops.stop_gradient, arguments)
 
 
 def _correction(batch: Moments, step: Step) -> Correction:
@@ -342,25 +359,69 @@ def _differentiable(
     import tensorflow as tf
 
     @tf.custom_gradient
-    def once(dy: Tensor, x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
-        arguments = x, gamma, beta
+    def once(*tensors: Tensor) -> Any:
+        if not tf.executing_eagerly():
+            # Where this is the gradient of a traced function, the tensors may be the function's.
+            # Its own gradient, of another graph once more, can take them from this graph only.
+            tensors = tuple(map(tf.identity, tensors))
 
-        def twice(*upstream: Tensor) -> Any:
+        def twice(*upstream: Tensor | None) -> Any:
             if replicas is not None:
                 raise ValueError(
                     "The gradient of a normalization synchronized over several replicas cannot be "
                     "differentiated again. Write synchronized=False where second derivatives are "
                     "needed."
                 )
-            with tf.GradientTape() as outer:
-                outer.watch((dy, arguments))
-                with tf.GradientTape() as inner:
-                    inner.watch(arguments)
-                    y, _ = in_plain_operations(x, gamma, beta, step)
-                gradients = inner.gradient(y, arguments, dy)
-            zero = tf.UnconnectedGradients.ZERO
-            return outer.gradient(gradients, (dy, *arguments), upstream, zero)
+            dy, x, gamma, beta, *constants = tensors
+            pairs = zip(upstream, (x, gamma, beta), strict=True)
+            upstream = tuple(tf.zeros_like(at) if u is None else u for u, at in pairs)
+            settings = step.axis, step.epsilon, step.relu, step.ghost_size, step.ghosts
+            second = _second_derivatives(*settings)(upstream, dy, (x, gamma, beta), constants)
+            return *second, *(None for _ in constants)
 
-        return backward(dy, x, gamma, beta), twice
+        return backward(*tensors[:4]), twice
 
-    return once
+    return lambda dy, x, gamma, beta: once(dy, x, gamma, beta, *step.constants)
+
+
+@functools.cache
+def _second_derivatives(
+    axis: int, epsilon: float, relu: bool, ghost_size: int | None, ghosts: bool
+) -> Callable[..., Any]:
+    """What differentiates the gradients of a step with these settings, under TensorFlow.
+
+    Called with the upstream gradients of dx, dgamma and dbeta, then dy, then `(x, gamma, beta)`,
+    then the constants of the step, it returns the gradients for dy, x, gamma and beta. It is a
+    traced function, for TensorFlow's forward differentiation calls it where no tape records.
+    """
+    import tensorflow as tf
+
+    @tf.function(autograph=False)
+    def derivatives(
+        upstream: tuple[Tensor, ...],
+        dy: Tensor,
+        arguments: tuple[Tensor, ...],
+        constants: list[Tensor],
+    ) -> list[Tensor]:
+        mean, variance, r_max, d_max, *masks = constants
+        step = Step(
+            moving_mean=mean,
+            moving_variance=variance,
+            r_max=r_max,
+            d_max=d_max,
+            mask=masks[0] if masks else None,
+            axis=axis,
+            epsilon=epsilon,
+            relu=relu,
+            ghost_size=ghost_size,
+            ghosts=ghosts,
+        )
+        x, gamma, beta = arguments
+        y, _ = in_plain_operations(x, gamma, beta, step)
+        gradients = tf.gradients(y, arguments, dy)
+        found: list[Tensor] = tf.gradients(
+            gradients, (dy, *arguments), upstream, unconnected_gradients="zero"
+        )
+        return found
+
+    return derivatives

@@ -103,6 +103,8 @@ def _register_ops(library: loader.NativeLibrary) -> None:
             f"TensorFlow {tf.__version__} does not take the library's ops: it lacks "
             f"{missing.decode()}"
         )
+    for name in loader.HANDLERS:
+        tf.no_gradient(_op_name(name))  # see _no_gradient
 
 
 def _threads_of_the_environment() -> int:
@@ -218,12 +220,26 @@ def call_module(
     Returns:
         The results of `@main`.
     """
-    results: Any = xla.call_module(
-        operands,
-        version=MODULE_VERSION,
-        module=module,
-        Tout=dtypes,
-        Sout=shapes,
-        platforms=("CPU",),
-    )
+    with ops.get_default_graph().gradient_override_map({"XlaCallModule": _NO_GRADIENT}):
+        results: Any = xla.call_module(
+            operands,
+            version=MODULE_VERSION,
+            module=module,
+            Tout=dtypes,
+            Sout=shapes,
+            platforms=("CPU",),
+        )
     return list(results)
+
+
+_NO_GRADIENT = "KerasRenormNoGradient"
+
+
+@tf.RegisterGradient(_NO_GRADIENT)
+def _no_gradient(op: tf.Operation, *_: tf.Tensor | None) -> list[None]:
+    """That of a call, which stands within a custom gradient with all of its derivatives.
+
+    TensorFlow asks for it where a traced function is differentiated twice, or forwards: results of
+    a call that the function's gradient reads are then outputs of the function, too.
+    """
+    return [None] * len(op.inputs)

@@ -1,3 +1,4 @@
+import itertools
 import sys
 
 import keras
@@ -218,22 +219,19 @@ def test_second_derivatives_equal_central_differences(rng, masked, mode):
         dx = reference.backward(upstream, x, case["gamma"], step, mask).dx
         return (dx**2).sum()
 
-    def gradient_of_penalty(x):
+    def normalize(x):
+        options = {"epsilon": EPSILON, "mask": mask, **limits}
+        vectors = (case[name] for name in ("mu", "variance", "gamma", "beta"))
+        return ops.batch_renormalization(x, *vectors, **options)[0]
+
+    traced = MODES[mode](normalize)
+
+    def gradient_of_penalty(x, normalize=normalize):
         with tf.GradientTape() as outer:
             outer.watch(x)
             with tf.GradientTape() as inner:
                 inner.watch(x)
-                y, _ = ops.batch_renormalization(
-                    x,
-                    case["mu"],
-                    case["variance"],
-                    case["gamma"],
-                    case["beta"],
-                    epsilon=EPSILON,
-                    mask=mask,
-                    **limits,
-                )
-                loss = tf.reduce_sum(weight * y**3)
+                loss = tf.reduce_sum(weight * normalize(x) ** 3)
             total = tf.reduce_sum(inner.gradient(loss, x) ** 2)
         return outer.gradient(total, x)
 
@@ -243,7 +241,39 @@ def test_second_derivatives_equal_central_differences(rng, masked, mode):
             moved = case["x"].copy()
             moved[index] += sign * 1e-5
             numeric[index] += sign * penalty(moved) / 2e-5
-    assert_close(MODES[mode](gradient_of_penalty)(tf.constant(case["x"])), numeric, rtol=1e-6)
+    x = tf.constant(case["x"])
+    assert_close(MODES[mode](gradient_of_penalty)(x), numeric, rtol=1e-6)
+    # The whole in one function, and a function that is differentiated from outside.
+    assert_close(gradient_of_penalty(x, traced), numeric, rtol=1e-6)
+
+
+# Not ghosts under XLA: TensorFlow has no second gradient of a slice there.
+@pytest.mark.parametrize(
+    ("masked", "size", "mode"),
+    [*itertools.product([False, True], [None], MODES), (False, 4, "eager"), (False, 4, "graph")],
+)
+def test_forward_derivatives_are_the_transpose_of_the_gradient(rng, masked, size, mode):
+    """v . J u = u . J' v, for one r and d that are not 1 and 0, and held."""
+    case = make_case(rng, (6, 3), "float64")
+    mask = rng.random((6, 1)) > 0.3 if masked else None
+    points = tuple(tf.constant(case[name]) for name in ("x", "gamma", "beta"))
+    tangents = tuple(tf.constant(rng.normal(size=point.shape)) for point in points)
+
+    def normalize(x, gamma, beta):
+        options = {"epsilon": EPSILON, "mask": mask, "virtual_batch_size": size}
+        options |= {"r_max": 1.5, "d_max": 0.5, "relu": True}
+        return ops.batch_renormalization(x, case["mu"], case["variance"], gamma, beta, **options)[0]
+
+    normalize = MODES[mode](normalize)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        y = normalize(*points)
+    gradients = tape.gradient(y, points, case["dy"])
+    with tf.autodiff.ForwardAccumulator(points, tangents) as accumulator:
+        y = normalize(*points)
+    forwards = np.where(True if mask is None else mask, case["dy"], 0) * accumulator.jvp(y)
+    transposed = sum(np.sum(g * t) for g, t in zip(gradients, tangents, strict=True))
+    np.testing.assert_allclose(np.sum(forwards), transposed, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
