@@ -155,6 +155,8 @@ class BatchNormalization(keras.layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates gamma, beta, moving_mean and moving_variance, in that order.
 
+        Then those of the activation, if it is a layer.
+
         Args:
             input_shape: The inputs' shape.
 
@@ -179,6 +181,9 @@ class BatchNormalization(keras.layers.Layer):
         self.moving_mean = self._add_statistic("moving_mean", shape)
         self.moving_variance = self._add_statistic("moving_variance", shape)
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={axis: shape[0]})
+        # A model's first call may come after its weights are loaded, and symbolic ones do not call.
+        if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
+            self.activation.build(input_shape)
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
         """Normalises `inputs`; see the class."""
@@ -335,7 +340,7 @@ class BatchNormalization(keras.layers.Layer):
         defaults = {
             "initializer": getattr(self, f"{name}_initializer", None),
             # A float16 variance overflows beyond a deviation of 256; bfloat16 averages stall.
-            "dtype": keras.backend.result_type(self.variable_dtype, "float32"),
+            "dtype": arguments.wide(self.variable_dtype),
             "aggregation": "only_first_replica" if self.synchronized else "mean",
         }
         return keras.Variable(

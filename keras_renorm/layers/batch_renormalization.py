@@ -167,7 +167,9 @@ class BatchRenormalization(BatchNormalization):
             weights: Arrays in the order of `weights`. Without a counter, as those of a batch norm,
                 `update_count` stays as it is; a layer with fixed limits leaves one out.
         """
-        super().set_weights(self._with_own_counter(list(weights)))
+        inner = len(self.weights) - self._own_count()
+        cut = max(len(weights) - inner, 0)  # the activation's come last, if it is a layer
+        super().set_weights([*self._with_own_counter(list(weights[:cut])), *weights[cut:]])
 
     def load_own_variables(self, store: Any) -> None:
         """Loads from a file, with or without a counter; see `set_weights`.
@@ -186,9 +188,13 @@ class BatchRenormalization(BatchNormalization):
         values = self._with_own_counter([store[str(i)] for i in range(len(store.keys()))])
         super().load_own_variables({str(i): value for i, value in enumerate(values)})
 
+    def _own_count(self) -> int:
+        """How many weights are the layer's own, and not those of an activation that is a layer."""
+        return len(self._trainable_variables) + len(self._non_trainable_variables)
+
     def _with_own_counter(self, values: list[Any]) -> list[Any]:
-        """`values`, with this layer's counter put in or another's left out."""
-        vectors = len(self.weights) - (self.update_count is not None)
+        """The layer's own `values`, with its counter put in or another's left out."""
+        vectors = self._own_count() - (self.update_count is not None)
         if self.update_count is not None and len(values) == vectors:
             return [*values, keras.ops.convert_to_numpy(self.update_count)]
         if self.update_count is None and len(values) == vectors + 1 and values[-1].shape == ():

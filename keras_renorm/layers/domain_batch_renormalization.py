@@ -106,6 +106,6 @@ class DomainBatchRenormalization(DomainBatchNormalization, BatchRenormalization)
         return self.update_count is not None and len(self.update_count.shape) == 1
 
     def _with_own_counter(self, values: list[Any]) -> list[Any]:
-        if self.update_count is None and len(values) == len(self.weights) + 1:
+        if self.update_count is None and len(values) == self._own_count() + 1:
             return values[:-1]
         return super()._with_own_counter(values)

@@ -89,7 +89,7 @@ class SkipInit(keras.layers.Layer):
         """Scales `inputs`; see the class."""
         inputs = keras.ops.convert_to_tensor(inputs)
         arguments.floating("inputs", inputs)
-        wide = keras.backend.result_type(inputs.dtype, self.alpha.dtype)
+        wide = arguments.wide(inputs.dtype)
         scaled = keras.ops.cast(inputs, wide) * keras.ops.cast(self.alpha, wide)
         return keras.ops.cast(scaled, inputs.dtype)
 

@@ -60,6 +60,14 @@ def floating(name: str, x: Tensor) -> str:
     return dtype
 
 
+def wide(dtype: Any) -> str:
+    """The dtype of statistics and sums of a dtype: float32, or float64 for that.
+
+    Not by `keras.backend.result_type`, which makes float32 of float64 except under TensorFlow.
+    """
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+
+
 def mask_shape(mask: Sequence[int | None], inputs: Sequence[int | None], *, layer: bool) -> None:
     """Raises unless a mask of shape `mask` broadcasts to inputs of shape `inputs`.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 
+from keras_renorm.ops import arguments
 from keras_renorm.ops.moments import Moments, moments
 from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
 from keras_renorm.ops.renorm import normalize as _normalize
@@ -224,7 +225,7 @@ def _normalize_examples(
     axis: int,
 ) -> Tensor:
     """The output with a row of parameters for each example."""
-    dtype = keras.backend.result_type(x.dtype, "float32")
+    dtype = arguments.wide(x.dtype)
     one = keras.ops.ones((x.shape[axis],), dtype)
     gamma = one if parameters.gamma is None else keras.ops.cast(parameters.gamma, dtype)
     beta = 0 * one if parameters.beta is None else keras.ops.cast(parameters.beta, dtype)

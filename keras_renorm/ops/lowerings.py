@@ -120,8 +120,9 @@ def lowering() -> Lowering:
     calls are then composite.
 
     Raises:
-        ValueError: The environment variable KERAS_RENORM_LOWERING names no lowering.
-        RuntimeError: It demands `native`, which cannot be had.
+        ValueError: The environment variable KERAS_RENORM_LOWERING names no lowering, or
+            KERAS_RENORM_CALLS is not `xla`.
+        RuntimeError: The former demands `native`, which cannot be had.
 
     Example:
         >>> keras_renorm.ops.lowering()
@@ -134,6 +135,10 @@ def lowering() -> Lowering:
             return Lowering("composite", f"{VARIABLE}=fused, which only TensorFlow has")
         return Lowering(demanded, f"{VARIABLE}={demanded}")
     problem = _native_problem(backend)
+    if problem is None and backend == "tensorflow":
+        from keras_renorm.ops.xla import tensorflow_runtime
+
+        tensorflow_runtime.always_for_xla()
     if demanded == "native":
         if problem is not None:
             raise RuntimeError(f"{VARIABLE}=native, but {problem}.")

@@ -69,7 +69,7 @@ def moments(
     equation 1.7, there the corrected two-pass algorithm.
     """
     x, axis, mask = canonical_inputs(x, axis, mask)
-    dtype = keras.backend.result_type(x.dtype, "float32")
+    dtype = arguments.wide(x.dtype)
     count = _count(x, axis, mask, dtype, ghosts)
     divisor = keras.ops.maximum(count, 1)
     shift = _shift(x, axis, mask, divisor, dtype, ghosts)

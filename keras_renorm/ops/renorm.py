@@ -196,23 +196,36 @@ def _prepared(
 ) -> tuple[Tensor, Tensor, Tensor, step.Step]:
     """`(x, gamma, beta, step)`, all checked and in the types that `keras_renorm.ops.step` takes."""
     x, axis, mask = canonical_inputs(x, axis, mask)
-    dtype = keras.backend.result_type(x.dtype, "float32")
+    dtype = arguments.wide(x.dtype)
     names = ("moving_mean", "moving_variance", "gamma", "beta")
     named = dict(zip(names, vectors, strict=True))
-    mu, variance, gamma, beta = _vectors(named, x.shape[axis], dtype)
+    mu, variance, gamma, beta = map(_of_this_graph, _vectors(named, x.shape[axis], dtype))
     size = arguments.virtual_batch_size(virtual_batch_size, axis=axis, synchronized=synchronized)
     settings = step.Step(
         moving_mean=mu,
         moving_variance=variance,
-        r_max=limit("r_max", limits[0], 1, dtype),
-        d_max=limit("d_max", limits[1], 0, dtype),
-        mask=mask,
+        r_max=_of_this_graph(limit("r_max", limits[0], 1, dtype)),
+        d_max=_of_this_graph(limit("d_max", limits[1], 0, dtype)),
+        mask=None if mask is None else _of_this_graph(mask),
         axis=axis,
         epsilon=arguments.epsilon(epsilon),
         relu=relu,
         ghost_size=size if size is None else min(size, _MOST_ROWS),
     )
-    return x, gamma, beta, settings
+    return _of_this_graph(x), gamma, beta, settings
+
+
+def _of_this_graph(value: Tensor) -> Tensor:
+    """`value` as a tensor of the graph that is traced.
+
+    Where a branch of `tf.cond` calls a function with a gradient of its own directly on a tensor
+    from outside the branch, TensorFlow cannot differentiate the function around it.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return value
+    import tensorflow as tf
+
+    return value if tf.executing_eagerly() else tf.identity(value)
 
 
 def normalize(
@@ -257,7 +270,7 @@ def normalize(
     x, axis, _ = canonical_inputs(x, axis, None)
     epsilon = arguments.epsilon(epsilon)
     vectors = {"mean": mean, "variance": variance, "gamma": gamma, "beta": beta}
-    dtype = keras.backend.result_type(x.dtype, "float32")
+    dtype = arguments.wide(x.dtype)
     mean, variance, gamma, beta = _vectors(vectors, x.shape[axis], dtype)
     scale = gamma / keras.ops.sqrt(variance + epsilon)
     return composite.normalize(x, mean, None, scale, beta, axis=axis)

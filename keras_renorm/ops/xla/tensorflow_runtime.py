@@ -137,7 +137,7 @@ def for_xla(*operands: tf.Tensor) -> bool:
     Raises:
         ValueError: The environment variable KERAS_RENORM_CALLS has another value than `xla`.
     """
-    if _always_for_xla():
+    if always_for_xla():
         return True
     modules = (tf.is_symbolic_tensor(o) and o.op.type == "XlaCallModule" for o in operands)
     return any(modules) or bool(
@@ -145,8 +145,12 @@ def for_xla(*operands: tf.Tensor) -> bool:
     )
 
 
-def _always_for_xla() -> bool:
-    """Whether the environment variable asks for modules everywhere."""
+def always_for_xla() -> bool:
+    """Whether the environment variable asks for modules everywhere.
+
+    Raises:
+        ValueError: It has another value than `xla`.
+    """
     value = os.environ.get(CALLS_VARIABLE, "")
     if value not in ("", "xla"):
         raise ValueError(

@@ -11,3 +11,9 @@ BACKENDS = ["tensorflow", "jax"] + ["torch"] * (importlib.util.find_spec("torch"
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_backend(run_checks, backend):
     run_checks("backend_checks.py", KERAS_BACKEND=backend)
+
+
+@pytest.mark.parametrize("lowering", ["native", "composite"])
+def test_float64_under_jax(run_checks, lowering):
+    environment = {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1", "KERAS_RENORM_LOWERING": lowering}
+    run_checks("float64_checks.py", **environment)

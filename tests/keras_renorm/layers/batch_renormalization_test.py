@@ -1,3 +1,5 @@
+import copy
+
 import keras
 import numpy as np
 import pytest
@@ -208,6 +210,35 @@ def test_weights_of_another_number_are_refused():
         layer.set_weights([np.zeros(3)] * 3)
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_an_activation_with_weights_is_saved_beside_the_counter(rng, tmp_path, counts):
+    def model(counts):
+        limits = {} if counts else {"r_max": 2.0, "d_max": 1.0}
+        norm = layers.BatchRenormalization(activation=keras.layers.PReLU(), **limits)
+        return keras.Sequential([keras.Input((3,)), norm])
+
+    saved = model(counts)
+    norm = saved.layers[0]
+    norm(rng.normal(size=(8, 3)), training=True)
+    norm.activation.alpha.assign([0.1, 0.2, 0.3])
+    vectors = [norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance]
+    saved.save(tmp_path / "model.keras")
+    saved.save_weights(tmp_path / "model.weights.h5")
+    loaded = [keras.saving.load_model(tmp_path / "model.keras"), copy.deepcopy(saved)]
+    for other in (model(True), model(False)):
+        other.load_weights(tmp_path / "model.weights.h5")
+        given = model(other.layers[0].update_count is not None)
+        given.layers[0].set_weights(norm.get_weights())
+        loaded += [other, given]
+    for found in (part.layers[0] for part in loaded):
+        np.testing.assert_array_equal(found.activation.alpha, norm.activation.alpha)
+        owned = [found.gamma, found.beta, found.moving_mean, found.moving_variance]
+        for actual, desired in zip(owned, vectors, strict=True):
+            np.testing.assert_array_equal(actual, desired)
+        if found.update_count is not None:
+            assert int(found.update_count) == counts
+
+
 def test_four_weights_with_fixed_limits_and_a_counter_with_a_schedule():
     fixed, scheduled = (
         layers.BatchRenormalization(r_max=2.0, d_max=1),
@@ -235,9 +266,9 @@ def test_a_schedule_goes_on_after_saving(rng, tmp_path):
     fresh = keras.models.clone_model(model)
     assert fresh.get_layer("norm").current_limits() == (1.0, 2.0)
     fresh.load_weights(tmp_path / "model.weights.h5")
-    for copy in (loaded, fresh):
-        assert copy.get_layer("norm").current_limits() == layer.current_limits()
-        np.testing.assert_array_equal(copy.predict(x, verbose=0), model.predict(x, verbose=0))
+    for other in (loaded, fresh):
+        assert other.get_layer("norm").current_limits() == layer.current_limits()
+        np.testing.assert_array_equal(other.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 @keras.saving.register_keras_serializable("batch_renormalization_test")

@@ -247,6 +247,29 @@ def test_second_derivatives_equal_central_differences(rng, masked, mode):
     assert_close(gradient_of_penalty(x, traced), numeric, rtol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["graph", "jit"])
+def test_a_branch_normalizes_what_lies_outside(rng, mode):
+    """Of `tf.cond` in a function that is differentiated from outside."""
+    case = make_case(rng, (6, 3))
+    mask = tf.constant(rng.random((6, 1)) > 0.3)
+    names = ("x", "mu", "variance", "gamma", "beta")
+    tensors = [tf.constant(case[name]) for name in names]
+
+    def branch(flag, *tensors):
+        options = {"mask": mask, "r_max": 1.5, "d_max": 0.5, "epsilon": EPSILON}
+        return tf.cond(
+            flag, lambda: ops.batch_renormalization(*tensors, **options)[0], lambda: tensors[0]
+        )
+
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        y = MODES[mode](branch)(tf.constant(True), *tensors)
+    gradients = tape.gradient(y, [tensors[i] for i in (0, 3, 4)], tf.constant(case["dy"]))
+    _, _, desired = step_and_gradients(case, mask=mask)
+    for actual, gradient in zip(gradients, desired, strict=True):
+        assert_close(actual, gradient)
+
+
 # Not ghosts under XLA: TensorFlow has no second gradient of a slice there.
 @pytest.mark.parametrize(
     ("masked", "size", "mode"),

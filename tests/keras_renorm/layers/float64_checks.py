@@ -1,0 +1,48 @@
+"""What holds in float64 under JAX; `backends_test.py` runs this with JAX_ENABLE_X64=1."""
+
+import jax
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import layers, ops
+from keras_renorm.ops import reference
+
+LIMITS = {"r_max": 1.5, "d_max": 0.5}
+
+
+def assert_close(actual, desired):
+    assert keras.backend.standardize_dtype(actual.dtype) == "float64"
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=1e-13 * np.abs(desired).max())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_output_and_gradients_equal_the_reference(rng, masked):
+    x, dy = rng.normal(1.0, 2.0, (2, 6, 7, 5))
+    gamma, beta, mu = rng.normal(1.0, 0.5, (3, 5))
+    variance = rng.uniform(0.5, 9.0, 5)
+    mask = rng.random((6, 7, 1)) > 0.3 if masked else None
+    sigma = np.sqrt(variance + 1e-3)
+    step = reference.forward(
+        x, gamma, beta, mu, sigma, **LIMITS, alpha=0.01, epsilon=1e-3, mask=mask
+    )
+    desired = reference.backward(dy, x, gamma, step, mask)
+
+    def normalize(x, gamma, beta):
+        return ops.batch_renormalization(x, mu, variance, gamma, beta, mask=mask, **LIMITS)[0]
+
+    y, pull_back = jax.vjp(jax.jit(normalize), x, gamma, beta)
+    assert_close(y, step.y)
+    for actual, gradient in zip(pull_back(dy), desired, strict=True):
+        assert_close(actual, gradient)
+
+
+@pytest.mark.parametrize("ghosts", [None, 4])
+def test_layers_train_in_float64(rng, ghosts):
+    x = rng.normal(3.0, 2.0, (8, 5))
+    layer = layers.BatchNormalization(dtype="float64", virtual_batch_size=ghosts)
+    y = layer(x, training=True)
+    parts = x.reshape(-1, ghosts or 8, 5)
+    centred = parts - parts.mean(1, keepdims=True)
+    assert_close(y, (centred / np.sqrt(parts.var(1, keepdims=True) + 1e-3)).reshape(8, 5))
+    assert keras.backend.standardize_dtype(layer.moving_mean.dtype) == "float64"
