@@ -109,6 +109,7 @@ def inception_bn(
         ValueError: If images are too small for the auxiliary head, or the activation is another.
     """
     choice("activation", activation, ("relu", "sigmoid"))
+    choice("auxiliary_head", auxiliary_head, (True, False))
     auxiliary_head = auxiliary_head and head.include_top
     if auxiliary_head:
         check_auxiliary_size(input_shape, norm=norm, least=_LEAST_WITH_AUXILIARY_HEAD)

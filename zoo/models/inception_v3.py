@@ -28,6 +28,7 @@ import functools
 import keras
 
 from keras_renorm.typing import Tensor
+from zoo.models.arguments import choice
 from zoo.models.convolution import conv_norm
 from zoo.models.head import Head
 from zoo.models.inception_blocks import (
@@ -96,8 +97,9 @@ def inception_v3(
         the second classifier's.
 
     Raises:
-        ValueError: If images are too small for the auxiliary head.
+        ValueError: If `auxiliary_head` is no bool, or images are too small for it.
     """
+    choice("auxiliary_head", auxiliary_head, (True, False))
     auxiliary_head = auxiliary_head and head.include_top
     if auxiliary_head:
         check_auxiliary_size(input_shape, norm=norm, least=_LEAST_WITH_AUXILIARY_HEAD)

@@ -17,7 +17,7 @@ def parse_arguments(
     """Parses `--config=RECIPE`, `--config.KEY=VALUE` and every other absl flag.
 
     Args:
-        argv: The program's name and its arguments.
+        argv: The program's name and its arguments; a `--flagfile` among them holds more.
         flag_values: Where the program's other flags are defined.
 
     Returns:
@@ -26,6 +26,10 @@ def parse_arguments(
     Raises:
         UserError: When the recipe, a key or a value is not one.
     """
+    try:
+        argv = argv[:1] + flag_values.read_flags_from_files(argv[1:], force_gnu=False)
+    except flags.Error as error:
+        raise UserError(f"{error}.") from error
     recipe, argv = _split_recipe(argv)
     config = load_recipe(recipe)
     for argument in argv[1:]:

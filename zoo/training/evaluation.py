@@ -156,9 +156,13 @@ def evaluate_workdir(
         "model_file": workdir.model.name,
         "model_sha256": hashlib.sha256(workdir.model.read_bytes()).hexdigest(),
     }
-    with as_user_errors(OSError):
-        files.write_json(workdir.evaluation, report)
+    # What took so long is shown in any case.
     _print_report(report, workdir, console)
+    try:
+        files.write_json(workdir.evaluation, report)
+    except OSError as error:
+        raise UserError(f"{workdir.evaluation} cannot be written: {error.strerror}.") from error
+    reporting.say(console, f"written to {workdir.evaluation}")
     return result
 
 
@@ -247,6 +251,5 @@ def _print_report(report: Mapping[str, Any], workdir: Workdir, console: Console)
             ("examples", f"{report['num_examples']} of {report['dataset']}, {report['split']}"),
             ("time", reporting.duration(report["seconds"])),
             ("model", str(workdir.model)),
-            ("written to", str(workdir.evaluation)),
         ],
     )

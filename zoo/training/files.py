@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Everything that carries this prefix is unfinished and may be deleted by the next run.
+# In a folder of ours, what carries this prefix is unfinished and may be deleted by the next run.
 TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -34,7 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         The path to write to, in the same folder.
     """
-    temporary = path.with_name(TEMPORARY_PREFIX + path.name)
+    # A name that no other file has: in a folder of somebody else's every file is theirs.
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{path.suffix}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         sync(temporary)
@@ -55,9 +59,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def only_temporary(folder: Path) -> bool:
-    """Returns whether `folder` holds nothing but unfinished files of ours."""
-    return all(path.name.startswith(TEMPORARY_PREFIX) for path in folder.iterdir())
+def is_unfinished(path: Path, of: Path) -> bool:
+    """Returns whether `replacing(of)` may have left `path` when it was killed."""
+    pattern = re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{8}" + re.escape(of.suffix)
+    return path.parent == of.parent and re.fullmatch(pattern, path.name) is not None
 
 
 def remove_temporary(folder: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from zoo.errors import UserError
 from zoo.training import files
@@ -66,6 +66,20 @@ class Window:
         self.seconds += seconds
 
 
+# Of a record's values; the others are numbers.
+_TYPES: dict[str, Any] = {"step": int, "split": str}
+_TYPES |= dict.fromkeys(("r_max", "d_max"), float | int | None)
+
+
+def _record(values: dict[str, Any]) -> Record:
+    """Returns the record of these values; raises a `TypeError` if they are no record's."""
+    record = Record(**values)
+    for name, value in values.items():
+        if not isinstance(value, _TYPES.get(name, float | int)):
+            raise TypeError(f"{name} is {value!r}")
+    return record
+
+
 def read(path: Path) -> list[Record]:
     """Returns the records of a `metrics.jsonl`.
 
@@ -84,7 +98,7 @@ def read(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(Record(**json.loads(line)))
+            records.append(_record(json.loads(line)))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: line {number} is damaged: {error}.") from error
     return records

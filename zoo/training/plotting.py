@@ -1,5 +1,6 @@
 """Curves of one or several runs as a picture."""
 
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ _BOOKKEEPING = {
 
 # Columns of the legend's text that are as wide as the figure.
 _LEGEND_WIDTH = 80
+
+# Inches: the figure's sides without the legend, and what a line and an entry of the legend add.
+_SIDE, _LINE, _ENTRY = 7.0, 0.17, 0.07
 
 # A loss this many times that of the other runs is a run that has diverged.
 _DIVERGED = 10
@@ -102,7 +106,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
     """Raises a `UserError` if the picture must not be written there."""
     if output.suffix.lower() not in _FORMATS:
         raise UserError(f"--output={output} must end in one of {', '.join(_FORMATS)}.")
-    if output.exists() and not overwrite:
+    if os.path.lexists(output) and not overwrite:  # a link to nothing is something, too
         raise UserError(f"{output} exists: add --overwrite, or choose another --output.")
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: {output.parent} is not a folder.")
@@ -113,17 +117,17 @@ def _draw(labels: Sequence[str], curves: Sequence[Sequence[metrics.Record]]) -> 
     # The object interface: no pyplot, so no display and no global state.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 7), layout="constrained")
+    labels = [textwrap.fill(label, _LEGEND_WIDTH) for label in labels]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    height = _SIDE + _LINE * lines + _ENTRY * len(labels)
+    figure = Figure(figsize=(_SIDE, height), layout="constrained")
     accuracy, loss = figure.subplots(2, sharex=True)
-    for label, records in zip(labels, curves, strict=True):
+    handles = []
+    for records in curves:
         steps = [record.step for record in records]
         marker = "." if len(records) < 20 else ""
-        accuracy.plot(
-            steps,
-            [100 * record.accuracy for record in records],
-            marker=marker,
-            label=textwrap.fill(label, _LEGEND_WIDTH),
-        )
+        percent = [100 * record.accuracy for record in records]
+        handles += accuracy.plot(steps, percent, marker=marker)
         loss.plot(steps, [record.loss for record in records], marker=marker)
     accuracy.set_ylabel("test accuracy (%)")
     limit = loss_limit(curves)
@@ -132,5 +136,8 @@ def _draw(labels: Sequence[str], curves: Sequence[Sequence[metrics.Record]]) -> 
     loss.set_xlabel("steps")
     for axes in (accuracy, loss):
         axes.grid(alpha=0.3)
-    figure.legend(loc="outside upper left", ncols=1)
+    legend = figure.legend(handles, map(str, range(len(labels))), loc="outside upper left")
+    # Afterwards: a label given at once is left out if it begins with "_", and read as a formula.
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set(text=label, parse_math=False)
     return figure

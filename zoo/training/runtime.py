@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from zoo.errors import UserError
+from zoo.errors import UserError, as_user_errors
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
@@ -15,8 +15,11 @@ _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 def _captured_stderr() -> Iterator[None]:
     """Holds back what C++ code writes to stderr; shows it after all if the body fails.
 
-    A Ctrl-C is no failure.
+    A Ctrl-C is no failure. A process that was started without stderr has none to hold back.
     """
+    if sys.stderr is None:
+        yield
+        return
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as captured:
@@ -44,13 +47,17 @@ def load_tensorflow(*, quiet: bool = False) -> None:
             others log a page of them before the error arrives that we report.
 
     Raises:
-        UserError: When Keras is set to a backend other than TensorFlow.
+        UserError: When Keras is set to a backend other than TensorFlow, or an environment variable
+            asks for kernels that there are not.
     """
     with contextlib.ExitStack() as stack:
         if _LOG_LEVEL not in os.environ:
             os.environ[_LOG_LEVEL] = "3" if quiet else "2"
             stack.enter_context(_captured_stderr())
-        import keras
+        try:
+            import keras
+        except ValueError as error:  # of a backend that there is not
+            raise UserError(f"{error}. Run it with KERAS_BACKEND=tensorflow.") from error
         import tensorflow as tf
 
         tf.config.list_physical_devices()
@@ -59,6 +66,10 @@ def load_tensorflow(*, quiet: bool = False) -> None:
             f"This program needs Keras's TensorFlow backend, not {keras.backend.backend()!r}: "
             "run it with KERAS_BACKEND=tensorflow."
         )
+    from keras_renorm import ops
+
+    with as_user_errors(ValueError, RuntimeError):
+        ops.lowering()
 
 
 def seed_everything(seed: int) -> None:

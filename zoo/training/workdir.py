@@ -74,7 +74,7 @@ class Workdir:
         """
         if self.config.is_file():
             self._check_config(config)
-        elif self.path.is_dir() and not files.only_temporary(self.path):
+        elif self.path.is_dir() and not self._is_new():
             raise UserError(
                 f"{self.path} is not empty and holds no run of zoo.train: nothing was written. "
                 "Choose another --workdir."
@@ -87,6 +87,10 @@ class Workdir:
             raise UserError(f"--workdir={self.path}: {existing} is not a folder.")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise UserError(f"--workdir={self.path}: you may not write into {existing}.")
+
+    def _is_new(self) -> bool:
+        """Whether the folder is empty, but for what a run may leave that is killed at once."""
+        return all(files.is_unfinished(path, of=self.config) for path in self.path.iterdir())
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
         """Raises a `UserError` if the folder's run has another config."""

@@ -85,6 +85,23 @@ def test_a_mistake_is_answered_with_what_is_allowed(flag_values, argument, messa
         parse(flag_values, argument)
 
 
+def test_flags_may_come_from_a_file(flag_values, tmp_path):
+    (tmp_path / "flags").write_text("--config=resnet20\n# a remark\n--config.num_steps=450\n")
+    config, _ = parse(flag_values, f"--flagfile={tmp_path / 'flags'}", "--config.seed=1")
+    assert config.to_dict() == load_recipe("resnet20").to_dict() | {"num_steps": 450, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "ERROR:: Unable to open flagfile"), ("--config.nmu=2", "--config.nmu=2: there is no")],
+)
+def test_a_bad_file_of_flags_is_a_users_mistake(flag_values, tmp_path, text, message):
+    if text:
+        (tmp_path / "flags").write_text(text)
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        parse(flag_values, f"--flagfile={tmp_path / 'flags'}")
+
+
 def test_what_is_not_a_flag_is_refused(flag_values):
     _, rest = parse(flag_values, "runs/a")
     with pytest.raises(

@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import re
 import zipfile
@@ -93,6 +94,15 @@ def test_a_report_is_written(workdir):
         "model_sha256": hashlib.sha256((workdir / "model.keras").read_bytes()).hexdigest(),
     }
     assert 0 <= result.accuracy <= 1
+
+
+def test_a_report_that_cannot_be_written_is_shown(workdir):
+    (workdir / "evaluation.json").mkdir()  # as a disk that is full or read-only
+    console = Console(file=io.StringIO(), width=200)
+    message = f"{workdir / 'evaluation.json'} cannot be written: Is a directory."
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        evaluate_workdir(str(workdir), console)
+    assert re.search(r"accuracy\W+\d+\.\d\d %", console.file.getvalue())
 
 
 @pytest.fixture

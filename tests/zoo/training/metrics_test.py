@@ -60,7 +60,10 @@ def test_a_line_that_was_cut_off_is_left_out(path):
     assert metrics.read(path) == [record(10), record(20)]
 
 
-@pytest.mark.parametrize("line", [b"{", b'{"step": 1}', b"[]", b'{"step": "\xff"}'])
+WITH_A_WORD = json.dumps(vars(record(20)) | {"loss": "high"}).encode()
+
+
+@pytest.mark.parametrize("line", [b"{", b'{"step": 1}', b"[]", b'{"step": "\xff"}', WITH_A_WORD])
 def test_another_damaged_line_is_named(path, line):
     path.write_bytes(json.dumps(vars(record(10))).encode() + b"\n" + line + b"\n")
     with pytest.raises(UserError, match=f"^{re.escape(str(path))}: line 2 is damaged: "):

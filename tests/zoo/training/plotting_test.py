@@ -99,6 +99,32 @@ def test_a_picture_is_drawn_with_labelled_axes_and_legend(runs, tmp_path):
         assert text in picture
 
 
+@pytest.mark.parametrize("name", ["_run", r"a$\x{$b", "a$b$c"])
+def test_the_legend_holds_any_name_as_it_is(tmp_path, monkeypatch, name):
+    make_run(tmp_path / name, [0.5])
+    make_run(tmp_path / "other", [0.5])
+    monkeypatch.chdir(tmp_path)
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        plot_workdirs([name, "other"], tmp_path / "curves.svg")
+    picture = (tmp_path / "curves.svg").read_text()
+    assert f">{name}</text>" in picture
+    assert ">other</text>" in picture
+
+
+def test_the_legend_leaves_the_curves_their_room(tmp_path):
+    options = {f"option_{letter}": 0.123456 for letter in "abcdefghijkl"}
+    heights = []
+    for count in (2, 10):
+        runs = [
+            make_run(tmp_path / f"{count}-{run}", [0.5], seed=run, **dict.fromkeys(options, run))
+            for run in range(count)
+        ]
+        plot_workdirs(runs, tmp_path / f"{count}.png")
+        heights.append(mpl.image.imread(tmp_path / f"{count}.png").shape[0])
+    # 8 entries of 2 lines more: text of 10 points, half a line between entries.
+    assert heights[1] - heights[0] == pytest.approx(8 * 2.9 * 10 / 72 * 150, rel=0.1)
+
+
 def test_a_png_is_a_png(runs, tmp_path):
     plot_workdirs(runs[:1], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -110,6 +136,10 @@ def test_a_picture_is_overwritten_only_when_told_to(runs, tmp_path):
     with pytest.raises(UserError, match="exists: add --overwrite, or choose another --output"):
         plot_workdirs(runs, output)
     assert output.read_text() == "precious"
+    link = tmp_path / "link.png"
+    link.symlink_to(tmp_path / "nothing.png")
+    with pytest.raises(UserError, match="exists: add --overwrite, or choose another --output"):
+        plot_workdirs(runs, link)
     plot_workdirs(runs, output, overwrite=True)
     assert output.read_bytes().startswith(b"\x89PNG")
 

@@ -1,3 +1,5 @@
+import pytest
+
 LOAD = """
 from zoo.errors import UserError
 from zoo.training.runtime import load_tensorflow, seed_everything
@@ -37,6 +39,32 @@ def test_another_backend_is_refused(run_python):
         "This program needs Keras's TensorFlow backend, not 'jax': run it with "
         "KERAS_BACKEND=tensorflow.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("KERAS_BACKEND", "Unable to import backend : foo. Run it with KERAS_BACKEND=tensorflow."),
+        ("KERAS_RENORM_LOWERING", "The environment variable KERAS_RENORM_LOWERING='foo' names no"),
+        ("KERAS_RENORM_CALLS", "The environment variable KERAS_RENORM_CALLS='foo' must be xla"),
+    ],
+)
+def test_an_environment_that_asks_for_what_there_is_not(run_python, variable, message):
+    done = run_python(LOAD, **{variable: "foo"})
+    assert done.stdout.startswith(message)
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_process_without_stderr(run_python):
+    done = run_python(
+        "import os, sys\n"
+        "os.close(2)\n"
+        "sys.stderr = None\n"
+        "from zoo.training.runtime import load_tensorflow\n"
+        "load_tensorflow()\n"
+        "print('loaded')\n"
+    )
+    assert done.stdout == "loaded\n"
 
 
 def test_what_was_held_back_is_shown_when_the_import_fails(run_python):

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from zoo.errors import UserError
+from zoo.training import files
 from zoo.training.workdir import Workdir
 
 CONFIG = {"norm": "batch_renorm", "seed": 0}
@@ -36,8 +37,9 @@ def test_a_run_with_the_same_config_is_taken_again_unchanged(tmp_path):
 
 
 def test_a_run_that_was_killed_before_its_first_file_was_complete_is_taken(tmp_path):
-    (tmp_path / ".tmp-config.json").write_text("{")
-    Workdir(tmp_path).check(CONFIG)
+    with files.replacing(tmp_path / "config.json") as temporary:
+        Workdir(tmp_path).check(CONFIG)
+        temporary.write_text("{}")
 
 
 def test_another_config_is_refused_with_what_differs(tmp_path):
@@ -51,10 +53,12 @@ def test_another_config_is_refused_with_what_differs(tmp_path):
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="is not empty and holds no run of"):
-        Workdir(tmp_path).check(CONFIG)
-    assert listing(tmp_path) == ["thesis.tex"]
+    for name in ("thesis.tex", ".tmp-notes"):
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match="is not empty and holds no run of"):
+            Workdir(tmp_path).check(CONFIG)
+        assert listing(tmp_path) == [name]
+        (tmp_path / name).unlink()
 
 
 def test_a_damaged_config_is_refused(tmp_path):
