@@ -90,5 +90,6 @@ def test_tests_mirror_the_sources(path):
     }
     if relative is None or path.name in elsewhere:
         return
-    source = ROOT / relative.with_name(path.name.replace("_test.py", ".py"))
-    assert source.exists() or source.with_suffix("").is_dir(), f"nothing at {source}"
+    source = ROOT / relative.with_name(path.name.removesuffix("_test.py"))
+    forms = (source, source.with_suffix(".py"), source.with_suffix(".h"))
+    assert any(form.exists() for form in forms), f"nothing at {source}"

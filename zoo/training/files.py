@@ -31,13 +31,14 @@ def replacing(path: Path) -> Iterator[Path]:
     untouched and the temporary file is removed.
 
     Args:
-        path: The file to replace. Its suffix is kept by the temporary path.
+        path: The file to replace. Its suffixes are kept by the temporary path.
 
     Yields:
         The path to write to, in the same folder.
     """
     # A name that no other file has: in a folder of somebody else's every file is theirs.
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{path.suffix}")
+    name = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{''.join(path.suffixes)}"
+    temporary = path.with_name(name)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
@@ -61,7 +62,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def is_unfinished(path: Path, of: Path) -> bool:
     """Returns whether `replacing(of)` may have left `path` when it was killed."""
-    pattern = re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{8}" + re.escape(of.suffix)
+    pattern = re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{8}" + re.escape("".join(of.suffixes))
     return path.parent == of.parent and re.fullmatch(pattern, path.name) is not None
 
 

@@ -30,10 +30,10 @@ def test_a_file_is_untouched_when_the_body_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_temporary_path_keeps_the_suffix(tmp_path):
-    with files.replacing(tmp_path / "model.keras") as temporary:
-        temporary.touch()
-        assert temporary.suffix == ".keras"
+def test_the_temporary_path_keeps_the_suffixes(tmp_path):
+    for suffixes in ([".keras"], [".weights", ".h5"]):
+        with files.replacing(tmp_path / "".join(["model", *suffixes])) as temporary:
+            assert temporary.suffixes == suffixes
 
 
 def test_json_reads_back(tmp_path):
