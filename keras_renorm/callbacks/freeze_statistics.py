@@ -12,9 +12,10 @@ from keras_renorm.statistics.batches import whole_number
 class FreezeStatistics(keras.callbacks.Callback):
     """Calls `keras_renorm.statistics.freeze` before a certain training step.
 
-    Steps are the optimizer's iterations, so that a training that is resumed counts on; with
-    `steps_per_execution` greater than 1 it is the first execution at or after the step. The
-    model stays frozen when training ends.
+    Steps are the optimizer's iterations, so that a training that is resumed counts on, and with
+    `gradient_accumulation_steps` so many batches are one step; with `steps_per_execution` greater
+    than 1 it is the first execution at or after the step. The model stays frozen when training
+    ends.
 
     Args:
         at_step: The number of steps before the freezing, 0 or more.
@@ -42,26 +43,31 @@ class FreezeStatistics(keras.callbacks.Callback):
                 "up to the step, then write `keras_renorm.statistics.freeze(model, "
                 "affine_trainable=False)`, `model.compile(...)`, and fit on."
             )
-        self._steps = 0
+        self._batches = 0
         self._before_epoch = 0
+        self._batches_per_step = 1
         self._frozen = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts from the optimizer's count."""
-        # During an epoch only JAX's compiled step knows the count.
-        self._steps = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        # A LossScaleOptimizer holds the one that counts.
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        self._batches_per_step = optimizer.gradient_accumulation_steps or 1
+        # Of batches, as `iterations` is not. During an epoch only JAX's compiled step knows it.
+        self._batches = int(keras.ops.convert_to_numpy(optimizer._iterations))
         self._frozen = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Starts to count an epoch's steps."""
-        self._before_epoch = self._steps
+        """Starts to count an epoch's batches."""
+        self._before_epoch = self._batches
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Freezes, if the time has come."""
-        if not self._frozen and self._before_epoch + batch >= self._at_step:
+        steps = (self._before_epoch + batch) // self._batches_per_step
+        if not self._frozen and steps >= self._at_step:
             freeze(self.model, affine_trainable=self._affine_trainable)
             self._frozen = True
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts; `batch` is the last one of an execution of several."""
-        self._steps = self._before_epoch + batch + 1
+        self._batches = self._before_epoch + batch + 1

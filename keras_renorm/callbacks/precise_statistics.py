@@ -5,8 +5,9 @@ from typing import Any
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.statistics import PreciseReport, precise
+from keras_renorm.statistics import PreciseReport, norms, precise
 from keras_renorm.statistics.batches import is_one_shot, whole_number
+from keras_renorm.statistics.population import check_arguments
 
 
 class PreciseStatistics(keras.callbacks.Callback):
@@ -16,11 +17,15 @@ class PreciseStatistics(keras.callbacks.Callback):
     them. Training goes on with them as its moving statistics: that changes nothing for Batch
     Normalization, while Batch Renormalization corrects towards them.
 
+    The statistics are of the weights that this callback finds. Give it after those that change the
+    weights, such as `EarlyStopping(restore_best_weights=True)` and `SwapEMAWeights()`.
+
     Args:
         dataset: As for `precise`; with `every_epochs` one that can be read several times.
         num_samples: As for `precise`.
         every_epochs: After every so many epochs, if not None.
-        at_end: Whether at the end of training.
+        at_end: Whether at the end of training, also after an epoch that had its own: other
+            callbacks may have changed the weights since.
         verbose: As for `precise`, 0 by default.
         **options: Further arguments of `precise`, such as `batch_size` and `upstream`.
 
@@ -28,9 +33,11 @@ class PreciseStatistics(keras.callbacks.Callback):
         report: The last `PreciseReport`; None before.
 
     Raises:
-        TypeError: If `every_epochs` is not an integer.
-        ValueError: If there is nothing to do, `every_epochs` is less than 1, or `dataset` is an
-            iterator that several epochs would have to read.
+        TypeError: If `every_epochs` is not an integer, or `precise` has no such argument or takes
+            no such value.
+        ValueError: If there is nothing to do, `every_epochs` is less than 1, `dataset` is an
+            iterator that several epochs would have to read, or an argument of `precise` is out of
+            range; when training begins, if the model holds no batch norm or not those of `layers`.
 
     Example:
         >>> model.fit(x, y, callbacks=[keras_renorm.callbacks.PreciseStatistics(x, 10_000)])
@@ -66,9 +73,13 @@ class PreciseStatistics(keras.callbacks.Callback):
             )
         self._arguments = {"dataset": dataset, "num_samples": num_samples, "verbose": verbose}
         self._arguments.update(options)
+        check_arguments(self._arguments)
         self._due = False
-        self._fresh = False
         self.report: PreciseReport | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Sees to it that the model has the batch norms."""
+        norms.find(self.model, self._arguments.get("layers"))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes whether the statistics are due after this epoch."""
@@ -82,17 +93,12 @@ class PreciseStatistics(keras.callbacks.Callback):
         """After an epoch without validation."""
         self._estimate_if_due()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """The weights are others now."""
-        self._fresh = False
-
     def on_train_end(self, logs: Any = None) -> None:
-        """At the end, unless it was done after the last epoch."""
+        """At the end, of the weights that training ends with."""
         self._due = self._at_end
         self._estimate_if_due()
-        self._due = False
 
     def _estimate_if_due(self) -> None:
-        if self._due and not self._fresh:
+        if self._due:
             self.report = precise(self.model, **self._arguments)
-            self._fresh = True
+            self._due = False

@@ -1,12 +1,17 @@
 """Copies of models in which layers are replaced, removed or followed by others."""
 
 import contextlib
+import inspect
+import itertools
 import tempfile
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+
+from keras_renorm.statistics import freeze, is_frozen
+from keras_renorm.statistics.norms import NORMS
 
 Layer: TypeAlias = keras.layers.Layer
 
@@ -23,7 +28,10 @@ class Rewrite:
         return None
 
     def follow(self, layer: Layer) -> Layer | None:
-        """A new layer without weights to be put after `layer`; None for nothing."""
+        """A new layer without weights to be put after `layer`; None for nothing.
+
+        Where its name is taken, it gets a number.
+        """
         return None
 
     def removes(self, layer: Layer) -> bool:
@@ -59,7 +67,7 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
             f"Only Keras models can be converted, received {model!r} of type "
             f"{type(model).__name__}. For a single layer, convert keras.Sequential([layer])."
         )
-    copier = _Copier(rewrite)
+    copier = _Copier(rewrite, _names(model))
     with _uncompiled(model):
         new_model = copier(model)
     _build(model, new_model)
@@ -69,7 +77,8 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
         _check(old, new, rewrite)
         if copies.setdefault(id(old), new) is not new:
             raise _no_sharing(old)
-        # A model sets those of its layers, too; they come after it here.
+    # What holds others sets theirs, too; it has more layers than they, and so comes before them.
+    for old, new in sorted(pairs, key=lambda pair: -len(pair[0]._flatten_layers())):
         new.trainable = rewrite.trainable(old)
     for old, new in pairs:
         _hand_over(old, new, rewrite)
@@ -84,11 +93,44 @@ def is_graph(layer: Any) -> bool:
     )
 
 
+def is_keras_method(kind: type, method: str) -> bool:
+    """Whether a method of a class is as Keras wrote it."""
+    base = next(base for base in kind.__mro__ if method in vars(base))
+    return base.__module__.partition(".")[0] == "keras"
+
+
+def config_of(layer: Layer) -> dict[str, Any]:
+    """The configuration of a layer, with its functions as they are.
+
+    In what `get_config` gives they are names, which Keras finds if they are registered, or code
+    without the names around it.
+
+    Raises:
+        TypeError: If `layer` has no configuration.
+    """
+    try:
+        config = dict(layer.get_config())
+    except NotImplementedError as error:
+        raise _no_copy(layer, error) from error
+    if isinstance(layer, keras.layers.Lambda):
+        held = {key: getattr(layer, key) for key in ("function", "mask", "arguments")}
+        return config | held | {"output_shape": layer._output_shape}
+    if is_keras_method(type(layer), "from_config"):
+        config |= {
+            key: value
+            for key in config
+            if inspect.isfunction(value := getattr(layer, key, None))
+            and not _is_name(config[key], value)
+        }
+    return config
+
+
 class _Copier:
     """Copies layers and models, each once, however often it is used."""
 
-    def __init__(self, rewrite: Rewrite) -> None:
+    def __init__(self, rewrite: Rewrite, names: set[str]) -> None:
         self._rewrite = rewrite
+        self._names = names
         self._made: dict[int, Any] = {}
         self._following: dict[int, Layer] = {}
 
@@ -118,7 +160,7 @@ class _Copier:
 
     def _copy(self, operation: Any) -> Any:
         if not isinstance(operation, keras.layers.Layer):
-            return type(operation).from_config(operation.get_config())
+            return _same_operation(operation)
         if self._rewrite.removes(operation):
             return None
         if isinstance(operation, keras.Sequential):
@@ -132,8 +174,14 @@ class _Copier:
             return self._layer(operation)
         following = self._rewrite.follow(operation)
         if following is not None:
+            following.name = self._free(following.name)
             self._following[id(new)] = following
         return new
+
+    def _free(self, name: str) -> str:
+        """A name that the model does not have: `name`, if need be with a number."""
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        return next(one for one in itertools.chain([name], numbered) if one not in self._names)
 
     def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls a copy in the graph of a functional model."""
@@ -154,7 +202,7 @@ class _Copier:
 
     def _layer(self, layer: Layer) -> Layer:
         """A layer from the configuration of another, with the layers in that replaced."""
-        config = _config(layer)
+        config = config_of(layer)
         if type(layer) is keras.layers.TimeDistributed:
             inner = self(layer.layer)
             if id(inner) in self._following:
@@ -202,27 +250,56 @@ def _uncompiled(model: keras.Model) -> Iterator[None]:
             part.compiled = True
 
 
-def _config(layer: Layer) -> dict[str, Any]:
-    try:
-        return dict(layer.get_config())
-    except NotImplementedError as error:
-        raise _no_copy(layer) from error
+def _names(model: keras.Model) -> set[str]:
+    """The names of all layers and other operations in a model."""
+    parts = model._flatten_layers()
+    operations = [
+        one for part in parts if is_graph(part) for one in getattr(part, "operations", ())
+    ]
+    return {operation.name for operation in (*parts, *operations)}
+
+
+def _same_operation(operation: Any) -> Any:
+    """A copy of an operation that is no layer, without its place in a graph.
+
+    It has no weights, and a configuration could not hold its functions and arrays.
+    """
+    new = object.__new__(type(operation))
+    vars(new).update(vars(operation))
+    new._inbound_nodes, new._outbound_nodes = [], []
+    return new
+
+
+def _is_name(config: Any, function: Any) -> bool:
+    """Whether what a configuration has in the place of a function is the name of just that."""
+    return isinstance(config, str) and getattr(keras.activations, config, function) is function
 
 
 def _from_config(layer: Layer, config: dict[str, Any]) -> Layer:
-    # Keras refuses Python lambdas from configurations; this one is not from a file.
-    options = {"safe_mode": False} if isinstance(layer, keras.layers.Lambda) else {}
+    kind: Any = type(layer)
+    if isinstance(layer, keras.layers.Lambda):
+        # Its own `from_config` takes code, not functions.
+        kind = super(keras.layers.Lambda, kind)
     try:
-        return type(layer).from_config(config, **options)
-    except TypeError as error:
-        raise _no_copy(layer) from error
+        return kind.from_config(config)
+    except (TypeError, ValueError) as error:
+        raise _no_copy(layer, error) from error
 
 
-def _no_copy(layer: Layer) -> TypeError:
+def _no_copy(layer: Layer, error: Exception) -> TypeError:
+    # Keras wraps what a constructor says in the whole configuration.
+    cause: BaseException = error
+    while cause.__context__ is not None:
+        cause = cause.__context__
+    # What follows the first paragraph is an example.
+    reason = " ".join(str(cause).strip().partition("\n\n")[0].split()).rstrip(".")
     return TypeError(
-        f"The {type(layer).__name__} {layer.name!r} cannot be copied from its configuration. Give "
-        "that class `get_config` and `from_config`; or build the model again with the layers that "
-        "you want, and hand its weights over: `new_model.set_weights(model.get_weights())`."
+        f"The {type(layer).__name__} {layer.name!r} cannot be copied from its configuration "
+        f"({reason}). Give a class of your own `get_config` and `from_config`; register a function "
+        "or class that the configuration names, with `keras.saving.register_keras_serializable()`, "
+        "or convert in `keras.saving.custom_object_scope({'name': function})`; or build the model "
+        "again with the layers that you want, and hand its weights over: "
+        "`new_model.set_weights(model.get_weights())`."
     )
 
 
@@ -277,7 +354,17 @@ def _build(model: keras.Model, new_model: keras.Model) -> None:
 
 def _symbols(shapes: Any) -> Any:
     """Symbolic inputs; a call with them gives weights their paths, as `build` does not."""
-    return keras.tree.map_shape_structure(keras.KerasTensor, shapes)
+    return keras.tree.map_shape_structure(keras.KerasTensor, _plain(shapes))
+
+
+def _plain(structure: Any) -> Any:
+    """A structure with the dicts and lists that Keras tracks, which JAX does not know, as plain."""
+    if isinstance(structure, dict):
+        return {key: _plain(value) for key, value in structure.items()}
+    if isinstance(structure, list | tuple):
+        kind = list if isinstance(structure, list) else tuple
+        return kind(_plain(value) for value in structure)
+    return structure
 
 
 def _pairs_inside(old: Layer, new: Layer) -> Iterator[tuple[Layer, Layer]]:
@@ -299,7 +386,11 @@ def _check(old: Layer, new: Layer, rewrite: Rewrite) -> None:
         if isinstance(old, keras.Model):
             _refuse_class(old)
         _refuse(old)
-    if expected is not old and new.get_config() != expected.get_config():
+    if expected is old:
+        return
+    # `_hand_over` sets what a configuration of Keras's does not tell of a frozen layer.
+    configs = [layer.get_config() | {"frozen_statistics": None} for layer in (new, expected)]
+    if configs[0] != configs[1]:
         _refuse(old)
 
 
@@ -325,6 +416,17 @@ def _own_variables(layer: Layer) -> list[Any]:
     return [variable for variable in layer.variables if id(variable) not in inner]
 
 
+def _in_one_order(before: list[Any], after: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The variables of two layers by their names, if those are the same, or as they are.
+
+    A layer that was quantized makes them in another order from its configuration.
+    """
+    by_name = [sorted(variables, key=lambda v: v.name) for variables in (before, after)]
+    if [v.name for v in by_name[0]] == [v.name for v in by_name[1]]:
+        return by_name[0], by_name[1]
+    return before, after
+
+
 def _hand_over(old: Layer, new: Layer, rewrite: Rewrite) -> None:
     """Gives `new` the weights of `old`, as `rewrite` has it."""
     if old.built and not new.built:
@@ -333,11 +435,14 @@ def _hand_over(old: Layer, new: Layer, rewrite: Rewrite) -> None:
             "build it from the shapes that the model was called with. Write its "
             "`get_build_config` and `build_from_config`."
         )
-    if rewrite.replace(old) is not None:
+    expected = rewrite.replace(old) or old
+    if isinstance(expected, NORMS) and is_frozen(expected):
+        freeze(new)
+    if expected is not old:
         if old.built:
             rewrite.transfer(old, new)
         return
-    before, after = _own_variables(old), _own_variables(new)
+    before, after = _in_one_order(_own_variables(old), _own_variables(new))
     if [v.shape for v in before] != [v.shape for v in after]:
         raise ValueError(
             f"The {type(old).__name__} {old.name!r} has weights of the shapes "

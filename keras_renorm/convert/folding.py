@@ -7,8 +7,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_renorm.convert.cloning import Rewrite, is_graph, rewritten
-from keras_renorm.convert.report import Change, Report, Reporter, deliver
+from keras_renorm.convert.cloning import (
+    Rewrite,
+    config_of,
+    is_graph,
+    is_keras_method,
+    rewritten,
+)
+from keras_renorm.convert.report import Change, Report, Reporter, check_reporter, deliver
 from keras_renorm.convert.rules import (
     activation_after,
     as_keras,
@@ -70,7 +76,7 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
     has a bias, and the norm's `activation`, and no regularizers and constraints. Every other batch
     norm becomes a `keras.layers.BatchNormalization` with `trainable=False`: one multiplication
     and one addition, about as fast as a layer made for it (measured), and loadable anywhere. An
-    activation of it becomes the layer `NAME_activation`.
+    activation of it becomes the layer `NAME_activation`, with a number if that name is taken.
 
     The folding itself is done in float64. Each layer agrees with inference by `model` to 1e-5, for
     outputs of order 1 in float32; under half-precision policies, to their rounding. A deep network
@@ -97,6 +103,7 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
 
     Source: Ioffe & Szegedy 2015, Algorithm 2, line 11.
     """
+    check_reporter(report)
     if isinstance(model, keras.Model) and not model.built:
         raise ValueError(
             f"The model {model.name!r} has no weights yet, so there is nothing to fold. Build or "
@@ -114,7 +121,7 @@ class _Use(NamedTuple):
     layer: Any
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    training: bool
+    training: bool | None  # whether for training; None if that is left to the model's own call
 
 
 class _Graph(NamedTuple):
@@ -142,10 +149,12 @@ class _Folding(Rewrite):
         self._kept: set[int] = set()
         self._asked: set[int] = set()  # of those, the norms that are called with `training`
         self._placed: set[int] = set()  # norms in graphs, where another layer can follow
-        graphs = list(_graphs(model))
+        graphs = _graphs(model)
         uses = [id(layer) for graph in graphs for use in graph.uses for layer in _used(use.layer)]
         for graph in graphs:
             for use in graph.uses:
+                if use.training:
+                    self._keep_asked(use.layer)
                 if is_batch_norm(use.layer):
                     self._plan(graph, use, uses.count)
 
@@ -197,14 +206,19 @@ class _Folding(Rewrite):
                 replaced.append(Change(name, kind, "BatchNormalization", note))
         return Report(tuple(replaced), tuple(kept))
 
+    def _keep_asked(self, layer: Layer) -> None:
+        """Has the norms stay that a call for training reaches by no graph of their own."""
+        for norm in _used(layer):
+            if is_batch_norm(norm) and norm.trainable:
+                self._kept.add(id(norm))
+                self._asked.add(id(norm))
+                self._reasons[id(norm)] = "called with `training`, so not in inference"
+
     def _plan(self, graph: _Graph, use: _Use, count: Callable[[int], int]) -> None:
         """Decides on a norm where it is called."""
         norm = use.layer
         self._placed.add(id(norm))
-        if use.training and norm.trainable:
-            self._kept.add(id(norm))
-            self._asked.add(id(norm))
-            self._reasons[id(norm)] = "called with `training`, so not in inference"
+        if id(norm) in self._asked:
             return
         target, reason = _target(graph, use)
         if target is not None:
@@ -218,30 +232,47 @@ class _Folding(Rewrite):
             self._reasons[id(norm)] = reason
 
 
-def _graphs(model: Layer, seen: set[int] | None = None) -> Iterator[_Graph]:
-    """The graphs of a model and of the models in it, each once; none of what a class calls."""
-    seen = set() if seen is None else seen
-    if id(model) in seen:
+def _graphs(model: Layer) -> list[_Graph]:
+    """The graphs of a model and of the models in it, each once; none of what a class calls.
+
+    A model may be called several times. What one of these calls has in training is so in its graph.
+    """
+    graphs: dict[int, _Graph] = {}
+    for key, graph in _called(model, None, set()):
+        before = graphs.get(key, graph).uses
+        uses = [a if a.training else b for a, b in zip(before, graph.uses, strict=True)]
+        graphs[key] = graph._replace(uses=uses)
+    return list(graphs.values())
+
+
+def _called(
+    layer: Layer, training: bool | None, seen: set[tuple[int, bool | None]]
+) -> Iterator[tuple[int, _Graph]]:
+    """The graphs in what is called so, with the ids of their models; each once for `training`."""
+    if (id(layer), training) in seen:
         return
-    seen.add(id(model))
-    if type(model) is keras.layers.TimeDistributed:
-        yield from _graphs(model.layer, seen)
-    if _is_known(model):
-        yield _sequence(model) if isinstance(model, keras.Sequential) else _network(model)
-        for layer in model.layers:
-            yield from _graphs(layer, seen)
+    seen.add((id(layer), training))
+    if type(layer) is keras.layers.TimeDistributed:
+        yield from _called(layer.layer, training, seen)
+    if _is_known(layer):
+        graph = _sequence(layer) if isinstance(layer, keras.Sequential) else _network(layer)
+        if training is not None:
+            # Keras has it override what the calls inside ask for.
+            graph = graph._replace(uses=[use._replace(training=training) for use in graph.uses])
+        yield id(layer), graph
+        for use in graph.uses:
+            yield from _called(use.layer, use.training, seen)
 
 
 def _is_known(model: Layer) -> bool:
     """Whether the graph tells all calls in a model: it has one, and no `call` of its own class."""
-    caller = next(base for base in type(model).__mro__ if "call" in vars(base))
-    return is_graph(model) and caller.__module__.partition(".")[0] == "keras"
+    return is_graph(model) and is_keras_method(type(model), "call")
 
 
 def _used(layer: Layer) -> list[Layer]:
     """A layer and those that it calls by itself, without those of graphs."""
     if type(layer) is keras.layers.TimeDistributed:
-        return [layer, layer.layer]
+        return [layer, *_used(layer.layer)]
     return [layer] if not _is_layer(layer) or _is_known(layer) else layer._flatten_layers()
 
 
@@ -250,7 +281,7 @@ def _is_layer(operation: Any) -> bool:
 
 
 def _sequence(model: keras.Sequential) -> _Graph:
-    uses = [_Use(layer, (i,), (i + 1,), False) for i, layer in enumerate(model.layers)]
+    uses = [_Use(layer, (i,), (i + 1,), None) for i, layer in enumerate(model.layers)]
     return _Graph(uses, {len(uses)})
 
 
@@ -260,7 +291,7 @@ def _network(model: keras.Model) -> _Graph:
             node.operation,
             tuple(id(tensor) for tensor in node.input_tensors),
             tuple(id(tensor) for tensor in node.outputs),
-            _is_training(node.arguments),
+            _training(node.arguments),
         )
         for nodes in model._nodes_by_depth.values()
         for node in nodes
@@ -269,10 +300,12 @@ def _network(model: keras.Model) -> _Graph:
     return _Graph(uses, {id(tensor) for tensor in model.outputs})
 
 
-def _is_training(arguments: Any) -> bool:
-    """Whether a call in a graph asks for training, or leaves it to a tensor."""
+def _training(arguments: Any) -> bool | None:
+    """Whether a call in a graph asks for training, or leaves it to a tensor; None for neither."""
+    if any(value is True for value in arguments.args[1:]):
+        return True
     asked = arguments.kwargs.get("training")
-    return asked not in (None, False) or any(value is True for value in arguments.args[1:])
+    return None if asked is None else asked is not False
 
 
 def _target(graph: _Graph, use: _Use) -> tuple[Layer | None, str]:
@@ -361,11 +394,11 @@ def _folded_weights(layer: Layer, norm: Layer) -> list[Array]:
 
 def _with_bias(layer: Layer, norm: Layer) -> Layer:
     """A layer like `layer`, with a bias and the norm's activation."""
-    config = layer.get_config()
+    config = config_of(layer)
     # They were meant for other weights, and there is nothing to train.
     without = ("regularizer", "constraint")
     config |= {key: None for key in config if key.endswith(without)}
-    activation = keras.activations.serialize(getattr(norm, "activation", keras.activations.linear))
+    activation = getattr(norm, "activation", None)
     return type(layer).from_config(config | {"use_bias": True, "activation": activation})
 
 
@@ -378,5 +411,5 @@ def _why_kept(layer: Layer) -> str:
 
 def _plain(norm: Layer) -> Layer:
     """A batch norm of Keras's without renorm, of which inference makes no use."""
-    config = norm.get_config() | {"renorm": False, "renorm_clipping": None}
+    config = config_of(norm) | {"renorm": False, "renorm_clipping": None}
     return type(norm).from_config(config)

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_renorm.convert.cloning import Rewrite, rewritten
-from keras_renorm.convert.report import Change, Report, Reporter, deliver
+from keras_renorm.convert.cloning import Rewrite, config_of, rewritten
+from keras_renorm.convert.report import Change, Report, Reporter, check_reporter, deliver
 from keras_renorm.convert.rules import (
     PLAIN_OF,
     RENORM_OF,
@@ -75,7 +75,7 @@ def to_batch_renormalization(
             return None
         ours = as_ours(layer) or layer
         target = RENORM_OF.get(type(ours), type(ours))
-        return target.from_config(ours.get_config() | _clipping(ours, options))
+        return target.from_config(config_of(ours) | _clipping(ours, options))
 
     return _convert(model, converted, report)
 
@@ -103,7 +103,7 @@ def to_batch_normalization(model: keras.Model, *, report: Reporter | None = None
         if type(ours) in RENORM_OF:
             return None if ours is layer else ours
         target = PLAIN_OF[type(ours)]
-        return target.from_config(without(ours.get_config(), "r_max", "d_max"))
+        return target.from_config(without(config_of(ours), "r_max", "d_max"))
 
     return _convert(model, converted, report)
 
@@ -184,7 +184,8 @@ def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Mod
 
     For where this package is not installed. Inference stays the same. Training does not: Batch
     Renormalization becomes batch norm, and what else Keras has not is left out, as the report
-    says. An `activation` becomes a layer of its own, `NAME_activation`.
+    says. An `activation` becomes a layer of its own, `NAME_activation`, with a number if that name
+    is taken.
 
     Args:
         model: As for `to_batch_renormalization`.
@@ -202,6 +203,7 @@ def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Mod
     Example:
         >>> keras_renorm.convert.to_keras(model).save("served.keras")
     """
+    check_reporter(report)
     for layer in model._flatten_layers() if isinstance(model, keras.Model) else ():
         if _is_of_this_package(layer) and not is_batch_norm(layer):
             raise ValueError(
@@ -262,6 +264,7 @@ def _convert(
 
     With `subclasses` also to those of our layers, for rules that keep the class.
     """
+    check_reporter(reporter)
     rewrite = _NormRewrite(rule, follow, subclasses)
     new_model = rewritten(model, rewrite)
     deliver(_report(model, rewrite), reporter, failed=frozenset(rewrite.failed))
@@ -299,7 +302,7 @@ def _lost(old: Layer, new: Layer) -> str:
 
 def _synchronized(layer: Layer, synchronized: bool) -> Layer | None:
     ours = as_ours(layer) or layer
-    return type(ours).from_config(ours.get_config() | {"synchronized": synchronized})
+    return type(ours).from_config(config_of(ours) | {"synchronized": synchronized})
 
 
 def _clipping(layer: Layer, options: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 
 class Change(NamedTuple):
@@ -46,6 +46,15 @@ class Report(NamedTuple):
 
 # What is called with the report: `print`, for one.
 Reporter: TypeAlias = Callable[[Report], object]
+
+
+def check_reporter(reporter: Any) -> None:
+    """Raises unless `reporter`, what the user gave as `report=`, can be called."""
+    if reporter is not None and not callable(reporter):
+        raise TypeError(
+            "`report` must be a function that is called with the Report, or None, received "
+            f"{reporter!r} of type {type(reporter).__name__}. Write `report=print` to see it."
+        )
 
 
 def _outcome(change: Change, verb: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_renorm.convert.cloning import config_of
 from keras_renorm.layers import (
     BatchNormalization,
     BatchRenormalization,
@@ -36,7 +37,7 @@ def as_keras(layer: Layer) -> Layer | None:
     if type(layer) not in (BatchNormalization, BatchRenormalization):
         return None
     known = {*inspect.signature(KerasBatchNormalization).parameters, "name", "dtype", "trainable"}
-    config = {key: value for key, value in layer.get_config().items() if key in known}
+    config = {key: value for key, value in config_of(layer).items() if key in known}
     if keras.backend.backend() != "tensorflow":
         # Keras refuses it elsewhere. Under JAX the moments are global either way.
         config.pop("synchronized", None)
@@ -85,7 +86,7 @@ def as_ours(layer: Layer) -> Layer | None:
     """Our layer in the place of a batch norm of Keras's; None in the place of any other."""
     if type(layer) is not KerasBatchNormalization:
         return None
-    config = without(layer.get_config(), "renorm", "renorm_clipping", "renorm_momentum")
+    config = without(config_of(layer), "renorm", "renorm_clipping", "renorm_momentum")
     if is_frozen(layer):
         config["frozen_statistics"] = True
     if not layer.renorm:

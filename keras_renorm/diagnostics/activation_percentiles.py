@@ -2,8 +2,9 @@
 
 import dataclasses
 import difflib
+import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from keras_renorm.diagnostics import graphs, passes
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.step_callback import StepCallback
+from keras_renorm.ops import arguments
 from keras_renorm.statistics import hooks
 
 
@@ -65,7 +67,8 @@ class ActivationPercentilesReport(Report):
         for percentage, line in reversed(list(zip(self.percentages, values.T, strict=False))):
             axes.plot(steps, line, label=f"{percentage:g} %")
         axes.set(xlabel="steps", ylabel=f"input of {self.unit}")
-        axes.legend(title="percentile")
+        if self.records:
+            axes.legend(title="percentile")
         axes.grid(alpha=0.3)
 
 
@@ -96,8 +99,10 @@ class ActivationPercentiles(StepCallback):
         log_dir: Folder for TensorBoard, or None.
 
     Raises:
+        TypeError: If `layer`, `unit`, `percentiles` or `every_n_steps` has the wrong type.
         ValueError: If `percentiles` or `every_n_steps` is out of range; when the training begins,
-            if the model has no such layer or the layer no such unit.
+            if the model has no such layer or tensor, the layer no such unit, or its activation is
+            one of a part of it, such as an LSTM's cell.
 
     Example:
         >>> recorder = keras_renorm.diagnostics.ActivationPercentiles("last_sigmoid", 0, images)
@@ -119,8 +124,8 @@ class ActivationPercentiles(StepCallback):
     ) -> None:
         super().__init__(every_n_steps, log_dir)
         self._percentages = _percentages(percentiles)
-        self._layer = layer
-        self._unit = unit
+        self._layer = _layer(layer)
+        self._unit = _unit(unit)
         self._x = iter(x.repeat()) if hasattr(x, "as_numpy_iterator") else x
         self._records: list[PercentileRecord] = []
 
@@ -164,9 +169,35 @@ class ActivationPercentiles(StepCallback):
             ) from error
 
 
-def _percentages(percentiles: Sequence[float]) -> tuple[float, ...]:
+def _layer(layer: Any) -> Any:
+    if not isinstance(layer, str | keras.layers.Layer | keras.KerasTensor):
+        raise TypeError(
+            "`layer` must be a layer, its name or a tensor of a functional model, received "
+            f"{layer!r} of type {type(layer).__name__}. Write e.g. "
+            '"encoder/dense" or model.layers[3].'
+        )
+    return layer
+
+
+def _unit(unit: Any) -> int:
+    if isinstance(unit, bool) or not isinstance(unit, int | np.integer):
+        raise TypeError(
+            f"`unit` must be an integer, received {unit!r} of type {type(unit).__name__}."
+        )
+    return int(unit)
+
+
+def _percentages(percentiles: Any) -> tuple[float, ...]:
+    if isinstance(percentiles, str) or not (
+        isinstance(percentiles, Iterable) and all(map(arguments.is_number, percentiles))
+    ):
+        raise TypeError(
+            "`percentiles` must be a sequence of numbers, such as (15, 50, 85); received "
+            f"{percentiles!r} of type {type(percentiles).__name__}."
+        )
     values = tuple(map(float, percentiles))
-    if not values or list(values) != sorted(values) or values[0] < 0 or values[-1] > 100:
+    rising = all(low <= high for low, high in itertools.pairwise((0.0, *values, 100.0)))
+    if not values or not rising:
         raise ValueError(
             "`percentiles` must be percentages in [0, 100] in rising order, such as "
             f"(15, 50, 85); received {percentiles!r}."
@@ -179,13 +210,20 @@ def _unit_values(model: keras.Model, layer: Any, unit: int, x: Any) -> npt.NDArr
     if isinstance(layer, keras.KerasTensor):
         return _of_unit([_tensor_value(model, layer, x)], unit, layer.name)
     layer = _find(model, layer)
+    activation: Any = getattr(layer, "activation", None)
+    is_linear = activation in (None, keras.activations.linear)
+    if not is_linear and "activation" not in vars(layer):
+        raise ValueError(
+            f"The activation of the layer {layer.name!r} cannot be watched, for the layer hands it "
+            "on to a part of it, such as a cell. Give a tensor of a functional model instead, such "
+            "as `layer.input`, or another layer."
+        )
     seen: list[Any] = []
 
     def around(
         layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        activation = getattr(layer, "activation", None)
-        if activation in (None, keras.activations.linear):
+        if is_linear:
             seen.append(keras.tree.flatten((args, kwargs))[0])
             return call(*args, **kwargs)
 
@@ -208,7 +246,13 @@ def _tensor_value(model: keras.Model, tensor: keras.KerasTensor, x: Any) -> Any:
             f"{tensor!r} is no tensor of {model.name!r}, for it is neither a functional model nor "
             "a built Sequential one. Name a layer instead."
         )
-    part = keras.Model(own._inputs_struct, tensor)
+    try:
+        part = keras.Model(own._inputs_struct, tensor)
+    except ValueError as error:
+        raise ValueError(
+            f"{tensor!r} is no tensor of {model.name!r}: it lies in a model within it, or in "
+            'another model. Name its layer instead, e.g. "encoder/dense".'
+        ) from error
     return passes.forward(part, x, (), _unwatched, training=True)
 
 
@@ -223,7 +267,7 @@ def _of_unit(tensors: Sequence[Any], unit: int, name: str) -> npt.NDArray[np.flo
     if not tensors:
         raise ValueError(f"The layer {name!r} is not called on the inputs `x`.")
     units = tensors[0].shape[-1]
-    if not isinstance(unit, int | np.integer) or not -units <= unit < units:
+    if not -units <= unit < units:
         raise ValueError(
             f"`unit` must be in [{-units}, {units - 1}], for {name!r} has {units} units; received "
             f"{unit!r}."

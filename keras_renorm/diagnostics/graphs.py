@@ -129,7 +129,7 @@ class _Builder:
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
                 if not node.is_input and all(id(t) in values for t in node.input_tensors):
-                    arguments = tuple(values[id(t)] for t in node.input_tensors)
+                    arguments = tuple(values[id(t)] for t in _inputs(node))
                     outputs = self._call(node, arguments, prefix)
                     values.update(zip(map(id, node.outputs), outputs, strict=True))
         return [values[id(tensor)] for tensor in model.outputs]
@@ -152,6 +152,20 @@ class _Builder:
         for value in outputs:
             value.producer = call
         return list(outputs)
+
+
+def _inputs(node: Any) -> list[Any]:
+    """The tensors of a call, in the order in which a nested model takes them.
+
+    A model that was made with a list of inputs takes those of a dictionary by their names.
+    """
+    inner = functional(node.operation)
+    if inner is not None and not isinstance(inner._inputs_struct, dict):
+        given = [*node.arguments.args, *node.arguments.kwargs.values()][0]
+        names = [tensor.name for tensor in inner.inputs]
+        if isinstance(given, dict) and set(names) <= set(given):
+            return [given[name] for name in names]
+    return list(node.input_tensors)
 
 
 def _holds_norm(operation: Any) -> bool:

@@ -1,6 +1,6 @@
 """Forward passes that are watched and leave the model as it was."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import keras
@@ -41,13 +41,19 @@ def forward(
         The model's output.
 
     Raises:
-        ValueError: If the model is not built, `x` holds no examples, or a layer is called in a part
-            that is compiled.
+        TypeError: If `x` is not one batch, but what gives batches.
+        ValueError: If the model is not built, `x` holds no examples, or a watched layer is called
+            in a part that is compiled.
     """
     if not model.built:
         raise ValueError(
             f"The model {model.name!r} has no weights yet. Call it once on a batch, `model(x)`, "
             "and then the gauge."
+        )
+    if _gives_batches(x):
+        raise TypeError(
+            f"`x` must be one batch of the model's inputs, received a {type(x).__name__}. Write "
+            "next(iter(dataset)), of which the labels do not belong to `x`."
         )
     if any(leaf.shape[:1] == (0,) for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")):
         raise ValueError("`x` holds no examples. Give a batch of the size that training uses.")
@@ -96,16 +102,30 @@ def _without_norm(model: keras.Model) -> list[keras.layers.Layer]:
     ]
 
 
+def _gives_batches(x: Any) -> bool:
+    """Whether `x` is a dataset, a loader or an iterator; tensors and arrays can be gone through."""
+    if isinstance(x, keras.utils.PyDataset):
+        return True
+    batch = isinstance(x, list | tuple | Mapping) or hasattr(x, "shape")
+    return isinstance(x, Iterable) and not batch
+
+
 def _wrapped(layer: Any, around: Around) -> Callable[..., Any]:
     """What stands in the place of the layer's `call`."""
     call = layer.call
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if any(map(_is_traced, keras.tree.flatten((args, kwargs)))):
+        # A layer that is only to be quiet is not looked at, so its call may be compiled.
+        if around is not _quiet and any(map(_is_traced, keras.tree.flatten((args, kwargs)))):
+            instead = {
+                "tensorflow": "Take out the tf.function around it, or run "
+                "tf.config.run_functions_eagerly(True) before the gauge.",
+                "jax": "Take out the jax.jit or the scan around it, or run the gauge in "
+                "`with jax.disable_jit():`.",
+            }[keras.backend.backend()]
             raise ValueError(
                 f"The layer {layer.name!r} is called in a function or a loop that is compiled by "
-                "itself, so what it is called on cannot be read. Take out the tf.function or the "
-                "scan around it, or run tf.config.run_functions_eagerly(True) before the gauge."
+                f"itself, so what it is called on cannot be read. {instead}"
             )
         return around(layer, call, args, kwargs)
 

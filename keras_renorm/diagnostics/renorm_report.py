@@ -117,6 +117,7 @@ def renorm_report(
         A `RenormReport`.
 
     Raises:
+        TypeError: If `x` is not one batch, but a dataset or an iterator.
         ValueError: If the model is not built.
 
     Example:

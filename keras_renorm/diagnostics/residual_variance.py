@@ -111,6 +111,7 @@ def residual_variance(model: keras.Model, x: Any) -> ResidualVarianceReport:
         A `ResidualVarianceReport`.
 
     Raises:
+        TypeError: If `x` is not one batch, but a dataset or an iterator.
         ValueError: If the model is not built.
 
     Example:

@@ -103,6 +103,7 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
         A `TrainInferenceGapReport`.
 
     Raises:
+        TypeError: If `x` is not one batch, but a dataset or an iterator.
         ValueError: If the model is not built.
 
     Example:

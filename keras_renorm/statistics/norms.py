@@ -1,12 +1,13 @@
 """The batch norms of a model, and the weights that are their population statistics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
 from keras_renorm.layers import BatchNormalization
+from keras_renorm.ops import arguments
 
 #: The layers that have population statistics: ours with their subclasses, and Keras's.
 NORMS = (BatchNormalization, keras.layers.BatchNormalization)
@@ -18,7 +19,7 @@ MeanVariance: TypeAlias = tuple[np.ndarray, np.ndarray]
 _STATISTICS = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
 
 
-def find(model: keras.layers.Layer, chosen: Sequence[Any] | None = None) -> list[Any]:
+def find(model: keras.layers.Layer, chosen: Collection[Any] | None = None) -> list[Any]:
     """The batch norms in `model`, also in models and layers inside it, each one once.
 
     Args:
@@ -26,8 +27,8 @@ def find(model: keras.layers.Layer, chosen: Sequence[Any] | None = None) -> list
         chosen: Those of them to take; by default all.
 
     Raises:
-        TypeError: If `model` is not a layer.
-        ValueError: If there is none, or one of `chosen` is not among them.
+        TypeError: If `model` is not a layer, or `chosen` no list.
+        ValueError: If there is none, `chosen` is empty, or one of it is not among them.
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
@@ -42,6 +43,16 @@ def find(model: keras.layers.Layer, chosen: Sequence[Any] | None = None) -> list
         )
     if chosen is None:
         return found
+    if isinstance(chosen, str) or not isinstance(chosen, Collection):
+        raise TypeError(
+            f"`layers` must be a list of batch norms, received {chosen!r} of type "
+            f"{type(chosen).__name__}. Of one layer write layers=[layer]."
+        )
+    if not chosen:
+        raise ValueError(
+            f"`layers` must hold at least one batch norm of the model {model.name!r}, or be None "
+            f"for all; received {chosen!r}. It has {[one.name for one in found]}."
+        )
     for layer in chosen:
         if not any(layer is one for one in found):
             raise ValueError(
@@ -66,10 +77,16 @@ def variables(layer: Any) -> dict[str, Any]:
     return {name: variable for name, variable in present.items() if variable is not None}
 
 
+def dtype(variable: Any) -> str:
+    """What a weight is read and given as: float64 if it is that, else float32."""
+    # JAX may hold a weight in float32 whose `dtype` is float64.
+    return arguments.wide(variable.value.dtype)
+
+
 def read(layer: Any) -> MeanVariance:
     """The moving mean and variance of `layer`; where replicas differ, the mean over them."""
     mean, variance = (
-        keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")).astype("float64")
+        keras.ops.convert_to_numpy(keras.ops.cast(variable, dtype(variable))).astype("float64")
         for variable in (layer.moving_mean, layer.moving_variance)
     )
     return mean, variance

@@ -59,7 +59,11 @@ class Pass:
             size: The number of examples in them.
             statistics: For each batch norm the values of its `norms.variables`.
         """
-        values = [array.astype("float32") for one in statistics for array in one.values()]
+        arrays = (array for one in statistics for array in one.values())
+        values = [
+            array.astype(norms.dtype(variable))
+            for variable, array in zip(self._variables, arrays, strict=True)
+        ]
         recorded = self._run(x, size, values)
         return [[part for call in calls for part in _parts(call)] for calls in recorded]
 

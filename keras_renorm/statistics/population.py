@@ -1,7 +1,8 @@
 """Population statistics from examples: PreciseBN."""
 
 import contextlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -120,10 +121,7 @@ def precise(
 
     Source: Wu & Johnson 2021, section 3.
     """
-    _check_choice("estimator", estimator, ("total", "mean_of_batch_variances"))
-    _check_choice("upstream", upstream, ("population", "minibatch"))
-    _check_choice("verbose", verbose, ("auto", 0, 1, 2))
-    tolerance = arguments.real("tolerance", tolerance, low=0)
+    _check_options(estimator, upstream, tolerance, verbose)
     chosen = norms.find(model, layers)
     for layer in chosen:
         norms.require_weights(layer)
@@ -140,6 +138,31 @@ def precise(
         layers=tuple(layer.path for layer in called),
         skipped=tuple(layer.path for layer in chosen if layer not in called),
     )
+
+
+def check_arguments(given: Mapping[str, Any]) -> None:
+    """Raises what `precise` would with these arguments, as far as it shows without the model."""
+    signature = inspect.signature(precise)
+    allowed = [name for name in signature.parameters if name != "model"]
+    unknown = [name for name in given if name not in allowed]
+    if unknown:
+        raise TypeError(
+            f"The options must be arguments of `precise`, received {', '.join(unknown)}; its "
+            f"arguments are {', '.join(allowed)}."
+        )
+    bound = signature.bind_partial(**given)
+    bound.apply_defaults()
+    one = bound.arguments
+    _check_options(one["estimator"], one["upstream"], one["tolerance"], one["verbose"])
+    # Reads nothing yet.
+    Batches(one["dataset"], one["num_samples"], one["batch_size"], keep=False)
+
+
+def _check_options(estimator: Any, upstream: Any, tolerance: Any, verbose: Any) -> None:
+    _check_choice("estimator", estimator, ("total", "mean_of_batch_variances"))
+    _check_choice("upstream", upstream, ("population", "minibatch"))
+    _check_choice("verbose", verbose, ("auto", 0, 1, 2))
+    arguments.real("tolerance", tolerance, low=0)
 
 
 def _check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:

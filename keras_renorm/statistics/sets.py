@@ -59,11 +59,18 @@ def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.nda
             of channels in the same order; layers may have other names.
 
     Raises:
+        TypeError: If `statistics_set` is neither.
         KeyError: If there is no set of this name.
         ValueError: If the set does not fit the model, which then stays as it is.
     """
     if isinstance(statistics_set, str):
         statistics_set = _named(model, statistics_set)
+    if not isinstance(statistics_set, Mapping):
+        raise TypeError(
+            "`statistics_set` must be the name of a set or a set, as `save_set` returns it; "
+            f"received {statistics_set!r} of type {type(statistics_set).__name__}. Keep the "
+            'statistics of now with `save_set(model, "day")`, then write `use_set(model, "day")`.'
+        )
     _check_fit(model, statistics_set)
     arrays = iter(statistics_set.values())
     for layer in norms.find(model):
@@ -139,6 +146,8 @@ def _load(path: str) -> dict[str, StatisticsSet]:
     try:
         # NumPy leaves a file open that it cannot read.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            if not archive.files:
+                raise ValueError("it is empty")
             for key in archive.files:
                 name, _, rest = key.partition("/")
                 found.setdefault(name, {})[rest] = archive[key]

@@ -89,6 +89,7 @@ class Sweeper:
 
     def assign(self) -> list[Any]:
         """Gives the batch norms that are called their statistics, and returns them."""
+        self._bar.target = self._seen
         self._bar.update(self._seen, finalize=True)
         for number in self.called:
             layer = self._layers[number]

@@ -4,6 +4,7 @@ import pytest
 
 from keras_renorm import layers
 from keras_renorm.callbacks import FreezeStatistics
+from keras_renorm.statistics import unfreeze
 
 NORMS = {
     "ours": lambda: layers.BatchRenormalization(momentum=0.5),
@@ -22,9 +23,9 @@ class Means(keras.callbacks.Callback):
         self.seen.append(self.model.layers[0].moving_mean.numpy().tolist())
 
 
-def make_model(norm, **options):
+def make_model(norm, optimizer="sgd", **options):
     model = keras.Sequential([keras.Input((4,)), NORMS[norm](), keras.layers.Dense(1)])
-    model.compile("sgd", "mse", **options)
+    model.compile(optimizer, "mse", **options)
     return model
 
 
@@ -48,6 +49,21 @@ def test_counts_the_steps_of_a_training_that_goes_on(rng, at_step):
     assert fit(model, rng, other, epochs=1) == [2, 3, 4]
     assert fit(model, rng, FreezeStatistics(at_step)) == ([] if at_step == 0 else [2])
     assert model.layers[0].frozen_statistics
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_batches_whose_gradients_are_gathered_make_one_step(rng, scaled):
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=3)
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0)
+    model = make_model("ours", optimizer)
+    assert fit(model, rng, FreezeStatistics(2)) == [2, 3, 4, 5, 6]
+    assert int(model.optimizer.iterations) == 2
+    unfreeze(model)
+    # 8 batches were: the first one now is the last one of the third step.
+    assert fit(model, rng, FreezeStatistics(4), epochs=1) == [2, 3, 4]
+    unfreeze(model)
+    assert fit(model, rng, FreezeStatistics(5), epochs=1) == [2, 3]
 
 
 def test_several_steps_per_execution(rng):

@@ -62,18 +62,38 @@ def test_every_second_epoch_and_before_its_validation(model, x, validated):
     assert watch.validations == ([False, True, False, True] if validated else [])
 
 
-def test_the_end_of_an_epoch_is_not_done_twice(model, x, monkeypatch):
+@pytest.mark.parametrize(
+    "other",
+    [
+        keras.callbacks.EarlyStopping("loss", mode="max", patience=9, restore_best_weights=True),
+        keras.callbacks.SwapEMAWeights(),
+    ],
+    ids=["early_stopping", "ema"],
+)
+def test_weights_that_another_callback_changes_at_the_end(model, x, other):
+    model.compile(keras.optimizers.SGD(0.01, use_ema=True, ema_momentum=0.5), "mse")
+    callbacks = [other, PreciseStatistics(x, every_epochs=1)]
+    model.fit(x, x, batch_size=8, epochs=3, verbose=0, callbacks=callbacks)
+    watch = Watch(x)
+    watch.set_model(model)
+    assert watch.is_precise()
+
+
+def test_an_epoch_is_not_done_twice(model, x, monkeypatch):
     calls = []
     monkeypatch.setattr(
         "keras_renorm.callbacks.precise_statistics.precise",
         lambda model, **options: calls.append(options),
     )
-    fit(model, x, PreciseStatistics(x, 16, every_epochs=2, upstream="minibatch"))
+    fit(model, x, PreciseStatistics(x, 16, every_epochs=2, upstream="minibatch", at_end=False))
     assert len(calls) == 2
     assert calls[0]["num_samples"] == 16
     assert calls[0]["upstream"] == "minibatch"
+    validated = {"validation_data": (x, x)}
+    fit(model, x, PreciseStatistics(x, every_epochs=1, at_end=False), **validated)
+    assert len(calls) == 6
     fit(model, x, PreciseStatistics(x, every_epochs=3))
-    assert len(calls) == 4
+    assert len(calls) == 8
 
 
 def test_bad_arguments(x):
@@ -85,3 +105,32 @@ def test_bad_arguments(x):
         PreciseStatistics(x, every_epochs=0.5)
     with pytest.raises(ValueError, match="`dataset` is a list_iterator, which can be read only"):
         PreciseStatistics(iter([x]), every_epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"estimater": "total"}, TypeError, r"received estimater; its arguments are dataset, num_"),
+        ({"model": None}, TypeError, "must be arguments of `precise`, received model"),
+        ({"estimator": "best"}, ValueError, "`estimator` must be one of 'total', 'mean_of_batch"),
+        ({"upstream": None}, ValueError, "`upstream` must be one of 'population', 'minibatch'"),
+        ({"verbose": 3}, ValueError, "`verbose` must be one of 'auto', 0, 1, 2"),
+        ({"tolerance": -1}, ValueError, "`tolerance` must be at least 0"),
+        ({"num_samples": 0}, ValueError, "`num_samples` must be at least 1"),
+        ({"batch_size": 2.5}, TypeError, r"`batch_size` must be an integer, received 2\.5"),
+        ({"dataset": 3}, TypeError, "`dataset` must be a tf.data.Dataset of batches, an array"),
+    ],
+)
+def test_bad_arguments_of_precise_are_refused_before_training(x, options, error, message):
+    with pytest.raises(error, match=message):
+        PreciseStatistics(**{"dataset": x} | options)
+
+
+def test_bad_layers_and_models_are_refused_before_the_first_step(model, x):
+    with pytest.raises(ValueError, match="`layers` must hold at least one batch norm"):
+        fit(model, x, PreciseStatistics(x, layers=[]))
+    plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)], name="plain")
+    plain.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="The model 'plain' holds no batch norm"):
+        fit(plain, x, PreciseStatistics(x))
+    assert int(model.optimizer.iterations) == int(plain.optimizer.iterations) == 0

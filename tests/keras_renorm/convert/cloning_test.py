@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from keras_renorm import convert
+from keras_renorm.layers import BatchNormalization
 
 X = np.random.default_rng(2).normal(1.0, 2.0, (6, 5)).astype("f4")
 
@@ -104,6 +105,87 @@ def test_inputs_keep_what_they_are():
     assert converted.get_layer("absent").optional
     assert converted.get_layer("sparse").sparse
     keras.tree.assert_same_structure(converted.input, model.input)
+
+
+def test_operations_keep_their_functions_and_arrays():
+    inputs = keras.Input((5,))
+    hidden = keras.layers.BatchNormalization()(inputs)
+    hidden = keras.ops.vectorized_map(lambda x: 2 * x, hidden)
+    hidden = keras.ops.pad(hidden, np.array([[0, 0], [1, 1]]))
+    model = randomised(keras.Model(inputs, hidden))
+    converted = convert.from_keras(model)
+    assert converted(X).shape == (6, 7)
+    np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-6)
+    names = [[operation.name for operation in m.operations] for m in (converted, model)]
+    assert names[0] == names[1]
+    assert not {id(x) for x in converted.operations} & {id(x) for x in model.operations}
+
+
+def squared(x):
+    return x**2
+
+
+def own_ones(shape, dtype=None):
+    return keras.ops.ones(shape, dtype)
+
+
+def relu(x):
+    """Not the one of Keras's, whose name it has."""
+    return keras.ops.minimum(keras.ops.maximum(x, 0), 1)
+
+
+WITH_FUNCTIONS = {
+    "not registered": lambda: keras.layers.Dense(4, activation=squared),
+    "of a known name": lambda: keras.layers.Dense(4, activation=relu),
+    "with a closure": lambda: keras.layers.Dense(4, activation=(lambda f: lambda x: f(x))(squared)),
+    "initializer": lambda: keras.layers.Dense(4, kernel_initializer=own_ones),
+    "recurrent": lambda: keras.layers.GRU(4, activation=squared),
+    "operation": lambda: keras.layers.Activation(squared),
+    "layer of a function": lambda: keras.layers.Lambda(squared),
+    "layer of a lambda": lambda: keras.layers.Lambda(
+        lambda x, f: f(squared(x)), arguments={"f": relu}
+    ),
+    "norm": lambda: keras.layers.BatchNormalization(gamma_initializer=own_ones),
+}
+
+
+@pytest.mark.parametrize("make", WITH_FUNCTIONS.values(), ids=WITH_FUNCTIONS)
+@pytest.mark.parametrize("to", [convert.from_keras, convert.fold])
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_functions_go_along(make, to):
+    layers = [make(), keras.layers.BatchNormalization()]
+    model = randomised(keras.Sequential([keras.Input((3, 5)), *layers]))
+    x = np.stack([X, X - 1, X + 1], axis=1)
+    converted = to(model, report=lambda report: None)
+    np.testing.assert_allclose(converted(x), model(x), rtol=1e-5, atol=1e-5)
+    if to is convert.from_keras:
+        assert type(converted.layers[-1]) is not keras.layers.BatchNormalization
+        assert type(converted.layers[0]) is not keras.layers.BatchNormalization
+
+
+def test_the_fold_of_functions():
+    layers = [keras.layers.Dense(4, kernel_initializer=own_ones), BatchNormalization()]
+    layers[1].activation = squared
+    model = randomised(keras.Sequential([keras.Input((5,)), *layers]))
+    converted = convert.fold(model)
+    assert len(converted.layers) == 1
+    np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_are_told_by_their_names():
+    """A layer that was quantized to float8 has made them in another order."""
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
+    model.add(keras.layers.BatchNormalization())
+    model.layers[0].quantize("float8")
+    converted = convert.from_keras(randomised(model))
+    values = [
+        {v.path: keras.ops.convert_to_numpy(v) for v in m.layers[0].variables}
+        for m in (converted, model)
+    ]
+    assert len(values[1]) == 8
+    assert values[0].keys() == values[1].keys()
+    for path, value in values[1].items():
+        np.testing.assert_array_equal(values[0][path], value)
 
 
 class OwnSequential(keras.Sequential):
@@ -211,6 +293,17 @@ REFUSED = {
         own_layer,
         TypeError,
         "'own' is of the class OwnLayer, which a copy would lose.*no layers of its own",
+    ),
+    "function in a layer in it": (
+        lambda: keras.Sequential(
+            [
+                keras.Input((4, 5)),
+                keras.layers.RNN(keras.layers.GRUCell(3, activation=squared), name="cells"),
+            ]
+        ),
+        TypeError,
+        "The RNN 'cells' cannot be copied from its configuration .*'squared'.*"
+        r"`keras.saving.custom_object_scope\(",
     ),
     "build": (own_build, ValueError, "OwnBuild 'own' has no weights, because Keras cannot build"),
     "weights": (

@@ -277,6 +277,70 @@ def test_a_call_for_training_computes_the_same():
     np.testing.assert_allclose(convert.fold(model)(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+@keras.saving.register_keras_serializable("folding_test")
+class Around(L.Wrapper):
+    def call(self, x, training=None):
+        return self.layer(x, training=training)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def network(*layers):
+    return keras.Sequential([keras.Input((4, 5)), *layers], name="network")
+
+
+def functional_network(**call):
+    inputs = keras.Input((4, 5))
+    return keras.Model(inputs, BN(name="norm")(L.Dense(3)(inputs), **call))
+
+
+AROUND = {
+    "sequential": lambda: network(L.Dense(3), BN(name="norm")),
+    "functional": functional_network,
+    # Keras has the outer call's value override it.
+    "other value inside": lambda: functional_network(training=False),
+    "model in a model": lambda: network(network(L.Dense(3), BN(name="norm"))),
+    "network at time steps": lambda: L.TimeDistributed(network(L.Dense(3), BN(name="norm"))),
+    "norm at time steps": lambda: L.TimeDistributed(BN(name="norm")),
+    "class": lambda: Around(BN(name="norm")),
+    "class at time steps": lambda: L.TimeDistributed(Around(BN(name="norm"))),
+}
+
+
+@pytest.mark.parametrize("make", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("other_calls", [0, 1])
+def test_a_call_for_training_of_what_holds_a_norm_computes_the_same(make, other_calls):
+    layer = make()
+    inputs = keras.Input((2, 4, 5) if isinstance(layer, L.TimeDistributed) else (4, 5))
+    outputs = [layer(inputs) for _ in range(other_calls)] + [layer(inputs, training=True)]
+    model = randomised(keras.Model(inputs, outputs))
+    reports = []
+    new_model = convert.fold(model, report=reports.append)
+    assert notes(reports[0]) == {"norm": "called with `training`, so not in inference"}
+    x = sample(model)
+    for actual, desired in zip(
+        keras.tree.flatten(new_model(x)), keras.tree.flatten(model(x)), strict=True
+    ):
+        np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_in_a_model_called_for_training_drops():
+    inputs = keras.Input((4, 5))
+    norm = BN(name="norm", trainable=False)
+    outputs = network(L.Dense(3), L.Dropout(0.5, seed=1), norm)(inputs, training=True)
+    reports = []
+    convert.fold(randomised(keras.Model(inputs, outputs)), report=reports.append)
+    assert notes(reports[0]) == {"norm": "affine: follows Dropout"}
+
+
+def test_a_model_called_for_inference_is_folded_whatever_it_asks_inside():
+    inputs = keras.Input((4, 5))
+    model = keras.Model(inputs, functional_network(training=True)(inputs, training=False))
+    _, report = folded(randomised(model))
+    assert [change.note.split()[0] for change in report.replaced] == ["folded"]
+
+
 def test_wrappers():
     """A network at each time step is folded; a norm or its activation in a wrapper stays."""
     network = keras.Sequential([keras.Input((6, 3)), L.Conv1D(4, 3), BN(), L.Flatten()])

@@ -202,8 +202,8 @@ REFUSED = {
     "subclassed": (
         Subclassed,
         TypeError,
-        "The Subclassed 'subclassed.*' cannot be copied from its configuration. Give that class "
-        "`get_config` and `from_config`",
+        "The Subclassed 'subclassed.*' cannot be copied from its configuration .*unexpected "
+        r"keyword argument 'trainable'\). Give a class of your own `get_config` and `from_config`",
     ),
     "no model": (
         lambda: 3,
@@ -526,3 +526,60 @@ def test_frozen_statistics_go_along_or_are_reported():
     reports = []
     convert.to_keras(ours, report=reports.append)
     assert reports[0].replaced[0].note == "without r_max, d_max, frozen_statistics"
+
+
+def test_frozen_statistics_of_what_is_kept_go_along():
+    model = keras.Sequential(
+        [keras.Input((5,)), keras.layers.BatchNormalization(), layers.BatchNormalization()]
+    )
+    statistics.freeze(model, affine_trainable=False)
+    kept = convert.to_keras(model, report=lambda report: None).layers[0]
+    assert statistics.is_frozen(kept)
+    assert kept.trainable_variables == []
+    assert kept.trainable
+    kept(X, training=True)
+    np.testing.assert_array_equal(kept.moving_mean, np.zeros(5))
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("to", [convert.from_keras, convert.to_synchronized])
+def test_frozen_statistics_go_along_into_a_class(to, built):
+    model = wrapped(keras.layers.BatchNormalization())
+    if not built:
+        model = keras.Sequential([Holder(keras.layers.BatchNormalization())])
+    statistics.freeze(model)
+    (norm,) = norms(to(model))
+    assert isinstance(norm, layers.BatchNormalization)
+    assert norm.frozen_statistics
+    statistics.unfreeze(model)
+    assert not statistics.is_frozen(norms(to(model))[0])
+
+
+@pytest.mark.parametrize("to", [convert.to_keras, convert.fold])
+def test_an_activation_has_a_name_of_its_own(to):
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            layers.BatchNormalization(activation="relu", name="bn"),
+            keras.layers.Activation("tanh", name="bn_activation"),
+            keras.layers.Activation("tanh", name="bn_activation_1"),
+        ]
+    )
+    converted = to(model)
+    assert [layer.name for layer in converted.layers] == [
+        "bn",
+        "bn_activation_2",
+        "bn_activation",
+        "bn_activation_1",
+    ]
+    np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-6)
+
+
+def test_an_activation_has_a_name_of_its_own_among_operations():
+    inputs = keras.Input((5,))
+    hidden = layers.BatchNormalization(activation="relu", name="bn")(inputs)
+    model = keras.Model(inputs, keras.ops.tanh(hidden))
+    model.operations[-1].name = "bn_activation"
+    converted = convert.to_keras(model)
+    names = [operation.name for operation in converted.operations]
+    assert names[1:] == ["bn", "bn_activation_1", "bn_activation"]

@@ -1,4 +1,5 @@
 import keras
+import pytest
 
 from keras_renorm import convert, layers
 
@@ -29,3 +30,10 @@ def test_a_model_without_norms_has_an_empty_report():
     convert.from_keras(keras.Sequential([keras.layers.Dense(3)]), report=reports.append)
     assert reports == [convert.Report((), ())]
     assert str(reports[0]) == "0 layers replaced, 0 kept"
+
+
+@pytest.mark.parametrize("to", [convert.fold, convert.from_keras, convert.to_keras])
+def test_a_report_that_cannot_be_called_is_refused(to):
+    message = r"`report` must be a function .*, received True of type bool. Write `report=print`"
+    with pytest.raises(TypeError, match=message):
+        to(keras.Sequential([keras.Input((5,)), layers.SkipInit()]), report=True)

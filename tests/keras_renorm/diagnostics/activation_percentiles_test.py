@@ -163,10 +163,56 @@ def test_training_batches_from_an_iterator_and_a_dataset(x):
     )
 
 
-@pytest.mark.parametrize("percentiles", [(), (50, 15), (-1, 50), (50, 101)])
+@pytest.mark.parametrize(
+    "percentiles", [(), (50, 15), (-1, 50), (50, 101), (float("nan"), 50), (15, float("nan"))]
+)
 def test_percentiles_out_of_range(percentiles, x):
     with pytest.raises(ValueError, match="`percentiles` must be percentages in"):
         ActivationPercentiles("dense", 0, x, percentiles)
+
+
+@pytest.mark.parametrize("percentiles", [50, "15", ["a"], None])
+def test_percentiles_that_are_no_numbers(percentiles, x):
+    with pytest.raises(TypeError, match="`percentiles` must be a sequence of numbers, such as"):
+        ActivationPercentiles("dense", 0, x, percentiles)
+
+
+@pytest.mark.parametrize("layer", [3, None, keras.layers.Dense])
+def test_what_is_no_layer_is_refused(layer, x):
+    with pytest.raises(TypeError, match="`layer` must be a layer, its name or a tensor of a func"):
+        ActivationPercentiles(layer, 0, x)
+
+
+@pytest.mark.parametrize("unit", [1.0, "0", True])
+def test_what_is_no_unit_is_refused(unit, x):
+    with pytest.raises(TypeError, match="`unit` must be an integer, received"):
+        ActivationPercentiles("dense", unit, x)
+
+
+def test_a_tensor_of_a_nested_model_is_refused(x):
+    inner = network(name="inner")
+    outer = keras.Sequential([keras.Input((8,)), inner], name="outer")
+    tensor = inner.get_layer("dense").output
+    message = "is no tensor of 'outer': .* Name its layer instead, e.g. \"encoder/dense\""
+    with pytest.raises(ValueError, match=message):
+        record(outer, tensor, 0, x)
+    assert record(outer, outer.layers[0].output, 0, x).step == 7
+
+
+@pytest.mark.parametrize("recurrent", [L.LSTM, L.GRU, L.SimpleRNN])
+def test_an_activation_that_a_layer_hands_on_is_refused(rng, recurrent):
+    model = keras.Sequential([keras.Input((5, 3)), recurrent(4, name="recurrent")])
+    x = rng.normal(size=(8, 5, 3)).astype("float32")
+    message = "The activation of the layer 'recurrent' cannot be watched, for .* on to a part of it"
+    with pytest.raises(ValueError, match=message):
+        record(model, "recurrent", 0, x)
+    model.get_layer("recurrent").cell.activation = keras.activations.linear
+    expected = np.percentile(x[..., 1].astype("float64"), (15, 50, 85))
+    np.testing.assert_allclose(record(model, "recurrent", 1, x).percentiles, expected, rtol=1e-6)
+
+
+def test_a_plot_without_records(x):
+    assert ActivationPercentiles("dense", 0, x).plot().axes[0].lines[:] == []
 
 
 def test_mistakes(x):

@@ -4,6 +4,7 @@ import os
 
 import keras
 import numpy as np
+import pytest
 
 from keras_renorm import diagnostics
 from keras_renorm.callbacks import LogDiagnostics
@@ -55,6 +56,29 @@ def test_all_gauges_in_fit(rng, tmp_path):
     assert [record.step for record in percentiles.data] == [0, 4, 8]
     first, last = percentiles.data[0].percentiles, percentiles.data[-1].percentiles
     assert first != last  # The weights are those of now also where `fit` keeps its own state.
+
+
+def test_layers_in_a_compiled_loop_matter_only_where_they_are_watched(rng):
+    x = rng.normal(2.0, 3.0, size=(16, 5, 8)).astype("float32")
+    norm = BatchRenormalization(r_max=3.0, d_max=5.0)
+    layers = [L.LSTM(8, dropout=0.5, name="lstm"), norm, L.Activation("tanh", name="tanh")]
+    net = keras.Sequential([keras.Input((5, 8)), *layers])
+    assert diagnostics.train_inference_gap(net, x).notes[0].startswith("Left out, for they are ra")
+    assert diagnostics.residual_variance(net, x).blocks == ()
+    percentiles = diagnostics.ActivationPercentiles("tanh", 0, x)
+    percentiles.set_model(net)
+    percentiles.record(0)
+    assert len(percentiles.data) == 1
+    if keras.backend.backend() == "jax":
+        import jax
+
+        watched = diagnostics.ActivationPercentiles("lstm/lstm_cell", 0, x)
+        watched.set_model(net)
+        with pytest.raises(ValueError, match=r"run the gauge in `with jax.disable_jit\(\):`"):
+            watched.record(0)
+        with jax.disable_jit():
+            watched.record(0)
+        assert len(watched.data) == 1
 
 
 def test_a_pass_changes_nothing(rng):

@@ -187,6 +187,19 @@ def test_a_norm_in_a_nested_model_that_is_called_twice():
     assert (f"tower/{inner.layers[0].name}", "useless bias") in kinds(report)
 
 
+@pytest.mark.parametrize("names", ["ab", "ba", "abc"])
+def test_a_nested_model_that_takes_a_list_and_is_given_a_dictionary(names):
+    """Keras hands the entries over by the names of the inputs."""
+    a, b = keras.Input((4, 3), name="a"), keras.Input((7, 5), name="b")
+    norms = [BatchNormalization(name=f"norm_{name}") for name in "ba"]
+    inner = keras.Model([b, a], [norms[0](b), norms[1](a)], name="inner")
+    inputs = {"a": keras.Input((4, 3)), "b": keras.Input((7, 5)), "c": keras.Input((2,))}
+    outputs = inner({name: inputs[name] for name in names})
+    model = keras.Model([inputs[name] for name in names], outputs)
+    found = {norm.layer: norm.positions for norm in lint(model).norms}
+    assert found == {"inner/norm_a": 4, "inner/norm_b": 7}
+
+
 @pytest.mark.parametrize(
     ("batch", "population"), [("shared", "domain"), ("domain", "shared")], ids=str
 )

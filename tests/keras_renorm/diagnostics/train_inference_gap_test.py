@@ -138,22 +138,54 @@ def test_dropout_before_a_norm_is_named_as_the_cause(rng):
     assert "move it behind the last normalization" in str(finding)
 
 
-def test_a_part_that_is_compiled_by_itself_is_refused(rng):
-    class Compiled(L.Layer):
-        def __init__(self):
-            super().__init__()
-            self.norm = BatchNormalization(name="norm")
+class Compiled(L.Layer):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
 
-        def build(self, input_shape):
-            self.norm.build(input_shape)
+    def build(self, input_shape):
+        self.layer.build(input_shape)
 
-        @tf.function(autograph=False)
-        def call(self, inputs, training=None):
-            return self.norm(inputs, training=training)
+    @tf.function(autograph=False)
+    def call(self, inputs, training=None):
+        return self.layer(inputs, training=training)
 
-    model = keras.Sequential([keras.Input((8,)), Compiled()])
-    with pytest.raises(ValueError, match="The layer 'norm' is called in a function or a loop"):
+
+def test_a_norm_in_a_part_that_is_compiled_by_itself_is_refused(rng):
+    model = keras.Sequential([keras.Input((8,)), Compiled(BatchNormalization(name="norm"))])
+    message = "The layer 'norm' is called in a function or a loop.*run_functions_eagerly"
+    with pytest.raises(ValueError, match=message):
         train_inference_gap(model, data(rng))
+
+
+def test_dropout_in_a_part_that_is_compiled_by_itself_is_off(rng):
+    dropout = Compiled(L.Dropout(0.5, name="drop"))
+    norm = BatchRenormalization(r_max=3.0, d_max=5.0)
+    model = settle(keras.Sequential([keras.Input((8,)), dropout, norm]), data(rng, 512))
+    report = train_inference_gap(model, data(rng))
+    assert report.output < 1e-5
+    assert report.notes == (f"Left out, for they are random in training: {dropout.name}/drop.",)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "iterator", "generator", "py_dataset"])
+def test_what_is_not_one_batch_is_refused(rng, kind):
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return data(rng)
+
+    dataset = tf.data.Dataset.from_tensor_slices(data(rng)).batch(8)
+    x = {
+        "dataset": dataset,
+        "iterator": iter(dataset),
+        "generator": (batch for batch in [data(rng)]),
+        "py_dataset": Batches(),
+    }[kind]
+    message = r"`x` must be one batch of the model's inputs, received a .*next\(iter\(dataset\)\)"
+    with pytest.raises(TypeError, match=message):
+        train_inference_gap(network(BatchNormalization()), x)
 
 
 def test_frozen_layers_have_no_gap_and_are_noted(rng):

@@ -81,6 +81,20 @@ def test_batch_statistics(norm, x):
     assert np.abs(part - before[:5]).max() > 0.1
 
 
+def test_freezing_counts_the_steps_of_gathered_gradients(x):
+    model = model_of(NORMS["ours"])
+    model.compile(keras.optimizers.SGD(1e-3, gradient_accumulation_steps=2), "mse")
+    callbacks = [FreezeStatistics(2)]
+    model.fit(x, np.zeros((23, 4)), batch_size=4, verbose=0, callbacks=callbacks)
+    assert int(numpy(model.layers[0].update_count)) == 4
+
+
+@pytest.mark.parametrize("upstream", ["population", "minibatch"])
+def test_no_layers(x, upstream):
+    with pytest.raises(ValueError, match="`layers` must hold at least one batch norm"):
+        precise(model_of(NORMS["ours"]), x, layers=[], upstream=upstream, verbose=0)
+
+
 def test_callbacks_and_sets(x):
     model = model_of(NORMS["ours"])
     model.compile(keras.optimizers.SGD(1e-3), "mse")

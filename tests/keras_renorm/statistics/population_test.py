@@ -404,10 +404,18 @@ def test_a_norm_in_a_compiled_loop_is_refused(rng):
         ({"num_samples": 2.0}, TypeError, "`num_samples` must be an integer, received 2.0"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
         ({"layers": ["bn"]}, ValueError, "`layers` must be batch norms of the model 'model', rec"),
+        ({"layers": []}, ValueError, r"`layers` must hold at least one .*\. It has \['norm'\]\."),
+        ({"layers": "norm"}, TypeError, "`layers` must be a list of batch norms, received 'norm'"),
+        (
+            {"layers": layers.BatchNormalization(name="one")},
+            TypeError,
+            r"received <BatchNormalization name=one.* write layers=\[layer\]",
+        ),
     ],
 )
 def test_bad_arguments(rng, options, error, message):
-    model = keras.Sequential([keras.Input((4,)), layers.BatchNormalization()], name="model")
+    norm = layers.BatchNormalization(name="norm")
+    model = keras.Sequential([keras.Input((4,)), norm], name="model")
     with pytest.raises(error, match=message):
         precise(model, np.ones((8, 4), "f4"), **options)
 
@@ -428,6 +436,28 @@ def test_progress(rng, capsys, verbose, expected):
     precise(model, rng.normal(size=(8, 4)).astype("f4"), batch_size=4, verbose=verbose)
     printed = capsys.readouterr().out
     assert (expected in printed) if expected else printed == ""
+
+
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_progress_through_a_dataset_of_unknown_length(rng, capsys, verbose):
+    model = keras.Sequential([keras.Input((4,)), layers.BatchNormalization()])
+    batches = iter(np.split(rng.normal(size=(16, 4)).astype("f4"), 4))
+    precise(model, batches, upstream="minibatch", verbose=verbose)
+    assert "16/16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("upstream", ["population", "minibatch"])
+@pytest.mark.parametrize("norm", [NORMS["bn"], NORMS["keras"]], ids=["bn", "keras"])
+def test_double_precision_models(rng, norm, upstream):
+    x = rng.normal(3.0, 2.0, (64, 4))
+    model = keras.Sequential(
+        [keras.Input((4,), dtype="float64")] + [norm(dtype="float64") for _ in range(2)]
+    )
+    precise(model, x, batch_size=64 if upstream == "minibatch" else 8, upstream=upstream, verbose=0)
+    first, second = model.layers
+    assert_statistics(first, x, 1e-13)
+    if upstream == "population":
+        assert_statistics(second, numpy(first(x)), 1e-13)
 
 
 def test_keras_own_mask_reaches_domains(rng):

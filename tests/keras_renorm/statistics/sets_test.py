@@ -112,6 +112,18 @@ def test_a_single_array_is_refused(model, tmp_path):
         read_sets(model, tmp_path / "sets.npz")
 
 
+def test_a_file_without_arrays_is_refused(model, tmp_path):
+    np.savez(tmp_path / "sets.npz")
+    with pytest.raises(ValueError, match=r"sets\.npz' holds no sets of statistics: it is empty"):
+        read_sets(model, tmp_path / "sets.npz")
+
+
+@pytest.mark.parametrize("wrong", [None, [1, 2], 3])
+def test_what_is_no_set_is_refused(model, wrong):
+    with pytest.raises(TypeError, match="`statistics_set` must be the name of a set or a set"):
+        use_set(model, wrong)
+
+
 def test_arrays_of_another_file_are_refused(model, tmp_path):
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
     with pytest.raises(ValueError, match="does not fit the model 'model': it holds 1 arrays"):

@@ -1,0 +1,74 @@
+"""What holds on every Keras backend; `backends_test.py` runs this under each in a process."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import convert, layers
+
+X = np.random.default_rng(2).normal(1.0, 2.0, (6, 5)).astype("f4")
+
+
+def randomised(model):
+    values = np.random.default_rng(1)
+    model.set_weights([values.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
+    return model
+
+
+def test_the_backend_is_the_one_asked_for():
+    assert keras.backend.backend() == os.environ["KERAS_BACKEND"]
+
+
+@keras.saving.register_keras_serializable("backend_checks")
+class OfTwo(keras.Model):
+    """A subclassed model of a structure of two inputs."""
+
+    def __init__(self, norm=None, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = norm
+
+    def call(self, x, training=None):
+        first, second = keras.tree.flatten(x)
+        return self.norm(first, training=training) + second
+
+    def get_config(self):
+        return super().get_config() | {"norm": keras.saving.serialize_keras_object(self.norm)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config | {"norm": keras.saving.deserialize_keras_object(config["norm"])})
+
+
+@pytest.mark.parametrize("inputs", [{"a": X, "b": 2 * X}, [X, 2 * X], (X, 2 * X)])
+def test_a_subclassed_model_of_several_inputs(inputs):
+    model = OfTwo(keras.layers.BatchNormalization())
+    model(inputs)
+    converted = convert.from_keras(randomised(model))
+    np.testing.assert_allclose(converted(inputs), model(inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_flags_of_layers_in_models_and_of_shared_ones():
+    shared = layers.BatchNormalization(name="shared")
+    first = keras.Sequential([keras.Input((5,)), keras.layers.Dense(5), shared])
+    second = keras.Sequential([keras.Input((5,)), shared, layers.BatchNormalization()])
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, second(first(inputs)))
+    second.trainable = False
+    for trainable in (False, True):
+        shared.trainable = trainable
+        converted = convert.to_batch_renormalization(model)
+        flags = [[layer.trainable for layer in m._flatten_layers()] for m in (converted, model)]
+        assert flags[0] == flags[1]
+        paths = [[w.path for w in m.trainable_weights] for m in (converted, model)]
+        assert paths[0] == paths[1]
+
+
+@pytest.mark.parametrize("to", [convert.fold, convert.to_keras])
+def test_a_call_for_training_of_a_model_computes_the_same(to):
+    norm = layers.BatchNormalization(activation="relu")
+    inner = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4), norm])
+    inputs = keras.Input((5,))
+    model = randomised(keras.Model(inputs, inner(inputs, training=True)))
+    np.testing.assert_allclose(to(model)(X), model(X), rtol=1e-5, atol=1e-5)
