@@ -37,7 +37,8 @@ class PreciseStatistics(keras.callbacks.Callback):
             no such value.
         ValueError: If there is nothing to do, `every_epochs` is less than 1, `dataset` is an
             iterator that several epochs would have to read, or an argument of `precise` is out of
-            range; when training begins, if the model holds no batch norm or not those of `layers`.
+            range; when training of a built model begins, if it holds no batch norm or not those of
+            `layers`.
 
     Example:
         >>> model.fit(x, y, callbacks=[keras_renorm.callbacks.PreciseStatistics(x, 10_000)])
@@ -78,8 +79,9 @@ class PreciseStatistics(keras.callbacks.Callback):
         self.report: PreciseReport | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Sees to it that the model has the batch norms."""
-        norms.find(self.model, self._arguments.get("layers"))
+        """Sees to it that the model has the batch norms; one that is not built may get them yet."""
+        if self.model.built:
+            norms.find(self.model, self._arguments.get("layers"))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes whether the statistics are due after this epoch."""

@@ -112,7 +112,7 @@ def config_of(layer: Layer) -> dict[str, Any]:
         config = dict(layer.get_config())
     except NotImplementedError as error:
         raise _no_copy(layer, error) from error
-    if isinstance(layer, keras.layers.Lambda):
+    if type(layer) is keras.layers.Lambda:
         held = {key: getattr(layer, key) for key in ("function", "mask", "arguments")}
         return config | held | {"output_shape": layer._output_shape}
     if is_keras_method(type(layer), "from_config"):
@@ -277,11 +277,14 @@ def _is_name(config: Any, function: Any) -> bool:
 
 def _from_config(layer: Layer, config: dict[str, Any]) -> Layer:
     kind: Any = type(layer)
-    if isinstance(layer, keras.layers.Lambda):
+    options = {}
+    if kind is keras.layers.Lambda:
         # Its own `from_config` takes code, not functions.
         kind = super(keras.layers.Lambda, kind)
+    elif isinstance(layer, keras.layers.Lambda):
+        options = {"safe_mode": False}  # for code: it is not from a file
     try:
-        return kind.from_config(config)
+        return kind.from_config(config, **options)
     except (TypeError, ValueError) as error:
         raise _no_copy(layer, error) from error
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import inspect
 import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -188,12 +189,13 @@ def _unit(unit: Any) -> int:
 
 
 def _percentages(percentiles: Any) -> tuple[float, ...]:
-    if isinstance(percentiles, str) or not (
-        isinstance(percentiles, Iterable) and all(map(arguments.is_number, percentiles))
-    ):
+    given = percentiles
+    if isinstance(percentiles, Iterable) and not isinstance(percentiles, str):
+        percentiles = tuple(percentiles)
+    if not isinstance(percentiles, tuple) or not all(map(arguments.is_number, percentiles)):
         raise TypeError(
             "`percentiles` must be a sequence of numbers, such as (15, 50, 85); received "
-            f"{percentiles!r} of type {type(percentiles).__name__}."
+            f"{given!r} of type {type(given).__name__}."
         )
     values = tuple(map(float, percentiles))
     rising = all(low <= high for low, high in itertools.pairwise((0.0, *values, 100.0)))
@@ -212,7 +214,8 @@ def _unit_values(model: keras.Model, layer: Any, unit: int, x: Any) -> npt.NDArr
     layer = _find(model, layer)
     activation: Any = getattr(layer, "activation", None)
     is_linear = activation in (None, keras.activations.linear)
-    if not is_linear and "activation" not in vars(layer):
+    handed_on = inspect.getattr_static(type(layer), "activation", None)
+    if not is_linear and isinstance(handed_on, property):
         raise ValueError(
             f"The activation of the layer {layer.name!r} cannot be watched, for the layer hands it "
             "on to a part of it, such as a cell. Give a tensor of a functional model instead, such "

@@ -181,7 +181,7 @@ class BatchNormalization(keras.layers.Layer):
         self.moving_mean = self._add_statistic("moving_mean", shape)
         self.moving_variance = self._add_statistic("moving_variance", shape)
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={axis: shape[0]})
-        # A model's first call may come after its weights are loaded, and symbolic ones do not call.
+        # `call` would build it, but a symbolic call does not run that, and weights may come first.
         if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
             self.activation.build(input_shape)
 

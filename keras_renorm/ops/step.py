@@ -329,9 +329,9 @@ def in_passes(
 
 
 def _held(arguments: tuple[Tensor, ...]) -> Iterator[Tensor]:
-    """The arguments of a function with a gradient of its own, without one for its operations.
+    """The arguments of a function with a gradient of its own, which alone is to count.
 
-    TensorFlow's eager forward differentiation takes that of the operations otherwise.
+    TensorFlow's eager forward differentiation takes that of the operations in it otherwise.
     """
     return map(keras.ops.stop_gradient, arguments)
 
@@ -392,7 +392,8 @@ def _second_derivatives(
 
     Called with the upstream gradients of dx, dgamma and dbeta, then dy, then `(x, gamma, beta)`,
     then the constants of the step, it returns the gradients for dy, x, gamma and beta. It is a
-    traced function, for TensorFlow's forward differentiation calls it where no tape records.
+    traced function, for TensorFlow's forward differentiation calls it where no tape records; each
+    shape is traced once and kept.
     """
     import tensorflow as tf
 

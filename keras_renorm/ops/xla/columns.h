@@ -64,8 +64,8 @@ template <typename T> struct Columns {
   // First column of the tile's vector v.
   KR_INLINE int64_t Column(int64_t v) const { return Min(tile_column + v * kLanes, last_column); }
 
-  // Fetches what lies `ahead` of the vectors that begin R rows at `at`. An address beyond the end,
-  // which is none of a pointer's, makes no fault. Not for single rows, of which there are few.
+  // Fetches what lies `ahead` of the vectors that begin R rows at `at`. Beyond the end, where no
+  // pointer may point but an integer can, it makes no fault. Not for single rows: they are few.
   template <int R> KR_INLINE void FetchAhead(const T* at) const {
     if (R == 1 || ahead == 0) return;
     const uintptr_t from = reinterpret_cast<uintptr_t>(at);

@@ -51,7 +51,7 @@ struct Error {
   bool failure() const { return kind != kNone; }
 };
 
-// f(), whose lack of memory is an error: no exception may pass through a runtime's frames.
+// f(), whose lack of memory is an error: its exception may not pass through a runtime's frames.
 template <typename F> Error WithinMemory(const F& f) {
   try {
     return f();

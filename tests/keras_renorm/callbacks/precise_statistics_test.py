@@ -134,3 +134,22 @@ def test_bad_layers_and_models_are_refused_before_the_first_step(model, x):
     with pytest.raises(ValueError, match="The model 'plain' holds no batch norm"):
         fit(plain, x, PreciseStatistics(x))
     assert int(model.optimizer.iterations) == int(plain.optimizer.iterations) == 0
+
+
+class Block(keras.layers.Layer):
+    """Makes its norm when it is built: where the model has no input, after training has begun."""
+
+    def build(self, input_shape):
+        self.norm = layers.BatchNormalization()
+        self.norm.build(input_shape)
+
+    def call(self, inputs, training=None):
+        return self.norm(inputs, training=training)
+
+
+def test_a_model_may_get_its_norms_with_its_first_batch(rng):
+    x = rng.normal(3.0, 2.0, (64, 4)).astype("f4")
+    model = keras.Sequential([Block(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(x, np.ones((64, 1)), verbose=0, callbacks=[PreciseStatistics(x)])
+    np.testing.assert_allclose(model.layers[0].norm.moving_mean, x.mean(0), rtol=1e-5)

@@ -396,3 +396,26 @@ def test_sharing_that_a_copy_would_lose_is_refused(to):
     blocks = keras.Sequential([keras.Input((5,)), Block(shared), Block(shared)])
     with pytest.raises(ValueError, match="the copies would not share their weights"):
         to(blocks)
+
+
+@keras.saving.register_keras_serializable("cloning_test")
+class Scale(keras.layers.Lambda):
+    """A `Lambda` with a configuration of its own."""
+
+    def __init__(self, factor, name=None):
+        super().__init__(lambda x: factor * x, name=name)
+        self.factor = factor
+
+    def get_config(self):
+        return {"factor": self.factor, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None, safe_mode=None):
+        del custom_objects, safe_mode
+        return cls(**config)
+
+
+def test_a_lambda_of_a_class_of_its_own_is_made_from_its_configuration():
+    model = keras.Sequential([keras.Input((5,)), Scale(3.0), keras.layers.BatchNormalization()])
+    copy = convert.from_keras(model)
+    np.testing.assert_allclose(copy(X), model(X), rtol=1e-6)
