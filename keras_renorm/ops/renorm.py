@@ -199,33 +199,24 @@ def _prepared(
     dtype = arguments.wide(x.dtype)
     names = ("moving_mean", "moving_variance", "gamma", "beta")
     named = dict(zip(names, vectors, strict=True))
-    mu, variance, gamma, beta = map(_of_this_graph, _vectors(named, x.shape[axis], dtype))
+    mu, variance, gamma, beta = _vectors(named, x.shape[axis], dtype)
     size = arguments.virtual_batch_size(virtual_batch_size, axis=axis, synchronized=synchronized)
+    r_max = limit("r_max", limits[0], 1, dtype)
+    d_max = limit("d_max", limits[1], 0, dtype)
+    tensors = x, gamma, beta, mu, variance, r_max, d_max, *([] if mask is None else [mask])
+    x, gamma, beta, mu, variance, r_max, d_max, *masks = step.of_this_graph(tensors)
     settings = step.Step(
         moving_mean=mu,
         moving_variance=variance,
-        r_max=_of_this_graph(limit("r_max", limits[0], 1, dtype)),
-        d_max=_of_this_graph(limit("d_max", limits[1], 0, dtype)),
-        mask=None if mask is None else _of_this_graph(mask),
+        r_max=r_max,
+        d_max=d_max,
+        mask=masks[0] if masks else None,
         axis=axis,
         epsilon=arguments.epsilon(epsilon),
         relu=relu,
         ghost_size=size if size is None else min(size, _MOST_ROWS),
     )
-    return _of_this_graph(x), gamma, beta, settings
-
-
-def _of_this_graph(value: Tensor) -> Tensor:
-    """`value` as a tensor of the graph that is traced.
-
-    Where a branch of `tf.cond` calls a function with a gradient of its own directly on a tensor
-    from outside the branch, TensorFlow cannot differentiate the function around it.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return value
-    import tensorflow as tf
-
-    return value if tf.executing_eagerly() else tf.identity(value)
+    return x, gamma, beta, settings
 
 
 def normalize(

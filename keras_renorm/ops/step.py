@@ -328,6 +328,20 @@ def in_passes(
     return forward(x, gamma, beta), batch
 
 
+def of_this_graph(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The tensors, where TensorFlow traces a graph as tensors of that graph.
+
+    A function with a gradient of its own needs this where it is called directly on tensors of a
+    graph around it: in a branch of `tf.cond`, or in the gradient of a traced function. TensorFlow
+    cannot differentiate it from outside otherwise.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return tensors
+    import tensorflow as tf
+
+    return tensors if tf.executing_eagerly() else tuple(map(tf.identity, tensors))
+
+
 def _held(arguments: tuple[Tensor, ...]) -> Iterator[Tensor]:
     """The arguments of a function with a gradient of its own, which alone is to count.
 
@@ -360,10 +374,8 @@ def _differentiable(
 
     @tf.custom_gradient
     def once(*tensors: Tensor) -> Any:
-        if not tf.executing_eagerly():
-            # Where this is the gradient of a traced function, the tensors may be the function's.
-            # Its own gradient, of another graph once more, can take them from this graph only.
-            tensors = tuple(map(tf.identity, tensors))
+        # Where this is the gradient of a traced function, the tensors may be the function's.
+        tensors = of_this_graph(tensors)
 
         def twice(*upstream: Tensor | None) -> Any:
             if replicas is not None:
