@@ -38,6 +38,7 @@ FLAGS = [
     "-fvisibility=hidden",
     "-fvisibility-inlines-hidden",
     "-Wno-psabi",
+    "-Wno-pass-failed",  # Clang's, of a loop over channels that holds one over ghost batches
 ]
 
 # Compiled once, for any processor.

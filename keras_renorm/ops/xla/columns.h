@@ -188,7 +188,7 @@ template <typename T> struct Columns {
         KR_INDEPENDENT
         for (int64_t i = 0; i < used; ++i) {
           const Scalar mean_here = s.sum[i] / (s.weight[i] > 0 ? s.weight[i] : Scalar(1));
-          s.shift[i] = (n[i] == 0) & (s.weight[i] > 0) ? mean_here : s.shift[i];
+          s.shift[i] = ((n[i] == 0) & (s.weight[i] > 0)) ? mean_here : s.shift[i];
         }
       }
       AddBlock<kWeighted>(begin, end, s);

@@ -1,5 +1,9 @@
 // Picks the kernels for the processor at hand.
 
+#ifdef KR_X86_VARIANTS
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 
@@ -20,6 +24,7 @@ namespace {
 
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
+#ifdef KR_X86_VARIANTS
 // The best set that the processor has, or a lesser one that KERAS_RENORM_INSTRUCTION_SET names
 // (for tests: every set has to give the same numbers).
 bool Allowed(const char* isa) {
@@ -27,6 +32,13 @@ bool Allowed(const char* isa) {
   if (most == nullptr || *most == '\0' || std::strcmp(most, "avx512") == 0) return true;
   return std::strcmp(most, "avx2") == 0 && std::strcmp(isa, "avx2") == 0;
 }
+
+// __builtin_cpu_supports of Clang 14 does not know "f16c".
+bool HasHalfConversions() {
+  unsigned int a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
 
 Isa Detect() {
 #ifdef KR_X86_VARIANTS
@@ -37,8 +49,7 @@ Isa Detect() {
     return Isa::kAvx512;
   }
   if (Allowed("avx2") && __builtin_cpu_supports("avx2") &&
-      __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-      __builtin_cpu_supports("f16c")) {
+      __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") && HasHalfConversions()) {
     return Isa::kAvx2;
   }
 #endif

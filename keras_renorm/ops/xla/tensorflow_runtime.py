@@ -31,24 +31,32 @@ CALLS_VARIABLE = "KERAS_RENORM_CALLS"
 """The environment variable that, set to `xla`, makes every call a module."""
 
 _FRAMEWORK = "libtensorflow_framework.so.2"
+_FOR_XLA = (_FRAMEWORK, "libtensorflow_cc.so.2")
+"""Libraries of TensorFlow that may hold XLA's FFI: the former on x86, the latter on ARM."""
+
 _GET_API = "_ZN3xla3ffi12GetXlaFfiApiEv"  # xla::ffi::GetXlaFfiApi()
 
 
-def _framework() -> str:
-    """Returns the path of TensorFlow's own library."""
-    return os.path.join(tf.sysconfig.get_lib(), _FRAMEWORK)
+def _path(name: str) -> str:
+    """Returns the path of one of TensorFlow's own libraries."""
+    return os.path.join(tf.sysconfig.get_lib(), name)
 
 
 def _ffi_api() -> int:
     """Returns the address of the FFI interface of the XLA inside TensorFlow."""
-    try:
-        get_api = getattr(ctypes.CDLL(_framework()), _GET_API)
-    except (OSError, AttributeError) as error:
-        raise loader.NativeLibraryError(
-            f"TensorFlow {tf.__version__} does not show its XLA FFI ({error})"
-        ) from error
-    get_api.restype = ctypes.c_void_p
-    return int(get_api())
+    problems = []
+    for name in _FOR_XLA:
+        try:
+            library = ctypes.CDLL(_path(name), mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+            get_api = getattr(library, _GET_API)
+        except (OSError, AttributeError) as error:
+            problems.append(str(error))
+            continue
+        get_api.restype = ctypes.c_void_p
+        return int(get_api())
+    raise loader.NativeLibraryError(
+        f"TensorFlow {tf.__version__} does not show its XLA FFI ({'; '.join(problems)})"
+    )
 
 
 _REGISTERING = threading.Lock()
@@ -97,7 +105,7 @@ def _register_ops(library: loader.NativeLibrary) -> None:
     register_ops = library.handle.keras_renorm_register_ops
     register_ops.argtypes = [ctypes.c_char_p]
     register_ops.restype = ctypes.c_char_p
-    missing = register_ops(_framework().encode())
+    missing = register_ops(_path(_FRAMEWORK).encode())
     if missing is not None:
         raise loader.NativeLibraryError(
             f"TensorFlow {tf.__version__} does not take the library's ops: it lacks "

@@ -13,7 +13,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_renorm import layers
-from keras_renorm.ops.xla import loader, tensorflow_calls
+from keras_renorm.ops.xla import loader, tensorflow_calls, tensorflow_runtime
 
 if not loader.library_path().is_file():
     pytest.skip("the native library is not built", allow_module_level=True)
@@ -39,6 +39,16 @@ def kinds(function):
     """Types of the operations of a traced function that are calls of the library."""
     found = {op.type for op in function.graph.get_operations()}
     return {kind for kind in found if "KerasRenorm" in kind or kind == "XlaCallModule"}
+
+
+def test_xla_is_sought_in_all_of_tensorflows_libraries(monkeypatch):
+    known = tensorflow_runtime._ffi_api()
+    elsewhere = "libtensorflow_elsewhere.so.2"
+    monkeypatch.setattr(tensorflow_runtime, "_FOR_XLA", (elsewhere, *tensorflow_runtime._FOR_XLA))
+    assert tensorflow_runtime._ffi_api() == known
+    monkeypatch.setattr(tensorflow_runtime, "_FOR_XLA", (elsewhere,))
+    with pytest.raises(loader.NativeLibraryError, match=rf"XLA FFI \(.*{elsewhere}"):
+        tensorflow_runtime._ffi_api()
 
 
 def test_graphs_hold_ops_and_what_xla_compiles_holds_modules():
