@@ -4,6 +4,7 @@ import keras
 
 from keras_renorm.ops import arguments, composite, step
 from keras_renorm.ops.correction import limit
+from keras_renorm.ops.derivatives import of_this_graph
 from keras_renorm.ops.moments import Moments, canonical_inputs
 from keras_renorm.ops.moving import Moving
 from keras_renorm.typing import Tensor
@@ -204,7 +205,7 @@ def _prepared(
     r_max = limit("r_max", limits[0], 1, dtype)
     d_max = limit("d_max", limits[1], 0, dtype)
     tensors = x, gamma, beta, mu, variance, r_max, d_max, *([] if mask is None else [mask])
-    x, gamma, beta, mu, variance, r_max, d_max, *masks = step.of_this_graph(tensors)
+    x, gamma, beta, mu, variance, r_max, d_max, *masks = of_this_graph(tensors)
     settings = step.Step(
         moving_mean=mu,
         moving_variance=variance,

@@ -7,7 +7,7 @@ backend's own gradient. Under TensorFlow all can be differentiated once more, an
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -15,11 +15,17 @@ import keras
 
 from keras_renorm.ops import composite, lowerings
 from keras_renorm.ops.correction import Correction, renorm_correction
+from keras_renorm.ops.derivatives import differentiable, held
 from keras_renorm.ops.ghosts import in_ghosts
 from keras_renorm.ops.moments import Moments, select
 from keras_renorm.ops.moving import Moving, update_moving
 from keras_renorm.ops.replicas import Replicas
 from keras_renorm.typing import Tensor
+
+_OF_REPLICAS = (
+    "The gradient of a normalization synchronized over several replicas cannot be differentiated "
+    "again. Write synchronized=False where second derivatives are needed."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +215,7 @@ def in_one_call(
         def backward(*upstream: Any) -> tuple[Any, ...]:
             # TensorFlow passes the outputs' gradients one by one, JAX as one tuple.
             dy = upstream[0][0] if isinstance(upstream[0], tuple) else upstream[0]
-            gradients = _differentiable(fast, step)(dy, x, gamma, beta)
+            gradients = _gradient(fast, step)(dy, x, gamma, beta)
             return *gradients, *(None for _ in constants)
 
         return outputs, backward
@@ -247,7 +253,7 @@ def by_the_fused_kernel(
 
     @keras.ops.custom_gradient
     def forward(*arguments: Tensor) -> Any:
-        x, gamma, beta = _held(arguments)
+        x, gamma, beta = held(arguments)
         result = fused.forward(
             x, gamma, beta, *moving, *limits, epsilon=step.epsilon, relu=step.relu
         )
@@ -256,7 +262,7 @@ def by_the_fused_kernel(
             return fused.backward(dy, result.saved, epsilon=step.epsilon)
 
         def backward(dy: Tensor, *_: Any) -> Any:
-            return _differentiable(fast, step)(dy, *arguments)
+            return _gradient(fast, step)(dy, *arguments)
 
         return tuple(result[:5]), backward
 
@@ -300,10 +306,11 @@ def in_passes(
     mean, variance, count, remainder = batch
     r, d = correction
     inverse = 1 / keras.ops.sqrt(variance + step.epsilon)
+    refusal = None if replicas is None else _OF_REPLICAS
 
     @keras.ops.custom_gradient
     def forward(*arguments: Tensor) -> Any:
-        x, gamma, beta = _held(arguments)
+        x, gamma, beta = held(arguments)
         scale = gamma * (inverse * r)
         affine = mean, remainder, scale, gamma * d + beta
 
@@ -321,33 +328,11 @@ def in_passes(
             return dx, dgamma, dbeta
 
         def backward(dy: Tensor) -> tuple[Tensor, ...]:
-            return _differentiable(fast, step, replicas)(dy, *arguments)
+            return _gradient(fast, step, refusal=refusal)(dy, *arguments)
 
         return passes.normalize(x, *affine, **options), backward
 
     return forward(x, gamma, beta), batch
-
-
-def of_this_graph(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The tensors, where TensorFlow traces a graph as tensors of that graph.
-
-    A function with a gradient of its own needs this where it is called directly on tensors of a
-    graph around it: in a branch of `tf.cond`, or in the gradient of a traced function. TensorFlow
-    cannot differentiate it from outside otherwise.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return tensors
-    import tensorflow as tf
-
-    return tensors if tf.executing_eagerly() else tuple(map(tf.identity, tensors))
-
-
-def _held(arguments: tuple[Tensor, ...]) -> Iterator[Tensor]:
-    """The arguments of a function with a gradient of its own, which alone is to count.
-
-    TensorFlow's eager forward differentiation takes that of the operations in it otherwise.
-    """
-    return map(keras.ops.stop_gradient, arguments)
 
 
 def _correction(batch: Moments, step: Step) -> Correction:
@@ -361,61 +346,21 @@ def _correction(batch: Moments, step: Step) -> Correction:
     )
 
 
-def _differentiable(
-    backward: Callable[..., Any], step: Step, replicas: Replicas | None = None
-) -> Callable[..., Any]:
-    """`backward(dy, x, gamma, beta)` with a gradient of its own, that of `in_plain_operations`.
-
-    Only under TensorFlow; JAX says itself that the native library's calls have none.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return backward
-    import tensorflow as tf
-
-    @tf.custom_gradient
-    def once(*tensors: Tensor) -> Any:
-        # Where this is the gradient of a traced function, the tensors may be the function's.
-        tensors = of_this_graph(tensors)
-
-        def twice(*upstream: Tensor | None) -> Any:
-            if replicas is not None:
-                raise ValueError(
-                    "The gradient of a normalization synchronized over several replicas cannot be "
-                    "differentiated again. Write synchronized=False where second derivatives are "
-                    "needed."
-                )
-            dy, x, gamma, beta, *constants = tensors
-            pairs = zip(upstream, (x, gamma, beta), strict=True)
-            upstream = tuple(tf.zeros_like(at) if u is None else u for u, at in pairs)
-            settings = step.axis, step.epsilon, step.relu, step.ghost_size, step.ghosts
-            second = _second_derivatives(*settings)(upstream, dy, (x, gamma, beta), constants)
-            return *second, *(None for _ in constants)
-
-        return backward(*tensors[:4]), twice
-
-    return lambda dy, x, gamma, beta: once(dy, x, gamma, beta, *step.constants)
+def _gradient(
+    gradient: Callable[..., tuple[Tensor, ...]], step: Step, *, refusal: str | None = None
+) -> Callable[..., tuple[Tensor, ...]]:
+    """`gradient(dy, x, gamma, beta)` of a step, with the derivatives of the plain operations."""
+    output = _plain_output(step.axis, step.epsilon, step.relu, step.ghost_size, step.ghosts)
+    return differentiable(gradient, output, step.constants, refusal=refusal)
 
 
 @functools.cache
-def _second_derivatives(
+def _plain_output(
     axis: int, epsilon: float, relu: bool, ghost_size: int | None, ghosts: bool
-) -> Callable[..., Any]:
-    """What differentiates the gradients of a step with these settings, under TensorFlow.
+) -> Callable[..., Tensor]:
+    """The output of `in_plain_operations` as a function of `(x, gamma, beta, *step.constants)`."""
 
-    Called with the upstream gradients of dx, dgamma and dbeta, then dy, then `(x, gamma, beta)`,
-    then the constants of the step, it returns the gradients for dy, x, gamma and beta. It is a
-    traced function, for TensorFlow's forward differentiation calls it where no tape records; each
-    shape is traced once and kept.
-    """
-    import tensorflow as tf
-
-    @tf.function(autograph=False)
-    def derivatives(
-        upstream: tuple[Tensor, ...],
-        dy: Tensor,
-        arguments: tuple[Tensor, ...],
-        constants: list[Tensor],
-    ) -> list[Tensor]:
+    def output(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> Tensor:
         mean, variance, r_max, d_max, *masks = constants
         step = Step(
             moving_mean=mean,
@@ -429,12 +374,7 @@ def _second_derivatives(
             ghost_size=ghost_size,
             ghosts=ghosts,
         )
-        x, gamma, beta = arguments
         y, _ = in_plain_operations(x, gamma, beta, step)
-        gradients = tf.gradients(y, arguments, dy)
-        found: list[Tensor] = tf.gradients(
-            gradients, (dy, *arguments), upstream, unconnected_gradients="zero"
-        )
-        return found
+        return y
 
-    return derivatives
+    return output
