@@ -1,7 +1,11 @@
-"""Times whole training steps of the zoo's networks, which differ in nothing but their norms.
+"""Times whole steps of the zoo's networks, which differ in nothing but their norms.
 
     python tools/bench_step.py --json=step.json
     python tools/bench_step.py --networks=resnet20 --contenders=ours,none
+    python tools/bench_step.py --mode=inference
+
+A step of training; or of fine-tuning, in which the norms are frozen (`trainable=False`); or of
+inference, which is the output of a minibatch.
 
 The contenders are Keras's batch norm and its renorm, Batch Renorm and batch norm of this package,
 and no normalisation at all; they take turns in one process, and the medians are of their turns.
@@ -22,6 +26,7 @@ from benchmarking import machine, print_table, write_json
 # Name: batch size and image size.
 NETWORKS = {"resnet20": (128, 32), "resnet50": (16, 112), "inception_v3": (16, 128)}
 CONTENDERS = ("none", "ours", "ours_batch_norm", "keras", "keras_renorm")
+MODES = ("training", "fine_tuning", "inference")
 
 
 def norm(contender: str) -> Any:
@@ -54,17 +59,36 @@ def network(name: str, contender: str, size: int) -> Any:
     )
 
 
-def training_step(name: str, contender: str) -> Callable[[], Any]:
-    """Returns a compiled step of momentum SGD on random images, warm."""
-    import keras
+def step_of(name: str, contender: str, mode: str = "training") -> Callable[[], Any]:
+    """Returns a compiled step on random images, warm: of momentum SGD, or of inference."""
     import tensorflow as tf
 
     batch, size = NETWORKS[name]
     model = network(name, contender, size)
+    images = tf.random.normal((batch, size, size, 3))
+    if mode == "inference":
+        inference = tf.function(functools.partial(model, training=False), autograph=False)
+        return warm(functools.partial(inference, images))
+    if mode == "fine_tuning":
+        freeze(model)
+    labels = tf.random.uniform((batch,), maxval=10, dtype=tf.int32)
+    return warm(functools.partial(training_step(model), images, labels))
+
+
+def freeze(model: Any) -> None:
+    """Freezes the norms, which have moving statistics."""
+    for layer in model.layers:
+        if hasattr(layer, "moving_mean"):
+            layer.trainable = False
+
+
+def training_step(model: Any) -> Callable[..., Any]:
+    """Returns a compiled step of momentum SGD."""
+    import keras
+    import tensorflow as tf
+
     optimizer = keras.optimizers.SGD(1e-6, momentum=0.9)
     optimizer.build(model.trainable_variables)
-    images = tf.random.normal((batch, size, size, 3))
-    labels = tf.random.uniform((batch,), maxval=10, dtype=tf.int32)
 
     @tf.function(autograph=False)
     def step(images: Any, labels: Any) -> Any:
@@ -76,14 +100,19 @@ def training_step(name: str, contender: str) -> Callable[[], Any]:
         optimizer.apply(gradients, model.trainable_variables)
         return loss
 
+    return step
+
+
+def warm(step: Callable[[], Any]) -> Callable[[], Any]:
+    """Returns the step, run twice, with the wait for its result."""
     for _ in range(2):
-        step(images, labels)
-    return lambda: step(images, labels).numpy()
+        step()
+    return lambda: step().numpy()
 
 
-def measure(name: str, contenders: list[str], rounds: int) -> dict[str, float]:
+def measure(name: str, contenders: list[str], mode: str, rounds: int) -> dict[str, float]:
     """Returns each contender's median time of a step, in milliseconds."""
-    steps = {contender: training_step(name, contender) for contender in contenders}
+    steps = {contender: step_of(name, contender, mode) for contender in contenders}
     times: dict[str, list[float]] = {contender: [] for contender in contenders}
     for _ in range(rounds):
         for contender in random.sample(contenders, len(contenders)):
@@ -98,6 +127,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--mode", choices=MODES, default="training")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
@@ -118,14 +148,16 @@ def main() -> None:
     for name in arguments.networks.split(","):
         batch, size = NETWORKS[name]
         label = f"{name} {batch}x{size}x{size}"
-        results[label] = measure(name, contenders, arguments.rounds)
+        results[label] = measure(name, contenders, arguments.mode, arguments.rounds)
         print(label, json.dumps({key: round(value) for key, value in results[label].items()}))
-    print_table("ms a step", contenders, results)
+    print_table(f"ms a step of {arguments.mode}", contenders, results)
     for label, medians in results.items():
         if "ours" in medians:
             ratios = {f"ours / {key}": medians["ours"] / value for key, value in medians.items()}
             print(label, {key: round(value, 2) for key, value in ratios.items()})
-    write_json(arguments.json, {"machine": machine(), "milliseconds": results})
+    write_json(
+        arguments.json, {"machine": machine(), "mode": arguments.mode, "milliseconds": results}
+    )
 
 
 if __name__ == "__main__":

@@ -193,6 +193,7 @@ class BatchNormalization(keras.layers.Layer):
         self._check_call(inputs, mask)
         if self._uses_minibatch(training):
             return self._normalize_minibatch(inputs, mask)
+        relu = self.activation is keras.activations.relu
         outputs = ops.normalize(
             inputs,
             *self._moving_statistics(),
@@ -200,8 +201,10 @@ class BatchNormalization(keras.layers.Layer):
             beta=self.beta,
             epsilon=self.epsilon,
             axis=self.axis,
+            relu=relu,
+            portable=not training,  # what is exported is inference
         )
-        return self.activation(outputs)
+        return outputs if relu else self.activation(outputs)
 
     def compute_output_spec(
         self, inputs: Any, training: bool | None = None, mask: Any = None

@@ -191,3 +191,21 @@ def choose(x: Any, *, axis: int, epsilon: float, weighted: bool, ghosts: bool = 
         fits = fused.fits(x, axis=axis, epsilon=epsilon, weighted=weighted, ghosts=ghosts)
         return "fused" if fits else "composite"
     return name
+
+
+def choose_for_population(x: Any, *, axis: int, epsilon: float, portable: bool) -> Name:
+    """Returns the lowering for one normalisation with population statistics.
+
+    Args:
+        x: The input.
+        axis: The axis of its channels, at least 0.
+        epsilon: Added to the variance.
+        portable: Whether the native library may not be used. It is not even loaded then.
+    """
+    if keras.backend.backend() != "tensorflow" or forced() == "composite":
+        return "composite"
+    if not portable and x.shape[axis] is not None and lowering().name == "native":
+        return "native"
+    from keras_renorm.ops import fused
+
+    return "fused" if fused.normalizes(x, axis=axis, epsilon=epsilon) else "composite"

@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_renorm import layers
+from keras_renorm import layers, ops
 from keras_renorm.ops import reference
 
 BOTH = [layers.BatchNormalization, layers.BatchRenormalization]
@@ -130,10 +131,27 @@ def test_a_frozen_layer_runs_in_inference_mode(rng, layer_class):
     randomise(layer, rng)
     before = layer.get_weights()
     x = rng.normal(size=(4, 3)).astype("float32")
-    np.testing.assert_array_equal(layer(x, training=True), layer(x, training=False))
+    inference = layer(x, training=False)
+    np.testing.assert_allclose(layer(x, training=True), inference, rtol=1e-6, atol=1e-6)
     assert layer.trainable_weights == []
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize("options", [{"trainable": False}, {"frozen_statistics": True}])
+def test_only_training_takes_operations_of_the_native_library(options):
+    """Frozen, too. What is exported is inference, and needs no library."""
+    if ops.lowering().name != "native":
+        pytest.skip("the native library is not in use")
+    layer = layers.BatchNormalization(activation="relu", **options)
+    layer.build((None, 3, 3, 4))
+    signature = tf.TensorSpec([None, 3, 3, 4])
+    for training in (True, False):
+        call = functools.partial(layer, training=training)
+        graph = tf.function(call).get_concrete_function(signature).graph
+        kinds = {operation.type for operation in graph.get_operations()}
+        assert ("KerasRenormNormalize" in kinds) == training
+        assert ("FusedBatchNormV3" in kinds) != training
 
 
 @pytest.mark.parametrize("layer_class", BOTH)

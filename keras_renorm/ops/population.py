@@ -1,0 +1,123 @@
+"""Normalisation with population statistics, into which the minibatch does not enter.
+
+The lowerings, which give the same numbers: `in_passes` of the native library, which a model that is
+exported must not hold; `fused.normalize`, an operation of TensorFlow's own; and plain operations.
+"""
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import keras
+
+from keras_renorm.ops import composite, lowerings
+from keras_renorm.ops.derivatives import differentiable, held, of_this_graph
+from keras_renorm.typing import Tensor
+
+
+def take(
+    x: Tensor,
+    vectors: tuple[Tensor, ...],
+    *,
+    axis: int,
+    epsilon: float,
+    relu: bool,
+    portable: bool,
+) -> Tensor:
+    """The output in the lowering that fits.
+
+    Args:
+        x: Tensor `[..., C, ...]`.
+        vectors: mean, variance, gamma and beta, `[C]` each.
+        axis: The axis of the channels, counted from the front.
+        epsilon: Added to the variance.
+        relu: Whether to take the positive part.
+        portable: Whether no operation of the native library may be used.
+
+    Returns:
+        Tensor of the dtype and shape of `x`.
+    """
+    name = lowerings.choose_for_population(x, axis=axis, epsilon=epsilon, portable=portable)
+    if name == "native":
+        passes = lowerings.native_passes()
+        return in_passes(passes, x, vectors, axis=axis, epsilon=epsilon, relu=relu)
+    if name == "composite":
+        return in_plain_operations(x, *vectors, axis=axis, epsilon=epsilon, relu=relu)
+    from keras_renorm.ops import fused
+
+    y = fused.normalize(x, *vectors, epsilon=epsilon)
+    return keras.ops.relu(y) if relu else y
+
+
+def in_plain_operations(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    axis: int,
+    epsilon: float,
+    relu: bool,
+) -> Tensor:
+    """The output in operations that the backend differentiates; arguments as those of `take`."""
+    mean, variance = keras.ops.stop_gradient(mean), keras.ops.stop_gradient(variance)
+    scale = gamma / keras.ops.sqrt(variance + epsilon)
+    return composite.normalize(x, mean, None, scale, beta, axis=axis, relu=relu)
+
+
+def in_passes(
+    passes: ModuleType,
+    x: Tensor,
+    vectors: tuple[Tensor, ...],
+    *,
+    axis: int,
+    epsilon: float,
+    relu: bool,
+) -> Tensor:
+    """The output in one pass over the tensor, its gradient in two.
+
+    Args:
+        passes: `normalize`, `gradient_sums` and `input_gradient`, as in
+            `keras_renorm.ops.composite`.
+        x: As in `take`, as are the following.
+        vectors: mean, variance, gamma and beta.
+        axis: The axis of the channels.
+        epsilon: Added to the variance.
+        relu: Whether to take the positive part.
+    """
+    x, mean, variance, gamma, beta = of_this_graph((x, *vectors))
+    zero = keras.ops.zeros_like(mean)
+    inverse = 1 / keras.ops.sqrt(variance + epsilon)
+    options: dict[str, Any] = {"axis": axis, "relu": relu}
+    plain = _plain_output(axis, epsilon, relu)
+
+    @keras.ops.custom_gradient
+    def forward(*arguments: Tensor) -> Any:
+        x, gamma, beta = held(arguments)
+        affine = mean, zero, gamma * inverse, beta
+
+        def gradient(dy: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+            sum_dy, sum_dy_centred = passes.gradient_sums(dy, x, *affine, None, **options)
+            dx = passes.input_gradient(dy, x, *affine, zero, zero, None, **options)
+            return dx, inverse * sum_dy_centred, sum_dy
+
+        def backward(dy: Tensor) -> tuple[Tensor, ...]:
+            return differentiable(gradient, plain, [mean, variance])(dy, *arguments)
+
+        return passes.normalize(x, *affine, **options), backward
+
+    return forward(x, gamma, beta)
+
+
+@functools.cache
+def _plain_output(axis: int, epsilon: float, relu: bool) -> Callable[..., Tensor]:
+    """The output of `in_plain_operations` as a function of `(x, gamma, beta, mean, variance)`."""
+
+    def output(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        return in_plain_operations(
+            x, mean, variance, gamma, beta, axis=axis, epsilon=epsilon, relu=relu
+        )
+
+    return output
