@@ -94,8 +94,11 @@ def _off_cpu(backend: str) -> str | None:
     if backend == "jax":
         import jax
 
-        platform = jax.default_backend()
-        return None if platform == "cpu" else f"JAX computes on {platform}"
+        platform, devices = jax.default_backend(), jax.local_device_count()
+        if platform != "cpu":
+            return f"JAX computes on {platform}"
+        # A call of the library cannot be cut: XLA would gather the whole batch for each of them.
+        return None if devices == 1 else f"JAX computes on {devices} devices"
     import tensorflow as tf
 
     accelerators = [d for kind in ("GPU", "TPU") for d in tf.config.get_visible_devices(kind)]

@@ -149,7 +149,7 @@ def _shift(
     sample = x[
         tuple(
             slice(None)
-            if i == axis or (ghosts and i == 0) or n is None
+            if i == axis or (ghosts and i == 0) or not isinstance(n, int)
             else slice(None, None, math.isqrt(n) or 1)
             for i, n in enumerate(x.shape)
         )

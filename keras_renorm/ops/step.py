@@ -136,7 +136,7 @@ def train(
 def _is_one_ghost(x: Tensor, step: Step) -> bool:
     """Whether the batch is known to be a single ghost: then the whole is done, with its bits."""
     rows = x.shape[0]
-    return step.ghost_size is not None and rows is not None and 0 < rows <= step.ghost_size
+    return step.ghost_size is not None and isinstance(rows, int) and 0 < rows <= step.ghost_size
 
 
 def _lowering(x: Tensor, step: Step) -> lowerings.Name:

@@ -47,7 +47,7 @@ def spread(values: Tensor, x: Tensor, axis: int) -> Tensor:
 def _sum(x: Tensor, axis: int, levels: int = 2) -> Tensor:
     """Sum over one axis, which stays with size 1. An unknown length gets `levels` of blocks."""
     length = x.shape[axis]
-    if levels == 0 if length is None else length <= _LONGEST_CHAIN:
+    if length <= _LONGEST_CHAIN if isinstance(length, int) else levels == 0:
         return _apart(keras.ops.sum(x, axis=axis, keepdims=True))
     rows = keras.ops.shape(x)[axis]
     cut = rows // _BLOCK * _BLOCK

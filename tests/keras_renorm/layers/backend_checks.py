@@ -135,6 +135,34 @@ def test_second_derivatives_under_jax(rng, monkeypatch):
     assert_close(jax.jvp(ours, (x,), (x**2,))[1], jax.jvp(theirs, (x,), (x**2,))[1])
 
 
+@pytest.mark.parametrize("lowering", ["native", "composite"])
+@pytest.mark.parametrize("size", [None, 3])
+def test_batches_of_symbolic_size_under_jax(rng, monkeypatch, size, lowering):
+    if keras.backend.backend() != "jax":
+        return
+    import jax
+
+    if lowering == "native" and ops.lowering().name != "native":
+        pytest.skip("the native library is not in use")
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+
+    def gradient(x):
+        zero, one = np.zeros(3, "f4"), np.ones(3, "f4")
+        options = {"virtual_batch_size": size}
+        return jax.grad(
+            lambda x: (ops.batch_renormalization(x, zero, one, **options)[0] ** 3).sum()
+        )(x)
+
+    # JAX exports calls of other libraries only where it is told that they will be there.
+    calls = [f"keras_renorm_{name}" for name in ("forward", "backward")]
+    checks = [jax.export.DisabledSafetyCheck.custom_call(call) for call in calls]
+    symbolic = jax.ShapeDtypeStruct(jax.export.symbolic_shape("rows, 4, 3"), "float32")
+    exported = jax.export.export(jax.jit(gradient), disabled_checks=checks)(symbolic)
+    for rows in (2, 7, 300):
+        x = rng.normal(1.0, 2.0, (rows, 4, 3)).astype("f4")
+        np.testing.assert_allclose(exported.call(x), gradient(x), rtol=1e-4, atol=1e-4)
+
+
 def test_large_means(rng):
     x = (rng.normal(size=(64, 14, 14, 4)) + 1e6).astype("f4")
     result = ops.moments(x)

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm import layers
+from keras_renorm import layers, ops
 from keras_renorm.ops import reference
 
 
@@ -59,6 +59,48 @@ def test_the_work_is_shared(rng):
     assert len({shard.device for shard in placed.addressable_shards}) == 2
     y = layers.BatchNormalization(synchronized=True)(placed, training=True)
     np.testing.assert_allclose(np.mean(y, 0), 0, atol=1e-6)
+
+
+def test_results_stay_where_their_part_of_the_batch_is(rng):
+    """Which a call of the native library would gather whole on each device."""
+    assert ops.lowering().reason == "JAX computes on 2 devices"
+    x = rng.normal(size=(16, 3)).astype("f4")
+    shared = keras.distribution.distribution().get_data_layout(x.shape)
+    placed = keras.distribution.distribute_tensor(x, shared)
+    layer = layers.BatchNormalization()
+    layer.build(x.shape)
+    y = jax.jit(lambda x: layer(x, training=True))(placed)
+    assert y.sharding.is_equivalent_to(placed.sharding, 2)
+
+
+def test_shard_map(rng):
+    """Each device's own part, with the gradients of its moments."""
+    keras.distribution.set_distribution(None)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
+    rows, whole = jax.sharding.PartitionSpec("rows"), jax.sharding.PartitionSpec()
+    x = rng.normal(size=(16, 3)).astype("f4")
+    found = []
+    for layer in (layers.BatchNormalization(), keras.layers.BatchNormalization()):
+        layer.build((8, 3))
+        weights = [[v.value for v in layer.trainable_variables]]
+        weights.append([v.value for v in layer.non_trainable_variables])
+
+        def part(trainable, others, x, layer=layer):
+            y, others = layer.stateless_call(trainable, others, x, training=True)
+            return y, jax.lax.pmean(others, "rows")
+
+        step = jax.shard_map(
+            part, mesh=mesh, in_specs=(whole, whole, rows), out_specs=(rows, whole)
+        )
+        loss = jax.value_and_grad(
+            lambda trainable, step=step, others=weights[1]: (
+                lambda y, moved: ((y**3).sum(), moved)
+            )(*step(trainable, others, x)),
+            has_aux=True,
+        )
+        found.append(jax.tree.leaves(jax.jit(loss)(weights[0])))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_there_is_nothing_to_shuffle(rng):
