@@ -170,6 +170,7 @@ def test_which_operations_a_graph_holds(rng, lowering):
     fused = set() if lowering == "composite" else {"FusedBatchNormV3"}
     assert found(x) == fused
     assert found(x, portable=False) == ({"KerasRenormNormalize"} if lowering == "native" else fused)
+    assert found(x[0, 0], vectors=vectors) == set()  # reshaping costs more than it gains
     assert found(x, epsilon=1e-6) == set()  # less than cuDNN takes
     assert found(x, axis=1, vectors=[v[:3] for v in vectors]) == set()
     assert found(tf.cast(x, "float64")) == set()
