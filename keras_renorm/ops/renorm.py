@@ -240,7 +240,7 @@ def normalize(
 
     One affine map of `x`; `mean` and `variance` are constants for the gradient. Under TensorFlow it
     is one operation, which a graph makes part of a convolution before it: where the channels come
-    last, the type is not float64 and `epsilon` at least 1.001e-5; not for `[rows, C]` in graphs, and
+    last, the type is not float64 and `epsilon` at least 1.001e-5; not `[rows, C]` in graphs, and
     not where XLA compiles, which makes one of plain operations.
 
     Args:
