@@ -60,7 +60,7 @@ def test_what_takes_time_is_imported_where_a_ctrl_c_is_caught(run_python, progra
     ("body", "message"),
     [
         ("open('nowhere/x')", "No such file or directory: nowhere/x"),
-        ("open(b'/dev/full', 'w', 1).write('x\\n')", "No space left on device"),
+        ("open('/dev/full', 'wb', 0).write(b'x')", "No space left on device"),
         ("raise OSError('odd')", "odd"),
     ],
 )
