@@ -5,7 +5,8 @@ fused      TensorFlow's fused batch norm (`ops.fused`): where the library does n
 composite  the formulas in plain operations: every type, rank, backend and device
 
 All three give the same numbers. The choice falls when an operation is called, which in a
-`tf.function` is when it is traced.
+`tf.function` is when it is traced. Inference is never native, so that exported models need no
+library: it is fused where that fits, or composite.
 """
 
 import functools
@@ -117,7 +118,7 @@ def _without_library(problem: str, backend: str) -> Lowering:
 
 
 def lowering() -> Lowering:
-    """Returns the implementation that a call here and now would take, and why.
+    """Returns the implementation that training here and now would take, and why.
 
     `fused` takes float32 with the channels last and without mask, weights or ghost batches; other
     calls are then composite.
