@@ -28,14 +28,15 @@ class Rewrite:
         return None
 
     def follow(self, layer: Layer) -> Layer | None:
-        """A new layer without weights to be put after `layer`; None for nothing.
+        """What is put after a layer that is replaced or left out; None for nothing.
 
-        Where its name is taken, it gets a number.
+        It is a new layer, without weights; or the layer that is the activation of `layer`, of which
+        a copy is put there. Where its name is taken, it gets a number.
         """
         return None
 
     def removes(self, layer: Layer) -> bool:
-        """Whether `layer` is left out; what came in goes out."""
+        """Whether `layer` is left out; what came in goes out, or into what follows."""
         return False
 
     def transfer(self, old: Layer, new: Layer) -> None:
@@ -69,13 +70,13 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
         )
     copier = _Copier(rewrite, _names(model))
     with _uncompiled(model):
-        new_model = copier(model)
+        (new_model,) = copier(model)
     _build(model, new_model)
     pairs = list(copier.pairs(model, set()))
     copies: dict[int, Layer] = {}
     for old, new in pairs:
         _check(old, new, rewrite)
-        if copies.setdefault(id(old), new) is not new:
+        if copies.setdefault(id(old), new) is not new and _has_weights(old):
             raise _no_sharing(old)
     # What holds others sets theirs, too; it has more layers than they, and so comes before them.
     for old, new in sorted(pairs, key=lambda pair: -len(pair[0]._flatten_layers())):
@@ -100,10 +101,11 @@ def is_keras_method(kind: type, method: str) -> bool:
 
 
 def config_of(layer: Layer) -> dict[str, Any]:
-    """The configuration of a layer, with its functions as they are.
+    """The configuration of a layer, with its functions as they are, and a copy of its activation.
 
-    In what `get_config` gives they are names, which Keras finds if they are registered, or code
-    without the names around it.
+    In what `get_config` gives functions are names, which Keras finds if they are registered, or
+    code without the names around it. The copy is of an activation that is a layer, and has no
+    weights: from what `get_config` gives they would be made before their layer has its place.
 
     Raises:
         TypeError: If `layer` has no configuration.
@@ -122,80 +124,131 @@ def config_of(layer: Layer) -> dict[str, Any]:
             if inspect.isfunction(value := getattr(layer, key, None))
             and not _is_name(config[key], value)
         }
+    activation = layer_activation(layer)
+    if activation is not None:
+        config["activation"] = _from_config(activation, config_of(activation))
     return config
+
+
+def layer_activation(layer: Layer) -> Layer | None:
+    """The activation of a layer, if that is a layer, too, which the constructor was given."""
+    activation = getattr(layer, "activation", None)
+    if not isinstance(activation, keras.layers.Layer):
+        return None
+    if not is_keras_method(type(layer), "from_config"):
+        return None
+    config = layer.get_config().get("activation")
+    given = isinstance(config, dict) and config.get("class_name") == type(activation).__name__
+    return activation if given else None
 
 
 class _Copier:
     """Copies layers and models, each once, however often it is used."""
 
-    def __init__(self, rewrite: Rewrite, names: set[str]) -> None:
+    def __init__(self, rewrite: Rewrite, names: dict[str, set[int]]) -> None:
         self._rewrite = rewrite
         self._names = names
-        self._made: dict[int, Any] = {}
-        self._following: dict[int, Layer] = {}
+        self._chains: dict[int, tuple[Any, ...]] = {}
+        self._moved: dict[int, Layer] = {}  # activations that follow, by the layers that had them
 
-    def __call__(self, operation: Any) -> Any:
-        """The copy of a model, layer or other operation; None if it is left out."""
-        if id(operation) not in self._made:
-            self._made[id(operation)] = self._copy(operation)
-        return self._made[id(operation)]
+    def __call__(self, operation: Any) -> tuple[Any, ...]:
+        """What stands in the place of a model, layer or other operation, one after the other.
+
+        First its copy, or None if it is left out; then what follows.
+        """
+        if id(operation) not in self._chains:
+            self._chains[id(operation)] = self._chain(operation)
+        return self._chains[id(operation)]
 
     def pairs(self, old: Layer, seen: set[int]) -> Iterator[tuple[Layer, Layer]]:
         """Each model and layer in `old`, outer ones first, with its copy."""
-        new = self._made.get(id(old))
-        if new is None or id(old) in seen:
+        if id(old) not in self._chains or id(old) in seen:
             return
         seen.add(id(old))
+        new = self._chains[id(old)][0]
         if is_graph(old):
             yield old, new
             for layer in old._layers:
-                if id(layer) not in self._made and not _is_input(layer):
+                if id(layer) not in self._chains and not _is_input(layer):
                     _refuse_class(old)
                 yield from self.pairs(layer, seen)
         elif type(old) is keras.layers.TimeDistributed:
             yield old, new
             yield from self.pairs(old.layer, seen)
-        else:
+        elif id(old) in self._moved:
+            if new is not None:
+                yield old, new
+            yield from self.pairs(self._moved[id(old)], seen)
+        elif new is not None:
             yield from _pairs_inside(old, new)
 
-    def _copy(self, operation: Any) -> Any:
+    def _chain(self, operation: Any) -> tuple[Any, ...]:
         if not isinstance(operation, keras.layers.Layer):
-            return _same_operation(operation)
+            return (_same_operation(operation),)
         if self._rewrite.removes(operation):
-            return None
+            return (None, *self._following(operation))
         if isinstance(operation, keras.Sequential):
-            return self._sequential(operation)
+            return (self._sequential(operation),)
         if is_graph(operation):
-            return keras.models.clone_model(
-                operation, _inputs(operation), clone_function=self, call_function=self._call
-            )
+            return (self._functional(operation),)
         new = self._rewrite.replace(operation)
         if new is None:
-            return self._layer(operation)
-        following = self._rewrite.follow(operation)
-        if following is not None:
-            following.name = self._free(following.name)
-            self._following[id(new)] = following
-        return new
+            return (self._layer(operation),)
+        return (self._with_activation(operation, new), *self._following(operation))
 
-    def _free(self, name: str) -> str:
-        """A name that the model does not have: `name`, if need be with a number."""
+    def _following(self, layer: Layer) -> tuple[Layer, ...]:
+        """What follows a layer that is replaced or left out."""
+        after = self._rewrite.follow(layer)
+        if after is None:
+            return ()
+        is_new = after is not layer_activation(layer)
+        if is_new:
+            after.name = self._free(after.name, None)
+            return (after,)
+        self._moved[id(layer)] = after
+        copy, *rest = self(after)
+        copy.name = self._free(after.name, after)
+        # As in the norm, which hands a mask on whatever its activation is.
+        copy.supports_masking = True
+        return (copy, *rest)
+
+    def _with_activation(self, layer: Layer, new: Layer) -> Layer:
+        """`new`, in the place of `layer`, with the one copy of its activation."""
+        activation = layer_activation(layer)
+        if activation is None or layer_activation(new) is None:
+            return new
+        return _from_config(new, config_of(new) | {"activation": self._inner(activation, layer)})
+
+    def _inner(self, inner: Layer, layer: Layer) -> Layer:
+        """The copy of a layer that `layer` calls."""
+        copy, *following = self(inner)
+        if following:
+            raise _no_room(inner, layer)
+        return copy
+
+    def _free(self, name: str, owner: Layer | None) -> str:
+        """A name that nothing in the model has but `owner`: `name`, if need be with a number.
+
+        Without an owner it may be given again, for it is made from one that is unique in its graph.
+        """
         numbered = (f"{name}_{number}" for number in itertools.count(1))
-        return next(one for one in itertools.chain([name], numbered) if one not in self._names)
+        free = next(
+            one
+            for one in itertools.chain([name], numbered)
+            if self._names.get(one, set()) <= {id(owner)}
+        )
+        self._names.setdefault(free, set()).add(id(owner))
+        return free
 
-    def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
-        """Calls a copy in the graph of a functional model."""
-        if operation is None:
-            return args[0] if args else kwargs["inputs"]
-        outputs = operation(*args, **kwargs)
-        following = self._following.get(id(operation))
-        return outputs if following is None else following(outputs)
+    def _functional(self, model: keras.Model) -> keras.Model:
+        return keras.models.clone_model(
+            model, _inputs(model), clone_function=self, call_function=_call
+        )
 
     def _sequential(self, model: keras.Sequential) -> keras.Sequential:
         layers = [_input(layer) for layer in model._layers[:1] if _is_input(layer)]
         for layer in model.layers:
-            new = self(layer)
-            layers += [part for part in (new, self._following.get(id(new))) if part is not None]
+            layers += [part for part in self(layer) if part is not None]
         if type(model).__init__ is not keras.Sequential.__init__:
             return keras.Sequential(layers, name=model.name)
         return type(model)(layers, name=model.name)
@@ -204,10 +257,11 @@ class _Copier:
         """A layer from the configuration of another, with the layers in that replaced."""
         config = config_of(layer)
         if type(layer) is keras.layers.TimeDistributed:
-            inner = self(layer.layer)
-            if id(inner) in self._following:
-                raise _no_room(inner, layer)
-            return type(layer)(inner, **{k: v for k, v in config.items() if k != "layer"})
+            options = {key: value for key, value in config.items() if key != "layer"}
+            return type(layer)(self._inner(layer.layer, layer), **options)
+        activation = layer_activation(layer)
+        if activation is not None:
+            config["activation"] = self._inner(activation, layer)
         replaceable = {
             type(inner).__name__
             for inner in layer._flatten_layers()
@@ -229,7 +283,10 @@ class _Copier:
         # "build_config" would make the weights before the layer has its place, and so its path.
         config = {key: value for key, value in config.items() if key != "build_config"}
         if config.get("class_name") in replaceable:
-            inner = keras.saving.deserialize_keras_object(config)
+            try:
+                inner = keras.saving.deserialize_keras_object(config)
+            except (TypeError, ValueError) as error:
+                raise _no_copy(layer, error) from error
             new = self._rewrite.replace(inner)
             if new is not None and self._rewrite.follow(inner) is not None:
                 raise _no_room(inner, layer)
@@ -250,13 +307,29 @@ def _uncompiled(model: keras.Model) -> Iterator[None]:
             part.compiled = True
 
 
-def _names(model: keras.Model) -> set[str]:
-    """The names of all layers and other operations in a model."""
+def _call(chain: tuple[Any, ...], *args: Any, **kwargs: Any) -> Any:
+    """Calls what stands in the place of an operation in the graph of a functional model."""
+    copy, *following = chain
+    given = args[0] if args else kwargs.get("inputs")
+    outputs = given if copy is None else copy(*args, **kwargs)
+    # An activation in a norm is called for what the norm is called for.
+    training = kwargs.get("training", args[1] if len(args) > 1 else None)
+    options = {} if training is None else {"training": training}
+    for layer in following:
+        outputs = layer(outputs, **options)
+    return outputs
+
+
+def _names(model: keras.Model) -> dict[str, set[int]]:
+    """The names of all layers and other operations in a model, with their ids."""
     parts = model._flatten_layers()
     operations = [
         one for part in parts if is_graph(part) for one in getattr(part, "operations", ())
     ]
-    return {operation.name for operation in (*parts, *operations)}
+    names: dict[str, set[int]] = {}
+    for operation in (*parts, *operations):
+        names.setdefault(operation.name, set()).add(id(operation))
+    return names
 
 
 def _same_operation(operation: Any) -> Any:
@@ -312,6 +385,11 @@ def _no_room(inner: Layer, layer: Layer) -> ValueError:
         f"{type(layer).__name__} layer {layer.name!r} that holds it. Give it no activation, and "
         "put a keras.layers.Activation where that layer calls it."
     )
+
+
+def _has_weights(layer: Layer) -> bool:
+    """Whether a layer has weights, or may have them later."""
+    return not layer.built or bool(layer.variables)
 
 
 def _no_sharing(layer: Layer) -> ValueError:
@@ -391,10 +469,16 @@ def _check(old: Layer, new: Layer, rewrite: Rewrite) -> None:
         _refuse(old)
     if expected is old:
         return
-    # `_hand_over` sets what a configuration of Keras's does not tell of a frozen layer.
-    configs = [layer.get_config() | {"frozen_statistics": None} for layer in (new, expected)]
-    if configs[0] != configs[1]:
+    if _comparable(new) != _comparable(expected):
         _refuse(old)
+
+
+def _comparable(layer: Layer) -> dict[str, Any]:
+    """A configuration without what copies of one layer may have otherwise."""
+    # `_hand_over` sets what a configuration of Keras's does not tell of a frozen layer.
+    config = layer.get_config() | {"frozen_statistics": None}
+    # Whether its weights are made is in its configuration, too.
+    return config if layer_activation(layer) is None else config | {"activation": None}
 
 
 def _refuse_class(model: Layer) -> None:
@@ -432,6 +516,9 @@ def _in_one_order(before: list[Any], after: list[Any]) -> tuple[list[Any], list[
 
 def _hand_over(old: Layer, new: Layer, rewrite: Rewrite) -> None:
     """Gives `new` the weights of `old`, as `rewrite` has it."""
+    if old.built and not new.built and not isinstance(old, keras.Model):
+        # What Keras's layers have as their activation is built in a call that is not symbolic.
+        new.build_from_config(old.get_build_config() or {})
     if old.built and not new.built:
         raise ValueError(
             f"A copy of the {type(old).__name__} {old.name!r} has no weights, because Keras cannot "

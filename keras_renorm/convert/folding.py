@@ -12,6 +12,7 @@ from keras_renorm.convert.cloning import (
     config_of,
     is_graph,
     is_keras_method,
+    layer_activation,
     rewritten,
 )
 from keras_renorm.convert.report import Change, Report, Reporter, check_reporter, deliver
@@ -76,7 +77,9 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
     has a bias, and the norm's `activation`, and no regularizers and constraints. Every other batch
     norm becomes a `keras.layers.BatchNormalization` with `trainable=False`: one multiplication
     and one addition, about as fast as a layer made for it (measured), and loadable anywhere. An
-    activation of it becomes the layer `NAME_activation`, with a number if that name is taken.
+    activation of it becomes the layer `NAME_activation`, with a number if that name is taken. An
+    activation that is a layer itself, such as `PReLU`, stands in the place of a norm that is
+    folded, and after any other, with its weights and its name, numbered likewise.
 
     The folding itself is done in float64. Each layer agrees with inference by `model` to 1e-5, for
     outputs of order 1 in float32; under half-precision policies, to their rounding. A deep network
@@ -170,8 +173,10 @@ class _Folding(Rewrite):
         return as_keras(layer) or _plain(layer)
 
     def follow(self, layer: Layer) -> Layer | None:
-        """The activation of an affine."""
-        return None if id(layer) in self._kept else activation_after(layer)
+        """The activation of an affine, and that of a folded norm if it is a layer."""
+        if id(layer) in self._kept:
+            return None
+        return layer_activation(layer) if self.removes(layer) else activation_after(layer)
 
     def removes(self, layer: Layer) -> bool:
         """Whether a layer is a norm that is folded."""
@@ -198,7 +203,9 @@ class _Folding(Rewrite):
             target, reason = self._targets.get(id(layer)), self._reasons.get(id(layer), "")
             if target is not None:
                 note = f"folded into {target.path or target.name}"
-                replaced.append(Change(name, kind, "", note))
+                activation = layer_activation(layer)
+                after = "" if activation is None else type(activation).__name__
+                replaced.append(Change(name, kind, after, note))
             elif self.replace(layer) is None:
                 kept.append(Change(name, kind, "", reason or _why_kept(layer)))
             else:
@@ -393,12 +400,12 @@ def _folded_weights(layer: Layer, norm: Layer) -> list[Array]:
 
 
 def _with_bias(layer: Layer, norm: Layer) -> Layer:
-    """A layer like `layer`, with a bias and the norm's activation."""
+    """A layer like `layer`, with a bias and the norm's activation, if that is no layer."""
     config = config_of(layer)
     # They were meant for other weights, and there is nothing to train.
     without = ("regularizer", "constraint")
     config |= {key: None for key in config if key.endswith(without)}
-    activation = getattr(norm, "activation", None)
+    activation = None if layer_activation(norm) else getattr(norm, "activation", None)
     return type(layer).from_config(config | {"use_bias": True, "activation": activation})
 
 

@@ -184,8 +184,8 @@ def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Mod
 
     For where this package is not installed. Inference stays the same. Training does not: Batch
     Renormalization becomes batch norm, and what else Keras has not is left out, as the report
-    says. An `activation` becomes a layer of its own, `NAME_activation`, with a number if that name
-    is taken.
+    says. An `activation` becomes a layer of its own, `NAME_activation`; one that is a layer, such
+    as `PReLU`, keeps its weights and its name. Where a name is taken, it gets a number.
 
     Args:
         model: As for `to_batch_renormalization`.

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_renorm import convert
-from keras_renorm.layers import BatchNormalization
+from keras_renorm.layers import BatchNormalization, BatchRenormalization
 
 X = np.random.default_rng(2).normal(1.0, 2.0, (6, 5)).astype("f4")
 
@@ -305,6 +305,18 @@ REFUSED = {
         "The RNN 'cells' cannot be copied from its configuration .*'squared'.*"
         r"`keras.saving.custom_object_scope\(",
     ),
+    "activation of a norm in a layer": (
+        lambda: keras.Sequential(
+            [
+                keras.Input((5,)),
+                Block(BatchNormalization(activation=Unregistered(name="act")), name="block"),
+                keras.layers.BatchNormalization(),
+            ]
+        ),
+        TypeError,
+        "The Block 'block' cannot be copied from its configuration .*'Unregistered'.*"
+        r"`keras.saving.register_keras_serializable\(\)`",
+    ),
     "build": (own_build, ValueError, "OwnBuild 'own' has no weights, because Keras cannot build"),
     "weights": (
         lambda: keras.Sequential([keras.Input((5,)), Growing(name="growing")]),
@@ -322,9 +334,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("make", "error", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_copied_is_named(make, error, message):
+@pytest.mark.parametrize("to", [convert.from_keras, convert.to_synchronized])
+def test_what_cannot_be_copied_is_named(make, error, message, to):
     with pytest.raises(error, match=message):
-        convert.from_keras(make())
+        to(make())
 
 
 def adapted(layer, data):
@@ -398,6 +411,15 @@ def test_sharing_that_a_copy_would_lose_is_refused(to):
         to(blocks)
 
 
+@pytest.mark.parametrize("to", [convert.to_batch_renormalization, convert.fold])
+def test_sharing_of_what_has_no_weights_may_be_lost(to):
+    shared = keras.layers.LeakyReLU(0.3)
+    blocks = [Block(BatchNormalization(activation=shared)) for _ in range(2)]
+    model = randomised(keras.Sequential([keras.Input((5,)), *blocks]))
+    converted = to(model, report=lambda report: None)
+    np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-5)
+
+
 @keras.saving.register_keras_serializable("cloning_test")
 class Scale(keras.layers.Lambda):
     """A `Lambda` with a configuration of its own."""
@@ -419,3 +441,224 @@ def test_a_lambda_of_a_class_of_its_own_is_made_from_its_configuration():
     model = keras.Sequential([keras.Input((5,)), Scale(3.0), keras.layers.BatchNormalization()])
     copy = convert.from_keras(model)
     np.testing.assert_allclose(copy(X), model(X), rtol=1e-6)
+
+
+@keras.saving.register_keras_serializable("cloning_test")
+class Slopes(keras.layers.Layer):
+    """An activation of a class of its own, with weights, a setting and no word on masks."""
+
+    def __init__(self, power=1, **kwargs):
+        super().__init__(**kwargs)
+        self.power = power
+
+    def build(self, shape):
+        self.slope = self.add_weight(shape=(shape[-1],), name="slope")
+
+    def call(self, x):
+        return self.slope * keras.ops.tanh(x) ** self.power
+
+    def get_config(self):
+        return super().get_config() | {"power": self.power}
+
+
+class Unregistered(Slopes):
+    """An activation of which Keras does not know the class."""
+
+
+ACTIVATIONS = {
+    "without weights": lambda: keras.layers.LeakyReLU(0.3, name="act"),
+    "with weights": lambda: keras.layers.PReLU(name="act"),
+    "of an own class": lambda: Slopes(3, name="act"),
+    "of a class that is not registered": lambda: Unregistered(3, name="act"),
+    "lambda": lambda: keras.layers.Lambda(lambda x: squared(x), name="act"),
+    "model": lambda: keras.Sequential(
+        [keras.Input((5,)), keras.layers.PReLU(), keras.layers.Dense(5)], name="act"
+    ),
+}
+
+
+def dense(name=None):
+    return keras.layers.Dense(5, name=name)
+
+
+def activated(activation, name="norm", kind=BatchNormalization):
+    return kind(activation=activation, name=name)
+
+
+def behind_a_layer(activation):
+    return keras.Sequential([keras.Input((5,)), dense(), activated(activation)])
+
+
+def alone(activation):
+    return keras.Sequential([keras.Input((5,)), activated(activation, kind=BatchRenormalization)])
+
+
+def behind_dropout(activation):
+    layers = dense(), keras.layers.Dropout(0.5), activated(activation), dense()
+    return keras.Sequential([keras.Input((5,)), *layers])
+
+
+def shared_by_norms(activation):
+    inputs = keras.Input((5,))
+    hidden = activated(activation, "first")(dense()(inputs))
+    hidden = activated(activation, "second")(keras.layers.ReLU()(hidden))
+    return keras.Model(inputs, activated(activation, "third")(dense()(hidden)))
+
+
+def shared_in_a_sequential(activation):
+    layers = [dense(), activated(activation, "first"), dense(), activated(activation, "second")]
+    return keras.Sequential([keras.Input((5,)), *layers])
+
+
+def used_by_itself_too(activation):
+    inputs = keras.Input((5,))
+    hidden = dense()(activation(activated(activation)(dense()(inputs))))
+    return keras.Model(inputs, activated(activation, "second")(hidden))
+
+
+def nested(activation):
+    inner = keras.Sequential([keras.Input((5,)), dense(), activated(activation)], name="inner")
+    inputs = keras.Input((5,))
+    return keras.Model(inputs, activated(activation, "outer")(inner(dense()(inner(inputs)))))
+
+
+def in_norms_in_norms(activation):
+    return behind_a_layer(BatchNormalization(activation=activation, name="inner"))
+
+
+PLACES = [
+    behind_a_layer,
+    alone,
+    behind_dropout,
+    shared_by_norms,
+    shared_in_a_sequential,
+    used_by_itself_too,
+    nested,
+    in_norms_in_norms,
+]
+TO = [
+    convert.fold,
+    convert.from_keras,
+    convert.to_batch_normalization,
+    convert.to_batch_renormalization,
+    convert.to_keras,
+    convert.to_synchronized,
+    convert.to_unsynchronized,
+]
+
+
+def parts(model):
+    """The ids of the layers and variables of a model."""
+    return {id(part) for part in (*model._flatten_layers(), *model.variables)}
+
+
+def converted_with_activation(to, model):
+    """The converted model, after a comparison with the model, which must stay as it is."""
+    model = randomised(model)
+    weights, y = model.get_weights(), np.asarray(model(X))
+    assert np.std(y) > 0.01
+    converted = to(model, report=lambda report: None)
+    np.testing.assert_allclose(converted(X), y, rtol=1e-5, atol=1e-5)
+    assert not parts(converted) & parts(model)
+    converted.set_weights([0 * w for w in converted.get_weights()])
+    for actual, desired in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(actual, desired)
+    np.testing.assert_array_equal(model(X), y)
+    return converted
+
+
+@pytest.mark.parametrize("make", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize("to", TO)
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_activations_that_are_layers_go_along(make, to):
+    activation = make()
+    converted = converted_with_activation(to, behind_a_layer(activation))
+    (copy,) = [layer for layer in converted._flatten_layers() if layer.name == "act"]
+    assert type(copy) is type(activation)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("to", TO)
+def test_activations_that_are_layers_go_along_wherever_they_are(place, to):
+    activation = Slopes(3, name="act")
+    converted = converted_with_activation(to, place(activation))
+    layers = {id(layer): layer for layer in converted._flatten_layers()}.values()
+    (copy,) = [layer for layer in layers if type(layer) is Slopes]
+    assert copy.name == "act"
+    if to is convert.to_keras or (to is convert.fold and place is not in_norms_in_norms):
+        assert not any(isinstance(layer, BatchNormalization) for layer in layers)
+
+
+@pytest.mark.parametrize("to", [convert.from_keras, convert.to_synchronized])
+@pytest.mark.parametrize("place", [behind_a_layer, shared_by_norms, nested])
+def test_activations_that_are_layers_keep_the_paths_of_their_weights(place, to):
+    model = randomised(place(keras.layers.PReLU()))
+    assert [w.path for w in to(model).weights] == [w.path for w in model.weights]
+
+
+@pytest.mark.parametrize("make", [keras.layers.PReLU, lambda **o: Slopes(3, **o)])
+@pytest.mark.parametrize("to", [convert.fold, convert.to_keras, convert.from_keras])
+def test_activations_of_other_layers_go_along(make, to):
+    """Keras makes the weights of these in the first call that is not symbolic."""
+    layers = keras.layers.Dense(5, activation=make(name="act")), keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((5,)), *layers])
+    model(X)
+    converted_with_activation(to, model)
+
+
+@pytest.mark.parametrize("to", [convert.fold, convert.to_keras])
+def test_an_activation_that_is_a_layer_has_a_name_of_its_own(to):
+    layers = [
+        dense(),
+        activated(keras.layers.PReLU(name="act"), "first"),
+        keras.layers.ReLU(name="act_1"),
+        activated(keras.layers.PReLU(name="act"), "second"),
+        dense("act_3"),
+        activated(keras.layers.PReLU(name="other"), "third"),
+        keras.layers.ReLU(name="act"),
+    ]
+    converted = to(keras.Sequential([keras.Input((5,)), *layers]))
+    names = [layer.name for layer in converted.layers if isinstance(layer, keras.layers.PReLU)]
+    assert names == ["act_2", "act_4", "other"]
+
+
+@pytest.mark.parametrize("to", [convert.fold, convert.to_keras])
+def test_an_activation_that_is_a_layer_is_called_as_its_norm(to):
+    """With a mask that is no argument of it, and for training where the norm is."""
+    inputs, mask = keras.Input((5,)), keras.Input((), dtype="bool")
+    dropout = keras.layers.Dropout(0.9, seed=1)
+    norm = BatchNormalization(activation=dropout, trainable=False)
+    model = keras.Model([inputs, mask], norm(dense()(inputs), training=True, mask=mask))
+    converted = to(randomised(model))
+    ones = np.ones(6, bool)
+    for one in (model, converted):
+        assert np.mean(np.asarray(one([X, ones])) == 0) > 0.5
+
+
+@pytest.mark.parametrize("to", TO)
+def test_masks_go_through_activations_that_are_layers(to):
+    layers = dense(), activated(Slopes(3)), keras.layers.GRU(3)
+    model = keras.Sequential([keras.Input((3, 5)), keras.layers.Masking(), *layers])
+    model = randomised(model)
+    x = np.stack([X, 0 * X, X + 1], axis=1)
+    np.testing.assert_allclose(to(model)(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("to", TO)
+def test_activations_that_are_layers_keep_whether_they_are_trained(to):
+    model = behind_a_layer(keras.layers.PReLU(name="act"))
+    for trainable in (False, True):
+        model.layers[1].activation.trainable = trainable
+        (copy,) = [layer for layer in to(model)._flatten_layers() if layer.name == "act"]
+        assert copy.trainable is trainable
+        assert bool(copy.trainable_variables) is trainable
+
+
+@pytest.mark.parametrize("to", TO)
+def test_activations_that_are_layers_of_a_model_without_weights(to):
+    model = keras.Sequential([activated(keras.layers.PReLU())])
+    if to is convert.fold:
+        model.build((None, 5))
+        model = keras.Sequential([keras.Input((5,)), model])
+    converted = to(model)
+    assert converted(X).shape == (6, 5)

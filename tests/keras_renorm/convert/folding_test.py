@@ -129,6 +129,40 @@ def test_folded_layers_agree_with_float64():
     np.testing.assert_allclose(new_model(x), normalised(y, "second"), rtol=1e-5, atol=1e-5)
 
 
+def test_an_activation_that_is_a_layer_stands_in_the_place_of_its_norm():
+    layer = L.Conv2D(4, 3, name="conv")
+    norm = BN(activation=L.PReLU(shared_axes=[1, 2], name="slopes"), name="norm")
+    model = stack(layer, L.SpatialDropout2D(0.5, name="drop"), norm, shape=(6, 6, 3))
+    new_model, report = folded(model)
+    assert [x.name for x in new_model.layers] == ["conv", "drop", "slopes"]
+    assert new_model.layers[0].activation is keras.activations.linear
+    assert report.replaced == (
+        convert.Change("net/norm", "BatchNormalization", "PReLU", "folded into net/conv"),
+    )
+    assert "net/norm  BatchNormalization -> PReLU (folded into net/conv)" in str(report)
+
+
+def test_an_activation_that_is_a_layer_follows_an_affine():
+    norm = BN(activation=L.PReLU(name="slopes"), name="norm")
+    new_model, report = folded(stack(norm, shape=(5,)))
+    assert [x.name for x in new_model.layers] == ["norm", "slopes"]
+    assert notes(report) == {"norm": "affine: follows the input"}
+
+
+def test_an_activation_that_is_a_layer_stays_in_a_norm_that_stays():
+    norm = BN(activation=L.PReLU(name="slopes"), name="norm")
+    model = stack(norm, L.Reshape((5, 1)), L.TimeDistributed(BN(activation=L.PReLU())), shape=(5,))
+    norm.moving_mean.assign([0, 1e6, 0, 0, 0])
+    reports = []
+    new_model = convert.fold(model, report=reports.append)
+    assert [change.note for change in reports[0].kept] == [
+        "a mean beyond 64 deviations",
+        "its activation has no room in the layer around it",
+    ]
+    x = sample(model)
+    np.testing.assert_array_equal(new_model(x), model(x))
+
+
 def test_regularizers_and_constraints_go():
     layer = L.Dense(3, kernel_regularizer="l2", kernel_constraint="max_norm")
     new_model, _ = folded(stack(layer, BN(), shape=(4,)))
@@ -450,6 +484,8 @@ print("equal", len(outputs))
 
 def test_a_folded_model_loads_without_this_package(tmp_path):
     model = functional()
+    slopes = BN(activation=L.PReLU())(L.Conv2D(2, 1)(model.outputs[0]))
+    model = randomised(keras.Model(model.inputs, {"a": model.outputs, "b": slopes}))
     x = sample(model)
     y = keras.tree.flatten(model(x))
     arrays = {f"x{i}": v for i, v in enumerate(x)} | {f"y{i}": v for i, v in enumerate(y)}
@@ -462,7 +498,7 @@ def test_a_folded_model_loads_without_this_package(tmp_path):
         timeout=120,
         check=False,
     )
-    assert result.stdout == "equal 3\n", result.stderr
+    assert result.stdout == "equal 4\n", result.stderr
 
 
 @keras.saving.register_keras_serializable("folding_test")

@@ -406,6 +406,14 @@ def test_to_keras_gives_layers_of_keras_only():
     np.testing.assert_array_equal(back(X), convert.from_keras(model)(X))
 
 
+def test_to_keras_has_an_activation_that_is_a_layer_follow():
+    norm = layers.BatchNormalization(activation=keras.layers.PReLU(name="slopes"), name="norm")
+    reports = []
+    converted = convert.to_keras(one_layer(norm), report=reports.append)
+    assert [x.name for x in converted.layers] == ["norm", "slopes"]
+    assert reports[0].replaced[0].note == "activation in a layer of its own"
+
+
 def test_to_keras_in_a_functional_model():
     inputs = keras.Input((5,))
     norm = layers.BatchNormalization(activation="relu", name="norm")
@@ -463,6 +471,10 @@ class Holder(keras.layers.Wrapper):
             lambda: wrapped(layers.BatchNormalization(activation="relu", name="norm")),
             "'norm' would become two layers, for which there is no room in the Holder layer "
             "'holder'.* put a keras.layers.Activation",
+        ),
+        (
+            lambda: wrapped(layers.BatchNormalization(activation=keras.layers.PReLU(), name="a")),
+            "'a' would become two layers, for which there is no room in the Holder layer 'holder'",
         ),
         (
             lambda: keras.Sequential(
