@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_renorm.convert.cloning import Rewrite, config_of, rewritten
+from keras_renorm.convert.cloning import rewritten
+from keras_renorm.convert.configurations import config_of
 from keras_renorm.convert.report import Change, Report, Reporter, check_reporter, deliver
+from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.convert.rules import (
     PLAIN_OF,
     RENORM_OF,

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_renorm.convert.cloning import config_of
+from keras_renorm.convert.configurations import config_of
 from keras_renorm.layers import (
     BatchNormalization,
     BatchRenormalization,
