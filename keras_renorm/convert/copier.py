@@ -188,8 +188,7 @@ def _call(chain: Chain, *args: Any, **kwargs: Any) -> Any:
     given = args[0] if args else kwargs.get("inputs")
     outputs = given if copy is None else copy(*args, **kwargs)
     # An activation in a norm is called for what the norm is called for.
-    training = kwargs.get("training", args[1] if len(args) > 1 else None)
-    options = {} if training is None else {"training": training}
+    options = {key: value for key, value in kwargs.items() if key == "training"}
     for layer in following:
         outputs = layer(outputs, **options)
     return outputs

@@ -565,33 +565,3 @@ def test_frozen_statistics_go_along_into_a_class(to, built):
     assert norm.frozen_statistics
     statistics.unfreeze(model)
     assert not statistics.is_frozen(norms(to(model))[0])
-
-
-@pytest.mark.parametrize("to", [convert.to_keras, convert.fold])
-def test_an_activation_has_a_name_of_its_own(to):
-    model = keras.Sequential(
-        [
-            keras.Input((5,)),
-            layers.BatchNormalization(activation="relu", name="bn"),
-            keras.layers.Activation("tanh", name="bn_activation"),
-            keras.layers.Activation("tanh", name="bn_activation_1"),
-        ]
-    )
-    converted = to(model)
-    assert [layer.name for layer in converted.layers] == [
-        "bn",
-        "bn_activation_2",
-        "bn_activation",
-        "bn_activation_1",
-    ]
-    np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-6)
-
-
-def test_an_activation_has_a_name_of_its_own_among_operations():
-    inputs = keras.Input((5,))
-    hidden = layers.BatchNormalization(activation="relu", name="bn")(inputs)
-    model = keras.Model(inputs, keras.ops.tanh(hidden))
-    model.operations[-1].name = "bn_activation"
-    converted = convert.to_keras(model)
-    names = [operation.name for operation in converted.operations]
-    assert names[1:] == ["bn", "bn_activation_1", "bn_activation"]
