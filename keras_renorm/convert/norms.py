@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_renorm.convert.cloning import Rewrite, config_of, rewritten
+from keras_renorm.convert.cloning import rewritten
+from keras_renorm.convert.configurations import config_of
 from keras_renorm.convert.report import Change, Report, Reporter, check_reporter, deliver
+from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.convert.rules import (
     PLAIN_OF,
     RENORM_OF,
@@ -184,8 +186,8 @@ def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Mod
 
     For where this package is not installed. Inference stays the same. Training does not: Batch
     Renormalization becomes batch norm, and what else Keras has not is left out, as the report
-    says. An `activation` becomes a layer of its own, `NAME_activation`, with a number if that name
-    is taken.
+    says. An `activation` becomes a layer of its own, `NAME_activation`; one that is a layer, such
+    as `PReLU`, keeps its weights and its name. Where a name is taken, it gets a number.
 
     Args:
         model: As for `to_batch_renormalization`.

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_renorm.convert.cloning import config_of
+from keras_renorm.convert.configurations import config_of
 from keras_renorm.layers import (
     BatchNormalization,
     BatchRenormalization,
@@ -45,9 +45,14 @@ def as_keras(layer: Layer) -> Layer | None:
 
 
 def activation_after(layer: Layer) -> Layer | None:
-    """A layer for the activation of one of our batch norms; None if there is none."""
+    """The activation of one of our batch norms as a layer, or None if there is none.
+
+    One that is a layer already is given as it is, and is to be copied.
+    """
     if not isinstance(layer, BatchNormalization) or is_linear(layer.activation):
         return None
+    if isinstance(layer.activation, keras.layers.Layer):
+        return layer.activation
     return keras.layers.Activation(
         layer.activation, name=f"{layer.name}_activation", dtype=layer.dtype_policy
     )

@@ -65,6 +65,17 @@ def test_flags_of_layers_in_models_and_of_shared_ones():
         assert paths[0] == paths[1]
 
 
+@pytest.mark.parametrize("to", [convert.fold, convert.to_keras, convert.to_synchronized])
+def test_an_activation_that_is_a_layer_goes_along(to):
+    activation = keras.layers.PReLU()
+    norms = [layers.BatchNormalization(activation=activation) for _ in range(2)]
+    parts = keras.layers.Dense(4), norms[0], keras.layers.Dense(4), norms[1]
+    model = randomised(keras.Sequential([keras.Input((5,)), *parts]))
+    converted = to(model)
+    np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-5)
+    assert not {id(v) for v in converted.variables} & {id(v) for v in model.variables}
+
+
 @pytest.mark.parametrize("to", [convert.fold, convert.to_keras])
 def test_a_call_for_training_of_a_model_computes_the_same(to):
     norm = layers.BatchNormalization(activation="relu")

@@ -406,6 +406,14 @@ def test_to_keras_gives_layers_of_keras_only():
     np.testing.assert_array_equal(back(X), convert.from_keras(model)(X))
 
 
+def test_to_keras_has_an_activation_that_is_a_layer_follow():
+    norm = layers.BatchNormalization(activation=keras.layers.PReLU(name="slopes"), name="norm")
+    reports = []
+    converted = convert.to_keras(one_layer(norm), report=reports.append)
+    assert [x.name for x in converted.layers] == ["norm", "slopes"]
+    assert reports[0].replaced[0].note == "activation in a layer of its own"
+
+
 def test_to_keras_in_a_functional_model():
     inputs = keras.Input((5,))
     norm = layers.BatchNormalization(activation="relu", name="norm")
@@ -463,6 +471,10 @@ class Holder(keras.layers.Wrapper):
             lambda: wrapped(layers.BatchNormalization(activation="relu", name="norm")),
             "'norm' would become two layers, for which there is no room in the Holder layer "
             "'holder'.* put a keras.layers.Activation",
+        ),
+        (
+            lambda: wrapped(layers.BatchNormalization(activation=keras.layers.PReLU(), name="a")),
+            "'a' would become two layers, for which there is no room in the Holder layer 'holder'",
         ),
         (
             lambda: keras.Sequential(
@@ -553,33 +565,3 @@ def test_frozen_statistics_go_along_into_a_class(to, built):
     assert norm.frozen_statistics
     statistics.unfreeze(model)
     assert not statistics.is_frozen(norms(to(model))[0])
-
-
-@pytest.mark.parametrize("to", [convert.to_keras, convert.fold])
-def test_an_activation_has_a_name_of_its_own(to):
-    model = keras.Sequential(
-        [
-            keras.Input((5,)),
-            layers.BatchNormalization(activation="relu", name="bn"),
-            keras.layers.Activation("tanh", name="bn_activation"),
-            keras.layers.Activation("tanh", name="bn_activation_1"),
-        ]
-    )
-    converted = to(model)
-    assert [layer.name for layer in converted.layers] == [
-        "bn",
-        "bn_activation_2",
-        "bn_activation",
-        "bn_activation_1",
-    ]
-    np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-6)
-
-
-def test_an_activation_has_a_name_of_its_own_among_operations():
-    inputs = keras.Input((5,))
-    hidden = layers.BatchNormalization(activation="relu", name="bn")(inputs)
-    model = keras.Model(inputs, keras.ops.tanh(hidden))
-    model.operations[-1].name = "bn_activation"
-    converted = convert.to_keras(model)
-    names = [operation.name for operation in converted.operations]
-    assert names[1:] == ["bn", "bn_activation_1", "bn_activation"]

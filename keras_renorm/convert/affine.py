@@ -1,0 +1,79 @@
+"""The affine that a batch norm is in inference, and kernels with it folded in."""
+
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+Layer: TypeAlias = keras.layers.Layer
+Array = NDArray[np.float64]
+
+# Where the kernel of each layer has the output channels, and how many weights come before it.
+# A depthwise kernel ends in (channels, multiplier), which together are the output channels.
+KERNELS: dict[type, tuple[int, tuple[int, ...]]] = {
+    keras.layers.Dense: (0, (-1,)),
+    keras.layers.Conv1D: (0, (-1,)),
+    keras.layers.Conv2D: (0, (-1,)),
+    keras.layers.Conv3D: (0, (-1,)),
+    keras.layers.Conv1DTranspose: (0, (-2,)),
+    keras.layers.Conv2DTranspose: (0, (-2,)),
+    keras.layers.Conv3DTranspose: (0, (-2,)),
+    keras.layers.DepthwiseConv1D: (0, (-2, -1)),
+    keras.layers.DepthwiseConv2D: (0, (-2, -1)),
+    keras.layers.SeparableConv1D: (1, (-1,)),
+    keras.layers.SeparableConv2D: (1, (-1,)),
+}
+
+# x * scale + offset has an error of about 6e-8 * |mean| * |scale|, where our layers, which take the
+# mean away first, have none: above this a channel would miss the promised 1e-5.
+LARGE_MEAN = 64.0
+
+
+def folded_weights(layer: Layer, norm: Layer) -> list[Array]:
+    """The weights of `layer` with those of the norm after it, in float64.
+
+    ```
+    kernel' = kernel * scale,  bias' = beta + (bias - moving_mean) * scale
+    scale = gamma / sqrt(moving_variance + epsilon)
+    ```
+
+    Args:
+        layer: A layer of one of the classes in `KERNELS`.
+        norm: A batch norm over its channels.
+
+    Returns:
+        The weights of such a layer with a bias.
+    """
+    mean, scale, offset = _affine(norm)
+    weights = [_numpy(weight) for weight in layer.weights]
+    index, axes = KERNELS[type(layer)]
+    kernel = weights[index]
+    shape = [size if i - kernel.ndim in axes else 1 for i, size in enumerate(kernel.shape)]
+    bias = weights[index + 1] if layer.use_bias else 0.0
+    return [*weights[:index], kernel * scale.reshape(shape), offset + (bias - mean) * scale]
+
+
+def has_large_mean(norm: Layer) -> bool:
+    """Whether a moving mean is beyond `LARGE_MEAN` deviations."""
+    mean, scale, _ = _affine(norm)
+    return bool(np.any(np.abs(mean * scale) > LARGE_MEAN))
+
+
+def largest(weights: list[Array]) -> float:
+    """The largest magnitude in `weights`, NaN aside."""
+    return max(float(np.nanmax(np.abs(weight), initial=0.0)) for weight in weights)
+
+
+def _affine(norm: Layer) -> tuple[Array, Array, Array]:
+    """Mean, scale and offset of a norm in inference: y = (x - mean) * scale + offset."""
+    mean, variance = _numpy(norm.moving_mean), _numpy(norm.moving_variance)
+    gamma = 1.0 if norm.gamma is None else _numpy(norm.gamma)
+    beta = np.zeros_like(mean) if norm.beta is None else _numpy(norm.beta)
+    # Statistics that are no numbers give NaN, as in the norm.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return mean, gamma / np.sqrt(variance + norm.epsilon), beta
+
+
+def _numpy(variable: Any) -> Array:
+    return np.asarray(keras.ops.convert_to_numpy(variable)).astype(np.float64)

@@ -1,0 +1,220 @@
+"""Copies of the layers and models in a model, without weights."""
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_renorm.convert.checks import lost_class, no_room, paired
+from keras_renorm.convert.configurations import (
+    config_of,
+    deserialized,
+    layer_activation,
+    made_like,
+)
+from keras_renorm.convert.graphs import is_graph
+from keras_renorm.convert.names import Names
+from keras_renorm.convert.rewrite import Rewrite
+
+Layer: TypeAlias = keras.layers.Layer
+#: What stands in the place of a model, layer or other operation, one after the other: first its
+#: copy, or None if it is left out; then what follows.
+Chain: TypeAlias = tuple[Any, ...]
+
+
+class Copier:
+    """Copies what is in a model, each layer once, however often it is used.
+
+    Args:
+        model: The model.
+        rewrite: What is to be done with its layers.
+    """
+
+    def __init__(self, model: keras.Model, rewrite: Rewrite) -> None:
+        self._rewrite = rewrite
+        self._names = Names(model)
+        self._chains: dict[int, Chain] = {}
+        self._moved: dict[int, Layer] = {}  # activations that follow, by the layers that had them
+
+    def copy(self, model: keras.Model) -> keras.Model:
+        """The copy of a model."""
+        return self._chain(model)[0]
+
+    def pairs(self, model: keras.Model) -> Iterator[tuple[Layer, Layer]]:
+        """Each model and layer in a copied model, outer ones first, with its copy.
+
+        Raises:
+            TypeError: If a model has a layer that is not in its graph.
+            ValueError: If a copy has other layers in it.
+        """
+        return self._pairs(model, set())
+
+    def _chain(self, operation: Any) -> Chain:
+        if id(operation) not in self._chains:
+            self._chains[id(operation)] = self._new_chain(operation)
+        return self._chains[id(operation)]
+
+    def _new_chain(self, operation: Any) -> Chain:
+        if not isinstance(operation, keras.layers.Layer):
+            return (_same_operation(operation),)
+        if self._rewrite.removes(operation):
+            return (None, *self._following(operation))
+        if is_graph(operation):
+            return (self._graph(operation),)
+        new = self._rewrite.replace(operation)
+        if new is None:
+            return (self._layer(operation),)
+        return (self._with_activation(operation, new), *self._following(operation))
+
+    def _following(self, layer: Layer) -> Chain:
+        """What follows a layer that is replaced or left out."""
+        after = self._rewrite.follow(layer)
+        if after is None:
+            return ()
+        if after is layer_activation(layer):
+            return self._activation_after(layer, after)
+        after.name = self._names.free(after.name)
+        return (after,)
+
+    def _activation_after(self, layer: Layer, activation: Layer) -> Chain:
+        """What stands in the place of an activation that its layer does not have any more."""
+        self._moved[id(layer)] = activation
+        copy, *following = self._chain(activation)
+        copy.name = self._names.free(activation.name, activation)
+        # As in the norm, which hands a mask on whatever its activation is.
+        copy.supports_masking = True
+        return (copy, *following)
+
+    def _with_activation(self, layer: Layer, new: Layer) -> Layer:
+        """`new`, in the place of `layer`, with the one copy of its activation."""
+        activation = layer_activation(layer)
+        if activation is None or layer_activation(new) is None:
+            return new
+        return made_like(new, config_of(new) | {"activation": self._inner(activation, layer)})
+
+    def _inner(self, inner: Layer, layer: Layer) -> Layer:
+        """The copy of a layer that `layer` calls."""
+        copy, *following = self._chain(inner)
+        if following:
+            raise no_room(inner, layer)
+        return copy
+
+    def _graph(self, model: keras.Model) -> keras.Model:
+        if isinstance(model, keras.Sequential):
+            return self._sequential(model)
+        return keras.models.clone_model(
+            model, _inputs(model), clone_function=self._chain, call_function=_call
+        )
+
+    def _sequential(self, model: keras.Sequential) -> keras.Sequential:
+        layers = [_input(layer) for layer in model._layers[:1] if _is_input(layer)]
+        for layer in model.layers:
+            layers += [part for part in self._chain(layer) if part is not None]
+        if type(model).__init__ is not keras.Sequential.__init__:
+            return keras.Sequential(layers, name=model.name)
+        return type(model)(layers, name=model.name)
+
+    def _layer(self, layer: Layer) -> Layer:
+        """A layer from the configuration of another, with the layers in that replaced."""
+        config = config_of(layer)
+        if type(layer) is keras.layers.TimeDistributed:
+            options = {key: value for key, value in config.items() if key != "layer"}
+            return type(layer)(self._inner(layer.layer, layer), **options)
+        activation = layer_activation(layer)
+        if activation is not None:
+            config["activation"] = self._inner(activation, layer)
+        new = made_like(layer, self._replaced_in(config, self._replaceable(layer), layer))
+        before, after = layer._flatten_layers(), new._flatten_layers()
+        # A class without the argument `name` loses it, and layers that one makes count on.
+        for part, copy in zip(before, after if len(before) == len(after) else [new], strict=False):
+            copy.name = part.name
+        return new
+
+    def _replaceable(self, layer: Layer) -> set[str]:
+        """The names of the classes of layers in `layer` that may be replaced."""
+        return {
+            type(inner).__name__
+            for inner in layer._flatten_layers()
+            if inner is not layer and self._rewrite.replace(inner) is not None
+        }
+
+    def _replaced_in(self, config: Any, replaceable: set[str], layer: Layer) -> Any:
+        """A configuration of `layer`, with the layers that are serialised in it replaced."""
+        if isinstance(config, list | tuple):
+            return type(config)(self._replaced_in(item, replaceable, layer) for item in config)
+        if not isinstance(config, dict):
+            return config
+        # "build_config" would make the weights before the layer has its place, and so its path.
+        config = {key: value for key, value in config.items() if key != "build_config"}
+        if config.get("class_name") in replaceable:
+            inner = deserialized(config, layer)
+            new = self._rewrite.replace(inner)
+            if new is not None and self._rewrite.follow(inner) is not None:
+                raise no_room(inner, layer)
+            return config if new is None else config | keras.saving.serialize_keras_object(new)
+        return {key: self._replaced_in(v, replaceable, layer) for key, v in config.items()}
+
+    def _pairs(self, old: Layer, seen: set[int]) -> Iterator[tuple[Layer, Layer]]:
+        if id(old) not in self._chains or id(old) in seen:
+            return
+        seen.add(id(old))
+        new = self._chains[id(old)][0]
+        parts = self._parts(old)
+        if parts is None:
+            yield from paired(old, new)
+            return
+        if new is not None:
+            yield old, new
+        for part in parts:
+            yield from self._pairs(part, seen)
+
+    def _parts(self, old: Layer) -> list[Layer] | None:
+        """What is in a layer, if it was copied by itself; None if with its configuration."""
+        if is_graph(old):
+            layers = [layer for layer in old._layers if not _is_input(layer)]
+            if any(id(layer) not in self._chains for layer in layers):
+                raise lost_class(old)
+            return layers
+        if type(old) is keras.layers.TimeDistributed:
+            return [old.layer]
+        if id(old) in self._moved:
+            return [self._moved[id(old)]]
+        return [] if self._rewrite.removes(old) else None
+
+
+def _call(chain: Chain, *args: Any, **kwargs: Any) -> Any:
+    """Calls what stands in the place of an operation in the graph of a functional model."""
+    copy, *following = chain
+    given = args[0] if args else kwargs.get("inputs")
+    outputs = given if copy is None else copy(*args, **kwargs)
+    # An activation in a norm is called for what the norm is called for.
+    options = {key: value for key, value in kwargs.items() if key == "training"}
+    for layer in following:
+        outputs = layer(outputs, **options)
+    return outputs
+
+
+def _same_operation(operation: Any) -> Any:
+    """A copy of an operation that is no layer, without its place in a graph.
+
+    It has no weights, and a configuration could not hold its functions and arrays.
+    """
+    new = object.__new__(type(operation))
+    vars(new).update(vars(operation))
+    new._inbound_nodes, new._outbound_nodes = [], []
+    return new
+
+
+def _is_input(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.InputLayer)
+
+
+def _input(layer: Layer) -> Layer:
+    return type(layer).from_config(layer.get_config())
+
+
+def _inputs(model: keras.Model) -> Any:
+    """New inputs for a copy of a functional model. Keras's own are never sparse or optional."""
+    return keras.tree.map_structure(
+        lambda tensor: _input(tensor._keras_history.operation).output, model.input
+    )

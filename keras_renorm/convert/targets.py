@@ -1,0 +1,92 @@
+"""Which layer a batch norm can be folded into."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_renorm.convert.affine import KERNELS, folded_weights, largest
+from keras_renorm.convert.graphs import Graph, Use
+from keras_renorm.convert.rules import is_linear
+
+Layer: TypeAlias = keras.layers.Layer
+
+# They return their inputs in inference.
+_IDENTITIES = (
+    keras.layers.ActivityRegularization,
+    keras.layers.AlphaDropout,
+    keras.layers.Dropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.Identity,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+)
+
+_LARGEST_FLOAT16 = 65504
+
+
+def find_target(graph: Graph, use: Use, count: Callable[[int], int]) -> tuple[Layer | None, str]:
+    """The layer that a norm can be folded into, or None and why there is none.
+
+    Args:
+        graph: The graph that the norm is called in.
+        use: Its call.
+        count: How often the whole model calls a layer, by its id.
+    """
+    layer, reason = _before(graph, use)
+    if layer is not None:
+        reason = _obstacle(layer, use.layer, count)
+    return (None, reason) if reason else (layer, "")
+
+
+def _before(graph: Graph, use: Use) -> tuple[Layer | None, str]:
+    """The layer with a kernel whose output alone a norm takes, or None and why there is none."""
+    while True:
+        made_by = graph.maker(use.inputs[0])
+        if made_by is None:
+            return None, "follows the input"
+        kind = type(made_by.layer)
+        if kind not in KERNELS and (kind not in _IDENTITIES or made_by.training):
+            return None, f"follows {kind.__name__}"
+        if graph.readers(use.inputs[0]) > 1:
+            return None, f"the output of {made_by.layer.name} is used elsewhere, too"
+        if kind in KERNELS:
+            return made_by.layer, ""
+        use = made_by
+
+
+def _obstacle(layer: Layer, norm: Layer, count: Callable[[int], int]) -> str:
+    """Why a norm cannot be folded into the layer before it; empty if it can be."""
+    if count(id(layer)) > 1 or count(id(norm)) > 1:
+        return "a shared layer"
+    if not is_linear(layer.activation):
+        return f"{layer.name} has an activation"
+    if getattr(layer, "lora_enabled", False) or layer.quantization_mode is not None:
+        return f"{layer.name} is quantized or has LoRA weights"
+    if layer.compute_dtype != norm.compute_dtype:
+        return f"{layer.name} computes in {layer.compute_dtype}"
+    rank = norm.input_spec.ndim
+    first = getattr(layer, "data_format", None) == "channels_first"
+    if norm.axis % rank != (1 if first else rank - 1):
+        return f"axis {norm.axis} is not that of {layer.name}'s channels"
+    if first and _may_mistake_width(layer):
+        return f"Keras may add the bias of {layer.name} to the wrong axis"
+    # What overflowed would be NaN after the sum.
+    is_half = norm.compute_dtype == "float16"
+    if is_half and largest(folded_weights(layer, norm)) > _LARGEST_FLOAT16:
+        return "the kernel would overflow float16"
+    return ""
+
+
+def _may_mistake_width(layer: Layer) -> bool:
+    """Whether Keras 3.15's `ops.add` under TensorFlow may take the width for the channels.
+
+    It tells them apart by their sizes, and takes the last axis where both are equal.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    # A layer that other models use, too, has no single output.
+    shape: Any = getattr(getattr(layer, "output", None), "shape", (None,))
+    return shape[-1] is None or shape[-1] == shape[1]

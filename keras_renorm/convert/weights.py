@@ -1,0 +1,124 @@
+"""The weights of copies, and what else a layer has learned."""
+
+import tempfile
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+from keras_renorm.convert.rewrite import Rewrite
+from keras_renorm.statistics import freeze, is_frozen
+from keras_renorm.statistics.norms import NORMS
+
+Layer: TypeAlias = keras.layers.Layer
+
+
+def build(model: keras.Model, new_model: keras.Model) -> None:
+    """Gives a copy weights if `model` has any."""
+    if not model.built or new_model.built:
+        return
+    if isinstance(model, keras.Sequential):
+        new_model.build(model.input_shape)
+        return
+    config = model.get_build_config() or {}
+    if type(model).build_from_config is not keras.Model.build_from_config:
+        new_model.build_from_config(config)
+    elif "input_shape" in config:
+        new_model(_symbols(config["input_shape"]))
+    elif config:
+        shapes = config["shapes_dict"].items()
+        new_model(**{key.removesuffix("_shape"): _symbols(shape) for key, shape in shapes})
+
+
+def hand_over(old: Layer, new: Layer, rewrite: Rewrite) -> None:
+    """Gives `new` the weights of `old`, as `rewrite` has it.
+
+    Raises:
+        ValueError: If `new` has no weights, or others.
+    """
+    if old.built and not new.built:
+        _build_as(old, new)
+    expected = rewrite.replace(old) or old
+    if isinstance(expected, NORMS) and is_frozen(expected):
+        freeze(new)
+    if expected is old:
+        _hand_over_own(old, new)
+    elif old.built:
+        rewrite.transfer(old, new)
+
+
+def _build_as(old: Layer, new: Layer) -> None:
+    """Gives a copy the weights that no symbolic call of its model made."""
+    if not isinstance(old, keras.Model):
+        # So it is with what Keras's layers have as their activation.
+        new.build_from_config(old.get_build_config() or {})
+    if not new.built:
+        raise ValueError(
+            f"A copy of the {type(old).__name__} {old.name!r} has no weights, because Keras cannot "
+            "build it from the shapes that the model was called with. Write its "
+            "`get_build_config` and `build_from_config`."
+        )
+
+
+def _symbols(shapes: Any) -> Any:
+    """Symbolic inputs; a call with them gives weights their paths, as `build` does not."""
+    return keras.tree.map_shape_structure(keras.KerasTensor, _plain(shapes))
+
+
+def _plain(structure: Any) -> Any:
+    """A structure with the dicts and lists that Keras tracks, which JAX does not know, as plain."""
+    if isinstance(structure, dict):
+        return {key: _plain(value) for key, value in structure.items()}
+    if isinstance(structure, list | tuple):
+        kind = list if isinstance(structure, list) else tuple
+        return kind(_plain(value) for value in structure)
+    return structure
+
+
+def _hand_over_own(old: Layer, new: Layer) -> None:
+    """Gives a copy of the same class what `old` has itself, and not in layers in it."""
+    before, after = _in_one_order(_own_variables(old), _own_variables(new))
+    if [v.shape for v in before] != [v.shape for v in after]:
+        raise ValueError(
+            f"The {type(old).__name__} {old.name!r} has weights of the shapes "
+            f"{[tuple(v.shape) for v in before]}, and a copy of it from its configuration of "
+            f"{[tuple(v.shape) for v in after]}. Make `get_config` and `build` of that class "
+            "create the same weights."
+        )
+    if old.built:
+        _hand_over_state(old, new)
+    for variable, value in zip(after, before, strict=True):
+        variable.assign(np.asarray(keras.ops.convert_to_numpy(value)))
+        variable.trainable = value.trainable and new.trainable
+
+
+def _own_variables(layer: Layer) -> list[Any]:
+    """The variables of a layer that are not of a layer in it."""
+    inner = {id(v) for part in layer._flatten_layers() if part is not layer for v in part.variables}
+    return [variable for variable in layer.variables if id(variable) not in inner]
+
+
+def _in_one_order(before: list[Any], after: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The variables of two layers by their names, if those are the same, or as they are.
+
+    A layer that was quantized makes them in another order from its configuration.
+    """
+    by_name = [sorted(variables, key=lambda v: v.name) for variables in (before, after)]
+    if [v.name for v in by_name[0]] == [v.name for v in by_name[1]]:
+        return by_name[0], by_name[1]
+    return before, after
+
+
+def _hand_over_state(old: Layer, new: Layer) -> None:
+    """Gives `new` what `old` keeps beside its variables, as a file of the model does.
+
+    So have it what `adapt` found: the mean that a `Normalization` subtracts, a vocabulary.
+    """
+    if type(new).load_own_variables is not keras.layers.Layer.load_own_variables:
+        store: dict[str, Any] = {}
+        old.save_own_variables(store)
+        new.load_own_variables(store)
+    if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)

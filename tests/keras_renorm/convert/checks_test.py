@@ -1,0 +1,106 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import convert
+from keras_renorm.layers import BatchNormalization
+
+X = np.random.default_rng(2).normal(1.0, 2.0, (6, 5)).astype("f4")
+
+
+class OwnConstructor(keras.Sequential):
+    def __init__(self, width):
+        super().__init__([keras.Input((width,)), keras.layers.BatchNormalization()])
+
+
+class OwnLayer(keras.Model):
+    """A functional model with a layer that is not in its graph."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.extra = keras.layers.Dense(1)
+
+
+class Pair(keras.layers.Layer):
+    """A layer that does not keep its norm in its configuration."""
+
+    def __init__(self, norm=None, **kwargs):
+        super().__init__(**kwargs)
+        if norm is not None:
+            self.norm = norm
+
+    def call(self, x):
+        return self.norm(x)
+
+    def get_config(self):
+        return super().get_config()
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@keras.saving.register_keras_serializable("checks_test")
+class Holder(keras.layers.Wrapper):
+    """A layer that calls the one that it is given."""
+
+    def call(self, x):
+        return self.layer(x)
+
+
+def own_layer():
+    inputs = keras.Input((5,))
+    return OwnLayer(inputs, keras.layers.BatchNormalization()(inputs), name="own")
+
+
+REFUSED = {
+    "a layer": (
+        lambda: keras.layers.Dense(3),
+        TypeError,
+        "Only Keras models can be converted, received <Dense .*For a single layer, convert "
+        r"keras.Sequential\(\[layer\]\)",
+    ),
+    "constructor": (
+        lambda: OwnConstructor(5),
+        TypeError,
+        "is of the class OwnConstructor, which a copy would lose",
+    ),
+    "layer outside the graph": (
+        own_layer,
+        TypeError,
+        "'own' is of the class OwnLayer, which a copy would lose.*no layers of its own",
+    ),
+    "layers": (
+        lambda: keras.Sequential(
+            [keras.Input((5,)), Pair(keras.layers.BatchNormalization(), name="pair")]
+        ),
+        ValueError,
+        "The Pair 'pair' has 1 layers in it, and a copy of it from its configuration 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_a_copy_would_lose_is_named(make, error, message):
+    with pytest.raises(error, match=message):
+        convert.from_keras(make())
+
+
+@pytest.mark.parametrize("to", [convert.to_batch_renormalization, convert.fold])
+def test_sharing_that_a_copy_would_lose_is_refused(to):
+    shared = keras.layers.BatchNormalization(name="shared")
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, Holder(shared)(shared(inputs)))
+    with pytest.raises(ValueError, match="The BatchNormalization 'shared' is used in several"):
+        to(model)
+    holders = keras.Sequential([keras.Input((5,)), Holder(shared), Holder(shared)])
+    with pytest.raises(ValueError, match="the copies would not share their weights"):
+        to(holders)
+
+
+@pytest.mark.parametrize("to", [convert.to_batch_renormalization, convert.fold])
+def test_sharing_of_what_has_no_weights_may_be_lost(to, randomised):
+    shared = keras.layers.LeakyReLU(0.3)
+    holders = [Holder(BatchNormalization(activation=shared)) for _ in range(2)]
+    model = randomised(keras.Sequential([keras.Input((5,)), *holders]))
+    converted = to(model, report=lambda report: None)
+    np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-5)
