@@ -26,5 +26,7 @@ def test_compilers_take_the_sources_without_a_warning(compiler, source):
     x86 = platform.machine() in ("x86_64", "AMD64") and not compiler.startswith("aarch64")
     flags = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
     variants = ["-DKR_X86_VARIANTS=1"] if x86 else []
-    command = [compiler, *flags, *variants, "-DKR_ISA=baseline", "-isystem", headers(), source]
-    subprocess.run(command, check=True, timeout=120)
+    command = [compiler, *flags, *variants, "-isystem", headers(), source, "-DKR_ISA=baseline"]
+    levels = ["x86-64-v3", "x86-64-v4"] if x86 and source.stem == "kernels" else []
+    for more in ([], *([f"-march={level}"] for level in levels)):
+        subprocess.run([*command, *more], check=True, timeout=120)

@@ -194,7 +194,7 @@ class BatchNormalization(keras.layers.Layer):
         if self._uses_minibatch(training):
             return self._normalize_minibatch(inputs, mask)
         relu = self.activation is keras.activations.relu
-        outputs = ops.normalize(
+        outputs = ops.inference_step(
             inputs,
             *self._moving_statistics(),
             gamma=self.gamma,
@@ -202,7 +202,7 @@ class BatchNormalization(keras.layers.Layer):
             epsilon=self.epsilon,
             axis=self.axis,
             relu=relu,
-            portable=not training,  # what is exported is inference
+            portable=not training,  # a frozen layer in training stands among those that train
         )
         return outputs if relu else self.activation(outputs)
 

@@ -11,7 +11,12 @@ from keras_renorm.ops.moving import (
     update_moving_moments,
     update_moving_moments_by_stddev,
 )
-from keras_renorm.ops.renorm import batch_renormalization, normalize, training_step
+from keras_renorm.ops.renorm import (
+    batch_renormalization,
+    inference_step,
+    normalize,
+    training_step,
+)
 from keras_renorm.ops.replicas import Replicas
 from keras_renorm.ops.shuffling import shuffle, shuffle_order, unshuffle
 
@@ -23,6 +28,7 @@ __all__ = [
     "Replicas",
     "batch_renormalization",
     "has_update",
+    "inference_step",
     "lowering",
     "moments",
     "normalize",

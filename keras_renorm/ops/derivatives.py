@@ -64,12 +64,26 @@ def of_this_graph(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     A function with a gradient of its own needs this where it is called directly on tensors of a
     graph around it: in a branch of `tf.cond`, or in the gradient of a traced function. TensorFlow
     cannot differentiate it from outside otherwise.
+
+    Raises:
+        ValueError: An accumulator in that graph differentiates them forwards: TensorFlow passes
+            over gradients by hand there, and would return 0.
     """
     if keras.backend.backend() != "tensorflow":
         return tuple(tensors)
     import tensorflow as tf
 
-    return tuple(tensors) if tf.executing_eagerly() else tuple(map(tf.identity, tensors))
+    from keras_renorm.ops.xla import tensorflow_runtime
+
+    if tf.executing_eagerly():
+        return tuple(tensors)
+    if tensorflow_runtime.has_tangents(tensors):
+        raise ValueError(
+            "A normalization in training cannot be differentiated by a "
+            "tf.autodiff.ForwardAccumulator inside a tf.function, received one there. Write the "
+            "accumulator around the tf.function."
+        )
+    return tuple(map(tf.identity, tensors))
 
 
 def held(arguments: Sequence[Tensor]) -> Iterator[Tensor]:

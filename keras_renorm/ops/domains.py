@@ -14,7 +14,7 @@ import keras
 from keras_renorm.ops import arguments
 from keras_renorm.ops.moments import Moments, moments
 from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
-from keras_renorm.ops.renorm import normalize as _normalize
+from keras_renorm.ops.renorm import inference_step
 from keras_renorm.ops.replicas import Replicas
 from keras_renorm.ops.sums import channel_shape
 from keras_renorm.typing import Tensor
@@ -81,7 +81,7 @@ def normalize(
     if parameters.by_domain and not _is_scalar(domain):
         return _normalize_examples(x, domain, parameters, num_domains, epsilon, axis % len(x.shape))
     own = parameters.of(domain)
-    y = _normalize(x, *own[:4], epsilon=epsilon, axis=axis)
+    y = inference_step(x, *own[:4], epsilon=epsilon, axis=axis)
     return y if isinstance(domain, int) else y + _blot(domain, num_domains, y)
 
 

@@ -1,12 +1,13 @@
 """Which of the three implementations computes the normalisation, chosen here and nowhere else.
 
 native     the C++ kernels of `ops.xla`: on the CPU, where their library loads
-fused      TensorFlow's fused batch norm (`ops.fused`): where the library does not load
+fused      TensorFlow's fused batch norm (`ops.fused`): where the library does not load, and where
+           an exported model may not need it
 composite  the formulas in plain operations: every type, rank, backend and device
 
 All three give the same numbers. The choice falls when an operation is called, which in a
-`tf.function` is when it is traced. Inference is never native, so that exported models need no
-library: it is fused where that fits, or composite.
+`tf.function` is when it is traced. Inference is never native: it is fused where that fits, or
+composite.
 """
 
 import functools
@@ -95,7 +96,7 @@ def _off_cpu(backend: str) -> str | None:
     if backend == "jax":
         import jax
 
-        platform, devices = jax.default_backend(), jax.local_device_count()
+        platform, devices = jax.default_backend(), jax.device_count()
         if platform != "cpu":
             return f"JAX computes on {platform}"
         # A call of the library cannot be cut: XLA would gather the whole batch for each of them.
@@ -197,7 +198,7 @@ def choose(x: Any, *, axis: int, epsilon: float, weighted: bool, ghosts: bool = 
     return name
 
 
-def choose_for_population(x: Any, *, axis: int, epsilon: float, portable: bool) -> Name:
+def choose_for_inference(x: Any, *, axis: int, epsilon: float, portable: bool) -> Name:
     """Returns the lowering for one normalisation with population statistics.
 
     Args:
@@ -212,4 +213,4 @@ def choose_for_population(x: Any, *, axis: int, epsilon: float, portable: bool) 
         return "native"
     from keras_renorm.ops import fused
 
-    return "fused" if fused.normalizes(x, axis=axis, epsilon=epsilon) else "composite"
+    return "fused" if fused.fits_inference(x, axis=axis, epsilon=epsilon) else "composite"

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_renorm.ops import arguments, population, step
+from keras_renorm.ops import arguments, inference, step
 from keras_renorm.ops.correction import limit
 from keras_renorm.ops.derivatives import of_this_graph
 from keras_renorm.ops.moments import Moments, canonical_inputs
@@ -47,8 +47,8 @@ def batch_renormalization(
     ```
 
     It can be differentiated a second time and forwards, also as part of a `tf.function` that is
-    differentiated as a whole, but not where the minibatch is that of several replicas; under JAX
-    with `KERAS_RENORM_LOWERING=composite` only.
+    differentiated as a whole, but not forwards inside a `tf.function`, and not where the minibatch
+    is that of several replicas; under JAX with `KERAS_RENORM_LOWERING=composite` only.
 
     The defaults `r_max=1` and `d_max=0` are Batch Normalization. At masked positions `y` is
     computed as everywhere else, but nothing of them enters the moments or any gradient. A channel
@@ -229,19 +229,14 @@ def normalize(
     *,
     epsilon: float = 1e-3,
     axis: int = -1,
-    relu: bool = False,
-    portable: bool = True,
 ) -> Tensor:
-    """Normalises `x` with given statistics. For inference.
+    """Normalises `x` with given statistics.
 
     ```
     y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
     ```
 
-    One affine map of `x`; `mean` and `variance` are constants for the gradient. Under TensorFlow it
-    is one operation, which a graph makes part of a convolution before it: where the channels come
-    last, the type is not float64 and `epsilon` at least 1.001e-5; not `[rows, C]` in graphs, and
-    not where XLA compiles, which makes one of plain operations.
+    One affine map of `x`, in plain operations.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
@@ -251,15 +246,9 @@ def normalize(
         beta: Optional offset `[C]`; None is 0.
         epsilon: Added to the variance, greater than 0.
         axis: The axis of the channels.
-        relu: Whether to take the positive part of `y`.
-        portable: Whether to use no operation of the native library, so that an exported model needs
-            no library. False is faster where gradients are taken: one pass over the memory forwards
-            and two backwards, the ReLU included.
 
     Returns:
-        The output, in the dtype and shape of `x`. Differentiable in `x`, `gamma` and `beta`; a
-        portable one in a `tf.function` that is called from outside not by
-        `tf.autodiff.ForwardAccumulator`, which finds no derivative of TensorFlow's operation there.
+        The output, in the dtype and shape of `x`. Differentiable in every tensor.
 
     Raises:
         TypeError: If `x` is not floating point.
@@ -271,10 +260,68 @@ def normalize(
     Source: Ioffe & Szegedy 2015, Algorithm 2; Ioffe 2017, Algorithm 1.
     """
     x, axis, _ = canonical_inputs(x, axis, None)
+    vectors = _vectors_of(x, axis, mean=mean, variance=variance, gamma=gamma, beta=beta)
     epsilon = arguments.epsilon(epsilon)
-    named = {"mean": mean, "variance": variance, "gamma": gamma, "beta": beta}
-    vectors = tuple(_vectors(named, x.shape[axis], arguments.wide(x.dtype)))
-    return population.take(x, vectors, axis=axis, epsilon=epsilon, relu=relu, portable=portable)
+    return inference.in_plain_operations(x, *vectors, axis=axis, epsilon=epsilon)
+
+
+def inference_step(
+    x: Tensor,
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    *,
+    epsilon: float = 1e-3,
+    axis: int = -1,
+    relu: bool = False,
+    portable: bool = True,
+) -> Tensor:
+    """`normalize` with population statistics, which are constants for the gradient; faster.
+
+    Under TensorFlow it is one operation, which a graph makes part of a convolution before it: where
+    the channels come last, the type is not float64 and `epsilon` at least 1.001e-5; not
+    `[rows, C]` in graphs, and not where XLA compiles, which makes one of plain operations.
+
+    It can be differentiated any number of times backwards, and forwards, with two exceptions that
+    `KERAS_RENORM_LOWERING=composite` does not have. TensorFlow finds no derivative of its operation
+    where a `tf.autodiff.ForwardAccumulator` is around a `tf.function` (it gives None, or 0); and
+    operations of the native library refuse one inside a `tf.function`.
+
+    Args:
+        x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
+        moving_mean: `[C]`, a constant for the gradient.
+        moving_variance: `[C]`, a constant for the gradient.
+        gamma: Optional scale `[C]`; None is 1.
+        beta: Optional offset `[C]`; None is 0.
+        epsilon: Added to the variance, greater than 0.
+        axis: The axis of the channels.
+        relu: Whether to take the positive part of `y`.
+        portable: Whether to use no operation of the native library, so that an exported model needs
+            no library. False is faster where gradients are taken: one pass over the memory forwards
+            and two backwards (four with `relu`).
+
+    Returns:
+        The output, in the dtype and shape of `x`.
+
+    Raises:
+        TypeError: If `x` is not floating point.
+        ValueError: If an argument is out of range or of the wrong shape.
+
+    Example:
+        >>> inference_step(np.array([[1.0], [3.0]]), [1.0], [4.0], epsilon=1e-12)  # [[0], [1]]
+
+    Source: Ioffe & Szegedy 2015, Algorithm 2; Ioffe 2017, Algorithm 1.
+    """
+    x, axis, _ = canonical_inputs(x, axis, None)
+    named = {"moving_mean": moving_mean, "moving_variance": moving_variance}
+    vectors = _vectors_of(x, axis, **named, gamma=gamma, beta=beta)
+    epsilon = arguments.epsilon(epsilon)
+    return inference.take(x, vectors, axis=axis, epsilon=epsilon, relu=relu, portable=portable)
+
+
+def _vectors_of(x: Tensor, axis: int, **vectors: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(_vectors(vectors, x.shape[axis], arguments.wide(x.dtype)))
 
 
 def _vectors(vectors: dict[str, Tensor | None], size: int, dtype: str) -> list[Tensor]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
-from tensorflow.python.eager import context, execute
+from tensorflow.python.eager import context, execute, forwardprop_util
 from tensorflow.python.framework import op_def_library, op_def_registry, ops
 from tensorflow.python.ops import control_flow_util
 
@@ -151,6 +151,11 @@ def for_xla(*operands: tf.Tensor) -> bool:
     return any(modules) or bool(
         control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
     )
+
+
+def has_tangents(tensors: Sequence[tf.Tensor]) -> bool:
+    """Whether a `tf.autodiff.ForwardAccumulator` here and now differentiates any of the tensors."""
+    return bool(forwardprop_util.pack_tangents(list(tensors)).tangents)
 
 
 def always_for_xla() -> bool:

@@ -70,6 +70,19 @@ def test_forward_derivatives_are_those_of_the_plain_function(mode):
     np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
 
 
+def test_a_forward_derivative_inside_a_traced_function_is_refused():
+    """TensorFlow returns 0 there."""
+
+    @tf.function
+    def forwards(x):
+        with tf.autodiff.ForwardAccumulator(x, x) as accumulator:
+            y = by_hand()(x, SCALE, SHIFT)
+        return accumulator.jvp(y)
+
+    with pytest.raises(ValueError, match=r"Write the accumulator around the tf\.function"):
+        forwards(X)
+
+
 def test_tapes_trace_nothing():
     """Which would cost 0.3 s for each new shape, and its memory for ever."""
     derivatives._traced.cache_clear()

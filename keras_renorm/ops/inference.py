@@ -38,7 +38,9 @@ def take(
     Returns:
         Tensor of the dtype and shape of `x`.
     """
-    name = lowerings.choose_for_population(x, axis=axis, epsilon=epsilon, portable=portable)
+    mean, variance = map(keras.ops.stop_gradient, vectors[:2])
+    vectors = mean, variance, *vectors[2:]
+    name = lowerings.choose_for_inference(x, axis=axis, epsilon=epsilon, portable=portable)
     if name == "native":
         passes = lowerings.native_passes()
         return in_passes(passes, x, vectors, axis=axis, epsilon=epsilon, relu=relu)
@@ -59,10 +61,9 @@ def in_plain_operations(
     *,
     axis: int,
     epsilon: float,
-    relu: bool,
+    relu: bool = False,
 ) -> Tensor:
     """The output in operations that the backend differentiates; arguments as those of `take`."""
-    mean, variance = keras.ops.stop_gradient(mean), keras.ops.stop_gradient(variance)
     scale = gamma / keras.ops.sqrt(variance + epsilon)
     return composite.normalize(x, mean, None, scale, beta, axis=axis, relu=relu)
 
@@ -76,11 +77,12 @@ def in_passes(
     epsilon: float,
     relu: bool,
 ) -> Tensor:
-    """The output in one pass over the tensor, its gradient in two.
+    """The output in one pass over the tensor, its gradient in two; in two more after a ReLU.
+
+    The gradient for `x` does not read `x`, which may hold NaN.
 
     Args:
-        passes: `normalize`, `gradient_sums` and `input_gradient`, as in
-            `keras_renorm.ops.composite`.
+        passes: `normalize`, `gradient_sums` and `relu_gradient` of `keras_renorm.ops.native`.
         x: As in `take`, as are the following.
         vectors: mean, variance, gamma and beta.
         axis: The axis of the channels.
@@ -90,23 +92,24 @@ def in_passes(
     x, mean, variance, gamma, beta = of_this_graph((x, *vectors))
     zero = keras.ops.zeros_like(mean)
     inverse = 1 / keras.ops.sqrt(variance + epsilon)
-    options: dict[str, Any] = {"axis": axis, "relu": relu}
     plain = _plain_output(axis, epsilon, relu)
 
     @keras.ops.custom_gradient
     def forward(*arguments: Tensor) -> Any:
         x, gamma, beta = held(arguments)
-        affine = mean, zero, gamma * inverse, beta
+        scale = gamma * inverse
+        y = passes.normalize(x, mean, zero, scale, beta, axis=axis, relu=relu)
 
         def gradient(dy: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-            sum_dy, sum_dy_centred = passes.gradient_sums(dy, x, *affine, None, **options)
-            dx = passes.input_gradient(dy, x, *affine, zero, zero, None, **options)
-            return dx, inverse * sum_dy_centred, sum_dy
+            dy = passes.relu_gradient(dy, y) if relu else dy
+            sums = passes.gradient_sums(dy, x, mean, zero, scale, beta, None, axis=axis)
+            dx = passes.normalize(dy, zero, zero, scale, zero, axis=axis)
+            return dx, inverse * sums[1], sums[0]
 
         def backward(dy: Tensor) -> tuple[Tensor, ...]:
             return differentiable(gradient, plain, [mean, variance])(dy, *arguments)
 
-        return passes.normalize(x, *affine, **options), backward
+        return y, backward
 
     return forward(x, gamma, beta)
 
