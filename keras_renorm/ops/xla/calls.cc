@@ -154,12 +154,12 @@ Error InputGradient(const Call& call, Operand& operand) {
 }  // namespace
 
 const CallKind kCallKinds[kCalls] = {
-    {"forward", 7, true, 0, false, true, ForwardTypes, Forward},
-    {"backward", 3, true, 1, true, true, BackwardTypes, Backward},
-    {"moments", 1, true, 0, false, false, MomentsTypes, Moments},
-    {"normalize", 2, false, 0, false, true, NormalizeTypes, Normalize},
-    {"gradient_sums", 3, true, 1, true, false, GradientSumsTypes, GradientSums},
-    {"input_gradient", 3, true, 1, true, true, InputGradientTypes, InputGradient},
+    {"forward", 7, true, 0, false, true, false, ForwardTypes, Forward},
+    {"backward", 3, true, 1, true, true, true, BackwardTypes, Backward},
+    {"moments", 1, true, 0, false, false, false, MomentsTypes, Moments},
+    {"normalize", 2, false, 0, false, true, true, NormalizeTypes, Normalize},
+    {"gradient_sums", 3, true, 1, true, false, false, GradientSumsTypes, GradientSums},
+    {"input_gradient", 3, true, 1, true, true, true, InputGradientTypes, InputGradient},
 };
 
 Error Prepare(const CallKind& kind, const Call& call, Operand& operand,

@@ -30,6 +30,7 @@ struct CallKind {
   int x;            // which of the inputs is x
   bool gradient;    // whether input 0 is dy
   bool like_first;  // whether output 0 has the type and sizes of input 0
+  bool in_place;    // whether it may lie there, if no value is read after it was written
   // Checks the inputs but x and the weights; returns the types of all outputs.
   Error (*types)(const Call&, const Operand&, std::vector<Type>&);
   Error (*run)(const Call&, Operand&);

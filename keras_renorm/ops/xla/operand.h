@@ -180,8 +180,8 @@ class Operand {
   void SetGradient(const Tensor& dy) { whole_.dy = dy.data; }
   void SetOutput(const Tensor& out) { whole_.out = out.data; }
 
-  // Whether the output may lie where the gradient lies: no value is read after it was written.
-  bool CanOverwriteGradient() const {
+  // Whether the output may lie where an input lies: no value is read after it was written.
+  bool CanOverwrite() const {
     bool can = true;
     ForEachPlan([&](const Plan& plan, int64_t, int64_t) {
       can &= (plan.columns ? plan.width : plan.inner) % plan.lanes == 0;
@@ -232,11 +232,11 @@ class Operand {
     return base == nullptr ? nullptr : static_cast<const char*>(base) + bytes;
   }
 
-  // An output that lies where the gradient lies is in the cache by then.
+  // An output that lies where an input lies is in the cache by then.
   bool Streams(const Problem& p) const {
     const auto aligned = [](int64_t bytes) { return bytes % kVectorBytes == 0; };
     const int64_t bytes = BytesOf(element_);
-    return p.out != nullptr && p.out != p.dy && p.plan.columns &&
+    return p.out != nullptr && p.out != p.dy && p.out != p.x && p.plan.columns &&
            p.plan.size() * bytes >= kStreamBytes &&
            aligned(reinterpret_cast<intptr_t>(p.out)) && aligned(p.plan.width * bytes) &&
            aligned(p.plan.group_size() * bytes);

@@ -188,15 +188,16 @@ template <int kNumber> void* CreateKernel(TF_OpKernelConstruction* construction)
 
 void DeleteKernel(void* kernel) { delete static_cast<Kernel*>(kernel); }
 
-// An output that may lie where the gradient lies costs no new memory, and no write past the cache.
-bool TakesGradient(const CallKind& kind, const Operand& operand, int output) {
-  return output == 0 && kind.gradient && kind.like_first && operand.CanOverwriteGradient();
+// An output that may lie where the first input lies costs no new memory, and no write past the
+// cache. TensorFlow lets it, if nothing else will read that input.
+bool TakesFirst(const CallKind& kind, const Operand& operand, int output) {
+  return output == 0 && kind.in_place && operand.CanOverwrite();
 }
 
-TF_Tensor* Allocate(TF_OpKernelContext* context, int output, const Type& type, bool take_gradient,
+TF_Tensor* Allocate(TF_OpKernelContext* context, int output, const Type& type, bool take_first,
                     TF_Status* status) {
   const int rank = static_cast<int>(type.sizes.size());
-  if (take_gradient) {
+  if (take_first) {
     const int candidate = 0;
     int taken = -1;
     return tf.ForwardInputOrAllocateOutput(context, &candidate, 1, output, type.sizes.data(), rank,
@@ -227,7 +228,7 @@ Error RunKernel(const Kernel& kernel, TF_OpKernelContext* context, const Status&
       return Error::Invalid("result " + std::to_string(i) + " is of another type");
     }
     TF_Tensor* const tensor =
-        Allocate(context, i, types[i], TakesGradient(kernel.kind, operand, i), status);
+        Allocate(context, i, types[i], TakesFirst(kernel.kind, operand, i), status);
     if (!status.ok()) return {};
     call.out.push_back(TensorOf(tensor));
   }

@@ -312,3 +312,20 @@ if child == 0:
     os._exit(0 if run() == expected else 1)
 assert os.waitpid(child, 0)[1] == 0
 """)
+
+
+@pytest.mark.parametrize("channels", [16, 5])
+@pytest.mark.parametrize("again", [False, True])
+def test_an_input_is_written_over_only_if_nothing_else_reads_it(channels, again):
+    x, _ = images(64, channels)
+    zero, one = tf.zeros(channels), tf.ones(channels)
+
+    @tf.function
+    def run(x):
+        doubled = 2 * x  # of the graph's own: its memory may be taken
+        y = tensorflow_calls.normalize(doubled, one, zero, 3 * one, zero, axis=1)
+        return y, doubled + 0 * y if again else x
+
+    y, other = run(x)
+    np.testing.assert_allclose(y, 3 * (2 * x - 1), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(other, 2 * x if again else x)
