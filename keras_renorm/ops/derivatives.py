@@ -53,7 +53,8 @@ def differentiable(
             derive = _by_tapes(output) if _is_recorded(dy) else _traced(output)
             return *derive(upstream, dy, arguments, fixed), *(None for _ in fixed)
 
-        return gradient(dy, *arguments), twice
+        inputs = dy, *arguments
+        return gradient(*(held(inputs) if tf.executing_eagerly() else inputs)), twice
 
     return lambda dy, *arguments: once(dy, *arguments, *constants)
 

@@ -70,6 +70,22 @@ def test_forward_derivatives_are_those_of_the_plain_function(mode):
     np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_forwards_over_backwards_is_that_of_the_plain_function(mode):
+    """A product with the Hessian."""
+    found = []
+    for function in (plain, MODES[mode](by_hand())):
+        with tf.autodiff.ForwardAccumulator(
+            X, tf.constant([0.3, 1.0, -0.7], "float64")
+        ) as forwards:
+            with tf.GradientTape() as tape:
+                tape.watch(X)
+                loss = tf.reduce_sum(tf.sin(function(X, SCALE, SHIFT)))
+            gradient = tape.gradient(loss, X)
+        found.append(forwards.jvp(gradient))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
+
+
 def test_a_forward_derivative_inside_a_traced_function_is_refused():
     """TensorFlow returns 0 there."""
 

@@ -299,6 +299,35 @@ def test_forward_derivatives_are_the_transpose_of_the_gradient(rng, masked, size
     np.testing.assert_allclose(np.sum(forwards), transposed, rtol=1e-9)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_forwards_over_backwards_is_the_symmetric_hessian(rng, mode):
+    """u . H v = v . H u for the Hessian H of a loss, and both are those of tapes alone."""
+    case = make_case(rng, (6, 3), "float64")
+    x = tf.constant(case["x"])
+    u, v = tf.constant(rng.normal(size=(2, 6, 3)))
+    vectors = [case[name] for name in ("mu", "variance", "gamma", "beta")]
+    normalize = MODES[mode](lambda x: ops.batch_renormalization(x, *vectors, epsilon=EPSILON)[0])
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(case["dy"] * normalize(x) ** 3)
+        return tape.gradient(loss, x)
+
+    def forwards(direction):
+        with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+            found = gradient(x)
+        return accumulator.jvp(found)
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        found = gradient(x)
+    assert_close(forwards(v), tape.gradient(found, x, v), rtol=1e-10)
+    np.testing.assert_allclose(
+        tf.reduce_sum(u * forwards(v)), tf.reduce_sum(v * forwards(u)), rtol=1e-9
+    )
+
+
 @pytest.mark.parametrize(
     ("mode", "known"), [("eager", True), ("jit", True), ("graph", False), ("jit", False)]
 )
