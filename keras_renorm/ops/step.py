@@ -2,7 +2,8 @@
 
 The lowerings, which give the same numbers: `in_one_call` of the native library, `in_passes` of
 plain or native operations, `by_the_fused_kernel` of TensorFlow, and `in_plain_operations` with the
-backend's own gradient. Under TensorFlow all can be differentiated once more, and forwards.
+backend's own gradient. Under TensorFlow all can be differentiated once more, and forwards; see
+`keras_renorm.ops.derivatives`.
 """
 
 import dataclasses
