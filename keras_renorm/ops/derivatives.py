@@ -2,8 +2,9 @@
 
 A function with a gradient of its own is a black box to TensorFlow, and so is that gradient. Here it
 gets a gradient, too: that of the same formula in plain operations. Forwards it is differentiated
-eagerly and from around a traced function, not from inside one (see `of_this_graph`). JAX needs nothing of this: plain
-operations have all derivatives there, and the native library's calls say that they have one.
+eagerly and from around a traced function, not from inside one (see `of_this_graph`). JAX needs
+nothing of this: plain operations have all derivatives there, and the native library's calls say
+that they have one.
 """
 
 import functools
