@@ -2,9 +2,13 @@
 
     python tools/bench_norm.py --json norm.json
     python tools/bench_norm.py --shapes 32x56x56x64,256x256 --contenders native,tf_fused,floor
+    python tools/bench_norm.py --layers 8
 
-The processes take turns of about 20 ms, so that what else the machine does falls on all alike; a
-figure is the median of a contender's turns.
+The processes take turns of about 40 ms, the first half of which warms up, so that what else the
+machine does falls on all alike; a figure is the median of a contender's turns. `native`, `fused`
+and `composite` are our layer by its lowerings under TensorFlow, `jax` is the layer under JAX. With
+`--layers`, as many of them follow each other in a call, and a figure is a layer's share: in a
+network the cost of the call itself (0.25 ms of a tf.function's) falls on many layers.
 Forward reads x twice and writes y, backward reads x and dy twice and writes dx. `floor` is as many
 passes, 8, at the speed of copying: four copies, with stores past the cache where that is faster.
 `traffic` is the lower bound, for memory reads faster than it writes: the 6 passes that read and the
@@ -29,7 +33,10 @@ SHAPES = (
     "32x112x112x64,32x56x56x64,32x28x28x128,32x14x14x256,32x7x7x2048,128x32x32x16,128x8x8x64,"
     "256x256,16x1024"
 )
-CONTENDERS = "native,fused,layer,composite,keras,keras_renorm,tf_fused,torch,floor,traffic"
+CONTENDERS = (
+    "native,fused,composite,keras,keras_renorm,tf_fused,torch,jax,jax_keras,jax_keras_renorm,"
+    "floor,traffic"
+)
 LARGE = 1_000_000  # bytes of float32 from which a shape counts in the geometric means
 
 
@@ -39,6 +46,7 @@ class Setting(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     relu: bool
+    layers: int
 
     def __str__(self) -> str:
         return f"{'x'.join(map(str, self.shape))} {self.dtype}{' relu' if self.relu else ''}"
@@ -65,16 +73,25 @@ class Contender:
         )
 
     def ask(self, request: Any) -> Any:
-        """Sends one request and returns the answer; None where the contender cannot do it."""
+        """Sends one request and returns the answer; None where the contender cannot do it.
+
+        Raises:
+            SystemExit: The process has ended.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
+            line = self._process.stdout.readline()
         except BrokenPipeError:
-            return None
-        line = self._process.stdout.readline()
-        return json.loads(line) if line else None
+            line = ""
+        if not line:
+            raise SystemExit(
+                f"The contender {self.name} ended with status {self._process.wait()}. To see why, "
+                f"give tools/bench_norm_worker.py {self.name} this line: {json.dumps(request)}"
+            )
+        return json.loads(line)
 
     def close(self) -> None:
         """Ends the process."""
@@ -89,7 +106,7 @@ def measure(contenders: list[Contender], setting: Setting, seconds: float) -> di
     while ready and (spent < seconds or len(times[ready[0].name]) < 5):
         for contender in random.sample(ready, len(ready)):
             times[contender.name].append(contender.ask("time"))
-            spent += max(times[contender.name][-1], 0.02)
+            spent += max(2 * setting.layers * times[contender.name][-1], 0.04)
         if len(times[ready[0].name]) >= 51:
             break
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
@@ -113,13 +130,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--relu", default="no,yes", help="no, yes or both")
     parser.add_argument("--contenders", default=CONTENDERS)
-    parser.add_argument("--ours", default="native,layer", help="the contenders that ratios are of")
-    parser.add_argument("--seconds", type=float, default=5.0, help="about, per line")
+    parser.add_argument("--ours", default="native,jax", help="the contenders that ratios are of")
+    parser.add_argument("--layers", type=int, default=1, help="that follow each other in a call")
+    parser.add_argument("--seconds", type=float, default=10.0, help="about, per line")
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
     unknown = set(arguments.contenders.split(",")) - set(CONTENDERS.split(","))
     if unknown:
         parser.error(f"no contender {', '.join(sorted(unknown))}; there are {CONTENDERS}")
+    if arguments.layers < 1:
+        parser.error(f"--layers={arguments.layers} is not at least 1")
     if arguments.json is not None and arguments.json.exists():
         parser.error(f"{arguments.json} exists; name another file")
     return arguments
@@ -133,7 +153,8 @@ def main() -> None:
     for dtype in arguments.dtypes.split(","):
         for relu in arguments.relu.split(","):
             for shape in arguments.shapes.split(","):
-                setting = Setting(tuple(map(int, shape.split("x"))), dtype, relu == "yes")
+                sizes = tuple(map(int, shape.split("x")))
+                setting = Setting(sizes, dtype, relu == "yes", arguments.layers)
                 results[setting] = measure(contenders, setting, arguments.seconds)
                 print(setting, {k: round(v, 2) for k, v in results[setting].items()}, flush=True)
     for contender in contenders:

@@ -15,153 +15,167 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 Step = Callable[[], Any]
+Function = Callable[[Any], Any]
 
 EPSILON = 1e-3
+TURN = 0.02  # seconds
 
 _KEPT: list[Any] = []  # memory whose addresses are in use
 
 
-def _random(shape: list[int], dtype: str) -> tuple[Any, Any]:
-    """Returns x and dy."""
+class Setting(NamedTuple):
+    """What to normalise: `layers` times, one after the other, each followed by a ReLU or not."""
+
+    shape: list[int]
+    dtype: str
+    relu: bool
+    layers: int = 1
+
+    @property
+    def policy(self) -> str:
+        """Keras's policy for layers that compute in the type and keep float32 variables."""
+        return self.dtype if self.dtype == "float32" else f"mixed_{self.dtype}"
+
+
+def _tensorflow_step(setting: Setting, functions: list[Function]) -> Step:
+    """Forward and backward of functions, one after the other, in a graph."""
     import tensorflow as tf
 
-    return tuple(tf.cast(tf.random.normal(shape), dtype) for _ in range(2))
-
-
-def _native(shape: list[int], dtype: str, relu: bool) -> Step:
-    """The kernels of this package, called directly."""
-    import tensorflow as tf
-
-    from keras_renorm.ops.xla import tensorflow_calls as calls
-
-    x, dy = _random(shape, dtype)
-    axis, one, zero = len(shape) - 1, tf.ones(shape[-1]), tf.zeros(shape[-1])
-    limits = tf.constant(3.0), tf.constant(5.0)
-
-    @tf.function(autograph=False)
-    def step(x: Any, dy: Any) -> Any:
-        y, saved, *_ = calls.forward(
-            x, one, zero, zero, one, *limits, axis=axis, epsilon=EPSILON, relu=relu
-        )
-        return y, calls.backward(dy, x, saved, axis=axis, relu=relu)
-
-    return lambda: step(x, dy)
-
-
-def _fused(shape: list[int], dtype: str, relu: bool) -> Step:
-    """Batch renorm by the fused kernel, called directly."""
-    import tensorflow as tf
-
-    from keras_renorm.ops import fused
-
-    x, dy = _random(shape, dtype)
-    one, zero = tf.ones(shape[-1]), tf.zeros(shape[-1])
-    limits = tf.constant(3.0), tf.constant(5.0)
-
-    @tf.function(autograph=False)
-    def step(x: Any, dy: Any) -> Any:
-        result = fused.forward(x, one, zero, zero, one, *limits, epsilon=EPSILON, relu=relu)
-        return result.y, fused.backward(dy, result.saved, epsilon=EPSILON)
-
-    if dtype != "float32":
-        raise NotImplementedError
-    return lambda: step(x, dy)
-
-
-def _layer_step(layer: Any, shape: list[int], dtype: str, relu: bool) -> Step:
-    """Forward and backward of a layer in training, with its update of the moving statistics.
-
-    `relu` is one after the layer.
-    """
-    import tensorflow as tf
-
-    x, dy = _random(shape, dtype)
-    layer.build(x.shape)
+    x, dy = (tf.cast(tf.random.normal(setting.shape), setting.dtype) for _ in range(2))
 
     @tf.function(autograph=False)
     def step(x: Any, dy: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer(x, training=True)
-            y = tf.nn.relu(y) if relu else y
-        return y, tape.gradient(y, [x, *layer.trainable_variables], dy)
+            y = x
+            for function in functions:
+                y = function(y)
+        return y, tape.gradient(y, [x, *tape.watched_variables()], dy)
 
     return lambda: step(x, dy)
 
 
-def _layer(shape: list[int], dtype: str, relu: bool) -> Step:
+def _jax_step(setting: Setting, layers: list[Any], relu: bool) -> Step:
+    """Forward and backward of Keras layers, with their moving statistics, compiled by JAX."""
+    import jax
+
+    keys = jax.random.split(jax.random.key(0))
+    x, dy = (jax.random.normal(key, setting.shape, setting.dtype) for key in keys)
+    trained = [[v.value for v in layer.trainable_variables] for layer in layers]
+    moving = [[v.value for v in layer.non_trainable_variables] for layer in layers]
+
+    @jax.jit
+    def step(trained: Any, moving: Any, x: Any, dy: Any) -> Any:
+        def forward(trained: Any, x: Any) -> Any:
+            updated = []
+            for i, layer in enumerate(layers):
+                x, after = layer.stateless_call(trained[i], moving[i], x, training=True)
+                x = jax.nn.relu(x) if relu else x
+                updated.append(after)
+            return x, updated
+
+        y, pull_back, updated = jax.vjp(forward, trained, x, has_aux=True)
+        return y, updated, pull_back(dy)
+
+    return lambda: jax.block_until_ready(step(trained, moving, x, dy))
+
+
+def _keras_step(setting: Setting, layer: Callable[..., Any], relu: bool) -> Step:
+    """Forward and backward of Keras layers in training, with their moving statistics.
+
+    `relu` is one after the layer.
+    """
+    import keras
+
+    layers = [layer(epsilon=EPSILON, dtype=setting.policy) for _ in range(setting.layers)]
+    for one in layers:
+        one.build(setting.shape)
+    if keras.backend.backend() == "jax":
+        return _jax_step(setting, layers, relu)
+    import tensorflow as tf
+
+    def function(layer: Any, x: Any) -> Any:
+        y = layer(x, training=True)
+        return tf.nn.relu(y) if relu else y
+
+    return _tensorflow_step(setting, [functools.partial(function, one) for one in layers])
+
+
+def _layer(setting: Setting) -> Step:
     """The layer of this package, by the lowering that it chooses."""
     from keras_renorm.layers import BatchRenormalization
 
-    activation = "relu" if relu else None
-    layer = BatchRenormalization(epsilon=EPSILON, activation=activation, dtype=_policy(dtype))
-    return _layer_step(layer, shape, dtype, relu=False)
+    activation = "relu" if setting.relu else None
+    layer = functools.partial(BatchRenormalization, activation=activation)
+    return _keras_step(setting, layer, relu=False)
 
 
-def _composite(shape: list[int], dtype: str, relu: bool) -> Step:
-    """The layer of this package, in plain operations."""
-    os.environ["KERAS_RENORM_LOWERING"] = "composite"
-    return _layer(shape, dtype, relu)
+def _lowered(name: str, setting: Setting) -> Step:
+    """The layer of this package, by one lowering."""
+    os.environ["KERAS_RENORM_LOWERING"] = name
+    from keras_renorm import ops
+
+    if ops.lowering().name != name:
+        raise NotImplementedError
+    if name == "fused" and setting.dtype != "float32":  # which would be composite
+        raise NotImplementedError
+    return _layer(setting)
 
 
-def _keras(shape: list[int], dtype: str, relu: bool, renorm: bool = False) -> Step:
+def _keras(setting: Setting, renorm: bool = False) -> Step:
     """Keras's layer."""
     import keras
 
-    layer = keras.layers.BatchNormalization(renorm=renorm, epsilon=EPSILON, dtype=_policy(dtype))
-    return _layer_step(layer, shape, dtype, relu)
+    layer = functools.partial(keras.layers.BatchNormalization, renorm=renorm)
+    return _keras_step(setting, layer, setting.relu)
 
 
-def _policy(dtype: str) -> str:
-    """Keras's policy for layers that compute in a type and keep float32 variables."""
-    return dtype if dtype == "float32" else f"mixed_{dtype}"
+def _under_jax(contender: Callable[[Setting], Step], setting: Setting) -> Step:
+    """A contender that is a Keras layer, under JAX."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    return contender(setting)
 
 
-def _keras_renorm(shape: list[int], dtype: str, relu: bool) -> Step:
-    """Keras's layer with renorm."""
-    return _keras(shape, dtype, relu, renorm=True)
-
-
-def _tf_fused(shape: list[int], dtype: str, relu: bool) -> Step:
+def _tf_fused(setting: Setting) -> Step:
     """TensorFlow's fused plain batch norm, and ReLU after it."""
     import tensorflow as tf
 
-    x, dy = (tf.reshape(a, shape if len(shape) == 4 else [-1, 1, 1, shape[-1]])
-             for a in _random(shape, dtype))  # fmt: skip
-    one, zero = tf.ones(shape[-1]), tf.zeros(shape[-1])
+    channels = setting.shape[-1]
+    if len(setting.shape) != 4:
+        rows = setting.shape[:1] if len(setting.shape) == 2 else [-1]
+        setting = setting._replace(shape=[*rows, 1, 1, channels])
 
-    @tf.function(autograph=False)
-    def step(x: Any, dy: Any) -> Any:
-        y, _, _, *reserved = tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=one, offset=zero, mean=[], variance=[], epsilon=EPSILON
+    def function(scale: Any, offset: Any, x: Any) -> Any:
+        y, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=scale, offset=offset, mean=[], variance=[], epsilon=EPSILON
         )
-        if relu:
-            y = tf.nn.relu(y)
-            dy = tf.raw_ops.ReluGrad(gradients=dy, features=y)
-        spaces = {f"reserve_space_{i + 1}": space for i, space in enumerate(reserved)}
-        return y, tf.raw_ops.FusedBatchNormGradV3(
-            y_backprop=dy, x=x, scale=one, epsilon=EPSILON, **spaces
-        )[:3]
+        return tf.nn.relu(y) if setting.relu else y
 
-    return lambda: step(x, dy)
+    weights = [[tf.Variable(make([channels])) for make in (tf.ones, tf.zeros)]
+               for _ in range(setting.layers)]  # fmt: skip
+    return _tensorflow_step(setting, [functools.partial(function, *each) for each in weights])
 
 
-def _torch(shape: list[int], dtype: str, relu: bool) -> Step:
+def _torch(setting: Setting) -> Step:
     """The batch norm of torch, channels last where it has them."""
     import torch
 
-    x = torch.randn(*shape).movedim(-1, 1).to(getattr(torch, dtype)).requires_grad_()
-    dy = torch.randn(*shape).movedim(-1, 1).to(getattr(torch, dtype))
-    norm = torch.nn.BatchNorm1d if len(shape) < 4 else torch.nn.BatchNorm2d
-    layer = norm(shape[-1], eps=EPSILON)
+    dtype = getattr(torch, setting.dtype)
+    x = torch.randn(*setting.shape).movedim(-1, 1).to(dtype).requires_grad_()
+    dy = torch.randn(*setting.shape).movedim(-1, 1).to(dtype)
+    norm = torch.nn.BatchNorm1d if len(setting.shape) < 4 else torch.nn.BatchNorm2d
+    net = torch.nn.Sequential()
+    for _ in range(setting.layers):
+        net.append(norm(setting.shape[-1], eps=EPSILON))
+        if setting.relu:
+            net.append(torch.nn.ReLU())
 
     def step() -> Any:
-        y = layer(x)
-        y = torch.relu(y) if relu else y
-        return y, torch.autograd.grad(y, [x, *layer.parameters()], dy)
+        y = net(x)
+        return y, torch.autograd.grad(y, [x, *net.parameters()], dy)
 
     return step
 
@@ -193,55 +207,45 @@ def _in_parts(shape: list[int], dtype: str, arrays: int) -> list[list[tuple[Any,
     return [[(ctypes.c_void_p(s + size * i), size) for i in range(cores)] for s in starts]
 
 
-def _passes(shape: list[int], dtype: str, copies: int, reads: int) -> Step:
+def _passes(setting: Setting, copies: int, reads: int) -> Step:
     """Copies, and reads alone, of a tensor, on all cores, by the faster way to copy."""
     memory = _memory_speed()
-    source, target = _in_parts(shape, dtype, 2)
+    source, target = _in_parts(setting.shape, setting.dtype, 2)
     pool = ThreadPoolExecutor(len(source))
 
     def work(copy: Any, i: int) -> None:
-        for _ in range(copies):
+        for _ in range(copies * setting.layers):
             copy(target[i][0], source[i][0], ctypes.c_size_t(source[i][1]))
-        for _ in range(reads):
+        for _ in range(reads * setting.layers):
             memory.read_all(source[i][0], ctypes.c_size_t(source[i][1]))
 
     def step(copy: Any) -> None:
         list(pool.map(functools.partial(work, copy), range(len(source))))
 
     ways = [functools.partial(step, way) for way in (memory.stream_copy, memory.plain_copy)]
-    return min(ways, key=lambda way: min(_turn(way) for _ in range(5)))
+    return min(ways, key=lambda way: min(_average(way, 0) for _ in range(5)))
 
 
-def _floor(shape: list[int], dtype: str, relu: bool) -> Step:
-    """Eight passes at the speed of copying: four copies of the tensor."""
-    del relu
-    return _passes(shape, dtype, copies=4, reads=0)
-
-
-def _traffic(shape: list[int], dtype: str, relu: bool) -> Step:
-    """The same eight passes as they are, six that read and two that write: reading is faster."""
-    del relu
-    return _passes(shape, dtype, copies=2, reads=4)
-
-
-CONTENDERS = {
-    "native": _native,
-    "fused": _fused,
-    "layer": _layer,
-    "composite": _composite,
+CONTENDERS: dict[str, Callable[[Setting], Step]] = {
+    **{name: functools.partial(_lowered, name) for name in ("native", "fused", "composite")},
     "keras": _keras,
-    "keras_renorm": _keras_renorm,
+    "keras_renorm": functools.partial(_keras, renorm=True),
     "tf_fused": _tf_fused,
     "torch": _torch,
-    "floor": _floor,
-    "traffic": _traffic,
+    "jax": functools.partial(_under_jax, _layer),
+    "jax_keras": functools.partial(_under_jax, _keras),
+    "jax_keras_renorm": functools.partial(_under_jax, functools.partial(_keras, renorm=True)),
+    # Eight passes at the speed of copying: four copies of the tensor.
+    "floor": functools.partial(_passes, copies=4, reads=0),
+    # The same as they are, six that read and two that write: reading is faster.
+    "traffic": functools.partial(_passes, copies=2, reads=4),
 }
 
 
-def _prepare(name: str, setting: dict[str, Any]) -> Step | None:
+def _prepare(name: str, setting: Setting) -> Step | None:
     """Returns the step of a setting, warm; None where this contender cannot do it."""
     try:
-        step = CONTENDERS[name](setting["shape"], setting["dtype"], setting["relu"])
+        step = CONTENDERS[name](setting)
         for _ in range(3):
             step()
     except (ImportError, AttributeError, NotImplementedError):
@@ -249,32 +253,41 @@ def _prepare(name: str, setting: dict[str, Any]) -> Step | None:
     return step
 
 
-def _turn(step: Step) -> float:
-    """Seconds of a step, on average over about 20 ms.
-
-    One before is not counted: it finds the caches full of another contender's data, and threads
-    that have to be woken (about 1 ms, whatever the shape).
-    """
+def _average(step: Step, seconds: float) -> float:
+    """Seconds of a step, on average over at least as many seconds, and at least one step."""
     start = time.perf_counter()
-    step()
-    repeats = max(1, min(100, round(0.02 / (time.perf_counter() - start))))
-    start = time.perf_counter()
-    for _ in range(repeats):
+    steps = 0
+    while steps == 0 or time.perf_counter() - start < seconds:
         step()
-    return (time.perf_counter() - start) / repeats
+        steps += 1
+    return (time.perf_counter() - start) / steps
+
+
+def _turn(step: Step) -> float:
+    """Seconds of a step in a loop of them, as in training.
+
+    A process that has waited for its turn starts slowly: its caches are full of another's data, its
+    threads have to be woken, and a virtual machine's cores, of which it has more or less let go,
+    wake up to 50 us later than in the middle of work. So a turn's first half is not counted.
+    """
+    _average(step, TURN)
+    return _average(step, TURN)
 
 
 def main() -> None:
     """Answers requests until standard input ends."""
     step: Step | None = None
+    setting = None
     for line in sys.stdin:
         request = json.loads(line)
         if request == "time":
             assert step is not None
-            answer: Any = _turn(step)
+            assert setting is not None
+            answer: Any = _turn(step) / setting.layers
         else:
             step = None  # frees the last setting's memory
-            step = _prepare(sys.argv[1], request)
+            setting = Setting(**request)
+            step = _prepare(sys.argv[1], setting)
             answer = True if step is not None else None
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "calls.h"
+#include "pages.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace keras_renorm {
@@ -82,6 +83,7 @@ Error Run(const CallKind& kind, ffi::ThreadPool threads, ffi::RemainingArgs in,
   std::vector<Type> types;
   KR_RETURN_IF_ERROR(Prepare(kind, call, operand, types));
   KR_RETURN_IF_ERROR(CheckResults(call, types));
+  for (const Tensor& result : call.out) AskForLargePages(result);
   return kind.run(call, operand);
 }
 

@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import keras
 import numpy as np
@@ -59,3 +61,33 @@ def test_the_same_bits_as_from_tensorflow(rng):
     theirs = tensorflow_calls.forward(*map(tf.constant, operands), **settings)
     for one_of_ours, one_of_theirs in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one_of_ours, one_of_theirs)
+
+
+@pytest.mark.skipif(
+    not pathlib.Path("/sys/kernel/mm/transparent_hugepage").is_dir(),
+    reason="this system has no large pages to ask for",
+)
+def test_large_results_ask_for_large_pages():
+    shape = (2, 1 << 20, 8)  # 64 MB, which malloc takes from the system anew
+    one, zero = np.ones(8, "float32"), np.zeros(8, "float32")
+
+    @jax.jit
+    def normalize(x):
+        limits = np.float32(3), np.float32(5)
+        return jax_calls.forward(x, one, zero, zero, one, *limits, axis=2, epsilon=1e-3)[0]
+
+    y = jax.block_until_ready(normalize(jax.numpy.zeros(shape)))
+    assert "hg" in flags_of_memory(y.unsafe_buffer_pointer() + y.nbytes // 2)
+
+
+def flags_of_memory(address):
+    """The kernel's flags of the mapping that holds an address."""
+    inside = False
+    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+        key, *values = line.split()
+        if not key.endswith(":"):
+            first, end = (int(part, 16) for part in key.split("-"))
+            inside = first <= address < end
+        elif inside and key == "VmFlags:":
+            return values
+    raise AssertionError(f"no mapping holds {address:#x}")

@@ -1,0 +1,35 @@
+import json
+
+import pytest
+
+CONTENDERS = ("native", "composite", "tf_fused", "torch", "jax", "jax_keras_renorm", "floor")
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_contenders_take_turns(run_tool, tmp_path, layers):
+    path = tmp_path / "norm.json"
+    contenders = f"--contenders={','.join(CONTENDERS)}"
+    options = [contenders, "--shapes=64x8x8x64", "--seconds=0.1", f"--layers={layers}"]
+    status, printed, _ = run_tool("bench_norm", *options, "--dtypes=float32", f"--json={path}")
+    assert status == 0
+    written = json.loads(path.read_text())
+    without, with_relu = written["results"]
+    assert (without["relu"], with_relu["relu"]) == (False, True)
+    assert without["layers"] == layers
+    for name in {"composite", "jax"} | set(without["ms"]):
+        assert 0 < without["ms"][name] < 1_000
+        assert 0 < with_relu["ms"][name] < 1_000
+        assert f"jax / {name} float32: {written['ratios']['jax'][f'{name} float32']:.2f}" in printed
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("--contenders=theirs", "no contender theirs; there are native,fused,composite"),
+        ("--layers=0", "--layers=0 is not at least 1"),
+    ],
+)
+def test_bad_options_are_refused(run_tool, option, complaint):
+    status, _, complained = run_tool("bench_norm", option)
+    assert status == 2
+    assert complaint in complained
