@@ -201,6 +201,7 @@ class BatchNormalization(keras.layers.Layer):
             beta=self.beta,
             epsilon=self.epsilon,
             axis=self.axis,
+            mask=of_positions(mask) if training else None,
             relu=relu,
             portable=not training,  # a frozen layer in training stands among those that train
         )
@@ -281,7 +282,7 @@ class BatchNormalization(keras.layers.Layer):
             by_stddev=self._by_stddev,
             epsilon=self.epsilon,
             axis=self.axis,
-            mask=None if mask is None else keras.ops.expand_dims(mask, -1),
+            mask=of_positions(mask),
             relu=relu,
             synchronized=self.synchronized,
             virtual_batch_size=self.virtual_batch_size,
@@ -354,6 +355,11 @@ class BatchNormalization(keras.layers.Layer):
             synchronization="on_read",
             name=name,
         )
+
+
+def of_positions(mask: Tensor | None) -> Tensor | None:
+    """A layer's mask, which lacks the inputs' last dimension, to broadcast against them."""
+    return None if mask is None else keras.ops.expand_dims(mask, -1)
 
 
 def _defaults(layer: type) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_renorm.layers.batch_normalization import BatchNormalization
+from keras_renorm.layers.batch_normalization import BatchNormalization, of_positions
 from keras_renorm.ops import arguments, domains
 from keras_renorm.ops.domains import Kind
 from keras_renorm.typing import Tensor
@@ -159,6 +159,7 @@ class DomainBatchNormalization(BatchNormalization):
             num_domains=self.num_domains,
             epsilon=self.epsilon,
             axis=self.axis,
+            mask=of_positions(mask) if training else None,
         )
         return self.activation(outputs)
 
@@ -188,7 +189,7 @@ class DomainBatchNormalization(BatchNormalization):
             batch_statistics=self.batch_statistics,
             epsilon=self.epsilon,
             axis=self.axis,
-            mask=None if mask is None else keras.ops.expand_dims(mask, -1),
+            mask=of_positions(mask),
             relu=relu,
             synchronized=self.synchronized,
         )

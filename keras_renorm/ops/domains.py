@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.ops.moments import Moments, moments
+from keras_renorm.ops.moments import Moments, moments, ungraded
 from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
 from keras_renorm.ops.renorm import inference_step
 from keras_renorm.ops.replicas import Replicas
@@ -60,6 +60,7 @@ def normalize(
     num_domains: int,
     epsilon: float,
     axis: int,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Normalises each example with the population statistics of its domain. For inference.
 
@@ -74,14 +75,21 @@ def normalize(
         num_domains: D.
         epsilon: Added to the variances.
         axis: The axis of the channels, not 0.
+        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`; of positions where
+            it is False nothing reaches a gradient.
 
     Returns:
-        The output, in the dtype and shape of `x`. One pass over `x`.
+        The output, in the dtype and shape of `x`. One pass over `x`; two with a mask.
     """
     if parameters.by_domain and not _is_scalar(domain):
-        return _normalize_examples(x, domain, parameters, num_domains, epsilon, axis % len(x.shape))
+
+        def output(x: Tensor) -> Tensor:
+            positive = axis % len(x.shape)
+            return _normalize_examples(x, domain, parameters, num_domains, epsilon, positive)
+
+        return ungraded(mask, output, x)
     own = parameters.of(domain)
-    y = inference_step(x, *own[:4], epsilon=epsilon, axis=axis)
+    y = inference_step(x, *own[:4], epsilon=epsilon, axis=axis, mask=mask)
     return y if isinstance(domain, int) else y + _blot(domain, num_domains, y)
 
 

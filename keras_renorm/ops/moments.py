@@ -1,6 +1,7 @@
 """Batch moments: count, mean and variance of every channel."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -116,6 +117,14 @@ def centre(x: Tensor, axis: int, mean: Tensor, remainder: Tensor | None = None) 
 def select(mask: Tensor | None, x: Tensor) -> Tensor:
     """`x` where `mask` is True and 0 elsewhere, also where `x` is NaN there."""
     return x if mask is None else keras.ops.where(mask, x, keras.ops.zeros_like(x))
+
+
+def ungraded(mask: Tensor | None, output: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`output(x)`, of whose masked positions nothing reaches a gradient, not even 0 * NaN."""
+    if mask is None:
+        return output(x)
+    masked = keras.ops.stop_gradient(output(x))
+    return keras.ops.where(mask, output(select(mask, x)), masked)
 
 
 def _count(x: Tensor, axis: int, mask: Tensor | None, dtype: str, ghosts: bool) -> Tensor:

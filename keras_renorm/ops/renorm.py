@@ -5,7 +5,7 @@ import keras
 from keras_renorm.ops import arguments, inference, step
 from keras_renorm.ops.correction import limit
 from keras_renorm.ops.derivatives import of_this_graph
-from keras_renorm.ops.moments import Moments, canonical_inputs
+from keras_renorm.ops.moments import Moments, canonical_inputs, ungraded
 from keras_renorm.ops.moving import Moving
 from keras_renorm.typing import Tensor
 
@@ -274,6 +274,7 @@ def inference_step(
     *,
     epsilon: float = 1e-3,
     axis: int = -1,
+    mask: Tensor | None = None,
     relu: bool = False,
     portable: bool = True,
 ) -> Tensor:
@@ -296,6 +297,9 @@ def inference_step(
         beta: Optional offset `[C]`; None is 0.
         epsilon: Added to the variance, greater than 0.
         axis: The axis of the channels.
+        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. Where it is False,
+            `y` is the same, but nothing of it reaches a gradient, even if `x` is NaN. It costs a
+            second pass.
         relu: Whether to take the positive part of `y`.
         portable: Whether to use no operation of the native library, so that an exported model needs
             no library. False is faster where gradients are taken: one pass over the memory forwards
@@ -313,11 +317,15 @@ def inference_step(
 
     Source: Ioffe & Szegedy 2015, Algorithm 2; Ioffe 2017, Algorithm 1.
     """
-    x, axis, _ = canonical_inputs(x, axis, None)
+    x, axis, mask = canonical_inputs(x, axis, mask)
     named = {"moving_mean": moving_mean, "moving_variance": moving_variance}
     vectors = _vectors_of(x, axis, **named, gamma=gamma, beta=beta)
     epsilon = arguments.epsilon(epsilon)
-    return inference.take(x, vectors, axis=axis, epsilon=epsilon, relu=relu, portable=portable)
+
+    def output(x: Tensor) -> Tensor:
+        return inference.take(x, vectors, axis=axis, epsilon=epsilon, relu=relu, portable=portable)
+
+    return ungraded(mask, output, x)
 
 
 def _vectors_of(x: Tensor, axis: int, **vectors: Tensor | None) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ from keras_renorm.ops import composite, lowerings
 from keras_renorm.ops.correction import Correction, renorm_correction
 from keras_renorm.ops.derivatives import differentiable, held
 from keras_renorm.ops.ghosts import in_ghosts
-from keras_renorm.ops.moments import Moments, select
+from keras_renorm.ops.moments import Moments, ungraded
 from keras_renorm.ops.moving import Moving, update_moving
 from keras_renorm.ops.replicas import Replicas
 from keras_renorm.typing import Tensor
@@ -170,11 +170,11 @@ def in_plain_operations(
     r, d = _correction(batch, step)
     scale = gamma * (r / keras.ops.sqrt(batch.variance + step.epsilon))
     affine = batch.mean, batch.mean_remainder, scale, gamma * d + beta
-    options: dict[str, Any] = {"axis": step.axis, "relu": step.relu}
-    y = composite.normalize(select(step.mask, x), *affine, **options)
-    if step.mask is not None:  # nothing of a masked position may reach a gradient, not even 0 * NaN
-        masked = composite.normalize(x, *affine, **options)
-        y = keras.ops.where(step.mask, y, keras.ops.stop_gradient(masked))
+
+    def output(x: Tensor) -> Tensor:
+        return composite.normalize(x, *affine, axis=step.axis, relu=step.relu)
+
+    y = ungraded(step.mask, output, x)
     return y, Moments(*(keras.ops.stop_gradient(value) for value in batch))
 
 

@@ -138,6 +138,24 @@ def test_a_frozen_layer_runs_in_inference_mode(rng, layer_class):
         np.testing.assert_array_equal(new, old)
 
 
+@pytest.mark.parametrize("layer_class", BOTH)
+def test_nothing_of_a_masked_position_reaches_a_frozen_layers_gradients(rng, layer_class):
+    layer = layer_class(frozen_statistics=True)
+    layer.build((4, 6, 3))
+    randomise(layer, rng)
+    x = rng.normal(size=(4, 6, 3)).astype("float32")
+    mask = rng.random((4, 6)) < 0.6
+    for masked in (x, np.where(mask[..., None], x, np.float32(np.nan))):
+        with tf.GradientTape() as tape:
+            y = layer(masked, training=True, mask=mask)
+            loss = tf.reduce_sum(tf.where(mask[..., None], y**2, 0))
+        gradients = tape.gradient(loss, [layer.gamma, layer.beta])
+        np.testing.assert_array_equal(np.isnan(y), np.isnan(masked))
+        if masked is x:
+            desired = gradients
+    np.testing.assert_allclose(gradients, desired, rtol=1e-6)
+
+
 @pytest.mark.parametrize("options", [{"trainable": False}, {"frozen_statistics": True}])
 def test_only_training_takes_operations_of_the_native_library(options):
     """Frozen, too. What is exported is inference, and needs no library."""

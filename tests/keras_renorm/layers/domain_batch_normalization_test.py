@@ -352,6 +352,24 @@ def test_activation_and_frozen_layers(rng, layer_class):
         np.testing.assert_array_equal(new, old)
 
 
+@both
+@pytest.mark.parametrize("ids", [1, [0, 1, 2, 1]])
+def test_nothing_of_a_masked_position_reaches_a_frozen_layers_gradients(rng, layer_class, ids):
+    layer = make(layer_class, frozen_statistics=True)
+    layer.build((None, 6, 4))
+    x = rng.normal(size=(4, 6, 4)).astype("float32")
+    mask = rng.random((4, 6)) < 0.6
+    found = []
+    for masked in (x, np.where(mask[..., None], x, np.float32(np.nan))):
+        with tf.GradientTape() as tape:
+            y = layer(masked, domain=ids, training=True, mask=mask)
+            loss = tf.reduce_sum(tf.where(mask[..., None], y**2, 0))
+        gradients = tape.gradient(loss, [layer.gamma, layer.beta])
+        found.append([tf.convert_to_tensor(gradient) for gradient in gradients])
+        np.testing.assert_array_equal(np.isnan(y), np.isnan(masked))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
 def functional(layer_class, kinds, **options):
     inputs, domain = keras.Input((4,)), keras.Input((), dtype="int32")
     x = make(layer_class, kinds, name="norm", **options)(inputs, domain=domain)

@@ -191,6 +191,27 @@ def test_the_gradient_does_not_read_x(mode, portable, relu):
     np.testing.assert_allclose(dx, dy / np.sqrt(1 + EPSILON), rtol=1e-6)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("portable", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+def test_nothing_of_a_masked_position_reaches_a_gradient(rng, relu, portable, mode):
+    """The gradients are those of the positions that count, even where the others are NaN."""
+    x, dy, *vectors = make_case(rng, (6, 4, 5))
+    keep = rng.random((6, 4, 1)) < 0.6
+    options = {"relu": relu, "portable": portable}
+    function = MODES[mode](lambda *tensors: run(*tensors, mask=keep, **options))
+    y, (dx, dgamma, dbeta, *_) = function(tf.where(keep, x, np.nan), dy, *vectors)
+    np.testing.assert_array_equal(np.isnan(y), np.broadcast_to(~keep, x.shape))
+    (desired_y, desired_dx), desired_dgamma, desired_dbeta = expected(
+        x, tf.where(keep, dy, 0), *vectors, relu=relu
+    )
+    near = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(tf.where(keep, y, desired_y), desired_y, **near)
+    np.testing.assert_allclose(dx, desired_dx, **near)
+    np.testing.assert_allclose(dgamma, desired_dgamma, **near)
+    np.testing.assert_allclose(dbeta, desired_dbeta, **near)
+
+
 def operations(function, *tensors):
     """Types of the operations of a function that is traced, those in functions it calls, too."""
     graph = tf.function(function).get_concrete_function(*tensors).graph.as_graph_def()
