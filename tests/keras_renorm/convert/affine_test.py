@@ -8,16 +8,6 @@ from keras_renorm import convert, layers
 L = keras.layers
 BN = layers.BatchNormalization
 
-
-def norms(model):
-    kinds = BN, L.BatchNormalization
-    return [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
-
-
-def notes(report):
-    return {c.layer.split("/")[-1]: c.note for c in report.replaced + report.kept}
-
-
 KINDS = {
     "dense": (lambda **o: L.Dense(6, **o), (5,)),
     "dense on maps": (lambda **o: L.Dense(6, **o), (4, 3, 5)),
@@ -44,7 +34,7 @@ NORMS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_norm_is_folded_into_each_kind_of_layer(kind, norm, stack, folded):
+def test_a_norm_is_folded_into_each_kind_of_layer(kind, norm, stack, folded, norms, notes):
     make, shape = KINDS[kind]
     make_norm, use_bias = NORMS[norm]
     layer = make(use_bias=use_bias, name="layer")
@@ -94,7 +84,7 @@ def test_dtype_policies(policy, stack, sample):
     np.testing.assert_allclose(actual, desired, rtol=tolerance, atol=2 * tolerance)
 
 
-def test_a_norm_of_a_large_mean_stays(stack):
+def test_a_norm_of_a_large_mean_stays(stack, notes):
     model = stack(BN(name="norm"), shape=(3,))
     model.layers[0].moving_mean.assign([0, 1e6, 0])
     model.layers[0].moving_variance.assign([1, 1, 1])

@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 
 from keras_renorm import convert, layers
+from keras_renorm.convert.rules import as_keras
 
 X = np.random.default_rng(2).normal(1.0, 2.0, (6, 5)).astype("f4")
-
-
-def randomised(model):
-    values = np.random.default_rng(1)
-    model.set_weights([values.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
-    return model
 
 
 def test_the_backend_is_the_one_asked_for():
@@ -42,7 +37,7 @@ class OfTwo(keras.Model):
 
 
 @pytest.mark.parametrize("inputs", [{"a": X, "b": 2 * X}, [X, 2 * X], (X, 2 * X)])
-def test_a_subclassed_model_of_several_inputs(inputs):
+def test_a_subclassed_model_of_several_inputs(inputs, randomised):
     model = OfTwo(keras.layers.BatchNormalization())
     model(inputs)
     converted = convert.from_keras(randomised(model))
@@ -66,7 +61,7 @@ def test_flags_of_layers_in_models_and_of_shared_ones():
 
 
 @pytest.mark.parametrize("to", [convert.fold, convert.to_keras, convert.to_synchronized])
-def test_an_activation_that_is_a_layer_goes_along(to):
+def test_an_activation_that_is_a_layer_goes_along(to, randomised):
     activation = keras.layers.PReLU()
     norms = [layers.BatchNormalization(activation=activation) for _ in range(2)]
     parts = keras.layers.Dense(4), norms[0], keras.layers.Dense(4), norms[1]
@@ -77,9 +72,17 @@ def test_an_activation_that_is_a_layer_goes_along(to):
 
 
 @pytest.mark.parametrize("to", [convert.fold, convert.to_keras])
-def test_a_call_for_training_of_a_model_computes_the_same(to):
+def test_a_call_for_training_of_a_model_computes_the_same(to, randomised):
     norm = layers.BatchNormalization(activation="relu")
     inner = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4), norm])
     inputs = keras.Input((5,))
     model = randomised(keras.Model(inputs, inner(inputs, training=True)))
     np.testing.assert_allclose(to(model)(X), model(X), rtol=1e-5, atol=1e-5)
+
+
+def test_synchronized_is_left_out_where_keras_refuses_it():
+    with pytest.raises(ValueError, match="only supported with the TensorFlow backend"):
+        keras.layers.BatchNormalization(synchronized=True)
+    keras_layer = as_keras(layers.BatchNormalization(synchronized=True, name="norm"))
+    assert keras_layer.name == "norm"
+    assert not keras_layer.synchronized

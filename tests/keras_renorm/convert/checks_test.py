@@ -39,14 +39,6 @@ class Pair(keras.layers.Layer):
         return shape
 
 
-@keras.saving.register_keras_serializable("checks_test")
-class Holder(keras.layers.Wrapper):
-    """A layer that calls the one that it is given."""
-
-    def call(self, x):
-        return self.layer(x)
-
-
 def own_layer():
     inputs = keras.Input((5,))
     return OwnLayer(inputs, keras.layers.BatchNormalization()(inputs), name="own")
@@ -86,21 +78,21 @@ def test_what_a_copy_would_lose_is_named(make, error, message):
 
 
 @pytest.mark.parametrize("to", [convert.to_batch_renormalization, convert.fold])
-def test_sharing_that_a_copy_would_lose_is_refused(to):
+def test_sharing_that_a_copy_would_lose_is_refused(to, holder):
     shared = keras.layers.BatchNormalization(name="shared")
     inputs = keras.Input((5,))
-    model = keras.Model(inputs, Holder(shared)(shared(inputs)))
+    model = keras.Model(inputs, holder(shared)(shared(inputs)))
     with pytest.raises(ValueError, match="The BatchNormalization 'shared' is used in several"):
         to(model)
-    holders = keras.Sequential([keras.Input((5,)), Holder(shared), Holder(shared)])
+    holders = keras.Sequential([keras.Input((5,)), holder(shared), holder(shared)])
     with pytest.raises(ValueError, match="the copies would not share their weights"):
         to(holders)
 
 
 @pytest.mark.parametrize("to", [convert.to_batch_renormalization, convert.fold])
-def test_sharing_of_what_has_no_weights_may_be_lost(to, randomised):
+def test_sharing_of_what_has_no_weights_may_be_lost(to, holder, randomised):
     shared = keras.layers.LeakyReLU(0.3)
-    holders = [Holder(BatchNormalization(activation=shared)) for _ in range(2)]
+    holders = [holder(BatchNormalization(activation=shared)) for _ in range(2)]
     model = randomised(keras.Sequential([keras.Input((5,)), *holders]))
     converted = to(model, report=lambda report: None)
     np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-5)

@@ -59,14 +59,6 @@ def test_the_fold_of_functions(randomised):
     np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-5)
 
 
-@keras.saving.register_keras_serializable("configurations_test")
-class Holder(keras.layers.Wrapper):
-    """A layer that calls the one that it is given."""
-
-    def call(self, x):
-        return self.layer(x)
-
-
 class OfAName(keras.layers.Layer):
     """A layer that makes one of its own for an activation."""
 
@@ -118,7 +110,7 @@ class Unregistered(keras.layers.Layer):
 
 REFUSED = {
     "function in a layer in it": (
-        lambda: keras.Sequential(
+        lambda holder: keras.Sequential(
             [
                 keras.Input((4, 5)),
                 keras.layers.RNN(keras.layers.GRUCell(3, activation=squared), name="cells"),
@@ -128,10 +120,10 @@ REFUSED = {
         r"`keras.saving.custom_object_scope\(",
     ),
     "activation of a norm in a layer": (
-        lambda: keras.Sequential(
+        lambda holder: keras.Sequential(
             [
                 keras.Input((5,)),
-                Holder(BatchNormalization(activation=Unregistered()), name="holder"),
+                holder(BatchNormalization(activation=Unregistered()), name="holder"),
                 keras.layers.BatchNormalization(),
             ]
         ),
@@ -143,9 +135,9 @@ REFUSED = {
 
 @pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("to", [convert.from_keras, convert.to_synchronized])
-def test_what_no_configuration_tells_is_named(make, message, to):
+def test_what_no_configuration_tells_is_named(make, message, to, holder):
     with pytest.raises(TypeError, match=message):
-        to(make())
+        to(make(holder))
 
 
 @keras.saving.register_keras_serializable("configurations_test")

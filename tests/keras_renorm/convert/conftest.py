@@ -1,10 +1,10 @@
-"""Weights, inputs and comparisons that the tests of several modules use."""
+"""Weights, inputs, layers and comparisons that the tests of several modules use."""
 
 import keras
 import numpy as np
 import pytest
 
-from keras_renorm import convert
+from keras_renorm import convert, layers
 
 
 def _randomised(model):
@@ -58,6 +58,25 @@ def _folded(model):
     return new_model, reports[0]
 
 
+def _norms(model):
+    """The batch norms of a model, Keras's and ours."""
+    kinds = layers.BatchNormalization, keras.layers.BatchNormalization
+    return [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
+
+
+def _notes(report):
+    """The notes of a report by the names of the layers."""
+    return {c.layer.split("/")[-1]: c.note for c in report.replaced + report.kept}
+
+
+@keras.saving.register_keras_serializable("convert_tests")
+class Holder(keras.layers.Wrapper):
+    """A layer that calls the one that it is given."""
+
+    def call(self, x):
+        return self.layer(x)
+
+
 @pytest.fixture
 def randomised():
     return _randomised
@@ -81,3 +100,18 @@ def stack():
 @pytest.fixture
 def folded():
     return _folded
+
+
+@pytest.fixture
+def norms():
+    return _norms
+
+
+@pytest.fixture
+def notes():
+    return _notes
+
+
+@pytest.fixture
+def holder():
+    return Holder

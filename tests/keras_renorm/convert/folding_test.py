@@ -11,15 +11,6 @@ L = keras.layers
 BN = layers.BatchNormalization
 
 
-def norms(model):
-    kinds = BN, L.BatchNormalization
-    return [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
-
-
-def notes(report):
-    return {c.layer.split("/")[-1]: c.note for c in report.replaced + report.kept}
-
-
 def test_an_activation_that_is_a_layer_stands_in_the_place_of_its_norm(stack, folded):
     layer = L.Conv2D(4, 3, name="conv")
     norm = BN(activation=L.PReLU(shared_axes=[1, 2], name="slopes"), name="norm")
@@ -33,7 +24,7 @@ def test_an_activation_that_is_a_layer_stands_in_the_place_of_its_norm(stack, fo
     assert "net/norm  BatchNormalization -> PReLU (folded into net/conv)" in str(report)
 
 
-def test_an_activation_that_is_a_layer_follows_an_affine(stack, folded):
+def test_an_activation_that_is_a_layer_follows_an_affine(stack, folded, notes):
     norm = BN(activation=L.PReLU(name="slopes"), name="norm")
     new_model, report = folded(stack(norm, shape=(5,)))
     assert [x.name for x in new_model.layers] == ["norm", "slopes"]
@@ -88,7 +79,7 @@ def functional():
     return keras.Model([images, other], {"a": out, "b": [conv, BN(name="on")(conv)]})
 
 
-def test_a_functional_model(folded, spread):
+def test_a_functional_model(folded, spread, norms, notes):
     new_model, report = folded(spread(functional()))
     assert notes(report) == {
         "after_shared": "affine: a shared layer",
@@ -105,7 +96,7 @@ def test_a_functional_model(folded, spread):
     )
 
 
-def test_wrappers(stack, folded):
+def test_wrappers(stack, folded, norms):
     """A network at each time step is folded; a norm or its activation in a wrapper stays."""
     network = keras.Sequential([keras.Input((6, 3)), L.Conv1D(4, 3), BN(), L.Flatten()])
     model = stack(
@@ -131,7 +122,7 @@ def test_a_mask_goes_through(stack, folded, sample):
     np.testing.assert_allclose(new_model(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-def test_an_application_of_keras(folded, spread):
+def test_an_application_of_keras(folded, spread, norms):
     model = keras.applications.MobileNetV2(
         (32, 32, 3), alpha=0.35, weights=None, classes=3, classifier_activation=None
     )

@@ -8,16 +8,7 @@ L = keras.layers
 BN = layers.BatchNormalization
 
 
-def norms(model):
-    kinds = BN, L.BatchNormalization
-    return [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
-
-
-def notes(report):
-    return {c.layer.split("/")[-1]: c.note for c in report.replaced + report.kept}
-
-
-def test_a_call_for_training_stays(spread):
+def test_a_call_for_training_stays(spread, norms, notes):
     inputs = keras.Input((5,))
     hidden = L.Dense(4)(inputs)
     hidden = BN(name="asked")(hidden, training=True)
@@ -76,7 +67,7 @@ AROUND = {
 @pytest.mark.parametrize("make", AROUND.values(), ids=AROUND)
 @pytest.mark.parametrize("other_calls", [0, 1])
 def test_a_call_for_training_of_what_holds_a_norm_computes_the_same(
-    make, other_calls, sample, spread
+    make, other_calls, sample, spread, notes
 ):
     layer = make()
     inputs = keras.Input((2, 4, 5) if isinstance(layer, L.TimeDistributed) else (4, 5))
@@ -92,7 +83,7 @@ def test_a_call_for_training_of_what_holds_a_norm_computes_the_same(
         np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-5)
 
 
-def test_dropout_in_a_model_called_for_training_drops(spread):
+def test_dropout_in_a_model_called_for_training_drops(spread, notes):
     inputs = keras.Input((4, 5))
     norm = BN(name="norm", trainable=False)
     outputs = network(L.Dense(3), L.Dropout(0.5, seed=1), norm)(inputs, training=True)
@@ -108,7 +99,7 @@ def test_a_model_called_for_inference_is_folded_whatever_it_asks_inside(folded, 
     assert [change.note.split()[0] for change in report.replaced] == ["folded"]
 
 
-def test_a_layer_used_in_a_wrapper_too_is_shared(folded, spread):
+def test_a_layer_used_in_a_wrapper_too_is_shared(folded, spread, notes):
     dense = L.Dense(3, name="dense")
     inputs = keras.Input((4, 5))
     outputs = [BN()(dense(inputs)), L.TimeDistributed(dense)(inputs)]
@@ -131,7 +122,7 @@ def test_nothing_is_folded_where_a_class_calls_the_layers_itself(folded, spread)
     assert [change.after for change in report.replaced] == ["BatchNormalization"]
 
 
-def test_a_layer_that_a_class_calls_too_is_shared(folded, spread):
+def test_a_layer_that_a_class_calls_too_is_shared(folded, spread, notes):
     inputs, dense = keras.Input((5,)), L.Dense(5, name="dense")
     both = Both(inputs, BN()(dense(inputs)))
     _, report = folded(spread(keras.Model(inputs, [BN()(dense(inputs)), both(inputs)])))

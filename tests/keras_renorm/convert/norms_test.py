@@ -7,17 +7,6 @@ from keras_renorm import convert, layers, schedules, statistics
 X = np.random.default_rng(2).normal(1.0, 2.0, (6, 5)).astype("f4")
 
 
-def randomised(model):
-    values = np.random.default_rng(1)
-    model.set_weights([values.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
-    return model
-
-
-def norms(model):
-    kinds = layers.BatchNormalization, keras.layers.BatchNormalization
-    return [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
-
-
 def sequential():
     return keras.Sequential(
         [
@@ -69,7 +58,7 @@ MODELS = [sequential, built_by_a_call, functional, with_wrappers]
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_every_norm_is_synchronized_and_back_and_nothing_else_changes(make):
+def test_every_norm_is_synchronized_and_back_and_nothing_else_changes(make, norms, randomised):
     model = randomised(make())
     before = model.get_weights()
     there = convert.to_synchronized(model)
@@ -104,7 +93,7 @@ def test_the_model_stays_compiled():
     assert model.evaluate(X, [X, X], verbose=0) is not None
 
 
-def test_options_are_kept():
+def test_options_are_kept(norms):
     model = sequential()
     converted = convert.to_synchronized(model)
     for old, new in zip(norms(model), norms(converted), strict=True):
@@ -121,7 +110,7 @@ def test_options_are_kept():
     assert norms(converted)[1].r_max == norms(model)[1].r_max
 
 
-def test_a_layer_used_twice_stays_one_layer():
+def test_a_layer_used_twice_stays_one_layer(norms):
     converted = convert.to_synchronized(functional())
     assert len(norms(converted)) == 2
     assert converted.get_layer("inner").layers[-1] is converted.get_layer("shared")
@@ -135,7 +124,7 @@ def test_layers_without_weights_yet_are_kept():
     assert [type(layer) for layer in new_model.layers] == [type(one) for one in model.layers]
 
 
-def test_a_model_without_weights_yet():
+def test_a_model_without_weights_yet(norms):
     model = keras.Sequential([keras.layers.Dense(4), keras.layers.BatchNormalization()])
     converted = convert.to_synchronized(model)
     assert not converted.built
@@ -143,7 +132,7 @@ def test_a_model_without_weights_yet():
     assert converted(X).shape == (6, 4)
 
 
-def test_a_converted_model_loads(tmp_path):
+def test_a_converted_model_loads(tmp_path, norms, randomised):
     converted = convert.to_synchronized(randomised(sequential()))
     converted.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -151,7 +140,7 @@ def test_a_converted_model_loads(tmp_path):
     np.testing.assert_array_equal(loaded(X), converted(X))
 
 
-def test_an_application_of_keras():
+def test_an_application_of_keras(norms):
     model = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=3)
     x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("f4")
     converted = convert.to_synchronized(model)
@@ -247,7 +236,7 @@ def bits(model):
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_to_batch_renormalization_and_back_keeps_the_bits(make):
+def test_to_batch_renormalization_and_back_keeps_the_bits(make, norms, randomised):
     model = convert.to_batch_normalization(randomised(make()))
     there = convert.to_batch_renormalization(model)
     back = convert.to_batch_normalization(there)
@@ -263,7 +252,7 @@ def test_to_batch_renormalization_and_back_keeps_the_bits(make):
         np.testing.assert_array_equal(between, before)
 
 
-def test_options_are_those_of_all_layers():
+def test_options_are_those_of_all_layers(norms):
     ramp = schedules.LinearRamp(1.0, 2.0, 3, 4)
     converted = convert.to_batch_renormalization(sequential(), r_max=ramp, d_max=0.5)
     assert [(norm.r_max, norm.d_max) for norm in norms(converted)] == [(ramp, 0.5)] * 3
@@ -287,14 +276,14 @@ def test_options_that_layers_cannot_have_are_refused(options, error, message):
         convert.to_batch_renormalization(sequential(), **options)
 
 
-def test_a_counter_goes_along():
+def test_a_counter_goes_along(norms):
     model = sequential()
     model(X, training=True)
     converted = convert.to_synchronized(model)
     assert int(norms(converted)[1].update_count) == 1
 
 
-def test_domains_keep_their_statistics():
+def test_domains_keep_their_statistics(norms, randomised):
     inputs, domain = keras.Input((5,)), keras.Input((), dtype="int32")
     norm = layers.DomainBatchNormalization(num_domains=2)
     model = randomised(keras.Model([inputs, domain], norm(inputs, domain=domain)))
@@ -308,7 +297,7 @@ def test_domains_keep_their_statistics():
 
 
 @pytest.mark.parametrize("to", [convert.from_keras, convert.to_synchronized])
-def test_renorm_of_keras_keeps_inference_and_limits(to):
+def test_renorm_of_keras_keeps_inference_and_limits(to, norms):
     model, layer = renormalized(renorm_clipping={"rmax": 3.0, "dmax": 5.0})
     converted = to(model)
     norm = norms(converted)[0]
@@ -319,7 +308,7 @@ def test_renorm_of_keras_keeps_inference_and_limits(to):
     np.testing.assert_allclose(converted(X), model(X), rtol=1e-5, atol=1e-6)
 
 
-def test_renorm_of_keras_trains_on_as_it_did():
+def test_renorm_of_keras_trains_on_as_it_did(norms):
     model, layer = renormalized(renorm_momentum=0.9)
     converted = convert.from_keras(model)
     assert np.isinf([norms(converted)[0].r_max, norms(converted)[0].d_max]).all()
@@ -330,7 +319,7 @@ def test_renorm_of_keras_trains_on_as_it_did():
     np.testing.assert_allclose(norms(converted)[0].moving_mean, layer.renorm_mean, rtol=1e-5)
 
 
-def test_renorm_of_keras_with_another_lower_limit_is_kept():
+def test_renorm_of_keras_with_another_lower_limit_is_kept(norms):
     model, layer = renormalized(renorm_clipping={"rmax": 3.0, "rmin": 0.1}, name="other")
     with pytest.warns(UserWarning, match=r"other' is kept as it is: `rmin` must be 1 / rmax"):
         converted = convert.from_keras(model)
@@ -345,7 +334,7 @@ class Frozen(keras.layers.BatchNormalization):
         return super().call(inputs, training=False, mask=mask)
 
 
-def test_a_subclass_is_kept():
+def test_a_subclass_is_kept(norms):
     model = keras.Sequential([keras.Input((5,)), Frozen(name="frozen")])
     with pytest.warns(UserWarning, match="Frozen layer '.*frozen' is kept.*of a subclass"):
         assert type(norms(convert.from_keras(model))[0]) is Frozen
@@ -356,7 +345,7 @@ class Ours(layers.BatchNormalization):
     pass
 
 
-def test_a_subclass_of_ours_is_synchronized_and_not_replaced():
+def test_a_subclass_of_ours_is_synchronized_and_not_replaced(norms):
     model = keras.Sequential([keras.Input((5,)), Ours(name="ours")])
     converted = convert.to_synchronized(model)
     assert [(type(norm), norm.synchronized) for norm in norms(converted)] == [(Ours, True)]
@@ -388,7 +377,7 @@ def test_a_report_of_all_that_normalizes():
     assert report.kept[1].note.startswith("`rmin` must be 1 / rmax")
 
 
-def test_to_keras_gives_layers_of_keras_only():
+def test_to_keras_gives_layers_of_keras_only(norms, randomised):
     model = randomised(sequential())
     reports = []
     converted = convert.to_keras(model, report=reports.append)
@@ -414,7 +403,7 @@ def test_to_keras_has_an_activation_that_is_a_layer_follow():
     assert reports[0].replaced[0].note == "activation in a layer of its own"
 
 
-def test_to_keras_in_a_functional_model():
+def test_to_keras_in_a_functional_model(randomised):
     inputs = keras.Input((5,))
     norm = layers.BatchNormalization(activation="relu", name="norm")
     hidden = norm(inputs)
@@ -426,7 +415,7 @@ def test_to_keras_in_a_functional_model():
         assert np.min(actual) == 0
 
 
-def test_to_keras_keeps_what_both_have():
+def test_to_keras_keeps_what_both_have(norms):
     model = keras.Sequential(
         [
             keras.Input((5,)),
@@ -450,34 +439,31 @@ def test_to_keras_keeps_what_both_have():
     assert not norm.trainable
 
 
-def wrapped(layer):
-    return keras.Sequential([keras.Input((5,)), Holder(layer, name="holder")])
-
-
-@keras.saving.register_keras_serializable("norms_test")
-class Holder(keras.layers.Wrapper):
-    def call(self, x):
-        return self.layer(x)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
-            lambda: keras.Sequential([keras.Input((5,)), layers.SkipInit(name="skip")]),
+            lambda holder: one_layer(layers.SkipInit(name="skip")),
             "SkipInit layer '.*skip' has no equivalent in Keras. Leave it out",
         ),
         (
-            lambda: wrapped(layers.BatchNormalization(activation="relu", name="norm")),
+            lambda holder: one_layer(
+                holder(layers.BatchNormalization(activation="relu", name="norm"), name="holder")
+            ),
             "'norm' would become two layers, for which there is no room in the Holder layer "
             "'holder'.* put a keras.layers.Activation",
         ),
         (
-            lambda: wrapped(layers.BatchNormalization(activation=keras.layers.PReLU(), name="a")),
+            lambda holder: one_layer(
+                holder(
+                    layers.BatchNormalization(activation=keras.layers.PReLU(), name="a"),
+                    name="holder",
+                )
+            ),
             "'a' would become two layers, for which there is no room in the Holder layer 'holder'",
         ),
         (
-            lambda: keras.Sequential(
+            lambda holder: keras.Sequential(
                 [
                     keras.Input((5, 1)),
                     keras.layers.TimeDistributed(
@@ -490,9 +476,9 @@ class Holder(keras.layers.Wrapper):
         ),
     ],
 )
-def test_what_keras_has_not_is_refused(make, message):
+def test_what_keras_has_not_is_refused(make, message, holder):
     with pytest.raises(ValueError, match=message):
-        convert.to_keras(make())
+        convert.to_keras(make(holder))
 
 
 @pytest.mark.parametrize(
@@ -517,7 +503,7 @@ def test_training_goes_on(to):
     assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
-def test_ghost_batches_have_no_place_in_keras():
+def test_ghost_batches_have_no_place_in_keras(norms):
     norm = layers.BatchNormalization(virtual_batch_size=2, name="norm")
     model = keras.Sequential([keras.Input((5,)), norm], name="net")
     assert norms(convert.to_batch_renormalization(model))[0].virtual_batch_size == 2
@@ -555,10 +541,10 @@ def test_frozen_statistics_of_what_is_kept_go_along():
 
 @pytest.mark.parametrize("built", [True, False])
 @pytest.mark.parametrize("to", [convert.from_keras, convert.to_synchronized])
-def test_frozen_statistics_go_along_into_a_class(to, built):
-    model = wrapped(keras.layers.BatchNormalization())
+def test_frozen_statistics_go_along_into_a_class(to, built, norms, holder):
+    model = one_layer(holder(keras.layers.BatchNormalization()))
     if not built:
-        model = keras.Sequential([Holder(keras.layers.BatchNormalization())])
+        model = keras.Sequential([holder(keras.layers.BatchNormalization())])
     statistics.freeze(model)
     (norm,) = norms(to(model))
     assert isinstance(norm, layers.BatchNormalization)

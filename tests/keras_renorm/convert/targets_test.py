@@ -8,23 +8,14 @@ L = keras.layers
 BN = layers.BatchNormalization
 
 
-def norms(model):
-    kinds = BN, L.BatchNormalization
-    return [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
-
-
-def notes(report):
-    return {c.layer.split("/")[-1]: c.note for c in report.replaced + report.kept}
-
-
-def test_dropout_may_stand_between(stack, folded):
+def test_dropout_may_stand_between(stack, folded, notes):
     parts = L.Conv2D(4, 3, name="conv"), L.SpatialDropout2D(0.5), L.Identity(), BN()
     new_model, report = folded(stack(*parts, shape=(6, 6, 3)))
     assert len(new_model.layers) == 3
     assert "folded into net/conv" in notes(report).values()
 
 
-def test_channels_first(stack, folded):
+def test_channels_first(stack, folded, norms, notes):
     parts = (
         L.Conv2D(4, 3, data_format="channels_first", name="conv"),
         BN(axis=1, name="first"),
@@ -43,7 +34,7 @@ def test_channels_first(stack, folded):
 
 
 @pytest.mark.parametrize("width", [None, 6])
-def test_channels_first_where_keras_adds_biases_to_the_wrong_axis(width, stack, folded):
+def test_channels_first_where_keras_adds_biases_to_the_wrong_axis(width, stack, folded, notes):
     """Keras's `ops.add` takes the width for the channels if there are as many."""
     conv = L.Conv2D(4, 3, use_bias=False, data_format="channels_first", name="conv")
     model = stack(conv, L.BatchNormalization(axis=1, name="norm"), shape=(3, 6, width))
@@ -75,7 +66,9 @@ NOT_FOLDED = {
 
 @pytest.mark.parametrize(("before", "options", "reason"), NOT_FOLDED.values(), ids=NOT_FOLDED)
 @pytest.mark.parametrize("kind", [L.BatchNormalization, layers.BatchRenormalization])
-def test_other_norms_become_an_affine(before, options, reason, kind, stack, folded, sample):
+def test_other_norms_become_an_affine(
+    before, options, reason, kind, stack, folded, sample, norms, notes
+):
     parts = [make() for make in before]
     model = stack(*parts, kind(name="norm", **options), shape=(6, 6, 3))
     new_model, report = folded(model)
@@ -89,7 +82,7 @@ def test_other_norms_become_an_affine(before, options, reason, kind, stack, fold
         np.testing.assert_array_equal(actual, desired)
 
 
-def test_what_overflows_float16_is_not_folded(stack):
+def test_what_overflows_float16_is_not_folded(stack, notes):
     model = stack(
         L.Dense(3, dtype="mixed_float16", name="dense"),
         BN(dtype="mixed_float16", name="norm"),
