@@ -184,7 +184,9 @@ def from_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.M
 def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
     """A copy of `model` with `keras.layers.BatchNormalization` in the place of our layers.
 
-    For where this package is not installed. Inference stays the same. Training does not: Batch
+    For where this package is not installed. Inference stays the same, but for layers with weights
+    of half precision (the dtype policies `float16` and `bfloat16`, not the mixed ones): Keras
+    rounds moving statistics to that, where ours are float32. Training does not: Batch
     Renormalization becomes batch norm, and what else Keras has not is left out, as the report
     says. An `activation` becomes a layer of its own, `NAME_activation`; one that is a layer, such
     as `PReLU`, keeps its weights and its name. Where a name is taken, it gets a number.
@@ -199,8 +201,9 @@ def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Mod
     Raises:
         TypeError: As in `to_batch_renormalization`.
         ValueError: As in `to_batch_renormalization`; if a layer of this package has no equivalent
-            in Keras; or if a layer with an activation stands inside a layer that calls it, so that
-            there is no room for a second one.
+            in Keras; if moving statistics are too large for half precision; or if a layer with an
+            activation stands inside a layer that calls it, so that there is no room for a second
+            one.
 
     Example:
         >>> keras_renorm.convert.to_keras(model).save("served.keras")
@@ -295,6 +298,8 @@ def _lost(old: Layer, new: Layer) -> str:
     notes = [f"without {', '.join(lost)}"] if lost else []
     if not is_linear(getattr(old, "activation", None)) and not hasattr(new, "activation"):
         notes.append("activation in a layer of its own")
+    if type(new) is KerasBatchNormalization and new.variable_dtype in ("float16", "bfloat16"):
+        notes.append(f"moving statistics rounded to {new.variable_dtype}")
     if getattr(old, "renorm", False):
         notes.append("statistics of inference")
         if old.renorm_momentum != old.momentum and isinstance(new, BatchRenormalization):

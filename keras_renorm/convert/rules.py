@@ -4,6 +4,7 @@ import inspect
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from keras_renorm.convert.configurations import config_of
 from keras_renorm.layers import (
@@ -64,16 +65,38 @@ def is_linear(activation: Any) -> bool:
 
 
 def hand_over_norm(old: Layer, new: Layer) -> None:
-    """Gives a batch norm the weights of another, bit for bit, and whether they are trained."""
+    """Gives a batch norm the weights of another, and whether they are trained.
+
+    Bit for bit; but Keras's layer keeps moving statistics in its variables' type, ours in float32
+    or wider.
+
+    Raises:
+        ValueError: If moving statistics are too large for the type that they have in `new`.
+    """
     for name in _WEIGHTS:
         variable = getattr(new, name)
         if variable is not None:
-            variable.assign(keras.ops.convert_to_numpy(getattr(old, name)))
+            value = keras.ops.convert_to_numpy(getattr(old, name))
+            with np.errstate(over="ignore"):
+                variable.assign(value)
+            _check_range(old, name, value, variable)
             # `statistics.freeze` sets it of gamma and beta alone.
             variable.trainable = getattr(old, name).trainable and new.trainable
     before, after = (getattr(layer, "update_count", None) for layer in (old, new))
     if before is not None and after is not None:
         after.assign(keras.ops.convert_to_numpy(before))
+
+
+def _check_range(layer: Layer, name: str, value: Any, variable: Any) -> None:
+    """Raises if a variable, to which `value` was assigned, has no number for one of its."""
+    assigned = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+    lost = value[np.isfinite(value) & ~np.isfinite(assigned)]
+    if lost.size:
+        raise ValueError(
+            f"The {type(layer).__name__} {layer.path or layer.name!r} has {lost[0]:g} in its "
+            f"{name}, which is too large for the {variable.dtype} of the new layer's. Build the "
+            f"model with the dtype policy mixed_{variable.dtype}, whose variables are float32."
+        )
 
 
 def normalizations(model: keras.Model) -> list[Layer]:

@@ -514,6 +514,22 @@ def test_ghost_batches_have_no_place_in_keras(norms):
         convert.to_synchronized(model)
 
 
+@pytest.mark.parametrize(
+    ("policy", "note"),
+    [
+        ("float16", "moving statistics rounded to float16"),
+        ("bfloat16", "moving statistics rounded to bfloat16"),
+        ("mixed_float16", ""),
+        ("float64", ""),
+    ],
+)
+def test_statistics_that_keras_rounds_are_reported(policy, note):
+    model = keras.Sequential([keras.Input((5,)), layers.BatchNormalization(dtype=policy)])
+    reports = []
+    convert.to_keras(model, report=reports.append)
+    assert reports[0].replaced[0].note == note
+
+
 def test_frozen_statistics_go_along_or_are_reported():
     """What `statistics.freeze` did: the copy must not train on the minibatch's moments."""
     model = keras.Sequential([keras.Input((5,)), keras.layers.BatchNormalization()])

@@ -230,6 +230,19 @@ def test_weights_go_over_by_their_names(make_old, make_new, dtype):
     assert bits(old) == before
 
 
+def test_statistics_that_half_precision_does_not_hold_are_refused():
+    old, new = BN(dtype="float16", name="norm"), L.BatchNormalization(dtype="float16")
+    for layer in (old, new):
+        layer.build((None, 2))
+    old.moving_variance.assign([1.0, 1e6])
+    problem = r"'norm' has 1e\+06 in its moving_variance, which is too large for the float16 of"
+    with pytest.raises(ValueError, match=problem):
+        rules.hand_over_norm(old, new)
+    old.moving_variance.assign([np.inf, 6e4])
+    rules.hand_over_norm(old, new)
+    np.testing.assert_array_equal(new.moving_variance.numpy(), np.float16([np.inf, 6e4]))
+
+
 def test_weights_go_over_bit_for_bit():
     """With the sign of zero, the payload of NaN, and numbers too small for a full mantissa."""
     values = np.array([0x80000000, 0x7FC00001, 0x00000001, 0xFF800000], "u4").view("f4")
