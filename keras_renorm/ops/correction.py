@@ -6,6 +6,7 @@ import keras
 
 from keras_renorm.ops import arguments
 from keras_renorm.ops.moments import Moments
+from keras_renorm.ops.sums import at_least
 from keras_renorm.typing import Tensor
 
 
@@ -68,8 +69,8 @@ def renorm_correction(
     sigma = keras.ops.sqrt(keras.ops.cast(moving_variance, dtype) + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
     difference = batch.mean - keras.ops.cast(moving_mean, dtype) + batch.mean_remainder
-    r_max = keras.ops.maximum(limit("r_max", r_max, 1, dtype), 1)
-    d_max = keras.ops.maximum(limit("d_max", d_max, 0, dtype), 0)
+    r_max = at_least(1, limit("r_max", r_max, 1, dtype))
+    d_max = at_least(0, limit("d_max", d_max, 0, dtype))
     r = keras.ops.clip(sigma_b / sigma, 1 / r_max, r_max)
     d = keras.ops.clip(difference / sigma, -d_max, d_max)
     return Correction(keras.ops.stop_gradient(r), keras.ops.stop_gradient(d))

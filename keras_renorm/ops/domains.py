@@ -16,7 +16,7 @@ from keras_renorm.ops.moments import Moments, moments, ungraded
 from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
 from keras_renorm.ops.renorm import inference_step
 from keras_renorm.ops.replicas import Replicas
-from keras_renorm.ops.sums import channel_shape
+from keras_renorm.ops.sums import at_least, channel_shape
 from keras_renorm.typing import Tensor
 
 Kind = Literal["shared", "domain"]
@@ -216,7 +216,7 @@ def _moments(x: Tensor, mask: Tensor, options: dict[str, Any]) -> Moments:
 def _mean(rows: Moments) -> Moments:
     """The mean of the rows of moments `[D, C]`, weighted by their counts."""
     count = keras.ops.sum(rows.count, axis=0)
-    weights = rows.count / keras.ops.maximum(count, 1)
+    weights = rows.count / at_least(1, count)
     mean, variance, remainder = (
         keras.ops.sum(weights * value, axis=0)
         for value in (rows.mean, rows.variance, rows.mean_remainder)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_renorm.ops.moments import two_sum
 from keras_renorm.ops.xla import tensorflow_runtime
 
 # cuDNN refuses less.
@@ -156,13 +157,6 @@ def _shift(rows: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _add_exactly(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns a + b and what rounding took from it (Knuth's two-sum)."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
-
-
 def forward(
     x: tf.Tensor,
     gamma: tf.Tensor,
@@ -200,7 +194,7 @@ def forward(
     x_hat, _, _, *reserved = tf.raw_ops.FusedBatchNormV3(
         x=shifted, scale=ones, offset=zeros, mean=[], variance=[], epsilon=epsilon
     )
-    mean, remainder = _add_exactly(shift, reserved[0])
+    mean, remainder = two_sum(shift, reserved[0])
     mean, remainder = tf.where(empty, zeros, mean), tf.where(empty, zeros, remainder)
     variance = tf.where(empty, zeros, reserved[1])
     sigma = tf.sqrt(moving_variance + epsilon)

@@ -2,7 +2,7 @@
 
 native     the C++ kernels of `ops.xla`: on the CPU, where their library loads
 fused      TensorFlow's fused batch norm (`ops.fused`): where the library does not load, and where
-           an exported model may not need it
+           an exported model may not need it; and PyTorch's (`ops.torch_fused`)
 composite  the formulas in plain operations: every type, rank, backend and device
 
 All three give the same numbers. The choice falls when an operation is called, which in a
@@ -113,7 +113,7 @@ def _off_cpu(backend: str) -> str | None:
 
 def _without_library(problem: str, backend: str) -> Lowering:
     """The choice where the native library cannot be used."""
-    if backend == "tensorflow":
+    if backend in ("tensorflow", "torch"):
         return Lowering("fused", f"{problem}; composite where the fused kernel does not fit")
     return Lowering("composite", problem)
 
@@ -121,8 +121,8 @@ def _without_library(problem: str, backend: str) -> Lowering:
 def lowering() -> Lowering:
     """Returns the implementation that training here and now would take, and why.
 
-    `fused` takes float32 with the channels last and without mask, weights or ghost batches; other
-    calls are then composite.
+    `fused` takes no mask, weights or ghost batches, and under TensorFlow float32 with the channels
+    last; other calls are then composite.
 
     Raises:
         ValueError: The environment variable KERAS_RENORM_LOWERING names no lowering, or
@@ -136,8 +136,8 @@ def lowering() -> Lowering:
     backend = keras.backend.backend()
     demanded = forced()
     if demanded in ("composite", "fused"):
-        if demanded == "fused" and backend != "tensorflow":
-            return Lowering("composite", f"{VARIABLE}=fused, which only TensorFlow has")
+        if demanded == "fused" and backend == "jax":
+            return Lowering("composite", f"{VARIABLE}=fused, which JAX has not")
         return Lowering(demanded, f"{VARIABLE}={demanded}")
     problem = _native_problem(backend)
     if problem is None and backend == "tensorflow":
@@ -191,10 +191,14 @@ def choose(x: Any, *, axis: int, epsilon: float, weighted: bool, ghosts: bool = 
     if name == "native" and len(x.shape) and x.shape[axis] is None:
         return "composite"
     if name == "fused":
+        own: dict[str, Any] = {"axis": axis, "weighted": weighted, "ghosts": ghosts}
+        if keras.backend.backend() == "torch":
+            from keras_renorm.ops import torch_fused
+
+            return "fused" if torch_fused.fits(x, **own) else "composite"
         from keras_renorm.ops import fused
 
-        fits = fused.fits(x, axis=axis, epsilon=epsilon, weighted=weighted, ghosts=ghosts)
-        return "fused" if fits else "composite"
+        return "fused" if fused.fits(x, epsilon=epsilon, **own) else "composite"
     return name
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.ops.sums import channel_sum, spread
+from keras_renorm.ops.sums import at_least, channel_sum, spread
 from keras_renorm.typing import Tensor
 
 
@@ -72,13 +72,13 @@ def moments(
     x, axis, mask = canonical_inputs(x, axis, mask)
     dtype = arguments.wide(x.dtype)
     count = _count(x, axis, mask, dtype, ghosts)
-    divisor = keras.ops.maximum(count, 1)
+    divisor = at_least(1, count)
     shift = _shift(x, axis, mask, divisor, dtype, ghosts)
     shifted = select(mask, centre(x, axis, shift))
     first = channel_sum(shifted, axis, ghosts) / divisor
     second = channel_sum(keras.ops.square(shifted), axis, ghosts) / divisor
-    variance = keras.ops.maximum(second - keras.ops.square(first), 0)
-    mean, remainder = _two_sum(shift, first)
+    variance = at_least(0, second - keras.ops.square(first))
+    mean, remainder = two_sum(shift, first)
     return Moments(mean, variance, count, remainder)
 
 
@@ -138,7 +138,7 @@ def _count(x: Tensor, axis: int, mask: Tensor | None, dtype: str, ghosts: bool) 
     # Summed at the mask's own size, then once for each position that it is broadcast over.
     counted = channel_sum(keras.ops.cast(mask, dtype), axis, ghosts)
     repeats = [
-        keras.ops.cast(n, dtype) / keras.ops.maximum(keras.ops.cast(own, dtype), 1)
+        keras.ops.cast(n, dtype) / at_least(1, keras.ops.cast(own, dtype))
         for i, (n, own) in enumerate(zip(shape, keras.ops.shape(mask), strict=True))
         if i not in kept
     ]
@@ -163,12 +163,12 @@ def _shift(
             for i, n in enumerate(x.shape)
         )
     ]
-    size = keras.ops.maximum(_count(sample, axis, None, dtype, ghosts), 1)
+    size = at_least(1, _count(sample, axis, None, dtype, ghosts))
     total = channel_sum(keras.ops.cast(sample, dtype), axis, ghosts)
     return keras.ops.stop_gradient(total / size)
 
 
-def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """`a + b` rounded, and the rounding error (Knuth 1969, TwoSum: exact in any order)."""
     total = a + b
     b_rounded = total - a

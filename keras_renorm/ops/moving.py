@@ -13,6 +13,7 @@ from typing import NamedTuple
 import keras
 
 from keras_renorm.ops.moments import Moments
+from keras_renorm.ops.sums import at_least
 from keras_renorm.typing import Tensor
 
 
@@ -131,7 +132,7 @@ def update_moving_moments_by_stddev(
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
     delta = (batch.variance - moving_variance) / (sigma_b + sigma)
     step = alpha * _over_ghosts(delta, moving_mean, batch)
-    variance = keras.ops.maximum(moving_variance + step * (2 * sigma + step), 0)
+    variance = at_least(0, moving_variance + step * (2 * sigma + step))
     return _where_updated(moving_mean, moving_variance, batch, momentum, variance)
 
 
@@ -154,7 +155,7 @@ def _over_ghosts(values: Tensor, moving_mean: Tensor, batch: Moments) -> Tensor:
     usable = has_update(batch)
     weights = keras.ops.where(usable, batch.count, keras.ops.zeros_like(batch.count))
     # 1 exactly where there is one ghost: its update is, to the bit, that of a whole minibatch.
-    shares = weights / keras.ops.maximum(keras.ops.sum(weights, axis=0), 1)
+    shares = weights / at_least(1, keras.ops.sum(weights, axis=0))
     return keras.ops.sum(
         keras.ops.where(usable, shares * values, keras.ops.zeros_like(values)), axis=0
     )

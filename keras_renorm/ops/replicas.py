@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_renorm.ops.moments import Moments
+from keras_renorm.ops.sums import at_least
 from keras_renorm.typing import Tensor
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Replicas:
         own = keras.ops.stack([wide.count, wide.mean + wide.mean_remainder, wide.variance])
         counts, means, variances = keras.ops.unstack(self.gather(own), axis=1)
         count = keras.ops.sum(counts, axis=0)
-        divisor = keras.ops.maximum(count, 1)
+        divisor = at_least(1, count)
         mean = keras.ops.sum(counts * means, axis=0) / divisor
         squares = counts * (variances + keras.ops.square(means - mean))
         rounded = keras.ops.cast(mean, dtype)

@@ -1,9 +1,9 @@
 """A step of training: moments, corrections and output, and the gradient of the paper.
 
 The lowerings, which give the same numbers: `in_one_call` of the native library, `in_passes` of
-plain or native operations, `by_the_fused_kernel` of TensorFlow, and `in_plain_operations` with the
-backend's own gradient. Under TensorFlow all can be differentiated once more, and forwards; see
-`keras_renorm.ops.derivatives`.
+plain or native operations, the fused kernels of TensorFlow and of PyTorch, and
+`in_plain_operations` with the backend's own gradient. Under TensorFlow all can be differentiated
+once more, and forwards; see `keras_renorm.ops.derivatives`.
 """
 
 import dataclasses
@@ -14,13 +14,14 @@ from typing import Any
 
 import keras
 
-from keras_renorm.ops import composite, lowerings
+from keras_renorm.ops import arguments, composite, lowerings
 from keras_renorm.ops.correction import Correction, renorm_correction
 from keras_renorm.ops.derivatives import differentiable, held
 from keras_renorm.ops.ghosts import in_ghosts
 from keras_renorm.ops.moments import Moments, ungraded
 from keras_renorm.ops.moving import Moving, update_moving
 from keras_renorm.ops.replicas import Replicas
+from keras_renorm.ops.sums import at_least
 from keras_renorm.typing import Tensor
 
 _OF_REPLICAS = (
@@ -89,7 +90,8 @@ def take(
         y, statistics, *_ = in_one_call(lowerings.native_calls(), x, gamma, beta, step)
         return y, _moments(statistics, step)
     if replicas is None and name == "fused":
-        return by_the_fused_kernel(x, gamma, beta, step)
+        by_kernel = _OF_BACKENDS[keras.backend.backend()]
+        return by_kernel(x, gamma, beta, step)
     if keras.backend.backend() != "tensorflow":
         # A gradient of ours would be wrong when it is differentiated again, or forwards.
         return in_plain_operations(x, gamma, beta, step)
@@ -166,6 +168,9 @@ def in_plain_operations(
     """
     if step.ghost_size is not None:
         return in_ghosts(in_plain_operations, x, gamma, beta, step)
+    dtype = x.dtype
+    # Once, and so is its gradient rounded: parts of it, which cancel, are not fit for half types.
+    x = keras.ops.cast(x, arguments.wide(dtype))
     batch = composite.moments(x, step.axis, step.mask, ghosts=step.ghosts)
     r, d = _correction(batch, step)
     scale = gamma * (r / keras.ops.sqrt(batch.variance + step.epsilon))
@@ -174,7 +179,7 @@ def in_plain_operations(
     def output(x: Tensor) -> Tensor:
         return composite.normalize(x, *affine, axis=step.axis, relu=step.relu)
 
-    y = ungraded(step.mask, output, x)
+    y = keras.ops.cast(ungraded(step.mask, output, x), dtype)
     return y, Moments(*(keras.ops.stop_gradient(value) for value in batch))
 
 
@@ -272,6 +277,33 @@ def by_the_fused_kernel(
     return y, Moments(mean, variance, count, remainder)
 
 
+def by_pytorchs_kernel(
+    x: Tensor, gamma: Tensor, beta: Tensor, step: Step
+) -> tuple[Tensor, Moments]:
+    """The step by PyTorch's fused batch norm; see `keras_renorm.ops.torch_fused`.
+
+    Args:
+        x: Tensor `[..., C, ...]`.
+        gamma: `[C]`.
+        beta: `[C]`.
+        step: The rest, without a mask.
+
+    Returns:
+        `(y, batch)`, as `batch_renormalization`.
+    """
+    from keras_renorm.ops import torch_fused
+
+    images, shift = torch_fused.shifted(x, step.axis)
+    batch = torch_fused.moments(images, shift)
+    r, d = _correction(batch, step)
+    y = torch_fused.normalize(images, gamma * r, gamma * d + beta, epsilon=step.epsilon)
+    y = torch_fused.as_before(y, x, step.axis)
+    return keras.ops.relu(y) if step.relu else y, batch
+
+
+_OF_BACKENDS = {"tensorflow": by_the_fused_kernel, "torch": by_pytorchs_kernel}
+
+
 def in_passes(
     passes: ModuleType,
     x: Tensor,
@@ -322,7 +354,7 @@ def in_passes(
                 dgamma, dbeta = keras.ops.sum(dgamma, axis=0), keras.ops.sum(dbeta, axis=0)
             if replicas is not None:  # x acts on the outputs of all, through the moments
                 sum_dy, sum_dy_centred = replicas.add(sum_dy, sum_dy_centred)
-            m = keras.ops.maximum(count, 1)
+            m = at_least(1, count)
             bias = scale * (sum_dy / m)
             slope = scale * (inverse * inverse * sum_dy_centred / m)
             dx = passes.input_gradient(dy, x, *affine, bias, slope, step.mask, **options)

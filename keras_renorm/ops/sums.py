@@ -44,6 +44,14 @@ def spread(values: Tensor, x: Tensor, axis: int) -> Tensor:
     return keras.ops.reshape(values, shape)
 
 
+def at_least(low: float, x: Tensor) -> Tensor:
+    """The larger of a number and each value of `x`, in the dtype of `x`; NaN stays NaN.
+
+    Keras's `maximum` makes float32 of float64 under PyTorch.
+    """
+    return keras.ops.clip(x, low, math.inf)
+
+
 def _sum(x: Tensor, axis: int, levels: int = 2) -> Tensor:
     """Sum over one axis, which stays with size 1. An unknown length gets `levels` of blocks."""
     length = x.shape[axis]
@@ -69,4 +77,4 @@ def _apart(partial_sums: Tensor) -> Tensor:
     XLA would merge a sum of sums into one long chain again: variance off by 6e-4 instead of 1e-7
     for 64x56x56x64 at mean 1e6.
     """
-    return keras.ops.minimum(partial_sums, math.inf)
+    return at_least(-math.inf, partial_sums)

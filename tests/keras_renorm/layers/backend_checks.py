@@ -12,29 +12,6 @@ from keras_renorm.ops import reference
 LIMITS = {"r_max": 1.5, "d_max": 0.5}
 
 
-def vector_jacobian(function, arguments, dy):
-    """The output of `function` and its gradients in `arguments`, by the backend's own autodiff."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        y, pull_back = jax.vjp(jax.jit(function), *arguments)
-        return y, pull_back(dy)
-    if backend == "torch":
-        import torch
-
-        tensors = [torch.tensor(a, requires_grad=True) for a in arguments]
-        y = function(*tensors)
-        return y.detach(), torch.autograd.grad(y, tensors, torch.tensor(dy))
-    import tensorflow as tf
-
-    tensors = [tf.constant(a) for a in arguments]
-    with tf.GradientTape() as tape:
-        tape.watch(tensors)
-        y = function(*tensors)
-    return y, tape.gradient(y, tensors, output_gradients=tf.constant(dy))
-
-
 def assert_close(actual, desired):
     actual, desired = keras.ops.convert_to_numpy(actual), np.asarray(desired)
     np.testing.assert_allclose(actual, desired, rtol=0, atol=1e-5 * np.abs(desired).max())
@@ -46,7 +23,7 @@ def test_the_backend_is_the_one_asked_for():
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("axis", [1, -1])
-def test_output_and_gradients_equal_the_reference(rng, masked, axis):
+def test_output_and_gradients_equal_the_reference(rng, vector_jacobian, masked, axis):
     x, dy = (rng.normal(1.0, 2.0, (6, 7, 5)).astype("f4") for _ in range(2))
     gamma, beta, mu = (rng.normal(1.0, 0.5, 5).astype("f4") for _ in range(3))
     variance = rng.uniform(0.5, 9.0, 5).astype("f4")
@@ -78,7 +55,7 @@ def test_output_and_gradients_equal_the_reference(rng, masked, axis):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("lowering", ["", "composite"])
-def test_ghost_batches_equal_the_reference(rng, monkeypatch, lowering, masked):
+def test_ghost_batches_equal_the_reference(rng, vector_jacobian, monkeypatch, lowering, masked):
     """Two of 3 rows and one of 2; `composite` differentiates by the backend's own means."""
     monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
     x, dy = (rng.normal(1.0, 2.0, (8, 7, 5)).astype("f4") for _ in range(2))
@@ -223,3 +200,32 @@ def test_mixed_precision(rng):
     y = keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
     np.testing.assert_allclose(y.mean(0), 0, atol=0.02)
     np.testing.assert_allclose(y.std(0), 1, atol=0.02)
+
+
+@pytest.mark.parametrize("lowering", ["", "composite"])
+@pytest.mark.parametrize(
+    ("dtype", "offset", "tolerance"),
+    [("float16", 100.0, 1e-3), ("bfloat16", 100.0, 8e-3), ("float16", 3000.0, 1e-3)],
+)
+def test_gradients_of_half_precision_are_rounded_once(
+    rng, vector_jacobian, monkeypatch, lowering, dtype, offset, tolerance
+):
+    """What they are the sum of cancels: dy has a mean, which the gradient for x has not."""
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+    scale = 1e-3 if offset > 1e3 else 1.0  # products beyond float16
+    x, dy = rng.normal(1.0, 2.0, (64, 8)) * scale, rng.normal(offset, 1.0, (64, 8))
+    x, dy = (keras.ops.convert_to_numpy(keras.ops.cast(v, dtype)) for v in (x, dy))
+    one, zero = np.ones(8), np.zeros(8)
+
+    def function(x, gamma, beta):
+        return ops.batch_renormalization(x, zero, one, gamma, beta)[0]
+
+    vectors = one.astype("f4"), zero.astype("f4")
+    _, (dx, *_) = vector_jacobian(function, (x, *vectors), dy)
+    x, dy = x.astype("f8"), dy.astype("f8")
+    step = reference.forward(
+        x, one, zero, zero, one, r_max=1.0, d_max=0.0, alpha=0.01, epsilon=1e-3, mask=None
+    )
+    desired = reference.backward(dy, x, one, step, None).dx
+    error = np.abs(keras.ops.convert_to_numpy(keras.ops.cast(dx, "float32")) - desired).max()
+    assert error <= tolerance * np.abs(desired).max()

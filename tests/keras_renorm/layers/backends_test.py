@@ -17,3 +17,8 @@ def test_backend(run_checks, backend):
 def test_float64_under_jax(run_checks, lowering):
     environment = {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1", "KERAS_RENORM_LOWERING": lowering}
     run_checks("float64_checks.py", **environment)
+
+
+@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "jax"])
+def test_float64(run_checks, backend):
+    run_checks("float64_checks.py", KERAS_BACKEND=backend)
