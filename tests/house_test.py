@@ -27,9 +27,9 @@ ROOMS = [
 PRIVATE = ROOT / "keras_renorm" / "ops" / "xla" / "tensorflow_runtime.py"
 # Heavy, and not needed for most uses: imported inside the functions that use them.
 LATE = {"matplotlib", "tensorflow_datasets"}
-# What `keras_renorm` may import; the standard library aside. JAX only where it is the backend,
-# matplotlib only to plot.
-NEEDS = {"jax", "keras", "keras_renorm", "matplotlib", "numpy", "tensorflow"}
+# What `keras_renorm` may import; the standard library aside. JAX and PyTorch only where they are
+# the backend, matplotlib only to plot.
+NEEDS = {"jax", "keras", "keras_renorm", "matplotlib", "numpy", "tensorflow", "torch"}
 
 
 def module_name(path):

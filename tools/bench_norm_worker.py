@@ -83,6 +83,25 @@ def _jax_step(setting: Setting, layers: list[Any], relu: bool) -> Step:
     return lambda: jax.block_until_ready(step(trained, moving, x, dy))
 
 
+def _torch_step(setting: Setting, layers: list[Any], relu: bool) -> Step:
+    """Forward and backward of Keras layers, with their moving statistics, by PyTorch."""
+    import torch
+
+    dtype = getattr(torch, setting.dtype)
+    x, dy = (torch.randn(*setting.shape).to(dtype) for _ in range(2))
+    sources = [x.requires_grad_()]
+    sources += [v.value for layer in layers for v in layer.trainable_variables]
+
+    def step() -> Any:
+        y = x
+        for layer in layers:
+            y = layer(y, training=True)
+            y = torch.relu(y) if relu else y
+        return y, torch.autograd.grad(y, sources, dy)
+
+    return step
+
+
 def _keras_step(setting: Setting, layer: Callable[..., Any], relu: bool) -> Step:
     """Forward and backward of Keras layers in training, with their moving statistics.
 
@@ -95,6 +114,8 @@ def _keras_step(setting: Setting, layer: Callable[..., Any], relu: bool) -> Step
         one.build(setting.shape)
     if keras.backend.backend() == "jax":
         return _jax_step(setting, layers, relu)
+    if keras.backend.backend() == "torch":
+        return _torch_step(setting, layers, relu)
     import tensorflow as tf
 
     def function(layer: Any, x: Any) -> Any:
@@ -133,9 +154,9 @@ def _keras(setting: Setting, renorm: bool = False) -> Step:
     return _keras_step(setting, layer, setting.relu)
 
 
-def _under_jax(contender: Callable[[Setting], Step], setting: Setting) -> Step:
-    """A contender that is a Keras layer, under JAX."""
-    os.environ["KERAS_BACKEND"] = "jax"
+def _under(backend: str, contender: Callable[[Setting], Step], setting: Setting) -> Step:
+    """A contender that is a Keras layer, under another backend."""
+    os.environ["KERAS_BACKEND"] = backend
     return contender(setting)
 
 
@@ -232,9 +253,11 @@ CONTENDERS: dict[str, Callable[[Setting], Step]] = {
     "keras_renorm": functools.partial(_keras, renorm=True),
     "tf_fused": _tf_fused,
     "torch": _torch,
-    "jax": functools.partial(_under_jax, _layer),
-    "jax_keras": functools.partial(_under_jax, _keras),
-    "jax_keras_renorm": functools.partial(_under_jax, functools.partial(_keras, renorm=True)),
+    "jax": functools.partial(_under, "jax", _layer),
+    "jax_keras": functools.partial(_under, "jax", _keras),
+    "jax_keras_renorm": functools.partial(_under, "jax", functools.partial(_keras, renorm=True)),
+    "torch_layer": functools.partial(_under, "torch", _layer),
+    "torch_keras": functools.partial(_under, "torch", _keras),
     # Eight passes at the speed of copying: four copies of the tensor.
     "floor": functools.partial(_passes, copies=4, reads=0),
     # The same as they are, six that read and two that write: reading is faster.

@@ -53,6 +53,12 @@ class BatchRenormalization(BatchNormalization):
     from the first step on. The moving sigma averages the ghosts' sigmas. (The layer of `tf_keras`
     gives all its ghosts the mean of their r and d, with which that does not hold.)
 
+    Activation checkpointing (`keras.remat`, `tf.recompute_grad`, `torch.utils.checkpoint`) calls a
+    layer twice in a step. The second call, of which the gradient is, has r and d against moving
+    statistics that the first one has updated, so the gradient is another, as with Keras's renorm;
+    and statistics and schedules move twice. Leave the layer out of what is checkpointed.
+    `jax.checkpoint` around `stateless_call`, where nothing is updated in place, is right.
+
     Differs from `keras.layers.BatchNormalization(renorm=True)`: clipped by default, with the
     paper's schedule; the lower clip of r is always 1 / r_max; a loaded `moving_variance` is used;
     four weights instead of seven. And see `BatchNormalization` for what holds for both layers.

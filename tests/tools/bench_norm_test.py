@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-CONTENDERS = ("native", "composite", "tf_fused", "torch", "jax", "jax_keras_renorm", "floor")
+CONTENDERS = ("native", "composite", "tf_fused", "torch_layer", "jax", "jax_keras", "floor")
 
 
 @pytest.mark.parametrize("layers", [1, 3])
