@@ -64,12 +64,15 @@ class Contender:
     def __init__(self, name: str) -> None:
         self.name = name
         worker = pathlib.Path(__file__).with_name("bench_norm_worker.py")
+        # Each chooses its backend and lowering itself.
+        own = ("KERAS_BACKEND", "KERAS_RENORM_LOWERING")
+        environment = {key: value for key, value in os.environ.items() if key not in own}
         self._process = subprocess.Popen(
             [sys.executable, str(worker), name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=environment | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             text=True,
         )
 
@@ -129,16 +132,21 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shapes", default=SHAPES)
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--relu", default="no,yes", help="no, yes or both")
+    parser.add_argument("--relu", default="no,yes", help="no, yes or no,yes")
     parser.add_argument("--contenders", default=CONTENDERS)
     parser.add_argument("--ours", default="native,jax", help="the contenders that ratios are of")
     parser.add_argument("--layers", type=int, default=1, help="that follow each other in a call")
     parser.add_argument("--seconds", type=float, default=10.0, help="about, per line")
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
-    unknown = set(arguments.contenders.split(",")) - set(CONTENDERS.split(","))
-    if unknown:
-        parser.error(f"no contender {', '.join(sorted(unknown))}; there are {CONTENDERS}")
+    for given, known in (
+        (arguments.contenders, CONTENDERS),
+        (arguments.ours, CONTENDERS),
+        (arguments.relu, "no,yes"),
+    ):
+        unknown = set(given.split(",")) - set(known.split(","))
+        if unknown:
+            parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {known}")
     if arguments.layers < 1:
         parser.error(f"--layers={arguments.layers} is not at least 1")
     if arguments.json is not None and arguments.json.exists():

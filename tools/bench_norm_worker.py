@@ -88,7 +88,8 @@ def _torch_step(setting: Setting, layers: list[Any], relu: bool) -> Step:
     import torch
 
     dtype = getattr(torch, setting.dtype)
-    x, dy = (torch.randn(*setting.shape).to(dtype) for _ in range(2))
+    device = layers[0].moving_mean.value.device
+    x, dy = (torch.randn(*setting.shape, dtype=dtype, device=device) for _ in range(2))
     sources = [x.requires_grad_()]
     sources += [v.value for layer in layers for v in layer.trainable_variables]
 
@@ -155,7 +156,7 @@ def _keras(setting: Setting, renorm: bool = False) -> Step:
 
 
 def _under(backend: str, contender: Callable[[Setting], Step], setting: Setting) -> Step:
-    """A contender that is a Keras layer, under another backend."""
+    """A contender that is a Keras layer, under a backend."""
     os.environ["KERAS_BACKEND"] = backend
     return contender(setting)
 
@@ -248,9 +249,11 @@ def _passes(setting: Setting, copies: int, reads: int) -> Step:
 
 
 CONTENDERS: dict[str, Callable[[Setting], Step]] = {
-    **{name: functools.partial(_lowered, name) for name in ("native", "fused", "composite")},
-    "keras": _keras,
-    "keras_renorm": functools.partial(_keras, renorm=True),
+    "native": functools.partial(_under, "tensorflow", functools.partial(_lowered, "native")),
+    "fused": functools.partial(_under, "tensorflow", functools.partial(_lowered, "fused")),
+    "composite": functools.partial(_under, "tensorflow", functools.partial(_lowered, "composite")),
+    "keras": functools.partial(_under, "tensorflow", _keras),
+    "keras_renorm": functools.partial(_under, "tensorflow", functools.partial(_keras, renorm=True)),
     "tf_fused": _tf_fused,
     "torch": _torch,
     "jax": functools.partial(_under, "jax", _layer),
@@ -271,7 +274,7 @@ def _prepare(name: str, setting: Setting) -> Step | None:
         step = CONTENDERS[name](setting)
         for _ in range(3):
             step()
-    except (ImportError, AttributeError, NotImplementedError):
+    except (ImportError, NotImplementedError):
         return None
     return step
 

@@ -88,13 +88,15 @@ def hand_over_norm(old: Layer, new: Layer) -> None:
 
 
 def _check_range(layer: Layer, name: str, value: Any, variable: Any) -> None:
-    """Raises if a variable, to which `value` was assigned, has no number for one of its."""
+    """Raises if a variable, to which `value` was assigned, has infinity where that is finite."""
+    if variable.dtype not in ("float16", "bfloat16"):
+        return
     assigned = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
     lost = value[np.isfinite(value) & ~np.isfinite(assigned)]
     if lost.size:
         raise ValueError(
             f"The {type(layer).__name__} {layer.path or layer.name!r} has {lost[0]:g} in its "
-            f"{name}, which is too large for the {variable.dtype} of the new layer's. Build the "
+            f"{name}, which is too large for the new layer's {variable.dtype} variables. Build the "
             f"model with the dtype policy mixed_{variable.dtype}, whose variables are float32."
         )
 

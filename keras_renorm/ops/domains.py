@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.ops.moments import Moments, moments, ungraded
+from keras_renorm.ops.moments import Moments, moments, without_masked_gradients
 from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
 from keras_renorm.ops.renorm import inference_step
 from keras_renorm.ops.replicas import Replicas
@@ -82,12 +82,12 @@ def normalize(
         The output, in the dtype and shape of `x`. One pass over `x`; two with a mask.
     """
     if parameters.by_domain and not _is_scalar(domain):
+        axis %= len(x.shape)
 
         def output(x: Tensor) -> Tensor:
-            positive = axis % len(x.shape)
-            return _normalize_examples(x, domain, parameters, num_domains, epsilon, positive)
+            return _normalize_examples(x, domain, parameters, num_domains, epsilon, axis)
 
-        return ungraded(mask, output, x)
+        return without_masked_gradients(mask, output, x)
     own = parameters.of(domain)
     y = inference_step(x, *own[:4], epsilon=epsilon, axis=axis, mask=mask)
     return y if isinstance(domain, int) else y + _blot(domain, num_domains, y)

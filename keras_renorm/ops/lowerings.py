@@ -2,10 +2,11 @@
 
 native     the C++ kernels of `ops.xla`: on the CPU, where their library loads
 fused      TensorFlow's fused batch norm (`ops.fused`): where the library does not load, and where
-           an exported model may not need it; and PyTorch's (`ops.torch_fused`)
+           an exported model may not need it; and PyTorch's (`ops.torch_fused`), which it takes
+           for training by default
 composite  the formulas in plain operations: every type, rank, backend and device
 
-All three give the same numbers. The choice falls when an operation is called, which in a
+All three give the same numbers, but for rounding, of which `fused` has the most. The choice falls when an operation is called, which in a
 `tf.function` is when it is traced. Inference is never native: it is fused where that fits, or
 composite.
 """
@@ -191,14 +192,14 @@ def choose(x: Any, *, axis: int, epsilon: float, weighted: bool, ghosts: bool = 
     if name == "native" and len(x.shape) and x.shape[axis] is None:
         return "composite"
     if name == "fused":
-        own: dict[str, Any] = {"axis": axis, "weighted": weighted, "ghosts": ghosts}
+        common: dict[str, Any] = {"axis": axis, "weighted": weighted, "ghosts": ghosts}
         if keras.backend.backend() == "torch":
             from keras_renorm.ops import torch_fused
 
-            return "fused" if torch_fused.fits(x, **own) else "composite"
+            return "fused" if torch_fused.fits(x, **common) else "composite"
         from keras_renorm.ops import fused
 
-        return "fused" if fused.fits(x, epsilon=epsilon, **own) else "composite"
+        return "fused" if fused.fits(x, epsilon=epsilon, **common) else "composite"
     return name
 
 

@@ -119,7 +119,9 @@ def select(mask: Tensor | None, x: Tensor) -> Tensor:
     return x if mask is None else keras.ops.where(mask, x, keras.ops.zeros_like(x))
 
 
-def ungraded(mask: Tensor | None, output: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def without_masked_gradients(
+    mask: Tensor | None, output: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
     """`output(x)`, of whose masked positions nothing reaches a gradient, not even 0 * NaN."""
     if mask is None:
         return output(x)

@@ -5,7 +5,7 @@ import keras
 from keras_renorm.ops import arguments, inference, step
 from keras_renorm.ops.correction import limit
 from keras_renorm.ops.derivatives import of_this_graph
-from keras_renorm.ops.moments import Moments, canonical_inputs, ungraded
+from keras_renorm.ops.moments import Moments, canonical_inputs, without_masked_gradients
 from keras_renorm.ops.moving import Moving
 from keras_renorm.typing import Tensor
 
@@ -67,7 +67,7 @@ def batch_renormalization(
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`; False where `x`
             contributes nothing, even if it is NaN.
         relu: Whether to take the positive part of `y`. Its mask is not kept for the gradient but
-            computed again from `x`.
+            computed again from `x`, other than by the fused kernels.
         synchronized: Whether the minibatch is that of all replicas of the running `tf.distribute`
             strategy together, which may hold different numbers of positions, or none. One
             collective forward and one backward.
@@ -325,7 +325,7 @@ def inference_step(
     def output(x: Tensor) -> Tensor:
         return inference.take(x, vectors, axis=axis, epsilon=epsilon, relu=relu, portable=portable)
 
-    return ungraded(mask, output, x)
+    return without_masked_gradients(mask, output, x)
 
 
 def _vectors_of(x: Tensor, axis: int, **vectors: Tensor | None) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ from keras_renorm.ops import arguments, composite, lowerings
 from keras_renorm.ops.correction import Correction, renorm_correction
 from keras_renorm.ops.derivatives import differentiable, held
 from keras_renorm.ops.ghosts import in_ghosts
-from keras_renorm.ops.moments import Moments, ungraded
+from keras_renorm.ops.moments import Moments, without_masked_gradients
 from keras_renorm.ops.moving import Moving, update_moving
 from keras_renorm.ops.replicas import Replicas
 from keras_renorm.ops.sums import at_least
@@ -90,7 +90,7 @@ def take(
         y, statistics, *_ = in_one_call(lowerings.native_calls(), x, gamma, beta, step)
         return y, _moments(statistics, step)
     if replicas is None and name == "fused":
-        by_kernel = _OF_BACKENDS[keras.backend.backend()]
+        by_kernel = _FUSED_KERNELS[keras.backend.backend()]
         return by_kernel(x, gamma, beta, step)
     if keras.backend.backend() != "tensorflow":
         # A gradient of ours would be wrong when it is differentiated again, or forwards.
@@ -179,7 +179,7 @@ def in_plain_operations(
     def output(x: Tensor) -> Tensor:
         return composite.normalize(x, *affine, axis=step.axis, relu=step.relu)
 
-    y = keras.ops.cast(ungraded(step.mask, output, x), dtype)
+    y = keras.ops.cast(without_masked_gradients(step.mask, output, x), dtype)
     return y, Moments(*(keras.ops.stop_gradient(value) for value in batch))
 
 
@@ -238,7 +238,7 @@ def _moments(statistics: Tensor, step: Step) -> Moments:
     return Moments(mean, variance, count, remainder)
 
 
-def by_the_fused_kernel(
+def by_tensorflow_kernel(
     x: Tensor, gamma: Tensor, beta: Tensor, step: Step
 ) -> tuple[Tensor, Moments]:
     """The step by TensorFlow's fused batch norm; see `keras_renorm.ops.fused`.
@@ -277,9 +277,7 @@ def by_the_fused_kernel(
     return y, Moments(mean, variance, count, remainder)
 
 
-def by_pytorchs_kernel(
-    x: Tensor, gamma: Tensor, beta: Tensor, step: Step
-) -> tuple[Tensor, Moments]:
+def by_pytorch_kernel(x: Tensor, gamma: Tensor, beta: Tensor, step: Step) -> tuple[Tensor, Moments]:
     """The step by PyTorch's fused batch norm; see `keras_renorm.ops.torch_fused`.
 
     Args:
@@ -297,11 +295,11 @@ def by_pytorchs_kernel(
     batch = torch_fused.moments(images, shift)
     r, d = _correction(batch, step)
     y = torch_fused.normalize(images, gamma * r, gamma * d + beta, epsilon=step.epsilon)
-    y = torch_fused.as_before(y, x, step.axis)
+    y = torch_fused.restored(y, x, step.axis)
     return keras.ops.relu(y) if step.relu else y, batch
 
 
-_OF_BACKENDS = {"tensorflow": by_the_fused_kernel, "torch": by_pytorchs_kernel}
+_FUSED_KERNELS = {"tensorflow": by_tensorflow_kernel, "torch": by_pytorch_kernel}
 
 
 def in_passes(

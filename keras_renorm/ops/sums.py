@@ -72,9 +72,9 @@ def _split(x: Tensor, axis: int) -> Tensor:
 
 
 def _apart(partial_sums: Tensor) -> Tensor:
-    """The same values, behind an operation that a compiler cannot move a sum through.
+    """The same values, behind an operation that TensorFlow's XLA does not move a sum through.
 
-    XLA would merge a sum of sums into one long chain again: variance off by 6e-4 instead of 1e-7
-    for 64x56x56x64 at mean 1e6.
+    It would merge a sum of sums into one long chain again: variance off by 2e-6 instead of 2e-7 for
+    200,704 rows at mean 1e6.
     """
-    return at_least(-math.inf, partial_sums)
+    return keras.ops.clip(partial_sums, -math.inf, math.inf)

@@ -17,10 +17,11 @@ namespace keras_renorm {
 // From this size on, two large pages, some whole large page lies within the result.
 constexpr int64_t kLargePagesBytes = 4 << 20;
 
-// Asks the system for large pages (2 MB) under a result that nothing was written to yet. A runtime
-// that gives a result's memory back when it is done, as JAX does, gets it anew at the next call, and
-// each page is cleared when it is first written to: in pages of 4 KB that takes four times as long
-// as forward + backward of 32x56x56x64 themselves. A hint, which systems without it do without.
+// Asks the system for large pages (2 MB on x86) under a result. A runtime that gives a result's
+// memory back when it is done, as JAX does, gets it anew at the next call, and each page is cleared
+// when it is first written to. Forward + backward of 32x56x56x64 under JAX so take 10 ms instead of
+// 24 (tools/bench_norm.py, two cores of a Xeon). A hint, which systems without it do without, and of
+// no consequence for memory that was written to before.
 inline void AskForLargePages(const Tensor& result) {
 #if defined(MADV_HUGEPAGE)
   const int64_t bytes = result.type.bytes();

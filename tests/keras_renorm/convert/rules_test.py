@@ -235,12 +235,22 @@ def test_statistics_that_half_precision_does_not_hold_are_refused():
     for layer in (old, new):
         layer.build((None, 2))
     old.moving_variance.assign([1.0, 1e6])
-    problem = r"'norm' has 1e\+06 in its moving_variance, which is too large for the float16 of"
+    problem = r"'norm' has 1e\+06 in its moving_variance, which is too large for the new layer's"
     with pytest.raises(ValueError, match=problem):
         rules.hand_over_norm(old, new)
+    old.moving_mean.assign([0.0, -65504.0])
     old.moving_variance.assign([np.inf, 6e4])
     rules.hand_over_norm(old, new)
     np.testing.assert_array_equal(new.moving_variance.numpy(), np.float16([np.inf, 6e4]))
+
+
+def test_float64_statistics_of_any_size_go_over():
+    old, new = BN(dtype="float64"), L.BatchNormalization(dtype="float64")
+    for layer in (old, new):
+        layer.build((None, 2))
+    old.moving_variance.assign([1.0, 1e39])
+    rules.hand_over_norm(old, new)
+    np.testing.assert_array_equal(new.moving_variance.numpy(), [1.0, 1e39])
 
 
 def test_weights_go_over_bit_for_bit():

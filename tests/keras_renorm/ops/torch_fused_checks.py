@@ -59,15 +59,32 @@ def test_agrees_with_float64(rng, float64, vectors, shape, axis, dtype, relu):
     assert not batch.mean.requires_grad
 
 
-def test_large_means(rng, float64, vectors):
-    x, dy = (torch.as_tensor(v, dtype=torch.float32) for v in rng.normal(size=(2, 8, 6, 6, 4)))
-    x = x + 1e6
-    y, batch = normalize(x, *np.float32(vectors(4)), axis=3)
-    expected = float64(x, dy, np.float32(vectors(4)), LIMITS, axis=3)
+@pytest.mark.parametrize(
+    ("shape", "axis", "tolerance"), [((32, 56, 56, 4), 3, 5e-4), ((32, 4, 56, 56), 1, 1e-5)]
+)
+def test_large_means(rng, float64, vectors, shape, axis, tolerance):
+    x, dy = (torch.as_tensor(v, dtype=torch.float32) for v in rng.normal(size=(2, *shape)))
+    given = [np.float32(v) for v in vectors(4)]
+    x = (x + 1e6).requires_grad_()
+    y, batch = normalize(x, *given, axis=axis)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    expected = float64(x.detach(), dy, given, LIMITS, axis=axis)
     np.testing.assert_allclose(batch.variance, expected["variance"][0], rtol=1e-5)
     mean = (batch.mean.double() + batch.mean_remainder.double()).numpy()
     np.testing.assert_allclose(mean - 1e6, expected["mean"][0] - 1e6, rtol=0, atol=1e-5)
-    assert torch.isfinite(y).all()
+    close(y, expected["y"], tolerance)
+    close(dx, expected["dx"], tolerance)
+
+
+@pytest.mark.parametrize("lowering", ["fused", "composite"])
+def test_a_variance_that_overflows_updates_nothing(rng, monkeypatch, lowering):
+    from keras_renorm.layers import BatchRenormalization
+
+    monkeypatch.setenv(lowerings.VARIABLE, lowering)
+    layer = BatchRenormalization(momentum=0.5)
+    layer(torch.as_tensor(rng.normal(size=(8, 3)) * 1e25, dtype=torch.float32), training=True)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.moving_mean), [0, 0, 0])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.moving_variance), [1, 1, 1])
 
 
 def test_channels_without_variance_and_with_nan():
@@ -153,8 +170,17 @@ def test_function_transforms(both):
 
 
 def test_compiled_graphs(both):
+    """One graph for all sizes of a batch, with its gradient."""
+
     def compiled(output, x, gamma):
-        return torch.compile(output, backend="aot_eager")(x, gamma)
+        torch.compiler.reset()
+        function = torch.compile(output, backend="aot_eager", fullgraph=True)
+        found = []
+        for rows in (6, 4, 3):
+            part = x[:rows].clone().requires_grad_()
+            y = function(part, gamma)
+            found += [y.detach(), *torch.autograd.grad((y**3).sum(), part)]
+        return found
 
     both(compiled)
 
