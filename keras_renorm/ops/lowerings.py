@@ -6,9 +6,9 @@ fused      TensorFlow's fused batch norm (`ops.fused`): where the library does n
            for training by default
 composite  the formulas in plain operations: every type, rank, backend and device
 
-All three give the same numbers, but for rounding, of which `fused` has the most. The choice falls when an operation is called, which in a
-`tf.function` is when it is traced. Inference is never native: it is fused where that fits, or
-composite.
+All three give the same numbers, but for rounding, of which `fused` has the most. The choice falls
+when an operation is called, which in a `tf.function` is when it is traced. Inference is never
+native: it is fused where that fits, or composite.
 """
 
 import functools
