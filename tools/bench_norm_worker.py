@@ -6,6 +6,7 @@ A line of JSON is a setting, answered with true or null (cannot), or "time", ans
 import ctypes
 import functools
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -165,10 +166,9 @@ def _tf_fused(setting: Setting) -> Step:
     """TensorFlow's fused plain batch norm, and ReLU after it."""
     import tensorflow as tf
 
-    channels = setting.shape[-1]
-    if len(setting.shape) != 4:
-        rows = setting.shape[:1] if len(setting.shape) == 2 else [-1]
-        setting = setting._replace(shape=[*rows, 1, 1, channels])
+    *positions, channels = setting.shape
+    if len(positions) != 3:
+        setting = setting._replace(shape=[math.prod(positions), 1, 1, channels])
 
     def function(scale: Any, offset: Any, x: Any) -> Any:
         y, *_ = tf.raw_ops.FusedBatchNormV3(

@@ -19,9 +19,10 @@ constexpr int64_t kLargePagesBytes = 4 << 20;
 
 // Asks the system for large pages (2 MB on x86) under a result. A runtime that gives a result's
 // memory back when it is done, as JAX does, gets it anew at the next call, and each page is cleared
-// when it is first written to. Forward + backward of 32x56x56x64 under JAX so take 10 ms instead of
-// 24 (tools/bench_norm.py, two cores of a Xeon). A hint, which systems without it do without, and of
-// no consequence for memory that was written to before.
+// when it is first written to. Forward + backward of 32x112x112x64 under JAX so take 55 to 64 ms
+// instead of 83 to 91, and of 32x56x56x64 6 to 12 instead of 5 to 21 (tools/bench_norm.py, two cores
+// of a Xeon; as much as malloc keeps). A hint, which systems without it do without, and of no
+// consequence for memory that was written to before.
 inline void AskForLargePages(const Tensor& result) {
 #if defined(MADV_HUGEPAGE)
   const int64_t bytes = result.type.bytes();
