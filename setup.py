@@ -42,7 +42,7 @@ FLAGS = [
 ]
 
 # Compiled once, for any processor.
-COMMON = ("calls", "dispatch", "handlers", "plan", "tensorflow_ops")
+COMMON = ("c_calls", "calls", "dispatch", "handlers", "plan", "tensorflow_ops", "workers")
 
 # The kernels are compiled once per instruction set, and chosen when the library is loaded.
 X86_KERNELS = {

@@ -1,8 +1,8 @@
 """The passes over a tensor in plain `keras.ops`: every dtype, rank, backend and device.
 
 What a step of training does between these passes, with vectors of one entry per channel, is in
-`keras_renorm.ops.step`. `mean` and `mean_remainder` are those of `Moments`. Every vector is `[C]`;
-where the first axis of `x` counts ghost batches, `[G, C]`.
+`keras_renorm.ops.pass_by_pass`. `mean` and `mean_remainder` are those of `Moments`. Every vector is
+`[C]`; where the first axis of `x` counts ghost batches, `[G, C]`.
 """
 
 import keras

@@ -16,11 +16,15 @@ dx = (gamma r / sigma_B) (dy - mean(dy) - x_hat mean(dy x_hat)); and with its su
 dgamma = r s + d sum dy.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
-from keras_renorm.ops.moments import two_sum
+from keras_renorm.ops import plain
+from keras_renorm.ops.derivatives import held
+from keras_renorm.ops.moments import Moments, two_sum
+from keras_renorm.ops.step import Step
 from keras_renorm.ops.xla import tensorflow_runtime
 
 # cuDNN refuses less.
@@ -231,3 +235,36 @@ def backward(
         epsilon=epsilon,
     )
     return _like(dx, dy), saved.r * dx_hat + saved.d * dbeta, dbeta
+
+
+def take(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, step: Step) -> tuple[tf.Tensor, Moments]:
+    """The step, with derivatives.
+
+    Args:
+        x: Tensor `[..., C]`, float32.
+        gamma: `[C]`.
+        beta: `[C]`.
+        step: The rest, without a mask.
+
+    Returns:
+        `(y, batch)`, as `batch_renormalization`.
+    """
+    moving = step.moving_mean, step.moving_variance
+    limits = step.r_max, step.d_max
+
+    @keras.ops.custom_gradient
+    def outputs(*arguments: tf.Tensor) -> Any:
+        x, gamma, beta = held(arguments)
+        result = forward(x, gamma, beta, *moving, *limits, epsilon=step.epsilon, relu=step.relu)
+
+        def fast(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return backward(dy, result.saved, epsilon=step.epsilon)
+
+        def gradients(dy: tf.Tensor, *_: Any) -> Any:
+            return plain.gradient(fast, step)(dy, *arguments)
+
+        return tuple(result[:5]), gradients
+
+    y, *batch = outputs(x, gamma, beta)
+    mean, remainder, variance, count = (keras.ops.stop_gradient(value) for value in batch)
+    return y, Moments(mean, variance, count, remainder)

@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 
 from keras_renorm.ops.moments import Moments
+from keras_renorm.ops.step import Step
 from keras_renorm.typing import Tensor
-
-S = TypeVar("S", bound=Any)  # `keras_renorm.ops.step.Step`, of the module that imports this one
 
 
 def in_ghosts(
@@ -17,7 +16,7 @@ def in_ghosts(
     x: Tensor,
     gamma: Tensor,
     beta: Tensor,
-    step: S,
+    step: Step,
 ) -> tuple[Tensor, Moments]:
     """The step of each ghost batch: of all full ones at once, then of the smaller one at the end.
 
@@ -48,7 +47,7 @@ def in_ghosts(
     return _joined(parts, -(-rows // size))
 
 
-def _folded(x: Tensor, step: S, cut: Any) -> tuple[Tensor, S]:
+def _folded(x: Tensor, step: Step, cut: Any) -> tuple[Tensor, Step]:
     """The first `cut` rows as `[G, ghost_size, ...]`, and the step for them."""
     assert step.ghost_size is not None
     size = step.ghost_size

@@ -1,9 +1,9 @@
 """Which of the three implementations computes the normalisation, chosen here and nowhere else.
 
 native     the C++ kernels of `ops.xla`: on the CPU, where their library loads
-fused      TensorFlow's fused batch norm (`ops.fused`): where the library does not load, and where
-           an exported model may not need it; and PyTorch's (`ops.torch_fused`), which it takes
-           for training by default
+fused      TensorFlow's fused batch norm (`ops.fused`), or PyTorch's (`ops.torch_fused`): where the
+           library does not load; under TensorFlow where an exported model may not need it, and
+           under PyTorch on other devices and where it compiles
 composite  the formulas in plain operations: every type, rank, backend and device
 
 All three give the same numbers, but for rounding, of which `fused` has the most. The choice falls
@@ -68,6 +68,10 @@ def _native_problem(backend: str) -> str | None:
             from keras_renorm.ops.xla import jax_calls
 
             jax_calls.register()
+        elif backend == "torch":
+            from keras_renorm.ops.xla import torch_calls
+
+            torch_calls.register()
         else:
             return f"the native library does not serve the {backend} backend"
     except (loader.NativeLibraryError, ImportError) as error:
@@ -102,6 +106,9 @@ def _off_cpu(backend: str) -> str | None:
             return f"JAX computes on {platform}"
         # A call of the library cannot be cut: XLA would gather the whole batch for each of them.
         return None if devices == 1 else f"JAX computes on {devices} devices"
+    if backend == "torch":
+        device = keras.ops.convert_to_tensor(0.0).device.type
+        return None if device == "cpu" else f"PyTorch computes on {device}"
     import tensorflow as tf
 
     accelerators = [d for kind in ("GPU", "TPU") for d in tf.config.get_visible_devices(kind)]
@@ -110,6 +117,12 @@ def _off_cpu(backend: str) -> str | None:
     if "CPU" in tf.constant(0.0).device.upper():
         return None
     return f"{accelerators[0].name} is visible and no device scope says CPU"
+
+
+def _pytorch_compiles() -> bool:
+    import torch
+
+    return torch.compiler.is_compiling()
 
 
 def _without_library(problem: str, backend: str) -> Lowering:
@@ -140,6 +153,8 @@ def lowering() -> Lowering:
         if demanded == "fused" and backend == "jax":
             return Lowering("composite", f"{VARIABLE}=fused, which JAX has not")
         return Lowering(demanded, f"{VARIABLE}={demanded}")
+    if backend == "torch" and _pytorch_compiles():
+        return Lowering("fused", "PyTorch compiles, and makes kernels of its own operations")
     problem = _native_problem(backend)
     if problem is None and backend == "tensorflow":
         from keras_renorm.ops.xla import tensorflow_runtime
@@ -150,25 +165,41 @@ def lowering() -> Lowering:
             raise RuntimeError(f"{VARIABLE}=native, but {problem}.")
         return Lowering("native", f"{VARIABLE}=native")
     if problem is not None:
-        if backend in ("tensorflow", "jax"):
+        if backend in ("tensorflow", "jax", "torch"):
             _warn_once(problem)
         return _without_library(problem, backend)
     elsewhere = _off_cpu(backend)
     if elsewhere is not None:
-        return Lowering("composite", elsewhere)
+        return Lowering("fused" if backend == "torch" else "composite", elsewhere)
     library = loader.load()
     return Lowering("native", f"{library.instruction_set} kernels of {library.path.name}")
 
 
 def native_calls() -> ModuleType:
     """The module with the library's calls for the backend in use."""
-    if keras.backend.backend() == "jax":
+    backend = keras.backend.backend()
+    if backend == "jax":
         from keras_renorm.ops.xla import jax_calls
 
         return jax_calls
+    if backend == "torch":
+        from keras_renorm.ops.xla import torch_calls
+
+        return torch_calls
     from keras_renorm.ops.xla import tensorflow_calls
 
     return tensorflow_calls
+
+
+def fused_kernel() -> ModuleType:
+    """The module with the backend's own fused batch norm, under TensorFlow and PyTorch."""
+    if keras.backend.backend() == "torch":
+        from keras_renorm.ops import torch_fused
+
+        return torch_fused
+    from keras_renorm.ops import fused
+
+    return fused
 
 
 def native_passes() -> ModuleType:
@@ -189,18 +220,16 @@ def choose(x: Any, *, axis: int, epsilon: float, weighted: bool, ghosts: bool = 
         ghosts: Whether there are ghost batches.
     """
     name = lowering().name
-    if name == "native" and len(x.shape) and x.shape[axis] is None:
-        return "composite"
-    if name == "fused":
-        common: dict[str, Any] = {"axis": axis, "weighted": weighted, "ghosts": ghosts}
-        if keras.backend.backend() == "torch":
-            from keras_renorm.ops import torch_fused
-
-            return "fused" if torch_fused.fits(x, **common) else "composite"
-        from keras_renorm.ops import fused
-
-        return "fused" if fused.fits(x, epsilon=epsilon, **common) else "composite"
-    return name
+    common: dict[str, Any] = {"axis": axis, "weighted": weighted, "ghosts": ghosts}
+    if keras.backend.backend() == "torch":
+        if name == "native" and not native_calls().takes(x):
+            name = "fused"
+        fits = name != "fused" or fused_kernel().fits(x, **common)
+    elif name == "fused":
+        fits = fused_kernel().fits(x, epsilon=epsilon, **common)
+    else:
+        fits = name != "native" or not len(x.shape) or x.shape[axis] is not None
+    return name if fits else "composite"
 
 
 def choose_for_inference(x: Any, *, axis: int, epsilon: float, portable: bool) -> Name:

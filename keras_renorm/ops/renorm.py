@@ -2,11 +2,12 @@
 
 import keras
 
-from keras_renorm.ops import arguments, inference, step
+from keras_renorm.ops import arguments, inference, training
 from keras_renorm.ops.correction import limit
 from keras_renorm.ops.derivatives import of_this_graph
 from keras_renorm.ops.moments import Moments, canonical_inputs, without_masked_gradients
 from keras_renorm.ops.moving import Moving
+from keras_renorm.ops.step import Step
 from keras_renorm.typing import Tensor
 
 _MOST_ROWS = 2**31 - 2
@@ -103,7 +104,7 @@ def batch_renormalization(
         synchronized=synchronized,
         virtual_batch_size=virtual_batch_size,
     )
-    return step.take(x, scale, offset, settings, synchronized=synchronized)
+    return training.take(x, scale, offset, settings, synchronized=synchronized)
 
 
 def training_step(
@@ -172,7 +173,7 @@ def training_step(
         synchronized=synchronized,
         virtual_batch_size=virtual_batch_size,
     )
-    return step.train(
+    return training.train(
         x,
         scale,
         offset,
@@ -194,8 +195,8 @@ def _prepared(
     relu: bool,
     synchronized: bool,
     virtual_batch_size: int | None,
-) -> tuple[Tensor, Tensor, Tensor, step.Step]:
-    """`(x, gamma, beta, step)`, all checked and in the types that `keras_renorm.ops.step` takes."""
+) -> tuple[Tensor, Tensor, Tensor, Step]:
+    """`(x, gamma, beta, step)`, all checked and in the types that the lowerings take."""
     x, axis, mask = canonical_inputs(x, axis, mask)
     dtype = arguments.wide(x.dtype)
     names = ("moving_mean", "moving_variance", "gamma", "beta")
@@ -206,7 +207,7 @@ def _prepared(
     d_max = limit("d_max", limits[1], 0, dtype)
     tensors = x, gamma, beta, mu, variance, r_max, d_max, *([] if mask is None else [mask])
     x, gamma, beta, mu, variance, r_max, d_max, *masks = of_this_graph(tensors)
-    settings = step.Step(
+    settings = Step(
         moving_mean=mu,
         moving_variance=variance,
         r_max=r_max,

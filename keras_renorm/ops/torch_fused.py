@@ -15,6 +15,7 @@ import math
 import torch
 
 from keras_renorm.ops.moments import Moments, two_sum
+from keras_renorm.ops.step import Step
 
 _POSITIONS = (0, 2, 3)
 
@@ -94,3 +95,25 @@ def restored(images: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
 def _sizes(x: torch.Tensor, axis: int) -> tuple[int, int, int]:
     """The number of positions before the channels' axis, of channels, and of positions after."""
     return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+
+
+def take(
+    x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, step: Step
+) -> tuple[torch.Tensor, Moments]:
+    """The step, with all of PyTorch's derivatives.
+
+    Args:
+        x: Tensor `[..., C, ...]`.
+        gamma: `[C]`.
+        beta: `[C]`.
+        step: The rest, without a mask.
+
+    Returns:
+        `(y, batch)`, as `batch_renormalization`.
+    """
+    images, shift = shifted(x, step.axis)
+    batch = moments(images, shift)
+    r, d = step.correction(batch)
+    y = normalize(images, gamma * r, gamma * d + beta, epsilon=step.epsilon)
+    y = restored(y, x, step.axis)
+    return torch.relu(y) if step.relu else y, batch

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <string>
 
+#include "pages.h"
+
 namespace keras_renorm {
 namespace {
 
@@ -151,6 +153,22 @@ Error InputGradient(const Call& call, Operand& operand) {
   });
 }
 
+// Whether results that the caller has allocated are as they have to be.
+Error CheckResults(const Call& call, const std::vector<Type>& types) {
+  if (call.out.size() != types.size()) {
+    return Error::Invalid(std::to_string(call.out.size()) + " results, not " +
+                          std::to_string(types.size()));
+  }
+  for (size_t i = 0; i < types.size(); ++i) {
+    const Type& declared = call.out[i].type;
+    if (declared.element == types[i].element && declared.count() == types[i].count()) continue;
+    return Error::Invalid("result " + std::to_string(i) + " has " +
+                          std::to_string(declared.count()) + " values, not " +
+                          std::to_string(types[i].count()) + ", or is of another type");
+  }
+  return {};
+}
+
 }  // namespace
 
 const CallKind kCallKinds[kCalls] = {
@@ -176,6 +194,15 @@ Error Prepare(const CallKind& kind, const Call& call, Operand& operand,
     operand.SetGradient(call.in[0]);
   }
   return kind.types(call, operand, outputs);
+}
+
+Error RunInto(const CallKind& kind, const Call& call) {
+  Operand operand;
+  std::vector<Type> types;
+  KR_RETURN_IF_ERROR(Prepare(kind, call, operand, types));
+  KR_RETURN_IF_ERROR(CheckResults(call, types));
+  for (const Tensor& result : call.out) AskForLargePages(result);
+  return kind.run(call, operand);
 }
 
 }  // namespace keras_renorm

@@ -45,6 +45,9 @@ extern const CallKind kCallKinds[kCalls];
 // Checks all inputs of a call and prepares its operand; returns the types of its outputs.
 Error Prepare(const CallKind& kind, const Call& call, Operand& operand, std::vector<Type>& outputs);
 
+// The whole of a call whose results are there already, in memory of the caller's.
+Error RunInto(const CallKind& kind, const Call& call);
+
 }  // namespace keras_renorm
 
 #endif  // KERAS_RENORM_OPS_XLA_CALLS_H_

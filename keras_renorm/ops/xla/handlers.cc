@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "calls.h"
-#include "pages.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace keras_renorm {
@@ -49,22 +48,6 @@ ffi::Error ErrorOf(const Error& error) {
   }
 }
 
-// XLA has allocated the results, of the sizes that the caller declared.
-Error CheckResults(const Call& call, const std::vector<Type>& types) {
-  if (call.out.size() != types.size()) {
-    return Error::Invalid(std::to_string(call.out.size()) + " results, not " +
-                          std::to_string(types.size()));
-  }
-  for (size_t i = 0; i < types.size(); ++i) {
-    const Type& declared = call.out[i].type;
-    if (declared.element == types[i].element && declared.count() == types[i].count()) continue;
-    return Error::Invalid("result " + std::to_string(i) + " has " +
-                          std::to_string(declared.count()) + " values, not " +
-                          std::to_string(types[i].count()) + ", or is of another type");
-  }
-  return {};
-}
-
 Error Run(const CallKind& kind, ffi::ThreadPool threads, ffi::RemainingArgs in,
           ffi::RemainingRets out, const Attributes& attributes) {
   XlaPool pool(threads);
@@ -79,12 +62,7 @@ Error Run(const CallKind& kind, ffi::ThreadPool threads, ffi::RemainingArgs in,
     if (!buffer.has_value()) return Error::Invalid(buffer.error().message());
     call.out.push_back(TensorOf(**buffer));
   }
-  Operand operand;
-  std::vector<Type> types;
-  KR_RETURN_IF_ERROR(Prepare(kind, call, operand, types));
-  KR_RETURN_IF_ERROR(CheckResults(call, types));
-  for (const Tensor& result : call.out) AskForLargePages(result);
-  return kind.run(call, operand);
+  return RunInto(kind, call);
 }
 
 template <CallNumber kNumber>
@@ -127,7 +105,7 @@ KR_HANDLER(keras_renorm_input_gradient, kInputGradient);
 
 // Changes whenever a call's operands, results or attributes do, or what is exported; loader.py holds
 // the same number.
-KR_EXPORT int keras_renorm_abi() { return 4; }
+KR_EXPORT int keras_renorm_abi() { return 5; }
 
 // Version of the XLA FFI headers that this library was compiled with, 1000 major + minor.
 KR_EXPORT int keras_renorm_ffi_version() {

@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-ABI = 4
+ABI = 5
 """The library's interface that this version of the package calls; handlers.cc holds the same."""
 
 HANDLERS = ("forward", "backward", "moments", "normalize", "gradient_sums", "input_gradient")

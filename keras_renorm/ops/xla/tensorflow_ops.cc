@@ -7,11 +7,9 @@
 
 #include <dlfcn.h>
 
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <string>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -96,18 +94,6 @@ struct TensorFlow {
 };
 
 TensorFlow tf;
-
-// Threads for a call, the caller included; 0: one for each processor.
-std::atomic<int64_t> thread_count{0};
-
-// Started by the first call.
-Workers& SharedWorkers() {
-  static Workers* const workers = [] {
-    const int64_t wanted = thread_count.load();
-    return new Workers(wanted > 0 ? wanted : std::thread::hardware_concurrency());
-  }();
-  return *workers;
-}
 
 // The numbers are part of TensorFlow's serialised formats, and do not change.
 enum DataType { kFloat = 1, kDouble = 2, kBool = 10, kBFloat16 = 14, kHalf = 19 };
@@ -309,14 +295,4 @@ KR_EXPORT const char* keras_renorm_register_ops(const char* path) {
                      Register<kNormalize>() && Register<kGradientSums>() &&
                      Register<kInputGradient>();
   return taken ? nullptr : "a registry that takes new ops";
-}
-
-// Threads for a call of an op, heeded until the first one.
-KR_EXPORT void keras_renorm_set_threads(int64_t threads) {
-  keras_renorm::thread_count.store(threads);
-}
-
-// Threads that work on a call of an op, the caller included.
-KR_EXPORT int keras_renorm_threads() {
-  return static_cast<int>(keras_renorm::SharedWorkers().threads());
 }

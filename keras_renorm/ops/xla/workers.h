@@ -92,6 +92,10 @@ class Workers : public Pool {
   }
 };
 
+// Those of the process, started by the first call: of a thread for each processor, or of as many as
+// keras_renorm_set_threads said before.
+Workers& SharedWorkers();
+
 }  // namespace keras_renorm
 
 #endif  // KERAS_RENORM_OPS_XLA_WORKERS_H_

@@ -1,0 +1,317 @@
+"""The native kernels as operators of PyTorch, on the CPU.
+
+The same two calls as in `tensorflow_calls`, `keras_renorm::forward` and `keras_renorm::backward`;
+their derivatives are in `keras_renorm.ops.torch_derivatives`. An input need not be contiguous: one
+whose axes lie in memory in another order, as PyTorch's convolutions return it, is worked on as it
+lies, and its output lies likewise.
+"""
+
+import array
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from keras_renorm.ops.xla import loader
+
+STATISTICS = 9
+"""Rows of the packed statistics, in the order of `tensorflow_calls.Statistics`."""
+
+_ELEMENTS = {  # by their numbers in tensor.h
+    dtype: number
+    for number, dtype in enumerate(
+        (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool)
+    )
+}
+
+_SCHEMAS = {
+    "forward": (
+        "(Tensor x, Tensor gamma, Tensor beta, Tensor moving_mean, Tensor moving_variance, "
+        "Tensor r_max, Tensor d_max, Tensor? weights, *, int axis, float epsilon, bool relu, "
+        "int ghost_size, float momentum, bool by_stddev) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "backward": (
+        "(Tensor dy, Tensor x, Tensor statistics, Tensor? weights, *, int axis, bool relu, "
+        "int ghost_size) -> (Tensor, Tensor, Tensor)"
+    ),
+}
+
+
+@functools.cache
+def register() -> loader.NativeLibrary:
+    """Makes the library's calls known to PyTorch, once per process.
+
+    Raises:
+        NativeLibraryError: The library does not load, or this PyTorch does not take it.
+    """
+    library = loader.load()
+    library.handle.keras_renorm_call.restype = ctypes.c_char_p
+    library.handle.keras_renorm_call.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        *[ctypes.c_int64] * 5,
+        ctypes.c_bool,
+        ctypes.c_double,
+        ctypes.c_double,
+        ctypes.c_bool,
+    ]
+    try:
+        for name, function, fake in (
+            ("forward", _forward, _empty_forward),
+            ("backward", _backward, _empty_backward),
+        ):
+            operator = f"keras_renorm::{name}"
+            torch.library.define(operator, _SCHEMAS[name])
+            torch.library.impl(operator, "cpu", function)
+            torch.library.register_fake(operator, fake)
+    except (AttributeError, RuntimeError) as error:
+        raise loader.NativeLibraryError(
+            f"PyTorch {torch.__version__} does not take the native library: {error}"
+        ) from error
+    return library
+
+
+def takes(x: torch.Tensor) -> bool:
+    """Whether the kernels can work on this input."""
+    return x.device.type == "cpu" and x.dtype in _ELEMENTS
+
+
+def forward(
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    moving_mean: torch.Tensor,
+    moving_variance: torch.Tensor,
+    r_max: torch.Tensor,
+    d_max: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    *,
+    axis: int,
+    epsilon: float,
+    relu: bool = False,
+    ghost_size: int | None = None,
+    momentum: float = 1.0,
+    by_stddev: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Batch Renormalization and the moving update; see `tensorflow_calls.forward`.
+
+    Args:
+        x: [..., channels, ...].
+        gamma: [channels], float64 for float64 and otherwise float32, as are all the following.
+        beta: [channels].
+        moving_mean: [channels].
+        moving_variance: [channels].
+        r_max: Scalar; a value below 1 counts as 1.
+        d_max: Scalar; a value below 0 counts as 0.
+        weights: Mask (bool) or weights, of the rank of `x` and broadcast against it.
+        axis: The axis of the channels, at least 0.
+        epsilon: Added to both variances.
+        relu: Whether to take the positive part of y.
+        ghost_size: Rows of the batch with moments of their own; None for all together.
+        momentum: Weight of the old moving statistics in the new ones.
+        by_stddev: Whether sigma is averaged, and not the variance.
+
+    Returns:
+        y, the packed statistics [9, ghosts, channels], the moving mean and variance after the
+        update [channels], and whether there was one: a scalar, 1 or 0.
+    """
+    register()
+    found: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+    found = torch.ops.keras_renorm.forward.default(
+        x,
+        gamma,
+        beta,
+        moving_mean,
+        moving_variance,
+        r_max,
+        d_max,
+        weights,
+        axis=axis,
+        epsilon=epsilon,
+        relu=relu,
+        ghost_size=ghost_size or 0,
+        momentum=momentum,
+        by_stddev=by_stddev,
+    )
+    return found
+
+
+def backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    statistics: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    *,
+    axis: int,
+    relu: bool = False,
+    ghost_size: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of `forward` for x, gamma and beta; see `tensorflow_calls.backward`.
+
+    Args:
+        dy: Gradient of the output, like x.
+        x: The input of `forward`.
+        statistics: Its packed statistics.
+        weights: Its weights.
+        axis: As there.
+        relu: As there.
+        ghost_size: As there.
+    """
+    register()
+    found: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    found = torch.ops.keras_renorm.backward.default(
+        dy, x, statistics, weights, axis=axis, relu=relu, ghost_size=ghost_size or 0
+    )
+    return found
+
+
+# ---- the operators
+
+
+def _forward(
+    x: torch.Tensor,
+    *others: torch.Tensor | None,
+    axis: int,
+    ghost_size: int,
+    **attributes: Any,
+) -> tuple[torch.Tensor, ...]:
+    *vectors, weights = others
+    results = _empty_forward(x, *others, axis=axis, ghost_size=ghost_size, **attributes)
+    order = _order(x, ghost_size)
+    _call(
+        "forward",
+        [_lying(x, order), *vectors, *_optional(weights, x, axis, order)],
+        [_lying(results[0], order), *results[1:]],
+        axis=order.index(axis),
+        ghost_size=ghost_size,
+        **attributes,
+    )
+    return results
+
+
+def _empty_forward(
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    *_: torch.Tensor | None,
+    ghost_size: int,
+    **__: Any,
+) -> tuple[torch.Tensor, ...]:
+    """The results of `_forward` before they are computed."""
+    ghosts = 1 if ghost_size == 0 else -(-x.shape[0] // ghost_size)
+    channels = len(gamma)
+    sizes = (STATISTICS, ghosts, channels), (channels,), (channels,), ()
+    return _empty_like(x, ghost_size), *map(gamma.new_empty, sizes)
+
+
+def _backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    statistics: torch.Tensor,
+    weights: torch.Tensor | None,
+    *,
+    axis: int,
+    ghost_size: int,
+    relu: bool,
+) -> tuple[torch.Tensor, ...]:
+    results = _empty_backward(dy, x, statistics, weights, ghost_size=ghost_size)
+    order = _order(x, ghost_size)
+    _call(
+        "backward",
+        [_lying(dy, order), _lying(x, order), statistics, *_optional(weights, x, axis, order)],
+        [_lying(results[0], order), *results[1:]],
+        axis=order.index(axis),
+        ghost_size=ghost_size,
+        relu=relu,
+    )
+    return results
+
+
+def _empty_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    statistics: torch.Tensor,
+    *_: torch.Tensor | None,
+    ghost_size: int,
+    **__: Any,
+) -> tuple[torch.Tensor, ...]:
+    """The results of `_backward` before they are computed."""
+    vectors = statistics.new_empty((2, statistics.shape[2]))
+    return _empty_like(x, ghost_size), *vectors.unbind()
+
+
+def _order(x: torch.Tensor, ghost_size: int) -> tuple[int, ...]:
+    """The axes in the order in which they lie in memory, or lie once `x` is made contiguous.
+
+    Ghost batches are cut from the first axis, which then has to stay the first.
+    """
+    axes = tuple(range(x.ndim))
+    if x.is_contiguous():
+        return axes
+    strides = x.stride()
+    order = tuple(sorted(axes, key=lambda axis: -strides[axis]))
+    moved = ghost_size != 0 and order[0] != 0
+    return axes if moved or not x.permute(order).is_contiguous() else order
+
+
+def _lying(x: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    """`x`, its axes in this order, as values without gaps: a copy if it lies otherwise."""
+    return x.permute(order).contiguous()
+
+
+def _empty_like(x: torch.Tensor, ghost_size: int) -> torch.Tensor:
+    """A tensor that lies in memory as the kernels see `x`."""
+    order = _order(x, ghost_size)
+    return torch.empty_permuted(x.shape, order, dtype=x.dtype, device=x.device)
+
+
+def _optional(
+    weights: torch.Tensor | None, x: torch.Tensor, axis: int, order: Sequence[int]
+) -> list[torch.Tensor]:
+    """The last operand, where there is one: a value per element, or per position of `x`."""
+    if weights is None:
+        return []
+    if weights.dtype != torch.bool:
+        weights = weights.to(torch.float32)
+    shape = (*x.shape[:axis], weights.shape[axis], *x.shape[axis + 1 :])
+    return [_lying(weights.expand(shape), order)]
+
+
+def _call(
+    name: str,
+    operands: Sequence[torch.Tensor],
+    results: Sequence[torch.Tensor],
+    *,
+    axis: int,
+    ghost_size: int,
+    relu: bool,
+    epsilon: float = 0.0,
+    momentum: float = 1.0,
+    by_stddev: bool = False,
+) -> None:
+    """Makes a call of the library, which writes into the results; c_calls.cc has the other side.
+
+    All tensors are contiguous. They live until the call returns: nobody else holds a copy's memory.
+    """
+    words = array.array("q")
+    operands = [operand.contiguous() for operand in operands]
+    for tensor in (*operands, *results):
+        shape = tensor.shape
+        words.extend((tensor.data_ptr(), _ELEMENTS[tensor.dtype], len(shape), *shape))
+    problem = register().handle.keras_renorm_call(
+        loader.HANDLERS.index(name),
+        words.buffer_info()[0],
+        len(operands),
+        len(results),
+        torch.get_num_threads(),
+        axis,
+        ghost_size,
+        relu,
+        epsilon,
+        momentum,
+        by_stddev,
+    )
+    if problem is not None:
+        raise RuntimeError(problem.decode())
