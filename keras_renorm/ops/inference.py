@@ -1,6 +1,6 @@
 """Normalisation with population statistics, into which the minibatch does not enter.
 
-The lowerings, which give the same numbers: `in_passes` of the native library, which a model that is
+The lowerings, which give the same numbers: `in_calls` of the native library, which a model that is
 exported must not hold; `fused.normalize`, an operation of TensorFlow's own; and plain operations.
 """
 
@@ -42,8 +42,8 @@ def take(
     vectors = mean, variance, *vectors[2:]
     name = lowerings.choose_for_inference(x, axis=axis, epsilon=epsilon, portable=portable)
     if name == "native":
-        passes = lowerings.native_passes()
-        return in_passes(passes, x, vectors, axis=axis, epsilon=epsilon, relu=relu)
+        calls = lowerings.native_calls()
+        return in_calls(calls, x, vectors, axis=axis, epsilon=epsilon, relu=relu)
     if name == "composite":
         return in_plain_operations(x, *vectors, axis=axis, epsilon=epsilon, relu=relu)
     from keras_renorm.ops import fused
@@ -68,8 +68,8 @@ def in_plain_operations(
     return composite.normalize(x, mean, None, scale, beta, axis=axis, relu=relu)
 
 
-def in_passes(
-    passes: ModuleType,
+def in_calls(
+    calls: ModuleType,
     x: Tensor,
     vectors: tuple[Tensor, ...],
     *,
@@ -82,7 +82,8 @@ def in_passes(
     The gradient for `x` does not read `x`, which may hold NaN.
 
     Args:
-        passes: `normalize`, `gradient_sums` and `relu_gradient` of `keras_renorm.ops.native`.
+        calls: `normalize`, `gradient_sums` and `relu_gradient`, as in
+            `keras_renorm.ops.xla.tensorflow_calls`.
         x: As in `take`, as are the following.
         vectors: mean, variance, gamma and beta.
         axis: The axis of the channels.
@@ -90,28 +91,44 @@ def in_passes(
         relu: Whether to take the positive part.
     """
     x, mean, variance, gamma, beta = of_this_graph((x, *vectors))
-    zero = keras.ops.zeros_like(mean)
-    inverse = 1 / keras.ops.sqrt(variance + epsilon)
     plain = _plain_output(axis, epsilon, relu)
 
+    def forward(
+        x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor
+    ) -> tuple[Tensor]:
+        zero, inverse = keras.ops.zeros_like(mean), 1 / keras.ops.sqrt(variance + epsilon)
+        return (calls.normalize(x, mean, zero, gamma * inverse, beta, axis=axis, relu=relu),)
+
+    def backward(dy: Tensor, x: Tensor, gamma: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        _, mean, variance, *y = others
+        zero, inverse = keras.ops.zeros_like(mean), 1 / keras.ops.sqrt(variance + epsilon)
+        dy = calls.relu_gradient(dy, *y) if relu else dy
+        sums = calls.gradient_sums(dy, x, mean, zero, zero, zero, axis=axis)
+        dbeta, dscale = (keras.ops.cast(value, mean.dtype) for value in sums)
+        dx = calls.normalize(dy, zero, zero, gamma * inverse, zero, axis=axis)
+        return dx, inverse * dscale, dbeta
+
+    if keras.backend.backend() == "torch":
+        from keras_renorm.ops import torch_derivatives
+
+        functions = torch_derivatives.Functions(forward, backward, plain, kept=0 if relu else None)
+        (y,) = torch_derivatives.apply(functions, x, gamma, beta, mean, variance)
+        return y
+
     @keras.ops.custom_gradient
-    def forward(*arguments: Tensor) -> Any:
+    def output(*arguments: Tensor) -> Any:
         x, gamma, beta = held(arguments)
-        scale = gamma * inverse
-        y = passes.normalize(x, mean, zero, scale, beta, axis=axis, relu=relu)
+        (y,) = forward(x, gamma, beta, mean, variance)
 
-        def gradient(dy: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-            dy = passes.relu_gradient(dy, y) if relu else dy
-            sums = passes.gradient_sums(dy, x, mean, zero, scale, beta, None, axis=axis)
-            dx = passes.normalize(dy, zero, zero, scale, zero, axis=axis)
-            return dx, inverse * sums[1], sums[0]
+        def fast(dy: Tensor, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
+            return backward(dy, x, gamma, beta, mean, variance, *([y] if relu else []))
 
-        def backward(dy: Tensor) -> tuple[Tensor, ...]:
-            return differentiable(gradient, plain, [mean, variance])(dy, *arguments)
+        def gradients(dy: Tensor) -> tuple[Tensor, ...]:
+            return differentiable(fast, plain, [mean, variance])(dy, *arguments)
 
-        return y, backward
+        return y, gradients
 
-    return forward(x, gamma, beta)
+    return output(x, gamma, beta)
 
 
 @functools.cache

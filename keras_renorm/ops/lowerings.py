@@ -7,8 +7,8 @@ fused      TensorFlow's fused batch norm (`ops.fused`), or PyTorch's (`ops.torch
 composite  the formulas in plain operations: every type, rank, backend and device
 
 All three give the same numbers, but for rounding, of which `fused` has the most. The choice falls
-when an operation is called, which in a `tf.function` is when it is traced. Inference is never
-native: it is fused where that fits, or composite.
+when an operation is called, which in a `tf.function` is when it is traced. Inference is native in
+PyTorch's eager programs only: elsewhere it is fused where that fits, or composite.
 """
 
 import functools
@@ -122,7 +122,7 @@ def _off_cpu(backend: str) -> str | None:
 def _pytorch_compiles() -> bool:
     import torch
 
-    return torch.compiler.is_compiling()
+    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def _without_library(problem: str, backend: str) -> Lowering:
@@ -154,7 +154,7 @@ def lowering() -> Lowering:
             return Lowering("composite", f"{VARIABLE}=fused, which JAX has not")
         return Lowering(demanded, f"{VARIABLE}={demanded}")
     if backend == "torch" and _pytorch_compiles():
-        return Lowering("fused", "PyTorch compiles, and makes kernels of its own operations")
+        return Lowering("fused", "PyTorch compiles or exports its own operations")
     problem = _native_problem(backend)
     if problem is None and backend == "tensorflow":
         from keras_renorm.ops.xla import tensorflow_runtime
@@ -241,6 +241,10 @@ def choose_for_inference(x: Any, *, axis: int, epsilon: float, portable: bool) -
         epsilon: Added to the variance.
         portable: Whether the native library may not be used. It is not even loaded then.
     """
+    if keras.backend.backend() == "torch":
+        # What PyTorch exports it compiles, and what it traces is exported.
+        native = lowering().name == "native" and native_calls().takes(x)
+        return "native" if native else "composite"
     if keras.backend.backend() != "tensorflow" or forced() == "composite":
         return "composite"
     if not portable and x.shape[axis] is not None and lowering().name == "native":

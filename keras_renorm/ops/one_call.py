@@ -82,5 +82,9 @@ def _by_pytorch(
 ) -> tuple[Tensor, ...]:
     from keras_renorm.ops import torch_derivatives
 
-    functions = torch_derivatives.Functions(forward, backward, plain.output(step))
+    def gradients(dy: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, *others: Tensor) -> Any:
+        _, _, _, _, *mask, statistics = others
+        return backward(dy, x, statistics, *mask)
+
+    functions = torch_derivatives.Functions(forward, gradients, plain.output(step), kept=1)
     return torch_derivatives.apply(functions, x, gamma, beta, *step.constants)

@@ -1,8 +1,8 @@
-"""A step by calls of the native library that has all of PyTorch's derivatives.
+"""Calls of the native library with all of PyTorch's derivatives.
 
-The first derivative backwards is a call. A gradient that is differentiated again, and the forward
-derivative, are those of the same formula in plain operations; `torch.vmap` makes a call for each of
-its examples.
+The first derivative backwards is by calls, too. A gradient that is differentiated again, and the
+forward derivative, are those of the same formula in plain operations; `torch.vmap` makes a call for
+each of its examples.
 """
 
 from collections.abc import Callable
@@ -12,18 +12,19 @@ import torch
 
 
 class Functions(NamedTuple):
-    """What a step computes, of arguments (x, gamma, beta) and the constants of `Step`.
+    """A function of x, gamma and beta, which have a gradient, and of constants, which have none.
 
     Attributes:
-        forward: `forward(*arguments, *constants)`: the output, the packed statistics, and more that
-            has no gradient.
-        backward: `backward(dy, x, statistics, *mask)`: the gradients for the arguments.
-        output: `output(*arguments, *constants)`: the output in plain operations.
+        forward: `forward(x, gamma, beta, *constants)`: the output first, and what has no gradient.
+        backward: `backward(dy, x, gamma, beta, *constants, *kept)`: the first gradients.
+        output: `output(x, gamma, beta, *constants)`: the output in plain operations.
+        kept: Which of the results of `forward` is kept for `backward`, if any.
     """
 
     forward: Callable[..., tuple[torch.Tensor, ...]]
     backward: Callable[..., tuple[torch.Tensor, ...]]
     output: Callable[..., torch.Tensor]
+    kept: int | None
 
 
 def apply(
@@ -36,11 +37,11 @@ def apply(
     """What `functions.forward` returns, with derivatives.
 
     Args:
-        functions: The step.
+        functions: What to compute.
         x: Tensor `[..., C, ...]`.
         gamma: `[C]`.
         beta: `[C]`.
-        *constants: Those of `keras_renorm.ops.step.Step`.
+        *constants: Vectors and scalars, of which copies are kept, and masks of `x`'s rank.
     """
     outputs: tuple[torch.Tensor, ...] = _Differentiable.apply(functions, x, gamma, beta, *constants)
     return outputs
@@ -54,11 +55,12 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
         functions, x, gamma, beta, *constants = inputs
-        _, statistics, *_ = output
-        vectors, masks = constants[:4], constants[4:]
         # Copies: a layer's moving statistics change in place before the gradient is taken.
-        saved = x, gamma, beta, statistics, *(vector.clone() for vector in vectors), *masks
+        copies = (value if value.ndim > 1 else value.clone() for value in constants)
+        kept = [] if functions.kept is None else [output[functions.kept]]
+        saved = x, gamma, beta, *copies, *kept
         ctx.functions = functions
+        ctx.outputs, ctx.constants = len(output), len(constants)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
         ctx.set_materialize_grads(False)
@@ -66,19 +68,20 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        x, gamma, beta, statistics, *constants = ctx.saved_tensors
+        x, gamma, beta, *others = ctx.saved_tensors
+        constants = others[: ctx.constants]
         gradients: tuple[torch.Tensor | None, ...] = None, None, None
         if dy is not None and torch.is_grad_enabled():  # which is to be differentiated again
             _, pull = _vjp(ctx.functions, (x, gamma, beta), constants)
             gradients = pull(dy)
         elif dy is not None:
-            gradients = ctx.functions.backward(dy, x, statistics, *constants[4:])
+            gradients = ctx.functions.backward(dy, x, gamma, beta, *others)
         return None, *gradients, *(None for _ in constants)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        x, gamma, beta, _, *constants = ctx.saved_tensors
-        arguments = x, gamma, beta
+        x, gamma, beta, *others = ctx.saved_tensors
+        arguments, constants = (x, gamma, beta), others[: ctx.constants]
         given = tuple(
             torch.zeros_like(at) if tangent is None else tangent
             for at, tangent in zip(arguments, tangents, strict=False)
@@ -86,7 +89,7 @@ class _Differentiable(torch.autograd.Function):
         # The transpose of the gradient, which is linear in dy: also within forward derivatives.
         y, pull = _vjp(ctx.functions, arguments, constants)
         _, push = torch.func.vjp(pull, torch.zeros_like(y))
-        return push(given)[0], None, None, None, None
+        return push(given)[0], *(None,) * (ctx.outputs - 1)
 
     @staticmethod
     def vmap(

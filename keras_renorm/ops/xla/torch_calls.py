@@ -1,9 +1,9 @@
 """The native kernels as operators of PyTorch, on the CPU.
 
-The same two calls as in `tensorflow_calls`, `keras_renorm::forward` and `keras_renorm::backward`;
-their derivatives are in `keras_renorm.ops.torch_derivatives`. An input need not be contiguous: one
-whose axes lie in memory in another order, as PyTorch's convolutions return it, is worked on as it
-lies, and its output lies likewise.
+The same calls as in `tensorflow_calls`, but for those that merge replicas: `keras_renorm::forward`
+and so on. Their derivatives are in `keras_renorm.ops.torch_derivatives`. An input need not be
+contiguous: one whose axes lie in memory in another order, as PyTorch's convolutions return it, is
+worked on as it lies, and its output lies likewise.
 """
 
 import array
@@ -37,6 +37,11 @@ _SCHEMAS = {
         "(Tensor dy, Tensor x, Tensor statistics, Tensor? weights, *, int axis, bool relu, "
         "int ghost_size) -> (Tensor, Tensor, Tensor)"
     ),
+    "normalize": "(Tensor x, Tensor parameters, *, int axis, bool relu) -> Tensor",
+    "gradient_sums": (
+        "(Tensor dy, Tensor x, Tensor parameters, Tensor? weights, *, int axis, bool relu) "
+        "-> Tensor"
+    ),
 }
 
 
@@ -62,6 +67,8 @@ def register() -> loader.NativeLibrary:
         for name, function, fake in (
             ("forward", _forward, _empty_forward),
             ("backward", _backward, _empty_backward),
+            ("normalize", _normalize, _empty_normalize),
+            ("gradient_sums", _gradient_sums, _empty_sums),
         ):
             operator = f"keras_renorm::{name}"
             torch.library.define(operator, _SCHEMAS[name])
@@ -168,6 +175,75 @@ def backward(
     return found
 
 
+def normalize(
+    x: torch.Tensor,
+    mean: torch.Tensor,
+    mean_remainder: torch.Tensor,
+    scale: torch.Tensor,
+    offset: torch.Tensor,
+    *,
+    axis: int,
+    relu: bool = False,
+) -> torch.Tensor:
+    """Normalises with given vectors; see `tensorflow_calls.normalize`.
+
+    Args:
+        x: As in `forward`.
+        mean: [channels], as are the following.
+        mean_remainder: What rounding to `mean` left out.
+        scale: Factor of the centred value.
+        offset: Added to the product.
+        axis: The axis of the channels.
+        relu: Whether to take the positive part of y.
+    """
+    register()
+    parameters = torch.stack((mean, mean_remainder, scale, offset))
+    y: torch.Tensor = torch.ops.keras_renorm.normalize.default(x, parameters, axis=axis, relu=relu)
+    return y
+
+
+def gradient_sums(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    mean: torch.Tensor,
+    mean_remainder: torch.Tensor,
+    scale: torch.Tensor,
+    offset: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    *,
+    axis: int,
+    relu: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sums of dy, and of dy times the centred value; see `tensorflow_calls.gradient_sums`.
+
+    Args:
+        dy: Gradient of the output of `normalize`.
+        x: Its input, as are the following.
+        mean: As there.
+        mean_remainder: As there.
+        scale: As there; read with `relu` only.
+        offset: As there; read with `relu` only.
+        weights: As in `forward`.
+        axis: As there.
+        relu: As there.
+
+    Returns:
+        Both sums, each [channels], float64.
+    """
+    register()
+    parameters = torch.stack((mean, mean_remainder, scale, offset))
+    sums: torch.Tensor = torch.ops.keras_renorm.gradient_sums.default(
+        dy, x, parameters, weights, axis=axis, relu=relu
+    )
+    first, second = sums.unbind()
+    return first, second
+
+
+def relu_gradient(dy: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`dy` where the output `y` of a ReLU is positive, and 0 elsewhere."""
+    return torch.ops.aten.threshold_backward.default(dy, y, 0)
+
+
 # ---- the operators
 
 
@@ -242,7 +318,43 @@ def _empty_backward(
     return _empty_like(x, ghost_size), *vectors.unbind()
 
 
-def _order(x: torch.Tensor, ghost_size: int) -> tuple[int, ...]:
+def _normalize(x: torch.Tensor, parameters: torch.Tensor, *, axis: int, relu: bool) -> torch.Tensor:
+    y = _empty_normalize(x)
+    order = _order(x)
+    operands, results = [_lying(x, order), parameters], [_lying(y, order)]
+    _call("normalize", operands, results, axis=order.index(axis), relu=relu)
+    return y
+
+
+def _empty_normalize(x: torch.Tensor, *_: torch.Tensor, **__: Any) -> torch.Tensor:
+    return _empty_like(x)
+
+
+def _gradient_sums(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    parameters: torch.Tensor,
+    weights: torch.Tensor | None,
+    *,
+    axis: int,
+    relu: bool,
+) -> torch.Tensor:
+    sums = _empty_sums(dy, x, parameters)
+    order = _order(x)
+    operands = [
+        _lying(dy, order), _lying(x, order), parameters, *_optional(weights, x, axis, order)
+    ]  # fmt: skip
+    _call("gradient_sums", operands, [sums], axis=order.index(axis), relu=relu)
+    return sums
+
+
+def _empty_sums(
+    _: torch.Tensor, __: torch.Tensor, parameters: torch.Tensor, *___: Any, **____: Any
+) -> torch.Tensor:
+    return parameters.new_empty((2, parameters.shape[1]), dtype=torch.float64)
+
+
+def _order(x: torch.Tensor, ghost_size: int = 0) -> tuple[int, ...]:
     """The axes in the order in which they lie in memory, or lie once `x` is made contiguous.
 
     Ghost batches are cut from the first axis, which then has to stay the first.
@@ -261,7 +373,7 @@ def _lying(x: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
     return x.permute(order).contiguous()
 
 
-def _empty_like(x: torch.Tensor, ghost_size: int) -> torch.Tensor:
+def _empty_like(x: torch.Tensor, ghost_size: int = 0) -> torch.Tensor:
     """A tensor that lies in memory as the kernels see `x`."""
     order = _order(x, ghost_size)
     return torch.empty_permuted(x.shape, order, dtype=x.dtype, device=x.device)
@@ -285,8 +397,8 @@ def _call(
     results: Sequence[torch.Tensor],
     *,
     axis: int,
-    ghost_size: int,
-    relu: bool,
+    ghost_size: int = 0,
+    relu: bool = False,
     epsilon: float = 0.0,
     momentum: float = 1.0,
     by_stddev: bool = False,
