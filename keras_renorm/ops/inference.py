@@ -1,6 +1,6 @@
 """Normalisation with population statistics, into which the minibatch does not enter.
 
-The lowerings, which give the same numbers: `in_calls` of the native library, which a model that is
+The lowerings, which give the same numbers: `in_passes` of the native library, which a model that is
 exported must not hold; `fused.normalize`, an operation of TensorFlow's own; and plain operations.
 """
 
@@ -42,8 +42,8 @@ def take(
     vectors = mean, variance, *vectors[2:]
     name = lowerings.choose_for_inference(x, axis=axis, epsilon=epsilon, portable=portable)
     if name == "native":
-        calls = lowerings.native_calls()
-        return in_calls(calls, x, vectors, axis=axis, epsilon=epsilon, relu=relu)
+        passes = lowerings.native_passes()
+        return in_passes(passes, x, vectors, axis=axis, epsilon=epsilon, relu=relu)
     if name == "composite":
         return in_plain_operations(x, *vectors, axis=axis, epsilon=epsilon, relu=relu)
     from keras_renorm.ops import fused
@@ -68,8 +68,8 @@ def in_plain_operations(
     return composite.normalize(x, mean, None, scale, beta, axis=axis, relu=relu)
 
 
-def in_calls(
-    calls: ModuleType,
+def in_passes(
+    passes: ModuleType,
     x: Tensor,
     vectors: tuple[Tensor, ...],
     *,
@@ -82,8 +82,7 @@ def in_calls(
     The gradient for `x` does not read `x`, which may hold NaN.
 
     Args:
-        calls: `normalize`, `gradient_sums` and `relu_gradient`, as in
-            `keras_renorm.ops.xla.tensorflow_calls`.
+        passes: `normalize`, `gradient_sums` and `relu_gradient`, as in `keras_renorm.ops.native`.
         x: As in `take`, as are the following.
         vectors: mean, variance, gamma and beta.
         axis: The axis of the channels.
@@ -91,40 +90,37 @@ def in_calls(
         relu: Whether to take the positive part.
     """
     x, mean, variance, gamma, beta = of_this_graph((x, *vectors))
-    plain = _plain_output(axis, epsilon, relu)
+    constants = mean, 1 / keras.ops.sqrt(variance + epsilon), keras.ops.zeros_like(mean)
+    plain = _plain_output(axis, relu)
 
-    def forward(
-        x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor
-    ) -> tuple[Tensor]:
-        zero, inverse = keras.ops.zeros_like(mean), 1 / keras.ops.sqrt(variance + epsilon)
-        return (calls.normalize(x, mean, zero, gamma * inverse, beta, axis=axis, relu=relu),)
+    def forward(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> tuple[Tensor]:
+        mean, inverse, zero = constants
+        return (passes.normalize(x, mean, zero, gamma * inverse, beta, axis=axis, relu=relu),)
 
     def backward(dy: Tensor, x: Tensor, gamma: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        _, mean, variance, *y = others
-        zero, inverse = keras.ops.zeros_like(mean), 1 / keras.ops.sqrt(variance + epsilon)
-        dy = calls.relu_gradient(dy, *y) if relu else dy
-        sums = calls.gradient_sums(dy, x, mean, zero, zero, zero, axis=axis)
-        dbeta, dscale = (keras.ops.cast(value, mean.dtype) for value in sums)
-        dx = calls.normalize(dy, zero, zero, gamma * inverse, zero, axis=axis)
+        _, mean, inverse, zero, *y = others
+        dy = passes.relu_gradient(dy, *y) if relu else dy
+        dbeta, dscale = passes.gradient_sums(dy, x, mean, zero, zero, zero, None, axis=axis)
+        dx = passes.normalize(dy, zero, zero, gamma * inverse, zero, axis=axis)
         return dx, inverse * dscale, dbeta
 
     if keras.backend.backend() == "torch":
         from keras_renorm.ops import torch_derivatives
 
         functions = torch_derivatives.Functions(forward, backward, plain, kept=0 if relu else None)
-        (y,) = torch_derivatives.apply(functions, x, gamma, beta, mean, variance)
+        (y,) = torch_derivatives.apply(functions, x, gamma, beta, *constants)
         return y
 
     @keras.ops.custom_gradient
     def output(*arguments: Tensor) -> Any:
         x, gamma, beta = held(arguments)
-        (y,) = forward(x, gamma, beta, mean, variance)
+        (y,) = forward(x, gamma, beta, *constants)
 
-        def fast(dy: Tensor, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
-            return backward(dy, x, gamma, beta, mean, variance, *([y] if relu else []))
+        def fast(dy: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
+            return backward(dy, *arguments, *constants, *([y] if relu else []))
 
         def gradients(dy: Tensor) -> tuple[Tensor, ...]:
-            return differentiable(fast, plain, [mean, variance])(dy, *arguments)
+            return differentiable(fast, plain, constants)(dy, *arguments)
 
         return y, gradients
 
@@ -132,12 +128,11 @@ def in_calls(
 
 
 @functools.cache
-def _plain_output(axis: int, epsilon: float, relu: bool) -> Callable[..., Tensor]:
-    """The output of `in_plain_operations` as a function of `(x, gamma, beta, mean, variance)`."""
+def _plain_output(axis: int, relu: bool) -> Callable[..., Tensor]:
+    """The output in plain operations, as a function of `(x, gamma, beta, *constants)`."""
 
-    def output(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        return in_plain_operations(
-            x, mean, variance, gamma, beta, axis=axis, epsilon=epsilon, relu=relu
-        )
+    def output(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> Tensor:
+        mean, inverse, _ = constants
+        return composite.normalize(x, mean, None, gamma * inverse, beta, axis=axis, relu=relu)
 
     return output

@@ -5,6 +5,7 @@ in `keras_renorm.ops.xla`, which knows tensors and nothing else of this package.
 """
 
 import keras
+import tensorflow as tf
 
 from keras_renorm.ops.moments import Moments
 from keras_renorm.ops.xla import tensorflow_calls
@@ -46,6 +47,11 @@ def gradient_sums(
     )
     first, second = (keras.ops.cast(value, mean.dtype) for value in sums)
     return first, second
+
+
+def relu_gradient(dy: Tensor, y: Tensor) -> Tensor:
+    """`dy` where the output `y` of a ReLU is positive, and 0 elsewhere."""
+    return tf.raw_ops.ReluGrad(gradients=dy, features=y)
 
 
 def input_gradient(

@@ -1,9 +1,11 @@
 // The calls as any program makes them that can call a C function and lends no threads.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -24,6 +26,55 @@ class FewerWorkers : public Pool {
   const int64_t most_;
 };
 
+// GOMP_parallel of an OpenMP library: runs f(data) in `threads` threads, of which one is the caller.
+using Parallel = void(void (*f)(void*), void* data, unsigned threads, unsigned flags);
+
+std::atomic<Parallel*> openmp{nullptr};
+
+// A parallel region of the caller's OpenMP that is open for one call. Its threads are mostly awake,
+// from an operation before, where ours would sleep; and awake they would be in the way of ours.
+class Region : public Pool {
+ public:
+  explicit Region(int64_t threads) : tasks_(threads - 1) {}
+
+  void Run(Parallel* parallel, const std::function<void()>& call) {
+    call_ = &call;
+    parallel(&Enter, this, static_cast<unsigned>(threads()), 0);
+  }
+
+  int64_t threads() const override { return static_cast<int64_t>(tasks_.size()) + 1; }
+
+  void Schedule(std::function<void()> task) override {
+    const size_t next = scheduled_.load(std::memory_order_relaxed);
+    if (next == tasks_.size()) return;
+    tasks_[next] = std::move(task);
+    scheduled_.store(next + 1, std::memory_order_release);
+  }
+
+ private:
+  static void Enter(void* region) { static_cast<Region*>(region)->Enter(); }
+
+  void Enter() {
+    if (std::this_thread::get_id() == caller_) {
+      (*call_)();
+      closed_.store(true, std::memory_order_release);
+      return;
+    }
+    const size_t own = helpers_.fetch_add(1);
+    for (Waiting waiting; !closed_.load(std::memory_order_acquire); waiting.Once()) {
+      if (own >= scheduled_.load(std::memory_order_acquire)) continue;
+      tasks_[own]();
+      return;
+    }
+  }
+
+  const std::thread::id caller_ = std::this_thread::get_id();
+  const std::function<void()>* call_ = nullptr;
+  std::vector<std::function<void()>> tasks_;
+  std::atomic<size_t> scheduled_{0}, helpers_{0};
+  std::atomic<bool> closed_{false};
+};
+
 // Reads `count` tensors, each given as its address, element, rank and sizes; moves `words` past them.
 std::vector<Tensor> ReadTensors(const int64_t*& words, int64_t count) {
   std::vector<Tensor> tensors(count);
@@ -40,6 +91,11 @@ std::vector<Tensor> ReadTensors(const int64_t*& words, int64_t count) {
 }  // namespace
 }  // namespace keras_renorm
 
+// Makes the calls that follow use the OpenMP whose GOMP_parallel this is, for threads.
+KR_EXPORT void keras_renorm_use_openmp(void* parallel) {
+  keras_renorm::openmp.store(reinterpret_cast<keras_renorm::Parallel*>(parallel));
+}
+
 // Makes the call of a number in CallNumber, on at most `threads` threads. `words` describes its
 // operands, then its results, which the caller has allocated. Returns nullptr, or else what is wrong,
 // to be read before this thread's next call.
@@ -49,12 +105,20 @@ KR_EXPORT const char* keras_renorm_call(int number, const int64_t* words, int64_
                                         double momentum, bool by_stddev) {
   using namespace keras_renorm;
   static thread_local std::string message;
+  const CallKind& kind = kCallKinds[number];
   Error error = WithinMemory([&] {
-    FewerWorkers pool(threads);
-    Call call = {{}, {}, {axis, ghost_size, relu, epsilon, momentum, by_stddev}, &pool};
+    FewerWorkers workers(threads);
+    Call call = {{}, {}, {axis, ghost_size, relu, epsilon, momentum, by_stddev}, &workers};
     call.in = ReadTensors(words, inputs);
     call.out = ReadTensors(words, outputs);
-    return RunInto(kCallKinds[number], call);
+    Parallel* const parallel = openmp.load();
+    const int64_t helped = std::min(threads, MostThreads(call.in[kind.x].type.count()));
+    if (parallel == nullptr || helped < 2) return RunInto(kind, call);
+    Region region(helped);
+    call.pool = &region;
+    Error found;
+    region.Run(parallel, [&] { found = WithinMemory([&] { return RunInto(kind, call); }); });
+    return found;
   });
   if (!error.failure()) return nullptr;
   message = std::move(error.message);

@@ -20,6 +20,9 @@ namespace keras_renorm {
 // thread takes 50 us on a virtual machine.
 constexpr int64_t kThreadValues = 65536;
 
+// Threads for a call on so many values, the caller included; 0 as 1.
+inline int64_t MostThreads(int64_t values) { return values / kThreadValues; }
+
 // From this size on an output is written past the cache. In TensorFlow, whose outputs are ever new
 // memory, forward + backward of 32x28x28x128 so take 4.7 instead of 8.5 ms of processor time, and
 // 12 instead of 15 with convolutions that read both outputs; 32x14x14x256 (6 MB) takes 2.8 instead
@@ -192,7 +195,7 @@ class Operand {
 
   // Calls f(work) for the full ghosts, then for the smaller one, if there are such.
   template <typename F> Error ForEachPart(Pool& pool, const F& f) const {
-    Team team(pool, size_ / kThreadValues);
+    Team team(pool, MostThreads(size_));
     return ForEachPlan([&](const Plan& plan, int64_t first_ghost, int64_t from) {
       Work work(whole_, kernels, &team);
       Problem& p = work.problem;

@@ -21,6 +21,24 @@ class Pool {
   virtual void Schedule(std::function<void()> task) = 0;
 };
 
+  // Waits a little, first by spinning: what is waited for is mostly some microseconds away.
+  class Waiting {
+   public:
+    void Once() {
+      if (++times_ > kSpins) {
+        sched_yield();
+        return;
+      }
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+
+   private:
+    static constexpr int kSpins = 200;
+    int times_ = 0;
+  };
+
 // The caller, and helpers that stay with it from one pass to the next: waking a thread takes 50 us
 // on a virtual machine, as long as a pass over 1 MB. A helper that comes late, or never, is not
 // waited for; where all threads of a pool are callers themselves, each works alone. Which thread
@@ -56,24 +74,6 @@ class Team {
  private:
   static constexpr uint64_t kIdle = 0xffffffff;  // the task that no pass has: none can be taken
   static constexpr uint64_t kClosed = ~uint64_t{0};
-
-  // Waits a little, first by spinning: the next pass is mostly some microseconds away.
-  class Waiting {
-   public:
-    void Once() {
-      if (++times_ > kSpins) {
-        sched_yield();
-        return;
-      }
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
-    }
-
-   private:
-    static constexpr int kSpins = 200;
-    int times_ = 0;
-  };
 
   struct Shared {
     // The number of the pass in the upper half, its next task in the lower one. Who raises it from

@@ -341,11 +341,6 @@ def gradient_sums(
     return first, second
 
 
-def relu_gradient(dy: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """`dy` where the output `y` of a ReLU is positive, and 0 elsewhere."""
-    return tf.raw_ops.ReluGrad(gradients=dy, features=y)
-
-
 def input_gradient(
     dy: tf.Tensor,
     x: tf.Tensor,

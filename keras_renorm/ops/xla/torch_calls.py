@@ -9,6 +9,8 @@ worked on as it lies, and its output lies likewise.
 import array
 import ctypes
 import functools
+import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +65,8 @@ def register() -> loader.NativeLibrary:
         ctypes.c_double,
         ctypes.c_bool,
     ]
+    if parallel := openmp():
+        library.handle.keras_renorm_use_openmp(parallel)
     try:
         for name, function, fake in (
             ("forward", _forward, _empty_forward),
@@ -79,6 +83,16 @@ def register() -> loader.NativeLibrary:
             f"PyTorch {torch.__version__} does not take the native library: {error}"
         ) from error
     return library
+
+
+def openmp() -> ctypes.c_void_p | None:
+    """The function that starts the threads of PyTorch's OpenMP, if it has that of this name."""
+    path = pathlib.Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"
+    try:
+        loaded = ctypes.CDLL(os.fspath(path), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+        return ctypes.cast(loaded.GOMP_parallel, ctypes.c_void_p)
+    except (OSError, AttributeError):  # linked otherwise: the library has threads of its own
+        return None
 
 
 def takes(x: torch.Tensor) -> bool:
@@ -228,14 +242,14 @@ def gradient_sums(
         relu: As there.
 
     Returns:
-        Both sums, each [channels], float64.
+        Both sums, each [channels], of the type of `mean`.
     """
     register()
     parameters = torch.stack((mean, mean_remainder, scale, offset))
     sums: torch.Tensor = torch.ops.keras_renorm.gradient_sums.default(
         dy, x, parameters, weights, axis=axis, relu=relu
     )
-    first, second = sums.unbind()
+    first, second = sums.to(mean.dtype).unbind()
     return first, second
 
 
@@ -314,8 +328,8 @@ def _empty_backward(
     **__: Any,
 ) -> tuple[torch.Tensor, ...]:
     """The results of `_backward` before they are computed."""
-    vectors = statistics.new_empty((2, statistics.shape[2]))
-    return _empty_like(x, ghost_size), *vectors.unbind()
+    dgamma, dbeta = (statistics.new_empty(statistics.shape[2:]) for _ in range(2))
+    return _empty_like(x, ghost_size), dgamma, dbeta
 
 
 def _normalize(x: torch.Tensor, parameters: torch.Tensor, *, axis: int, relu: bool) -> torch.Tensor:

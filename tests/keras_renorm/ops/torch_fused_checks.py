@@ -14,6 +14,11 @@ SHAPES = [((16, 5), 1), ((4, 7, 5), 2), ((3, 5, 6, 20), 3), ((2, 3, 4, 3, 5), 4)
 OTHER_AXES = [((4, 6, 5), 1), ((2, 4, 5, 3), 1), ((3, 4, 2, 3), 2), ((5, 8), 0)]
 
 
+@pytest.fixture(autouse=True)
+def lowering(monkeypatch):
+    monkeypatch.setenv(lowerings.VARIABLE, "fused")
+
+
 @pytest.fixture
 def vectors(rng):
     """gamma, beta, moving mean and moving variance of a number of channels."""
@@ -100,15 +105,13 @@ def test_channels_without_variance_and_with_nan():
 def test_where_it_fits(monkeypatch):
     x = torch.zeros(4, 3)
     settings = {"axis": 1, "epsilon": 1e-3}
-    for forced in ("", "fused"):
-        monkeypatch.setenv(lowerings.VARIABLE, forced)
-        assert ops.lowering().name == "fused"
-        assert lowerings.choose(x, weighted=False, **settings) == "fused"
-        assert lowerings.choose(x[:2], weighted=False, **settings) == "fused"
-        for rows in (0, 1):
-            assert lowerings.choose(x[:rows], weighted=False, **settings) == "composite"
-        assert lowerings.choose(x, weighted=True, **settings) == "composite"
-        assert lowerings.choose(x, weighted=False, ghosts=True, **settings) == "composite"
+    assert ops.lowering().name == "fused"
+    assert lowerings.choose(x, weighted=False, **settings) == "fused"
+    assert lowerings.choose(x[:2], weighted=False, **settings) == "fused"
+    for rows in (0, 1):
+        assert lowerings.choose(x[:rows], weighted=False, **settings) == "composite"
+    assert lowerings.choose(x, weighted=True, **settings) == "composite"
+    assert lowerings.choose(x, weighted=False, ghosts=True, **settings) == "composite"
     monkeypatch.setenv(lowerings.VARIABLE, "composite")
     assert lowerings.choose(x, weighted=False, **settings) == "composite"
 
