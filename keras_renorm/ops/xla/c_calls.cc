@@ -1,5 +1,7 @@
 // The calls as any program makes them that can call a C function and lends no threads.
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -30,6 +32,10 @@ class FewerWorkers : public Pool {
 using Parallel = void(void (*f)(void*), void* data, unsigned threads, unsigned flags);
 
 std::atomic<Parallel*> openmp{nullptr};
+std::atomic<pid_t> openmp_process{0};
+
+// The one to use, or nullptr: GNU's waits for ever in a forked process.
+Parallel* OpenMp() { return getpid() == openmp_process.load() ? openmp.load() : nullptr; }
 
 // A parallel region of the caller's OpenMP that is open for one call. Its threads are mostly awake,
 // from an operation before, where ours would sleep; and awake they would be in the way of ours.
@@ -91,9 +97,12 @@ std::vector<Tensor> ReadTensors(const int64_t*& words, int64_t count) {
 }  // namespace
 }  // namespace keras_renorm
 
-// Makes the calls that follow use the OpenMP whose GOMP_parallel this is, for threads.
+// Has the calls that follow, of this process, run in threads of the OpenMP whose GOMP_parallel this is;
+// with nullptr, in the library's own.
 KR_EXPORT void keras_renorm_use_openmp(void* parallel) {
-  keras_renorm::openmp.store(reinterpret_cast<keras_renorm::Parallel*>(parallel));
+  using namespace keras_renorm;
+  openmp_process.store(getpid());
+  openmp.store(reinterpret_cast<Parallel*>(parallel));
 }
 
 // Makes the call of a number in CallNumber, on at most `threads` threads. `words` describes its
@@ -111,7 +120,7 @@ KR_EXPORT const char* keras_renorm_call(int number, const int64_t* words, int64_
     Call call = {{}, {}, {axis, ghost_size, relu, epsilon, momentum, by_stddev}, &workers};
     call.in = ReadTensors(words, inputs);
     call.out = ReadTensors(words, outputs);
-    Parallel* const parallel = openmp.load();
+    Parallel* const parallel = OpenMp();
     const int64_t helped = std::min(threads, MostThreads(call.in[kind.x].type.count()));
     if (parallel == nullptr || helped < 2) return RunInto(kind, call);
     Region region(helped);

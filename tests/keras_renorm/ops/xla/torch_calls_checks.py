@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import itertools
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -260,3 +262,21 @@ def test_all_calls_have_their_numbers():
     """c_calls.cc takes them by number."""
     assert loader.HANDLERS[:2] == ("forward", "backward")
     assert len(loader.HANDLERS) == 6
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_calls_in_a_forked_process(make):
+    """There GNU's OpenMP waits for threads that are not there."""
+    case = make((64, 9, 9, 96), 3)
+    expected = step(*case, axis=3)
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            signal.alarm(60)
+            for actual, desired in zip(step(*case, axis=3), expected, strict=True):
+                np.testing.assert_array_equal(actual, desired)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
