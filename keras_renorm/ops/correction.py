@@ -90,7 +90,8 @@ def limit(name: str, value: float | Tensor, low: int, dtype: str) -> Tensor:
         ValueError: If `value` is a number below `low`.
     """
     if arguments.is_number(value):
-        return keras.ops.cast(arguments.real(name, value, low=low), dtype)
+        # Not by `cast`: TensorFlow's makes float32 of a Python number first.
+        return keras.ops.convert_to_tensor(arguments.real(name, value, low=low), dtype)
     if tuple(getattr(value, "shape", (None,))):
         raise TypeError(f"`{name}` must be a number or a scalar tensor, received {value!r}.")
     return keras.ops.cast(value, dtype)

@@ -4,7 +4,7 @@ A function with a gradient of its own is a black box to TensorFlow, and so is th
 gets a gradient, too: that of the same formula in plain operations. Forwards it is differentiated
 eagerly and from around a traced function, not from inside one (see `of_this_graph`). JAX needs
 nothing of this: plain operations have all derivatives there, and the native library's calls say
-that they have one.
+that they have one. For PyTorch see `keras_renorm.ops.torch_derivatives`.
 """
 
 import functools

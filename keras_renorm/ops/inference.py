@@ -44,6 +44,9 @@ def take(
     if name == "native":
         passes = lowerings.native_passes()
         return in_passes(passes, x, vectors, axis=axis, epsilon=epsilon, relu=relu)
+    if name == "composite" and keras.backend.backend() == "jax":
+        y: Tensor = _compiled_by_jax(axis, epsilon, relu)(x, *vectors)
+        return y
     if name == "composite":
         return in_plain_operations(x, *vectors, axis=axis, epsilon=epsilon, relu=relu)
     from keras_renorm.ops import fused
@@ -66,6 +69,15 @@ def in_plain_operations(
     """The output in operations that the backend differentiates; arguments as those of `take`."""
     scale = gamma / keras.ops.sqrt(variance + epsilon)
     return composite.normalize(x, mean, None, scale, beta, axis=axis, relu=relu)
+
+
+@functools.cache
+def _compiled_by_jax(axis: int, epsilon: float, relu: bool) -> Callable[..., Tensor]:
+    """`in_plain_operations`, in one pass also where JAX runs operation by operation."""
+    import jax
+
+    settings: dict[str, Any] = {"axis": axis, "epsilon": epsilon, "relu": relu}
+    return jax.jit(functools.partial(in_plain_operations, **settings), inline=True)
 
 
 def in_passes(

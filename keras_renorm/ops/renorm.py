@@ -283,7 +283,9 @@ def inference_step(
 
     Under TensorFlow it is one operation, which a graph makes part of a convolution before it: where
     the channels come last, the type is not float64 and `epsilon` at least 1.001e-5; not
-    `[rows, C]` in graphs, and not where XLA compiles, which makes one of plain operations.
+    `[rows, C]` in graphs, and not where XLA compiles, which makes one of plain operations. Under
+    PyTorch it is a call of the native library, for large tensors on the CPU and not in what is
+    compiled, traced or exported.
 
     It can be differentiated any number of times backwards, and forwards, with two exceptions that
     `KERAS_RENORM_LOWERING=composite` does not have. TensorFlow finds no derivative of its operation
@@ -302,8 +304,8 @@ def inference_step(
             `y` is the same, but nothing of it reaches a gradient, even if `x` is NaN. It costs a
             second pass.
         relu: Whether to take the positive part of `y`.
-        portable: Whether to use no operation of the native library, so that an exported model needs
-            no library. False is faster where gradients are taken: one pass over the memory forwards
+        portable: Whether to use no operation of the native library in TensorFlow's graphs, so that
+            an exported model needs no library. False is faster where gradients are taken: one pass over the memory forwards
             and two backwards (four with `relu`).
 
     Returns:
