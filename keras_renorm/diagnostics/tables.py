@@ -40,11 +40,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | float | int | Non
 
 
 def bullets(title: str, sentences: Iterable[str]) -> str:
-    """A title and below it the sentences, each wrapped behind a dash; nothing without sentences."""
-    lines = [
-        textwrap.fill(sentence, _WIDTH, initial_indent="- ", subsequent_indent="  ")
-        for sentence in sentences
-    ]
+    """A title and below it the sentences, each wrapped behind a dash; nothing without sentences.
+
+    Lines break at spaces only: a layer's name stays whole, to be searched for and copied.
+    """
+    wrapper = textwrap.TextWrapper(
+        _WIDTH,
+        initial_indent="- ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    lines = [wrapper.fill(sentence) for sentence in sentences]
     return "\n".join([title, *lines]) if lines else ""
 
 
