@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+# Letters of a name below an axis: 40 take up to 2.6 of a figure's 6 inches, 100 all of them.
+_LONGEST = 40
+
 
 def figure(
     draw: Callable[[Any], None], size: tuple[float, float], path: str | pathlib.Path | None
@@ -39,9 +42,15 @@ def figure(
 
 
 def label_layers(axes: Any, names: list[str]) -> None:
-    """Writes the layers' names below the x axis, at most about 40 of them."""
+    """Writes the layers' names below the x axis, at most 40 of them, and of long ones the ends."""
     every = max(1, -(-len(names) // 40))
     shown = range(0, len(names), every)
     size = "small" if len(shown) < 20 else "x-small"
-    axes.set_xticks(np.asarray(shown), [names[i] for i in shown], rotation=90, fontsize=size)
+    labels = [_shortened(names[i]) for i in shown]
+    axes.set_xticks(np.asarray(shown), labels, rotation=90, fontsize=size)
     axes.grid(alpha=0.3)
+
+
+def _shortened(name: str) -> str:
+    """The end of a long name, which tells layers of one nested model apart."""
+    return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
