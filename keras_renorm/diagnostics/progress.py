@@ -15,7 +15,8 @@ DONE = 0.9
 def value(limit: float | Schedule, step: int) -> float:
     """A limit after `step` updates, as a number."""
     if isinstance(limit, Schedule):
-        return float(keras.ops.convert_to_numpy(limit(keras.ops.convert_to_tensor(step, "int32"))))
+        count = keras.ops.convert_to_tensor(min(step, _END), "int32")
+        return float(keras.ops.convert_to_numpy(limit(count)))
     return float(limit)
 
 
