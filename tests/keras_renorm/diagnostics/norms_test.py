@@ -1,0 +1,134 @@
+"""What the gauges know of each kind of layer, and how many values its statistics are of."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import statistics
+from keras_renorm.diagnostics import norms
+from keras_renorm.layers import (
+    BatchNormalization,
+    BatchRenormalization,
+    DomainBatchNormalization,
+    DomainBatchRenormalization,
+    SkipInit,
+)
+
+L = keras.layers
+
+
+class Own(BatchRenormalization):
+    """A user's."""
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (BatchNormalization(), "BN"),
+        (DomainBatchNormalization(2), "BN"),
+        (BatchRenormalization(), "BRN"),
+        (DomainBatchRenormalization(2), "BRN"),
+        (Own(), "BRN"),
+        (L.BatchNormalization(), "Keras BN"),
+        (L.BatchNormalization(renorm=True), "Keras renorm"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, L.Layer) else value,
+)
+def test_kinds(layer, kind):
+    assert norms.is_norm(layer)
+    assert norms.kind(layer) == kind
+    assert norms.renormalizes(layer) == (kind in ("BRN", "Keras renorm"))
+    assert norms.is_plain(layer) == (kind == "BN")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [L.LayerNormalization(), L.GroupNormalization(1), L.Normalization(), SkipInit(), None],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_what_does_not_use_the_minibatch_is_no_norm(layer):
+    assert not norms.is_norm(layer)
+
+
+@pytest.mark.parametrize("norm", [BatchNormalization, Own, L.BatchNormalization])
+def test_a_frozen_layer_does_not_use_the_minibatch(norm):
+    layer = norm()
+    model = keras.Sequential([keras.Input((4,)), layer])
+    assert norms.uses_minibatch(layer)
+    model.trainable = False
+    assert not norms.uses_minibatch(layer)
+    model.trainable = True
+    assert norms.uses_minibatch(layer)
+    statistics.freeze(model)
+    assert layer.trainable
+    assert not norms.uses_minibatch(layer)
+
+
+@pytest.mark.parametrize("norm", [BatchNormalization, L.BatchNormalization])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((7, 4), -1), ((7, 5, 4), 2), ((7, 5, 4), 1), ((7, 4, 3, 2), -3), ((7, 2, 1, 3, 4), -1)],
+)
+def test_positions_are_the_others_sizes_without_the_batch(norm, shape, axis):
+    per_channel = np.moveaxis(np.ones(shape), axis, -1).sum(tuple(range(len(shape) - 1)))
+    for given in (shape, (None, *shape[1:])):
+        assert norms.positions(norm(axis=axis), given) * 7 == per_channel[0]
+
+
+def test_positions_of_a_size_that_is_not_known():
+    assert norms.positions(BatchNormalization(), (None, None, 3, 4)) is None
+    assert norms.positions(BatchNormalization(axis=1), (None, None, 3, 4)) == 12
+
+
+def test_counters(rng):
+    fixed, counting = BatchRenormalization(r_max=3.0, d_max=5.0), BatchRenormalization()
+    domains = DomainBatchRenormalization(3)
+    x = rng.normal(size=(8, 4)).astype("float32")
+    for layer in (fixed, counting):
+        layer(x, training=True)
+        layer(x, training=False)
+    for domain in (1, 1, 2):
+        domains(x, training=True, domain=domain)
+    assert norms.update_count(fixed) is None
+    assert norms.update_count(BatchNormalization()) is None
+    assert norms.update_count(L.BatchNormalization()) is None
+    assert norms.update_count(counting) == 1
+    assert norms.update_count(domains) == 2  # the greatest of 0, 2 and 1
+
+
+@pytest.mark.parametrize("norm", [BatchNormalization, BatchRenormalization, L.BatchNormalization])
+def test_untouched_statistics(norm, rng):
+    layer = norm()
+    x = rng.normal(size=(8, 4)).astype("float32")
+    layer(x)
+    assert norms.is_untouched(layer)
+    layer.moving_mean.assign([0.0, 0.0, 0.0, 1e-30])
+    assert not norms.is_untouched(layer)
+    layer.moving_mean.assign(np.zeros(4))
+    layer.moving_variance.assign([1.0, 1.0, 1.0, np.nan])
+    assert not norms.is_untouched(layer)
+
+
+def test_statistics_of_one_domain_alone_are_touched(rng):
+    layer = DomainBatchNormalization(3)
+    x = rng.normal(size=(8, 4)).astype("float32")
+    layer(x, domain=0)
+    assert norms.is_untouched(layer)
+    layer(x, training=True, domain=2)
+    assert not norms.is_untouched(layer)
+
+
+def test_ghosts():
+    assert norms.has_ghosts(BatchNormalization(virtual_batch_size=2))
+    for layer in (BatchNormalization(), L.BatchNormalization(), DomainBatchNormalization(2)):
+        assert not norms.has_ghosts(layer)
+
+
+def test_steps_of_the_optimizer(rng):
+    model = keras.Sequential([keras.Input((4,)), L.Dense(1)])
+    assert norms.optimizer_steps(model) is None
+    model.compile("sgd", "mse")
+    assert norms.optimizer_steps(model) == 0
+    x = rng.normal(size=(12, 4)).astype("float32")
+    model.fit(x, x[:, :1], batch_size=4, verbose=0)
+    assert norms.optimizer_steps(model) == 3
