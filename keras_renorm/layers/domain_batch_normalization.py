@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
 from keras_renorm.layers.batch_normalization import BatchNormalization, of_positions
 from keras_renorm.ops import arguments, domains
@@ -209,13 +208,13 @@ class DomainBatchNormalization(BatchNormalization):
         known = _known(domain)
         if known is None:
             return domain
-        wrong = np.unique(known[(known < 0) | (known >= self.num_domains)])
-        if wrong.size:
+        wrong = [k for k in known if not 0 <= k < self.num_domains]
+        if wrong:
             raise ValueError(
                 f"`domain` must hold ids in [0, {self.num_domains - 1}], for num_domains="
                 f"{self.num_domains}; received {', '.join(map(str, wrong[:5]))}."
             )
-        return domain if known.ndim else int(known)
+        return domain if len(getattr(domain, "shape", ())) else known[0]
 
     def _check_ids(self, shape: Any, dtype: Any, inputs: Any) -> None:
         """Raises unless ids of this shape and dtype fit inputs of a shape."""
@@ -264,19 +263,24 @@ class DomainBatchNormalization(BatchNormalization):
         return super()._serializers() | dict.fromkeys(plain, lambda value: value)
 
 
-def _known(domain: Any) -> npt.NDArray[Any] | None:
-    """The ids, or None for a tensor of a graph or of a function that is being traced."""
-    if not isinstance(domain, int | np.integer):
-        backend = keras.backend.backend()
-        if backend == "tensorflow" and not hasattr(domain, "numpy"):
-            return None
-        if backend == "jax":
-            import jax
+def _known(domain: Any) -> list[int] | None:
+    """The ids, each once, or None for a tensor of a graph or of a function that is being traced."""
+    if isinstance(domain, int | np.integer):
+        return [int(domain)]
+    backend = keras.backend.backend()
+    if backend == "tensorflow" and not hasattr(domain, "numpy"):
+        return None
+    if backend == "jax":
+        import jax
 
-            if isinstance(domain, jax.core.Tracer):
-                return None
-        domain = keras.ops.convert_to_numpy(domain)
-    return np.asarray(domain)
+        if isinstance(domain, jax.core.Tracer):
+            return None
+    if backend == "torch":
+        import torch
+
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return None
+    return [int(k) for k in np.unique(keras.ops.convert_to_numpy(domain))]
 
 
 def _count(value: Any) -> int:

@@ -1,8 +1,13 @@
 """Conversion on Keras's other backends, each in a process of its own."""
 
+import importlib.util
+
 import pytest
 
+# PyTorch is not among the packages that the tests install; where it is there, it is tested.
+BACKENDS = ["jax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
 
-@pytest.mark.parametrize("backend", ["jax"])
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_backend(run_checks, backend):
     run_checks("backend_checks.py", KERAS_BACKEND=backend)

@@ -13,6 +13,11 @@ def test_backend(run_checks, backend):
     run_checks("backend_checks.py", KERAS_BACKEND=backend)
 
 
+@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "tensorflow"])
+def test_domains(run_checks, backend):
+    run_checks("domain_backend_checks.py", KERAS_BACKEND=backend)
+
+
 @pytest.mark.parametrize("lowering", ["native", "composite"])
 def test_float64_under_jax(run_checks, lowering):
     environment = {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1", "KERAS_RENORM_LOWERING": lowering}

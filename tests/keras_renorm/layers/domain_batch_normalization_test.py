@@ -495,9 +495,5 @@ def test_ids_of_any_integer_type(rng, dtype):
     assert_close(infer(x, one), layer(x, domain=2))
 
 
-def test_on_another_backend(run_checks):
-    run_checks("domain_backend_checks.py", KERAS_BACKEND="jax")
-
-
 def test_on_replicas(run_checks):
     run_checks("domain_replica_checks.py", LOGICAL_CPUS="2")
