@@ -2,18 +2,33 @@
 
 A function with a gradient of its own is a black box to TensorFlow, and so is that gradient. Here it
 gets a gradient, too: that of the same formula in plain operations. Forwards it is differentiated
-eagerly and from around a traced function, not from inside one (see `of_this_graph`). JAX needs
-nothing of this: plain operations have all derivatives there, and the native library's calls say
-that they have one. For PyTorch see `keras_renorm.ops.torch_derivatives`.
+eagerly and from around a traced function, not from inside one (see `of_this_graph`). JAX and
+PyTorch have ways of their own: `keras_renorm.ops.jax_derivatives` and `torch_derivatives`.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_renorm.typing import Tensor
+
+
+class Functions(NamedTuple):
+    """A function of x, gamma and beta, which have a gradient, and of constants, which have none.
+
+    Attributes:
+        forward: `forward(x, gamma, beta, *constants)`: the output first, and what has no gradient.
+        backward: `backward(dy, x, gamma, beta, *constants, *kept)`: the first gradients.
+        output: `output(x, gamma, beta, *constants)`: the output in plain operations.
+        kept: Which of the results of `forward` is kept for `backward`, if any.
+    """
+
+    forward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., tuple[Tensor, ...]]
+    output: Callable[..., Tensor]
+    kept: int | None
 
 
 def differentiable(

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_renorm.ops import composite, lowerings
-from keras_renorm.ops.derivatives import differentiable, held, of_this_graph
+from keras_renorm.ops.derivatives import Functions, differentiable, held, of_this_graph
 from keras_renorm.typing import Tensor
 
 
@@ -119,7 +119,7 @@ def in_passes(
     if keras.backend.backend() == "torch":
         from keras_renorm.ops import torch_derivatives
 
-        functions = torch_derivatives.Functions(forward, backward, plain, kept=0 if relu else None)
+        functions = Functions(forward, backward, plain, kept=0 if relu else None)
         (y,) = torch_derivatives.apply(functions, x, gamma, beta, *constants)
         return y
 

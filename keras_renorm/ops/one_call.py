@@ -1,18 +1,16 @@
 """A step as one call of the native library forwards and one backwards."""
 
 import functools
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import keras
 
 from keras_renorm.ops import plain
+from keras_renorm.ops.derivatives import Functions
 from keras_renorm.ops.moments import Moments
 from keras_renorm.ops.step import Step
 from keras_renorm.typing import Tensor
-
-Call = Callable[..., tuple[Tensor, ...]]
 
 
 def take(
@@ -42,9 +40,22 @@ def take(
     options: dict[str, Any] = {"axis": step.axis, "relu": step.relu, "ghost_size": step.ghost_size}
     more = {"epsilon": step.epsilon, "momentum": momentum, "by_stddev": by_stddev}
     forward = functools.partial(calls.forward, **options, **more)
-    backward = functools.partial(calls.backward, **options)
-    apply = _by_pytorch if keras.backend.backend() == "torch" else _by_keras
-    return apply(forward, backward, x, gamma, beta, step)
+
+    def backward(dy: Tensor, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        _, _, _, _, _, _, *mask, statistics = others
+        gradients: tuple[Tensor, ...] = calls.backward(dy, x, statistics, *mask, **options)
+        return gradients
+
+    functions = Functions(forward, backward, plain.output(step), kept=1)
+    if keras.backend.backend() == "tensorflow":
+        return _by_tensorflow(functions, x, gamma, beta, step)
+    if keras.backend.backend() == "jax":
+        from keras_renorm.ops import jax_derivatives
+
+        return jax_derivatives.apply(functions, x, gamma, beta, *step.constants)
+    from keras_renorm.ops import torch_derivatives
+
+    return torch_derivatives.apply(functions, x, gamma, beta, *step.constants)
 
 
 def moments(statistics: Tensor, step: Step) -> Moments:
@@ -55,36 +66,20 @@ def moments(statistics: Tensor, step: Step) -> Moments:
     return Moments(mean, variance, count, remainder)
 
 
-def _by_keras(
-    forward: Call, backward: Call, x: Tensor, gamma: Tensor, beta: Tensor, step: Step
+def _by_tensorflow(
+    functions: Functions, x: Tensor, gamma: Tensor, beta: Tensor, step: Step
 ) -> tuple[Tensor, ...]:
     @keras.ops.custom_gradient
     def outputs(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> Any:
-        _, _, _, _, *mask = constants
-        found = tuple(forward(x, gamma, beta, *constants))
+        found = tuple(functions.forward(x, gamma, beta, *constants))
 
-        def fast(dy: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-            return backward(dy, x, found[1], *mask)
+        def fast(dy: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
+            return functions.backward(dy, *arguments, *constants, found[1])
 
-        def gradients(*upstream: Any) -> tuple[Any, ...]:
-            # TensorFlow passes the outputs' gradients one by one, JAX as one tuple.
-            dy = upstream[0][0] if isinstance(upstream[0], tuple) else upstream[0]
+        def gradients(dy: Tensor, *_: Any) -> tuple[Any, ...]:
             return *plain.gradient(fast, step)(dy, x, gamma, beta), *(None for _ in constants)
 
         return found, gradients
 
     result: tuple[Tensor, ...] = outputs(x, gamma, beta, *step.constants)
     return result
-
-
-def _by_pytorch(
-    forward: Call, backward: Call, x: Tensor, gamma: Tensor, beta: Tensor, step: Step
-) -> tuple[Tensor, ...]:
-    from keras_renorm.ops import torch_derivatives
-
-    def gradients(dy: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, *others: Tensor) -> Any:
-        _, _, _, _, *mask, statistics = others
-        return backward(dy, x, statistics, *mask)
-
-    functions = torch_derivatives.Functions(forward, gradients, plain.output(step), kept=1)
-    return torch_derivatives.apply(functions, x, gamma, beta, *step.constants)

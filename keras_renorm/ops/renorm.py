@@ -305,8 +305,8 @@ def inference_step(
             second pass.
         relu: Whether to take the positive part of `y`.
         portable: Whether to use no operation of the native library in TensorFlow's graphs, so that
-            an exported model needs no library. False is faster where gradients are taken: one pass over the memory forwards
-            and two backwards (four with `relu`).
+            an exported model needs no library. False is faster where gradients are taken: one pass
+            over the memory forwards and two backwards (four with `relu`).
 
     Returns:
         The output, in the dtype and shape of `x`.

@@ -6,25 +6,11 @@ each of its examples.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-
-class Functions(NamedTuple):
-    """A function of x, gamma and beta, which have a gradient, and of constants, which have none.
-
-    Attributes:
-        forward: `forward(x, gamma, beta, *constants)`: the output first, and what has no gradient.
-        backward: `backward(dy, x, gamma, beta, *constants, *kept)`: the first gradients.
-        output: `output(x, gamma, beta, *constants)`: the output in plain operations.
-        kept: Which of the results of `forward` is kept for `backward`, if any.
-    """
-
-    forward: Callable[..., tuple[torch.Tensor, ...]]
-    backward: Callable[..., tuple[torch.Tensor, ...]]
-    output: Callable[..., torch.Tensor]
-    kept: int | None
+from keras_renorm.ops.derivatives import Functions
 
 
 def apply(

@@ -90,7 +90,7 @@ def test_ghost_batches_equal_the_reference(rng, vector_jacobian, monkeypatch, lo
     assert_close(gradients[2], sums[1])
 
 
-def test_second_derivatives_under_jax(rng, monkeypatch):
+def test_derivatives_in_plain_operations_under_jax(rng, monkeypatch):
     if keras.backend.backend() != "jax":
         return
     import jax
