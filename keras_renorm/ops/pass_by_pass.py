@@ -51,7 +51,7 @@ def take(
     if replicas is not None:
         batch = replicas.merge(batch)
     correction = step.correction(batch)
-    options: dict[str, Any] = {"axis": step.axis, "relu": step.relu}
+    options = {"axis": step.axis, "relu": step.relu}  # annotated, AutoGraph could not take it
 
     mean, variance, count, remainder = batch
     r, d = correction
