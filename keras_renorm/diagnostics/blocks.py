@@ -43,10 +43,12 @@ def residual_blocks(graph: Graph) -> tuple[list[Block], list[Call]]:
     """
     blocks: dict[Call, Block] = {}
     undecided = []
+    order = {call: number for number, call in enumerate(graph.calls)}
     for call in graph.calls:
         if not _is_addition(call):
             continue
-        first, second = _distances(*call.inputs)
+        one, other = call.inputs
+        first, second = _distances(one, other, order)
         if first == second:
             undecided.append(call)
             continue
@@ -62,27 +64,32 @@ def _is_addition(call: Call) -> bool:
     return type(call.operation).__name__ == "Add" and len(call.inputs) == 2
 
 
-def _distances(first: Value, second: Value) -> tuple[int, int]:
-    """Numbers of calls from the two values back to where they part; equal if they never met."""
-    seen: tuple[dict[Value, int], dict[Value, int]] = ({first: 0}, {second: 0})
-    edges = [[first], [second]]
-    distance = 0
-    while edges[0] or edges[1]:
-        common = seen[0].keys() & seen[1].keys()
-        if common:
-            return min(
-                ((seen[0][v], seen[1][v]) for v in common), key=lambda pair: (sum(pair), pair)
-            )
-        distance += 1
-        for side in (0, 1):
-            edges[side] = [
-                value
-                for edge in edges[side]
-                for value in (edge.producer.inputs if edge.producer else ())
-                if value not in seen[side]
-            ]
-            seen[side].update(dict.fromkeys(edges[side], distance))
+def _distances(first: Value, second: Value, order: dict[Call, int]) -> tuple[int, int]:
+    """Numbers of calls from the two values back to where they part; equal if they never met.
+
+    They part at the last value that both come from. The nearest one may be another: what gates
+    every branch is an input of its last call.
+    """
+    distances: tuple[dict[Value, int], dict[Value, int]] = ({first: 0}, {second: 0})
+    waiting = {first: None, second: None}  # A set that keeps its order.
+    while waiting:
+        last = max(waiting, key=lambda value: order[value.producer] if value.producer else -1)
+        if last in distances[0] and last in distances[1]:
+            return distances[0][last], distances[1][last]
+        del waiting[last]
+        for distance in distances:
+            for value in _came_from(last) if last in distance else ():
+                distance[value] = min(distance.get(value, len(order)), distance[last] + 1)
+                waiting[value] = None
     return 0, 0
+
+
+def _came_from(value: Value) -> tuple[Value, ...]:
+    """The values that a path may go on to; the domains and the mask of a norm are not on it."""
+    call = value.producer
+    if call is None:
+        return ()
+    return call.inputs[:1] if is_norm(call.operation) else call.inputs
 
 
 def _before(skip: Value, blocks: dict[Call, Block]) -> Block | None:
