@@ -73,12 +73,14 @@ def left_out(model: keras.Model) -> list[str]:
 def noise(model: keras.Model) -> list[str]:
     """Sentences on the layers that draw random numbers: those left out, and those that are not."""
     out = left_out(model)
-    kept = [name for name, _ in _random(model) if name not in out]
+    kept = [(name, layer) for name, layer in _random(model) if name not in out]
     notes = []
     if out:
         notes.append(f"Left out, for they are random in training: {listing(out)}.")
-    if kept:
-        notes.append(f"With their randomness, for a norm lies in them: {listing(kept)}.")
+    for modes, reason in ((True, "for a norm lies in them"), (False, "which inference has, too")):
+        names = [name for name, layer in kept if layer._call_has_training_arg == modes]
+        if names:
+            notes.append(f"With their randomness, {reason}: {listing(names)}.")
     return notes
 
 
