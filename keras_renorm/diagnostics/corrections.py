@@ -13,6 +13,7 @@ from keras_renorm.diagnostics import passes
 from keras_renorm.diagnostics.minibatches import Minibatch, observe, statistics
 from keras_renorm.diagnostics.norms import kind, update_count
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
+from keras_renorm.typing import Tensor
 
 _INF = float("inf")
 
@@ -77,12 +78,15 @@ def watch(model: keras.Model, x: Any, names: dict[Any, str]) -> dict[Any, list[L
     Raises:
         ValueError: If the model is not built.
     """
-    moving = {layer: statistics(layer) for layer in names if layer.built}
+    moving: dict[Any, tuple[Tensor, Tensor]] = {}
     minibatches: dict[Any, list[Minibatch]] = {}
 
     def around(
         layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if layer not in moving:
+            # Before its first call here, which may be the first at all: by then it is built.
+            moving[layer] = statistics(layer)
         number = len({one.call for one in minibatches.setdefault(layer, [])}) + 1
         minibatches[layer] += observe(layer, number, moving[layer], *args, **kwargs)
         return call(*args, **kwargs)
