@@ -170,7 +170,7 @@ def lowering() -> Lowering:
             raise RuntimeError(f"{VARIABLE}=native, but {problem}.")
         return Lowering("native", f"{VARIABLE}=native")
     if problem is not None:
-        if backend in ("tensorflow", "jax", "torch"):
+        if backend in ("tensorflow", "jax", "torch") and _off_cpu(backend) is None:
             _warn_once(problem)
         return _without_library(problem, backend)
     elsewhere = _off_cpu(backend)

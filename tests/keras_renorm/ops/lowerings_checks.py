@@ -105,3 +105,9 @@ def test_native_demanded_in_vain(monkeypatch, no_library):
     monkeypatch.setenv(VARIABLE, "native")
     with pytest.raises(RuntimeError, match=r"KERAS_RENORM_LOWERING=native, but the library is not"):
         lowering()
+
+
+def test_a_missing_library_is_not_missed_on_other_devices(no_library):
+    with warnings.catch_warnings(), keras.device("meta"):
+        warnings.simplefilter("error")
+        assert lowering().name == "fused"
