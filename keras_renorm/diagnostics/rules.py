@@ -127,16 +127,18 @@ def few_values(call: Call, batch: Batch | None) -> Finding | None:
 
 def shared(calls: Sequence[Call]) -> Iterator[Finding]:
     """Layers that are called on several inputs."""
-    inputs: dict[str, set[int]] = {}
-    for call in calls:
-        inputs.setdefault(call.name, set()).add(id(call.inputs[0]))
-    names = {call.name: call for call in calls if _subtracts_mean(call)}
-    for name in names:
-        if len(inputs[name]) > 1:
+    # By the layers, for one that lies in several models has several names.
+    names: dict[keras.layers.Layer, str] = {}
+    inputs: dict[keras.layers.Layer, set[int]] = {}
+    for call in filter(_subtracts_mean, calls):
+        names.setdefault(call.operation, call.name)
+        inputs.setdefault(call.operation, set()).add(id(call.inputs[0]))
+    for layer, name in names.items():
+        if len(inputs[layer]) > 1:
             yield Finding(
                 name,
                 "shared norm",
-                f"{name} is called on {len(inputs[name])} inputs: in training each is normalised "
+                f"{name} is called on {len(inputs[layer])} inputs: in training each is normalised "
                 "by its own statistics, in inference all by the same moving ones (in Wu & "
                 "Johnson's detector 34.1 AP instead of 39.1). Concatenate the inputs along the "
                 "batch before it, or give each input statistics of its own with "
