@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import keras
+import numpy as np
+
 from keras_renorm.diagnostics.corrections import LayerCorrections
 from keras_renorm.diagnostics.norms import is_untouched, update_count, uses_minibatch
 from keras_renorm.diagnostics.progress import DONE, end_value, unfinished, value
@@ -64,6 +67,8 @@ def corrections(layer: Any, row: LayerCorrections, steps: int | None) -> Iterato
                 "keras_renorm.statistics.precise.",
             )
         return
+    if not row.values:  # All of the minibatch is masked: there is nothing to hold against them.
+        return
     if not (math.isfinite(row.typical_drift) and math.isfinite(row.scale_drift.median)):
         yield Finding(
             row.layer,
@@ -96,9 +101,11 @@ def _frozen(
             f"{name} has the fixed limits r_max=1 and d_max=0, at which it is Batch "
             "Normalization. Give it the limits' schedules, by default the paper's."
         )
-    if steps is not None and 2 * updates < steps:
+    # Domains that come in turn share the steps among them.
+    counted = int(np.sum(keras.ops.convert_to_numpy(layer.update_count)))
+    if steps is not None and 2 * counted < steps:
         return (
-            f"The schedule of {name} stands at {updates} updates after {steps} training steps: "
+            f"The schedule of {name} stands at {counted} updates after {steps} training steps: "
             "its counter does not advance. Call the model with training=True, and keep "
             "update_count when weights are copied or loaded."
         )
