@@ -111,7 +111,7 @@ def test_every_so_many_is_a_whole_number(wrong, error, message):
 
 
 def test_what_does_not_record_is_no_step_callback():
-    with pytest.raises(TypeError, match="abstract method '?record"):
+    with pytest.raises(TypeError, match="abstract method"):
         StepCallback(1, None)
 
 
