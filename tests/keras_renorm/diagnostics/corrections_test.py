@@ -32,15 +32,15 @@ def test_what_is_at_its_limit_is_not_clipped_and_what_is_beyond_is():
     model = keras.Sequential([keras.Input((5,)), layer])
     sigma = np.array([2.0, 4.0, 1.0, 8.0, 2.0])
     layer.moving_variance.assign(sigma**2 - 3)
-    layer.moving_mean.assign([0.0, 4.0, -1.0, 16.0, 3.0])
+    layer.moving_mean.assign([0.0, 4.0, -1.0, 16.0, -3.0])
     x = np.array([[1.0], [-1.0]] * 3, "float32").repeat(5, axis=1)
     (row,) = rows(model, x)
-    scale, shift = [0.25, 0.5, 1.0, 1.0, 2.0], [-2.0, -1.5, -1.0, 0.0, 1.0]
+    scale, shift = [0.25, 0.5, 1.0, 1.0, 2.0], [-2.0, -1.0, 0.0, 1.0, 1.5]
     assert spread(row.scale_drift) == pytest.approx(np.percentile(scale, [0, 10, 50, 90, 100]))
     assert spread(row.mean_drift) == pytest.approx(np.percentile(shift, [0, 10, 50, 90, 100]))
-    assert row.typical_drift == 1.0  # the median of 2, 1.5, 1, 0, 1
+    assert row.typical_drift == 1.0  # the median of 2, 1, 0, 1, 1.5
     assert row.r_clipped == 0.2  # 0.25 alone
-    assert row.d_clipped == 0.4  # -2 and -1.5
+    assert row.d_clipped == 0.4  # -2 and 1.5
     assert (row.r.minimum, row.r.maximum) == (0.5, 2.0)
     assert (row.d.minimum, row.d.maximum) == (-1.0, 1.0)
     assert (row.values, row.updates) == (6, None)
