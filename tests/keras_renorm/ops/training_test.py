@@ -59,6 +59,10 @@ class Case:
         mask = None if self.mask is None else tf.constant(self.mask)
         return Step(*self.vectors[2:], *limits, mask, **self.settings)
 
+    def take(self, x=None):
+        x = self.x if x is None else x
+        return training.take(x, *self.vectors[:2], self.step(), synchronized=False)
+
     def train(self, by_stddev):
         arguments = self.x, *self.vectors[:2]
         average = {"momentum": 0.9, "by_stddev": by_stddev}
@@ -132,6 +136,8 @@ def test_without_a_row_no_moving_statistic_changes(rng, size, by_stddev):
         np.testing.assert_array_equal(actual, value)
     for gradient in gradients[1:]:
         np.testing.assert_array_equal(gradient, np.zeros(4))
+    _, batch = case.take()
+    assert {tuple(value.shape) for value in batch} == {(4,) if size is None else (0, 4)}
 
 
 @pytest.mark.usefixtures("lowering")
@@ -140,12 +146,7 @@ def test_without_a_row_no_moving_statistic_changes(rng, size, by_stddev):
 def test_a_batch_that_is_one_ghost_has_the_moments_of_one(rng, float64, known, size):
     case = Case(rng, (5, 3), ghost_size=size)
     spec = tf.TensorSpec([5 if known else None, 3])
-
-    @tf.function(input_signature=[spec], autograph=False)
-    def take(x):
-        return training.take(x, *case.vectors[:2], case.step(), synchronized=False)
-
-    y, batch = take(case.x)
+    y, batch = tf.function(case.take, input_signature=[spec], autograph=False)(case.x)
     desired = case.expected(float64)
     close(y, desired["y"], 1e-5)
     for name in ("mean", "variance", "count"):
@@ -172,8 +173,15 @@ def test_the_module_is_that_of_the_lowering(rng, lowering, monkeypatch, with_):
             return own(*args, **options)
 
         monkeypatch.setattr(module, "take", take)
-    training.take(case.x, *case.vectors[:2], case.step(), synchronized=False)
+    case.take()
     assert taken[0] == TAKEN[lowering][with_]
+
+
+def test_the_native_library_moves_the_statistics_in_the_same_call(rng, lowering, monkeypatch):
+    own, moved = training.update_moving, []
+    monkeypatch.setattr(training, "update_moving", lambda *a, **o: moved.append(o) or own(*a, **o))
+    Case(rng, (5, 3)).train(by_stddev=True)
+    assert len(moved) == (0 if lowering == "native" else 1)
 
 
 STEP = "composite correction fused ghosts moments moving one_call pass_by_pass plain sums training"
