@@ -37,7 +37,7 @@ class LayerCorrections:
         layer: Name of the layer, with the call's number if there are several.
         kind: "BRN", "BN", "Keras BN" or "Keras renorm".
         values: Values per channel in the minibatch.
-        updates: The layer's update counter; None for a layer without.
+        updates: The layer's update counter, or its domain's; None for a layer without.
         r_max: Limit of r; of a "BN" the paper's final 3. None for Keras's layers.
         d_max: Limit of d; of a "BN" the paper's final 5. None for Keras's layers.
         r: The correction r, clipped. None for Keras's layers.
@@ -115,7 +115,7 @@ def _row(
         layer=f"{name} ({', '.join(details)})" if details else name,
         kind=kind(layer),
         values=int(np.max(keras.ops.convert_to_numpy(minibatch.moments.count))),
-        updates=update_count(layer),
+        updates=update_count(layer, minibatch.domain),
         r_max=None if limits is None else limits[0],
         d_max=None if limits is None else limits[1],
         mean_drift=_spread(drift.d),

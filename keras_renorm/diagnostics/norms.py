@@ -43,10 +43,13 @@ def positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int |
     return math.prod(known) if len(known) == len(sizes) else None
 
 
-def update_count(layer: Any) -> int | None:
-    """The layer's counter, of several domains the greatest; None without one."""
+def update_count(layer: Any, domain: int | None = None) -> int | None:
+    """The layer's counter, or a domain's own, of all domains the greatest; None without one."""
     count = getattr(layer, "update_count", None)
-    return None if count is None else int(np.max(keras.ops.convert_to_numpy(count)))
+    if count is None:
+        return None
+    counts = keras.ops.convert_to_numpy(count)
+    return int(np.max(counts) if domain is None or not counts.ndim else counts[domain])
 
 
 def is_plain(layer: Any) -> bool:

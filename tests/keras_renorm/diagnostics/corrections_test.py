@@ -89,17 +89,17 @@ def test_limits_are_those_of_the_next_step(layer, r_max, d_max, updates, rng):
     assert (row.r_clipped is None) == (row.d_clipped is None) == (r_max is None)
 
 
-def test_limits_of_a_domain_are_its_own(rng):
+def test_limits_and_updates_of_a_domain_are_its_own(rng):
     layer = DomainBatchRenormalization(3, r_max=LinearRamp(1, 3, 0, 4), d_max=1.0, name="norm")
     x, ids = keras.Input((4,)), keras.Input((), dtype="int32")
     model = keras.Model([x, ids], layer(x, domain=ids))
     layer.update_count.assign([0, 1, 9])
     batch = [rng.normal(size=(6, 4)).astype("float32"), np.array([2, 0, 1] * 2, "int32")]
     found = rows(model, batch)
-    assert [(row.layer, row.r_max) for row in found] == [
-        ("norm (domain 0)", 1.0),
-        ("norm (domain 1)", 1.5),
-        ("norm (domain 2)", 3.0),
+    assert [(row.layer, row.r_max, row.updates) for row in found] == [
+        ("norm (domain 0)", 1.0, 0),
+        ("norm (domain 1)", 1.5, 1),
+        ("norm (domain 2)", 3.0, 9),
     ]
 
 

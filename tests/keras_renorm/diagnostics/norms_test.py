@@ -94,6 +94,12 @@ def test_counters(rng):
     assert norms.update_count(L.BatchNormalization()) is None
     assert norms.update_count(counting) == 1
     assert norms.update_count(domains) == 2  # the greatest of 0, 2 and 1
+    assert [norms.update_count(domains, one) for one in range(3)] == [0, 2, 1]
+    shared = DomainBatchRenormalization(
+        3, batch_statistics="shared", population_statistics="shared"
+    )
+    shared(x, training=True, domain=1)
+    assert norms.update_count(shared, 2) == 1
 
 
 @pytest.mark.parametrize("norm", [BatchNormalization, BatchRenormalization, L.BatchNormalization])
