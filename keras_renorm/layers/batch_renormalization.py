@@ -213,8 +213,8 @@ class BatchRenormalization(BatchNormalization):
         return super().get_config() | {k: schedules.serialize(v) for k, v in limits.items()}
 
     def _limits(self) -> dict[str, Tensor]:
-        # Before it is built the layer has seen no update.
-        count = keras.ops.convert_to_tensor(0 if self.update_count is None else self.update_count)
+        # Before it is built the layer has seen no update. A cast reads the variable, once for both.
+        count = keras.ops.cast(0 if self.update_count is None else self.update_count, "int")
         limits = {"r_max": self.r_max, "d_max": self.d_max}
         return {
             name: limit(count) if isinstance(limit, Schedule) else limit
