@@ -1,0 +1,153 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import layers
+from keras_renorm.statistics import hooks
+
+FUNCTIONS = ("train_function", "test_function", "predict_function")
+
+
+def numpy(value):
+    return np.array(keras.ops.convert_to_numpy(value))
+
+
+def one(*_, **__):
+    return 1
+
+
+def two(*_, **__):
+    return 2
+
+
+def nested_model():
+    inner = keras.Sequential([keras.Input((3,)), layers.BatchNormalization()])
+    return keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(3)])
+
+
+@pytest.fixture
+def x(rng):
+    return rng.normal(size=(4, 3)).astype("f4")
+
+
+def test_a_method_is_replaced_on_one_layer_and_comes_back(x):
+    layer, other = keras.layers.ReLU(), keras.layers.ReLU()
+    layer(x)
+    before, config = dict(vars(layer)), layer.get_config()
+    with hooks.replaced([(layer, "call", lambda inputs: inputs + 10)]):
+        np.testing.assert_array_equal(numpy(layer(x)), x + 10)
+        np.testing.assert_array_equal(numpy(other(x)), np.maximum(x, 0))
+        assert layer.get_config() == config
+    assert vars(layer) == before
+    np.testing.assert_array_equal(numpy(layer(x)), np.maximum(x, 0))
+
+
+def test_what_stood_on_the_layer_itself_is_there_again():
+    layer = keras.layers.ReLU()
+    vars(layer)["call"] = one
+    with hooks.replaced([(layer, "call", two)]):
+        assert vars(layer)["call"] is two
+    assert vars(layer)["call"] is one
+
+
+def test_contexts_and_hooks_for_one_method_come_off_in_turn():
+    layer = keras.layers.ReLU()
+    with hooks.replaced([(layer, "call", one), (layer, "call", two)]):
+        assert layer.call() == 2
+        with hooks.replaced([(layer, "call", one)]):
+            assert layer.call() == 1
+        assert layer.call() == 2
+    assert "call" not in vars(layer)
+
+
+def test_an_error_inside_or_among_the_hooks_takes_all_off():
+    first, second = keras.layers.ReLU(), keras.layers.ReLU()
+
+    def failing():
+        yield first, "call", one
+        yield second, "call", one
+        raise OSError("no more hooks")
+
+    with pytest.raises(OSError, match="no more hooks"), hooks.replaced(failing()):
+        pytest.fail("entered")
+    with pytest.raises(OSError, match="inside"), hooks.replaced([(first, "call", one)]):
+        raise OSError("inside")
+    assert "call" not in vars(first) | vars(second)
+
+
+def test_functions_are_traced_anew_inside_and_the_old_ones_are_back(x):
+    model = nested_model()
+    inner = model.layers[0]
+    for part in (model, inner):
+        part.compile("sgd", "mse")
+        part.predict(x, verbose=0)
+    kept = [[getattr(part, name) for name in FUNCTIONS] for part in (model, inner)]
+    expected = model.predict(x, verbose=0)
+    with hooks.fresh_functions(model):
+        assert [getattr(p, name) for p in (model, inner) for name in FUNCTIONS] == [None] * 6
+        hook = model.layers[1], "call", lambda inputs, **_: 0 * inputs
+        with hooks.replaced([hook]):
+            np.testing.assert_array_equal(model.predict(x, verbose=0), np.zeros((4, 3)))
+    for part, functions in zip((model, inner), kept, strict=True):
+        for name, function in zip(FUNCTIONS, functions, strict=True):
+            assert getattr(part, name) is function
+    np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+
+
+def test_an_error_brings_the_old_functions_back(x):
+    model = nested_model()
+    model.compile("sgd", "mse")
+    model.predict(x, verbose=0)
+    before = model.predict_function
+    with pytest.raises(OSError, match="inside"), hooks.fresh_functions(model):
+        raise OSError("inside")
+    assert model.predict_function is before
+
+
+def test_layers_and_models_without_functions_have_none_to_lose():
+    model, layer = nested_model(), layers.BatchNormalization()
+    for part in (model, layer):
+        with hooks.fresh_functions(part):
+            pass
+        hooks.retrace_training(part)
+    assert [getattr(model, name) for name in FUNCTIONS] == [None] * 3
+
+
+def test_fit_forgets_the_methods_that_it_was_traced_with(x):
+    model = nested_model()
+    model.compile("sgd", "mse")
+    fit = {"batch_size": 4, "verbose": 0}
+    model.fit(x, x, **fit)
+    calls, own = [], model.layers[1].call
+
+    def call(inputs, **options):
+        calls.append(inputs.shape)
+        return own(inputs, **options)
+
+    with hooks.replaced([(model.layers[1], "call", call)]):
+        model.fit(x, x, **fit)
+        assert not calls
+        hooks.retrace_training(model)
+        model.fit(x, x, **fit)
+        assert calls
+
+
+def test_fit_that_is_running_traces_its_next_step_anew(x):
+    model = nested_model()
+    model.compile("sgd", "mse")
+    steps, calls, own = [], [], model.layers[1].call
+
+    def call(inputs, **options):
+        calls.append(len(steps))
+        return own(inputs, **options)
+
+    class Hook(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            steps.append(batch)
+            if batch == 1:
+                vars(model.layers[1])["call"] = call
+                hooks.retrace_training(model)
+
+    model.fit(x, x, batch_size=1, verbose=0, callbacks=[Hook()])
+    assert steps == [0, 1, 2, 3]
+    assert set(calls) == {2}
