@@ -1,5 +1,6 @@
 """Forward passes that are watched and leave the model as it was."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -26,7 +27,7 @@ def forward(
     """The model's output for `x`, with `around` in the place of the calls of some layers.
 
     No variable changes: Keras diverts all updates to a scope that is thrown away. So random layers
-    draw the same numbers in each pass.
+    draw the same numbers in each pass, and in training those that they would draw without it.
 
     Args:
         model: The model.
@@ -60,8 +61,19 @@ def forward(
     quiet = [] if random else _without_norm(model)
     calls = dict.fromkeys(quiet, _quiet) | dict.fromkeys(watched, around)
     wrapped = [(layer, "call", _wrapped(layer, one)) for layer, one in calls.items()]
-    with hooks.replaced(wrapped), keras.StatelessScope():
+    with hooks.replaced(wrapped), keras.StatelessScope(), _generators_kept():
         return model(x, training=training)
+
+
+def _generators_kept() -> contextlib.AbstractContextManager[None]:
+    """The context after which PyTorch's generators, no variables of Keras, are as they were."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    # Its dropout without a seed draws from those of the process.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    return torch.random.fork_rng(devices)
 
 
 def left_out(model: keras.Model) -> list[str]:

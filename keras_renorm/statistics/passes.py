@@ -142,6 +142,8 @@ class Pass:
             return self._on_replicas(strategy) if strategy else self._in_tensorflow()
         if backend == "jax":
             return self._in_jax()
+        if backend == "torch":
+            return self._in_torch()
         return lambda x, size, values: _with_replica_axis(self._forward(x, values))
 
     def _is_eager(self) -> bool:
@@ -156,6 +158,16 @@ class Pass:
         if not self._is_eager():
             run = tf.function(run, autograph=False, reduce_retracing=True)
         return lambda x, size, values: run(_tensors(x), _tensors(values))
+
+    def _in_torch(self) -> Callable[[Any, int, list[np.ndarray]], Any]:
+        import torch
+
+        def run(x: Any, size: int, values: list[np.ndarray]) -> Any:
+            # With gradients the moments would keep all activations until the end of the pass.
+            with torch.no_grad():
+                return _with_replica_axis(self._forward(x, values))
+
+        return run
 
     def _on_replicas(self, strategy: Any) -> Callable[[Any, int, list[np.ndarray]], Any]:
         """Each replica takes a part of the batch; all get the moments of all."""

@@ -90,3 +90,15 @@ def test_a_pass_changes_nothing(rng):
         gauge(net)
     for old, variable in zip(before, net.variables, strict=True):
         np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(variable))
+
+
+def test_training_draws_the_same_numbers_with_gauges_as_without(rng):
+    x = rng.normal(2.0, 3.0, size=(64, 8)).astype("float32")
+    weights = []
+    for callbacks in ([], [LogDiagnostics(gauges(x), every_n_steps=1)]):
+        keras.utils.set_random_seed(1)
+        net = model()
+        net.fit(x, x[:, :1], batch_size=16, verbose=0, callbacks=callbacks)
+        weights.append(net.get_weights())
+    for without, with_gauges in zip(*weights, strict=True):
+        np.testing.assert_array_equal(with_gauges, without)

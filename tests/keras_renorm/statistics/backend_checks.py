@@ -54,6 +54,23 @@ def test_precise(norm, x, batch_size):
     assert_precise(model, x)
 
 
+def test_precise_keeps_nothing_for_gradients_under_torch(x):
+    if keras.backend.backend() != "torch":
+        return
+    import torch
+
+    class Watch(keras.layers.Layer):
+        def call(self, x):
+            seen.append(torch.is_grad_enabled())
+            return x
+
+    seen = []
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), Watch(), NORMS["ours"]()])
+    seen.clear()
+    precise(model, x, verbose=0)
+    assert seen == [False]
+
+
 @every_norm
 def test_a_failure_leaves_the_model_as_it_was(norm, x):
     model = model_of(norm)
