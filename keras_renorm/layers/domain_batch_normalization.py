@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_renorm.layers.batch_normalization import BatchNormalization, of_positions
+from keras_renorm.layers.masks import attached_mask
 from keras_renorm.ops import arguments, domains
 from keras_renorm.ops.domains import Kind
 from keras_renorm.typing import Tensor
@@ -143,7 +144,7 @@ class DomainBatchNormalization(BatchNormalization):
     ) -> Any:
         """Normalises `inputs`; see the class."""
         if mask is None:  # Keras hands a mask over itself only where there is no other tensor.
-            mask = getattr(inputs, "_keras_mask", None)
+            mask = attached_mask(inputs)
         inputs = self._with_known_channels(keras.ops.convert_to_tensor(inputs))
         if mask is not None:
             mask = keras.ops.convert_to_tensor(mask)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_renorm import ops
+from keras_renorm.layers.masks import attached_mask
 from keras_renorm.statistics import batches, norms
 from keras_renorm.typing import Tensor
 
@@ -76,7 +77,7 @@ class Pass:
         ) -> Tensor:
             self._check_place(layer)
             if mask is None:  # Keras hands it over only where a layer has one tensor argument.
-                mask = getattr(inputs, "_keras_mask", None)
+                mask = attached_mask(inputs)
             moments = _moments(layer, inputs, mask, kwargs.get("domain"))
             moments = moments._replace(count=moments.count * self._here.weight)
             if self._at_once:

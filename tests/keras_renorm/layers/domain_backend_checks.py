@@ -143,3 +143,17 @@ def test_ids_of_any_integer_type(dtype):
     y = layer(x, domain=np.array([0, 0, 2, 2], dtype), training=True)
     sign = 1 / np.sqrt(1 + EPSILON)
     assert_close(y, sign * np.array([[-1, -1], [1, 1]] * 2))
+
+
+def test_keras_own_mask_reaches_a_compiled_fit(rng):
+    inputs, ids = keras.Input((5, 4)), keras.Input((), dtype="int32")
+    norm = layers.DomainBatchNormalization(3, momentum=0.0)
+    model = keras.Model([inputs, ids], norm(keras.layers.Masking()(inputs), domain=ids))
+    model.compile("sgd", "mse")
+    x = rng.normal(3.0, 2.0, (6, 5, 4)).astype("f4")
+    x[:, 3:] = 0.0
+    model.fit([x, IDS], x, batch_size=6, verbose=0)
+    for k in (0, 2):
+        mean, variance, _ = reference.moments(x[np.equal(IDS, k), :3])
+        assert_close(norm.moving_mean[k], mean)
+        assert_close(norm.moving_variance[k], variance)

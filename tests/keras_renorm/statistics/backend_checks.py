@@ -130,3 +130,16 @@ def test_callbacks_and_sets(x):
     model.fit(x, np.zeros((23, 4)), **fit)
     np.testing.assert_array_equal(numpy(model.layers[0].gamma), gamma)
     use_set(model, "a")
+
+
+def test_keras_own_mask_reaches_domains(rng):
+    inputs, ids = keras.Input((5, 3)), keras.Input((), dtype="int32")
+    norm = layers.DomainBatchNormalization(2)
+    model = keras.Model([inputs, ids], norm(keras.layers.Masking()(inputs), domain=ids))
+    x, domains = rng.normal(3.0, 2.0, (8, 5, 3)).astype("f4"), np.arange(8, dtype="i4") % 2
+    x[:, 3:] = 0.0
+    precise(model, [((x, domains),)], verbose=0)
+    for k in range(2):
+        seen = np.float64(x[domains == k, :3]).reshape(-1, 3)
+        np.testing.assert_allclose(numpy(norm.moving_mean)[k], seen.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(numpy(norm.moving_variance)[k], seen.var(0), rtol=1e-5)
