@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import keras
+
 from keras_renorm.ops.correction import Correction, renorm_correction
 from keras_renorm.ops.moments import Moments
 from keras_renorm.typing import Tensor
@@ -43,7 +45,7 @@ class Step:
 
     def correction(self, batch: Moments) -> Correction:
         """The minibatch's r and d."""
-        return renorm_correction(
+        correction = renorm_correction(
             batch,
             self.moving_mean,
             self.moving_variance,
@@ -51,3 +53,8 @@ class Step:
             d_max=self.d_max,
             epsilon=self.epsilon,
         )
+        if keras.backend.backend() != "torch":
+            return correction
+        from keras_renorm.ops import torch_derivatives
+
+        return Correction(*map(torch_derivatives.kept, correction))

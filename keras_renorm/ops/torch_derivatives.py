@@ -3,6 +3,8 @@
 The first derivative backwards is by calls, too. A gradient that is differentiated again, and the
 forward derivative, are those of the same formula in plain operations; `torch.vmap` makes a call for
 each of its examples.
+
+For what PyTorch compiles, which is no call of the library, see `kept`.
 """
 
 from collections.abc import Callable
@@ -31,6 +33,24 @@ def apply(
     """
     outputs: tuple[torch.Tensor, ...] = _Differentiable.apply(functions, x, gamma, beta, *constants)
     return outputs
+
+
+@torch.library.custom_op("keras_renorm::kept", mutates_args=())
+def _kept(constant: torch.Tensor) -> torch.Tensor:
+    return constant.clone()
+
+
+_kept.register_fake(torch.empty_like)
+_kept.register_vmap(lambda _, in_dims, constant: (_kept(constant), in_dims[0]))
+
+
+def kept(constant: torch.Tensor) -> torch.Tensor:
+    """The same values, which a compiled gradient does not compute again.
+
+    PyTorch's compiler would, to save memory, and of moving statistics that have changed meanwhile.
+    """
+    exporting = getattr(torch.compiler, "is_exporting", bool)()
+    return _kept(constant) if torch.compiler.is_compiling() and not exporting else constant
 
 
 class _Differentiable(torch.autograd.Function):
