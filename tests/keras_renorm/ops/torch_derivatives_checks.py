@@ -1,5 +1,7 @@
 """Derivatives of the library's calls; `torch_derivatives_test.py` runs this under PyTorch."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -185,3 +187,37 @@ def test_a_net_trains_as_in_plain_operations(rng, monkeypatch):
         history = model.fit(images, targets, 8, epochs=3, shuffle=False, verbose=0)
         found.append(history.history["loss"] + [model.evaluate(images, targets, verbose=0)])
     np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script_method. is deprecated")
+@pytest.mark.parametrize("options", [{}, {"virtual_batch_size": 4}], ids=["whole", "ghosts"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_compiled_gradient_is_of_the_statistics_before_the_step(rng, options, masked):
+    """PyTorch's partitioner would compute r and d again, when the statistics have moved."""
+    inputs = torch.as_tensor(rng.normal(3.0, 2.0, (8, 6, 3)), dtype=torch.float32)
+    mask = torch.as_tensor(rng.random((8, 6)) < 0.7) if masked else None
+    found = []
+    for backend in (None, "aot_eager_decomp_partition"):
+        torch.compiler.reset()
+        layer = BatchRenormalization(momentum=0.5, r_max=2.0, d_max=1.0, **options)
+        layer(inputs)
+        (x,) = leaves(inputs)
+        function = functools.partial(layer, training=True, mask=mask)
+        function = torch.compile(function, backend=backend) if backend else function
+        (function(x) ** 3).sum().backward()
+        found.append([x.grad, layer.gamma.value.grad, layer.moving_mean.value.detach()])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+def test_constants_are_kept_in_transforms_that_are_compiled():
+    def gradients(scale, x):
+        def loss(x):
+            y, _ = ops.batch_renormalization(x, torch.zeros(3), torch.ones(3), r_max=2.0, d_max=1.0)
+            return (scale * y**3).sum()
+
+        return torch.func.vmap(torch.func.grad(loss))(x)
+
+    x = torch.randn(2, 6, 3, dtype=torch.float64)
+    torch.compiler.reset()
+    compiled = torch.compile(gradients, backend="aot_eager")
+    torch.testing.assert_close(compiled(2.0, x), gradients(2.0, x))
