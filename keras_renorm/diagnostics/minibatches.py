@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_renorm import ops
+from keras_renorm.layers.masks import attached_mask
 from keras_renorm.typing import Tensor
 
 
@@ -68,7 +69,7 @@ def observe(
         domain: The call's ids, for a layer with domains.
     """
     inputs = keras.ops.convert_to_tensor(inputs)
-    mask = getattr(inputs, "_keras_mask", None) if mask is None else mask
+    mask = attached_mask(inputs) if mask is None else mask
     full = None if mask is None else keras.ops.expand_dims(mask, -1)
     if domain is None:
         yield Minibatch(number, None, ops.moments(inputs, layer.axis, full), *moving)

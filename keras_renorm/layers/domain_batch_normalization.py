@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_renorm.layers.batch_normalization import BatchNormalization, of_positions
 from keras_renorm.layers.masks import attached_mask
-from keras_renorm.ops import arguments, domains
+from keras_renorm.ops import arguments, domains, lowerings
 from keras_renorm.ops.domains import Kind
 from keras_renorm.typing import Tensor
 
@@ -276,11 +276,8 @@ def _known(domain: Any) -> list[int] | None:
 
         if isinstance(domain, jax.core.Tracer):
             return None
-    if backend == "torch":
-        import torch
-
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return None
+    if backend == "torch" and lowerings.pytorch_compiles():
+        return None
     return [int(k) for k in np.unique(keras.ops.convert_to_numpy(domain))]
 
 

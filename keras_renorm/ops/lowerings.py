@@ -74,9 +74,9 @@ def _native_problem(backend: str) -> str | None:
 
             jax_calls.register()
         elif backend == "torch":
-            from keras_renorm.ops.xla import torch_calls
+            from keras_renorm.ops.xla import torch_operators
 
-            torch_calls.register()
+            torch_operators.register()
         else:
             return f"the native library does not serve the {backend} backend"
     except (loader.NativeLibraryError, ImportError) as error:
@@ -124,7 +124,8 @@ def _off_cpu(backend: str) -> str | None:
     return f"{accelerators[0].name} is visible and no device scope says CPU"
 
 
-def _pytorch_compiles() -> bool:
+def pytorch_compiles() -> bool:
+    """Whether PyTorch compiles, traces or exports what is done here and now."""
     import torch
 
     return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())
@@ -158,7 +159,7 @@ def lowering() -> Lowering:
         if demanded == "fused" and backend == "jax":
             return Lowering("composite", f"{VARIABLE}=fused, which JAX has not")
         return Lowering(demanded, f"{VARIABLE}={demanded}")
-    if backend == "torch" and _pytorch_compiles():
+    if backend == "torch" and pytorch_compiles():
         return Lowering("fused", "PyTorch compiles or exports its own operations")
     problem = _native_problem(backend)
     if problem is None and backend == "tensorflow":

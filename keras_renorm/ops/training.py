@@ -2,8 +2,8 @@
 
 All give the same numbers, and the gradient of the paper: `one_call` of the native library,
 `pass_by_pass` of native or plain operations, the fused kernels of TensorFlow (`fused`) and of
-PyTorch (`torch_fused`), and `plain` operations with the backend's own gradient. Under TensorFlow
-all can be differentiated once more, and forwards; see `keras_renorm.ops.derivatives`.
+PyTorch (`torch_fused`), and `plain` operations with the backend's own gradient. For derivatives of
+the gradients see `keras_renorm.ops.derivatives`.
 """
 
 import dataclasses

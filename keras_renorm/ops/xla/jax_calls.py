@@ -13,9 +13,6 @@ import numpy as np
 
 from keras_renorm.ops.xla import loader
 
-STATISTICS = 9
-"""Rows of the packed statistics, in the order of `tensorflow_calls.Statistics`."""
-
 
 @functools.cache
 def register() -> loader.NativeLibrary:
@@ -108,7 +105,7 @@ def forward(
     vector = jax.ShapeDtypeStruct((x.shape[axis],), wide(x.dtype))
     results = (
         jax.ShapeDtypeStruct(x.shape, x.dtype),
-        jax.ShapeDtypeStruct((STATISTICS, ghosts, x.shape[axis]), wide(x.dtype)),
+        jax.ShapeDtypeStruct((loader.STATISTICS, ghosts, x.shape[axis]), wide(x.dtype)),
         vector,
         vector,
         jax.ShapeDtypeStruct((), wide(x.dtype)),

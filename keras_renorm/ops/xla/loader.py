@@ -13,6 +13,9 @@ ABI = 5
 HANDLERS = ("forward", "backward", "moments", "normalize", "gradient_sums", "input_gradient")
 """The library's handlers; each is registered with XLA under `keras_renorm_<name>`."""
 
+STATISTICS = 9
+"""Rows of the packed statistics, in the order of `tensorflow_calls.Statistics`."""
+
 LIBRARY = "libkeras_renorm.so"
 
 _DIGEST_SIZE = 64  # of SHA-256 in hexadecimal

@@ -9,9 +9,6 @@ from keras_renorm.ops.xla import loader, stablehlo, tensorflow_runtime
 
 Sizes = Sequence[int | stablehlo.Quotient | None]
 
-STATISTICS = 9
-"""Rows of the packed statistics, in the order of `Statistics`."""
-
 _ELEMENTS = {
     tf.float16: "f16",
     tf.bfloat16: "bf16",
@@ -67,7 +64,7 @@ class Statistics(NamedTuple):
 
 def unpack(statistics: tf.Tensor) -> Statistics:
     """Splits packed statistics [9, ghosts, channels] into its rows."""
-    return Statistics(*tf.unstack(statistics, STATISTICS))
+    return Statistics(*tf.unstack(statistics, loader.STATISTICS))
 
 
 def wide(dtype: tf.DType) -> tf.DType:
@@ -180,7 +177,7 @@ def forward(
         momentum: Weight of the old moving statistics in the new ones.
         by_stddev: Whether sigma is averaged, as in Batch Renormalization, and not the variance.
     """
-    packed = (STATISTICS, _ghosts(x, ghost_size), x.shape[axis])
+    packed = (loader.STATISTICS, _ghosts(x, ghost_size), x.shape[axis])
     sizes: tuple[Sizes, ...] = (packed, (x.shape[axis],), (x.shape[axis],), ())
     results = _call(
         "forward",

@@ -1,10 +1,13 @@
-"""Batch Renormalization in float64 NumPy with all that the kernels know, for their tests.
+"""Batch Renormalization in float64 NumPy with all that the kernels know, and a missing library.
 
-More than the papers' in `keras_renorm.ops.reference`: any axis, weights, ghost batches, ReLU.
+The former is more than the papers' in `keras_renorm.ops.reference`: any axis, weights, ghost
+batches, ReLU.
 """
 
 import numpy as np
 import pytest
+
+from keras_renorm.ops import lowerings
 
 
 def _one(x, dy, weights, vectors, limits, axis, epsilon, relu):
@@ -69,3 +72,12 @@ def _renorm(
 @pytest.fixture(scope="session")
 def float64():
     return _renorm
+
+
+@pytest.fixture
+def no_library(monkeypatch):
+    """A process in which the library has not been found, and that has not said so yet."""
+    monkeypatch.setattr(lowerings, "_native_problem", lambda backend: "the library is not there")
+    lowerings._warn_once.cache_clear()
+    yield
+    lowerings._warn_once.cache_clear()

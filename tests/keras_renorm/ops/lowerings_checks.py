@@ -9,7 +9,6 @@ import torch
 
 from keras_renorm import ops
 from keras_renorm.layers import BatchNormalization
-from keras_renorm.ops import lowerings
 from keras_renorm.ops.lowerings import VARIABLE, choose, choose_for_inference, lowering
 
 SETTINGS = {"axis": 1, "epsilon": 1e-3}
@@ -18,15 +17,6 @@ SETTINGS = {"axis": 1, "epsilon": 1e-3}
 @pytest.fixture(autouse=True)
 def unforced(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-
-
-@pytest.fixture
-def no_library(monkeypatch):
-    """A process in which the library has not been found, and that has not said so yet."""
-    monkeypatch.setattr(lowerings, "_native_problem", lambda backend: "the library is not there")
-    lowerings._warn_once.cache_clear()
-    yield
-    lowerings._warn_once.cache_clear()
 
 
 def normalize(x):

@@ -5,7 +5,6 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm.ops import lowerings as module
 from keras_renorm.ops.lowerings import VARIABLE, choose, lowering
 from keras_renorm.ops.xla import loader
 
@@ -21,15 +20,6 @@ needs_tensorflow = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def unforced(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-
-
-@pytest.fixture
-def no_library(monkeypatch):
-    """A process in which the library has not been found, and that has not said so yet."""
-    monkeypatch.setattr(module, "_native_problem", lambda backend: "the library is not there")
-    module._warn_once.cache_clear()
-    yield
-    module._warn_once.cache_clear()
 
 
 @needs_library

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from keras_renorm.ops.xla import loader, tensorflow_calls, torch_calls
+from keras_renorm.ops.xla import loader, tensorflow_calls, torch_calls, torch_operators
 
 TOLERANCES = {"float64": 1e-13, "float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
 LIMITS = (1.5, 0.5)
@@ -142,15 +142,15 @@ def threads():
 @pytest.fixture(params=["OpenMP", "its own"])
 def pool(request):
     """Calls by the threads of PyTorch's OpenMP, and by the library's."""
-    library = torch_calls.register()
+    library = torch_operators.register()
     if request.param == "its own":
         library.handle.keras_renorm_use_openmp(None)
     yield
-    library.handle.keras_renorm_use_openmp(torch_calls.openmp())
+    library.handle.keras_renorm_use_openmp(torch_operators.openmp())
 
 
 def test_the_threads_are_those_of_pytorch():
-    assert torch_calls.openmp() or not torch.backends.openmp.is_available()
+    assert torch_operators.openmp() or not torch.backends.openmp.is_available()
 
 
 @pytest.mark.usefixtures("pool")
@@ -234,7 +234,7 @@ def test_pytorch_finds_the_operators_well_made(make, ghost_size):
     for given in (x, lying(x, (0, 2, 1)), x[:, ::2]):
         mask = torch.ones(8, given.shape[1], 1, dtype=torch.bool)
         parameters = torch.stack(vectors)
-        statistics = torch.ones(torch_calls.STATISTICS, 3 if ghost_size else 1, 6)
+        statistics = torch.ones(loader.STATISTICS, 3 if ghost_size else 1, 6)
         gradient = dy[:, : given.shape[1]]
         attributes = {"axis": 2, "relu": True}
         cut = attributes | {"ghost_size": ghost_size}
