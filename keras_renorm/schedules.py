@@ -80,8 +80,7 @@ class LinearRamp(Schedule):
     """From one value to another in a straight line.
 
     ```
-    value = clip(start_value + (step - start_step) * slope, start_value, end_value)
-    slope = (end_value - start_value) / (end_step - start_step)
+    value = start_value + (end_value - start_value) * clip((step - start) / (end - start), 0, 1)
     ```
 
     The paper's schedule is `LinearRamp(1, 3, 5_000, 40_000)` for r_max and
@@ -115,9 +114,11 @@ class LinearRamp(Schedule):
 
     def __call__(self, step: Tensor) -> Tensor:
         """The limit after `step` updates."""
-        slope = (self.end_value - self.start_value) / (self.end_step - self.start_step)
-        line = (keras.ops.cast(step, "float32") - self.start_step) * slope + self.start_value
-        return keras.ops.clip(line, *self.bounds())
+        progress = (keras.ops.cast(step, "float32") - self.start_step) / (
+            self.end_step - self.start_step
+        )
+        rise = self.end_value - self.start_value
+        return self.start_value + rise * keras.ops.clip(progress, 0.0, 1.0)
 
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest value."""
