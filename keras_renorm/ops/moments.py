@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.ops.sums import at_least, channel_sum, spread
+from keras_renorm.ops.sums import at_least, channel_sum, spread, summed_axes
 from keras_renorm.typing import Tensor
 
 
@@ -131,18 +131,16 @@ def without_masked_gradients(
 
 def _count(x: Tensor, axis: int, mask: Tensor | None, dtype: str, ghosts: bool) -> Tensor:
     """Positions that count, per channel."""
-    kept = (0, axis) if ghosts else (axis,)
     shape = keras.ops.shape(x)
-    ones = keras.ops.ones(tuple(shape[i] for i in kept), dtype)
+    summed = summed_axes(len(shape), axis, ghosts)
+    ones = keras.ops.ones((shape[0], shape[axis]) if ghosts else (shape[axis],), dtype)
     if mask is None:
-        sizes = [keras.ops.cast(n, dtype) for i, n in enumerate(shape) if i not in kept]
-        return math.prod(sizes) * ones
+        return math.prod([keras.ops.cast(shape[i], dtype) for i in summed]) * ones
     # Summed at the mask's own size, then once for each position that it is broadcast over.
     counted = channel_sum(keras.ops.cast(mask, dtype), axis, ghosts)
+    own = keras.ops.shape(mask)
     repeats = [
-        keras.ops.cast(n, dtype) / at_least(1, keras.ops.cast(own, dtype))
-        for i, (n, own) in enumerate(zip(shape, keras.ops.shape(mask), strict=True))
-        if i not in kept
+        keras.ops.cast(shape[i], dtype) / at_least(1, keras.ops.cast(own[i], dtype)) for i in summed
     ]
     return counted * math.prod(repeats) * ones
 

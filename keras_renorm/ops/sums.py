@@ -21,11 +21,17 @@ def channel_sum(x: Tensor, axis: int, ghosts: bool = False) -> Tensor:
 
     With `ghosts`, the first axis is not summed over either: shape `[G, C]`.
     """
-    for reduced in reversed(range(len(x.shape))):
-        if reduced != axis and not (ghosts and reduced == 0):
-            x = _sum(x, reduced)
+    for reduced in reversed(summed_axes(len(x.shape), axis, ghosts)):
+        x = _sum(x, reduced)
     shape = keras.ops.shape(x)
     return keras.ops.reshape(x, (shape[0], shape[axis]) if ghosts else (-1,))
+
+
+def summed_axes(rank: int, axis: int, ghosts: bool = False) -> list[int]:
+    """The axes that `channel_sum` sums over, in their order."""
+    # By comparisons: `i not in (axis,)` of such a tuple is at times true for i = axis in what
+    # torch.compile(dynamic=True) makes of it (PyTorch 2.13).
+    return [i for i in range(rank) if i != axis and not (ghosts and i == 0)]
 
 
 def channel_shape(x: Tensor, axis: int) -> list[int]:

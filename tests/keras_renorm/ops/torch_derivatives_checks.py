@@ -209,6 +209,40 @@ def test_a_compiled_gradient_is_of_the_statistics_before_the_step(rng, options, 
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_moments_compiled_for_any_size(rng, masked):
+    """PyTorch 2.13 took the channels' axis, too, for one that is summed over."""
+
+    def found(x, mask):
+        return tuple(ops.moments(x, axis=1, mask=mask))
+
+    torch.compiler.reset()
+    compiled = torch.compile(found, backend="eager", dynamic=True)
+    for rows in (2, 5):
+        x = torch.as_tensor(rng.normal(3.0, 2.0, (rows, 3, 4)), dtype=torch.float32)
+        mask = torch.as_tensor(rng.random((rows, 1, 4)) < 0.7) if masked else None
+        torch.testing.assert_close(compiled(x, mask), found(x, mask), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # PyTorch's compiler reads it
+@pytest.mark.parametrize("masked", [False, True])
+def test_ghosts_compiled_for_any_size(rng, masked):
+    layers = [BatchRenormalization(momentum=0.5, virtual_batch_size=2) for _ in range(2)]
+    for layer in layers:
+        layer.build((None, 6, 3))
+
+    torch.compiler.reset()
+    steps = [functools.partial(layer, training=True) for layer in layers]
+    steps[1] = torch.compile(steps[1], backend="eager", dynamic=True)
+    for rows in (8, 5):
+        x = torch.as_tensor(rng.normal(3.0, 2.0, (rows, 6, 3)), dtype=torch.float32)
+        mask = torch.as_tensor(rng.random((rows, 6)) < 0.7) if masked else None
+        outputs = [step(x, mask=mask) for step in steps]
+        torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+        moved = [layer.moving_mean.value.detach() for layer in layers]
+        torch.testing.assert_close(*moved, rtol=1e-4, atol=1e-5)
+
+
 def test_constants_are_kept_in_transforms_that_are_compiled():
     def gradients(scale, x):
         def loss(x):
