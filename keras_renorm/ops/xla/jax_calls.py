@@ -4,7 +4,6 @@ The same two calls as in `tensorflow_calls`, without the separate ones: those re
 JAX has only when asked for.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 from keras_renorm.ops.xla import loader
 
 
-@functools.cache
+@loader.once
 def register() -> loader.NativeLibrary:
     """Makes the library's handlers known to JAX, once per process.
 

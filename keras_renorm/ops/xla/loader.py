@@ -5,6 +5,8 @@ import functools
 import hashlib
 import os
 import pathlib
+import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 ABI = 5
@@ -105,6 +107,21 @@ def load() -> NativeLibrary:
     handle.keras_renorm_instruction_set.restype = ctypes.c_char_p
     instruction_set = handle.keras_renorm_instruction_set().decode()
     return NativeLibrary(handle, path, instruction_set)
+
+
+def once(make: Callable[[], NativeLibrary]) -> Callable[[], NativeLibrary]:
+    """`make`, called once per process, by one of the threads that want its result.
+
+    Runtimes refuse what is registered twice, and TensorFlow ends the process.
+    """
+    lock, cached = threading.Lock(), functools.cache(make)
+
+    @functools.wraps(make)
+    def made() -> NativeLibrary:
+        with lock:
+            return cached()
+
+    return made
 
 
 def attributes(

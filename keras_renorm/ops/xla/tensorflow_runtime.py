@@ -12,7 +12,6 @@ import ctypes
 import functools
 import os
 import struct
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,22 +58,13 @@ def _ffi_api() -> int:
     )
 
 
-_REGISTERING = threading.Lock()
-
-
+@loader.once
 def register() -> loader.NativeLibrary:
     """Makes the library's calls known to TensorFlow and its XLA, once per process.
 
     Raises:
         NativeLibraryError: The library does not load, or this TensorFlow does not take it.
     """
-    with _REGISTERING:  # TensorFlow ends a process that registers an op twice
-        return _register()
-
-
-@functools.cache
-def _register() -> loader.NativeLibrary:
-    """As `register`, by one thread at a time."""
     library = loader.load()
     _register_handlers(library)
     _register_ops(library)

@@ -7,7 +7,6 @@ likewise.
 
 import array
 import ctypes
-import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -43,7 +42,7 @@ _SCHEMAS = {
 }
 
 
-@functools.cache
+@loader.once
 def register() -> loader.NativeLibrary:
     """Makes the library's calls known to PyTorch, once per process.
 

@@ -1,5 +1,7 @@
 import hashlib
 import pathlib
+import threading
+import time
 
 import pytest
 
@@ -87,3 +89,24 @@ def test_another_interface(fresh, monkeypatch):
     expected = f"interface version {built}, .* needs {built + 1}; reinst"
     with pytest.raises(loader.NativeLibraryError, match=expected):
         fresh()
+
+
+@needs_library
+def test_threads_at_once_register_once():
+    calls, results = [], []
+
+    @loader.once
+    def register():
+        """What is made."""
+        calls.append(threading.get_ident())
+        time.sleep(0.05)
+        return loader.load()
+
+    threads = [threading.Thread(target=lambda: results.append(register())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    assert results == [loader.load()] * 4
+    assert register.__doc__ == "What is made."
