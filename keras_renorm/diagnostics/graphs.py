@@ -16,12 +16,14 @@ class Value:
 
     Attributes:
         shape: Its shape, with None for unknown sizes.
+        dtype: The type of its values.
         producer: The call it comes from; None for an input of the model.
         consumers: The calls it goes into.
         is_output: Whether it is an output of the model.
     """
 
     shape: tuple[int | None, ...]
+    dtype: str
     producer: "Call | None" = None
     consumers: list["Call"] = dataclasses.field(default_factory=list)
     is_output: bool = False
@@ -73,7 +75,7 @@ def graph(model: keras.Model) -> Graph:
     own = functional(model)
     if own is None:
         return Graph((), (_unknown(model, model.name),))
-    values = tuple(Value(tuple(tensor.shape)) for tensor in own.inputs)
+    values = tuple(Value(tuple(tensor.shape), tensor.dtype) for tensor in own.inputs)
     for output in builder.add(own, values, ""):
         output.is_output = True
     return Graph(tuple(builder.calls), tuple(builder.unknown))
@@ -144,7 +146,7 @@ class _Builder:
         self._counts[id(operation)] += 1
         if index == 0 and _holds_norm(operation):
             self.unknown.append(_unknown(operation, name))
-        outputs = tuple(Value(tuple(tensor.shape)) for tensor in node.outputs)
+        outputs = tuple(Value(tuple(tensor.shape), tensor.dtype) for tensor in node.outputs)
         call = Call(operation, name, inputs, outputs, index)
         self.calls.append(call)
         for value in inputs:

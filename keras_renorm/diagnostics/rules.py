@@ -226,7 +226,8 @@ def _has_domains(layer: keras.layers.Layer) -> bool:
 
 def _has_ids(call: Call) -> bool:
     """Whether a call of a layer with domains has an id per example; one for all is a number."""
-    return any(len(value.shape) == 1 for value in call.inputs[1:])
+    # A mask may have that shape, too.
+    return any(len(value.shape) == 1 and "int" in value.dtype for value in call.inputs[1:])
 
 
 def _more_values(layer: keras.layers.Layer, batch: Batch | None) -> str:

@@ -96,6 +96,13 @@ def test_values_of_a_domain(norm, kind):
     assert rules.values_per_channel(by_one, rules.Batch(16, 1)) == 48
 
 
+def test_a_mask_of_the_examples_is_no_ids():
+    x, mask = keras.Input((5,)), keras.Input((), dtype="bool")
+    layer = DomainBatchNormalization(4, batch_statistics="domain", population_statistics="domain")
+    (call,) = norm_calls(keras.Model([x, mask], layer(x, domain=1, mask=mask)))
+    assert rules.values_per_channel(call, rules.Batch(16, 1)) == 16
+
+
 @pytest.mark.parametrize(
     ("layer", "batch", "advice"),
     [
