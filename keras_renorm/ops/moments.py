@@ -152,14 +152,15 @@ def _shift(
     if mask is not None:
         masked = select(mask, keras.ops.cast(x, dtype))
         return keras.ops.stop_gradient(channel_sum(masked, axis, ghosts) / divisor)
-    # About the square root of each axis's length, evenly spaced. With k of n positions sampled
-    # the variance loses about log2(n / k) bits even if all k are outliers; the first row alone
-    # (k = 1) would lose log2(n): 17 of float32's 24 bits for a feature map of 32x56x56.
+    # About the square root of each axis's length, evenly spaced. (PyTorch compiles a power of a
+    # length that it does not know, and no isqrt.) With k of n positions sampled the variance loses
+    # about log2(n / k) bits even if all k are outliers; the first row alone (k = 1) would lose
+    # log2(n): 17 of float32's 24 bits for a feature map of 32x56x56.
     sample = x[
         tuple(
             slice(None)
             if i == axis or (ghosts and i == 0) or not isinstance(n, int)
-            else slice(None, None, math.isqrt(n) or 1)
+            else slice(None, None, int(n**0.5) or 1)
             for i, n in enumerate(x.shape)
         )
     ]

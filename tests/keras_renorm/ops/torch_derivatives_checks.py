@@ -217,7 +217,7 @@ def test_moments_compiled_for_any_size(rng, masked):
         return tuple(ops.moments(x, axis=1, mask=mask))
 
     torch.compiler.reset()
-    compiled = torch.compile(found, backend="eager", dynamic=True)
+    compiled = torch.compile(found, backend="eager", dynamic=True, fullgraph=True)
     for rows in (2, 5):
         x = torch.as_tensor(rng.normal(3.0, 2.0, (rows, 3, 4)), dtype=torch.float32)
         mask = torch.as_tensor(rng.random((rows, 1, 4)) < 0.7) if masked else None
@@ -233,7 +233,7 @@ def test_ghosts_compiled_for_any_size(rng, masked):
 
     torch.compiler.reset()
     steps = [functools.partial(layer, training=True) for layer in layers]
-    steps[1] = torch.compile(steps[1], backend="eager", dynamic=True)
+    steps[1] = torch.compile(steps[1], backend="eager", dynamic=True, fullgraph=True)
     for rows in (8, 5):
         x = torch.as_tensor(rng.normal(3.0, 2.0, (rows, 6, 3)), dtype=torch.float32)
         mask = torch.as_tensor(rng.random((rows, 6)) < 0.7) if masked else None
