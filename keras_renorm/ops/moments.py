@@ -156,14 +156,11 @@ def _shift(
     # length that it does not know, and no isqrt.) With k of n positions sampled the variance loses
     # about log2(n / k) bits even if all k are outliers; the first row alone (k = 1) would lose
     # log2(n): 17 of float32's 24 bits for a feature map of 32x56x56.
-    sample = x[
-        tuple(
-            slice(None)
-            if i == axis or (ghosts and i == 0) or not isinstance(n, int)
-            else slice(None, None, int(n**0.5) or 1)
-            for i, n in enumerate(x.shape)
-        )
-    ]
+    slices = [slice(None)] * len(x.shape)
+    for i in summed_axes(len(x.shape), axis, ghosts):
+        if isinstance(length := x.shape[i], int):
+            slices[i] = slice(None, None, int(length**0.5) or 1)
+    sample = x[tuple(slices)]
     size = at_least(1, _count(sample, axis, None, dtype, ghosts))
     total = channel_sum(keras.ops.cast(sample, dtype), axis, ghosts)
     return keras.ops.stop_gradient(total / size)

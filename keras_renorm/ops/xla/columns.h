@@ -21,10 +21,10 @@ template <typename T> struct Columns {
   static constexpr int64_t kMostPositions = 640;
 
   // How far ahead memory is fetched into the cache, in the order in which it lies: the vectors of some
-  // rows are read side by side, an order that processors do not foresee. Of memory in another core's
-  // reach, L3 or beyond, a pass so reads up to twice as much in the same time (128 to 512 channels,
-  // AMD's Zen 4; 64 channels are as fast either way). Fetched in the order of reading, as far ahead,
-  // it reads half as much at 64 channels. Where a tile is part of a row only, it gains nothing.
+  // rows are read side by side, an order that processors do not foresee. Memory that is not in the
+  // core's own cache is so read up to twice as fast at 128 to 512 channels, and as fast at 64 (AMD's
+  // Zen 4, the calls made from C). Fetched in the order of reading, as far ahead, it is read half as
+  // fast at 64 channels. Where a tile is part of a row only, fetching gains nothing.
   static constexpr int64_t kBytesAhead = 4096;
 
   const Problem p;  // a copy: stores through pointers cannot change it, so it stays in registers
