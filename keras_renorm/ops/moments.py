@@ -158,7 +158,8 @@ def _shift(
     # log2(n): 17 of float32's 24 bits for a feature map of 32x56x56.
     slices = [slice(None)] * len(x.shape)
     for i in summed_axes(len(x.shape), axis, ghosts):
-        if isinstance(length := x.shape[i], int):
+        length = x.shape[i]
+        if isinstance(length, int):
             slices[i] = slice(None, None, int(length**0.5) or 1)
     sample = x[tuple(slices)]
     size = at_least(1, _count(sample, axis, None, dtype, ghosts))
