@@ -313,10 +313,9 @@ class BatchNormalization(keras.layers.Layer):
         """`found`, if it is an `ops.Moving`; or the statistics after a step by these `Moments`."""
         if isinstance(found, ops.Moving):
             return found
-        dtype = found.mean.dtype
         return ops.update_moving(
-            keras.ops.cast(self.moving_mean, dtype),
-            keras.ops.cast(self.moving_variance, dtype),
+            self.moving_mean,
+            self.moving_variance,
             found,
             momentum=self.momentum,
             epsilon=self.epsilon,

@@ -68,6 +68,16 @@ def wide(dtype: Any) -> str:
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
+def converted(value: Any, dtype: str) -> Tensor:
+    """`value` in `dtype`: a tensor, an array, a number, or a list of numbers.
+
+    Of Python's numbers, which have no type, Keras's `cast` makes float32 on the way.
+    """
+    if hasattr(value, "dtype"):
+        return keras.ops.cast(value, dtype)
+    return keras.ops.convert_to_tensor(value, dtype)
+
+
 def mask_shape(mask: Sequence[int | None], inputs: Sequence[int | None], *, layer: bool) -> None:
     """Raises unless a mask of shape `mask` broadcasts to inputs of shape `inputs`.
 

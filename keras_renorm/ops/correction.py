@@ -66,9 +66,9 @@ def renorm_correction(
     """
     epsilon = arguments.epsilon(epsilon)
     dtype = keras.backend.standardize_dtype(batch.mean.dtype)
-    sigma = keras.ops.sqrt(keras.ops.cast(moving_variance, dtype) + epsilon)
+    sigma = keras.ops.sqrt(arguments.converted(moving_variance, dtype) + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
-    difference = batch.mean - keras.ops.cast(moving_mean, dtype) + batch.mean_remainder
+    difference = batch.mean - arguments.converted(moving_mean, dtype) + batch.mean_remainder
     r_max = at_least(1, limit("r_max", r_max, 1, dtype))
     d_max = at_least(0, limit("d_max", d_max, 0, dtype))
     r = keras.ops.clip(sigma_b / sigma, 1 / r_max, r_max)
@@ -90,8 +90,7 @@ def limit(name: str, value: float | Tensor, low: int, dtype: str) -> Tensor:
         ValueError: If `value` is a number below `low`.
     """
     if arguments.is_number(value):
-        # Not by `cast`: TensorFlow's makes float32 of a Python number first.
-        return keras.ops.convert_to_tensor(arguments.real(name, value, low=low), dtype)
-    if tuple(getattr(value, "shape", (None,))):
+        value = arguments.real(name, value, low=low)
+    elif tuple(getattr(value, "shape", (None,))):
         raise TypeError(f"`{name}` must be a number or a scalar tensor, received {value!r}.")
-    return keras.ops.cast(value, dtype)
+    return arguments.converted(value, dtype)

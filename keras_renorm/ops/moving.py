@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import keras
 
+from keras_renorm.ops import arguments
 from keras_renorm.ops.moments import Moments
 from keras_renorm.ops.sums import at_least
 from keras_renorm.typing import Tensor
@@ -81,10 +82,15 @@ def update_moving_moments(
         momentum: Weight of the old value, in [0, 1].
 
     Returns:
-        The two averages after the update.
+        The two averages after the update, in the dtype of the minibatch's moments.
+
+    Raises:
+        ValueError: If `momentum` is out of range.
 
     Source: Ioffe & Szegedy 2015, section 3.1.
     """
+    moving_mean, moving_variance = _as_of(batch, moving_mean, moving_variance)
+    momentum = arguments.real("momentum", momentum, low=0, high=1)
     step = (1 - momentum) * _over_ghosts(batch.variance - moving_variance, moving_mean, batch)
     variance = moving_variance + step
     return _where_updated(moving_mean, moving_variance, batch, momentum, variance)
@@ -122,11 +128,17 @@ def update_moving_moments_by_stddev(
         epsilon: The epsilon of the normalisation.
 
     Returns:
-        The mean and sigma^2 - epsilon after the update. Channels without finite moments keep
-        theirs, as in `update_moving_moments`.
+        The mean and sigma^2 - epsilon after the update, in the dtype of the minibatch's moments.
+        Channels without finite moments keep theirs, as in `update_moving_moments`.
+
+    Raises:
+        ValueError: If `momentum` or `epsilon` is out of range.
 
     Source: Ioffe 2017, Algorithm 1.
     """
+    moving_mean, moving_variance = _as_of(batch, moving_mean, moving_variance)
+    momentum = arguments.real("momentum", momentum, low=0, high=1)
+    epsilon = arguments.epsilon(epsilon)
     alpha = 1 - momentum
     sigma = keras.ops.sqrt(moving_variance + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
@@ -142,6 +154,11 @@ def has_update(batch: Moments) -> Tensor:
         keras.ops.isfinite(batch.mean), keras.ops.isfinite(batch.variance)
     )
     return keras.ops.logical_and(batch.count > 0, finite)
+
+
+def _as_of(batch: Moments, *moving: Tensor) -> list[Tensor]:
+    """The moving statistics in the dtype of the minibatch's moments."""
+    return [arguments.converted(values, batch.mean.dtype) for values in moving]
 
 
 def _has_ghosts(moving_mean: Tensor, batch: Moments) -> bool:

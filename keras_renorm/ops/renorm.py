@@ -341,7 +341,7 @@ def _vectors(vectors: dict[str, Tensor | None], size: int, dtype: str) -> list[T
     for name, value in vectors.items():
         if value is None:
             value = keras.ops.full((size,), 1 if name == "gamma" else 0, dtype)
-        value = keras.ops.cast(keras.ops.convert_to_tensor(value), dtype)
+        value = arguments.converted(value, dtype)
         arguments.channels(name, value.shape, size)
         result.append(value)
     return result

@@ -39,6 +39,15 @@ def test_equals_the_reference_in_the_type_of_the_moments(rng, limits, dtype, rto
         assert (np.ptp(desired.r), np.ptp(desired.d)) == (r_max - 1 / r_max, 2 * d_max)
 
 
+def test_statistics_given_as_lists_keep_the_moments_precision(rng):
+    x, mu, variance = rng.normal(1.0, 3.0, (20, 2)), [0.1, 0.2], [1.1, 0.9]  # no float32 numbers
+    options = {"r_max": math.inf, "d_max": math.inf, "epsilon": EPSILON}
+    found = renorm_correction(ops.moments(x), mu, variance, **options)
+    desired = expected(x, mu, variance, math.inf, math.inf)
+    np.testing.assert_allclose(found.r, desired.r, rtol=1e-14)
+    np.testing.assert_allclose(found.d, desired.d, rtol=1e-14)
+
+
 def test_ghost_batches_have_corrections_of_their_own(rng):
     x, mu, variance = rng.normal(1.0, 3.0, (4, 7, 3)).astype("f4"), np.zeros(3), np.ones(3)
     batch = ops.moments(x, ghosts=True)

@@ -48,6 +48,22 @@ def test_channels_without_finite_moments_keep_their_statistics(rng, update):
 
 
 @pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
+def test_statistics_given_as_lists_keep_the_moments_precision(rng, update):
+    x, statistics = rng.normal(2.0, 3.0, (20, 2)), ([0.1, 0.2], [1.1, 0.9])
+    found, arrays = update(*statistics, ops.moments(x)), [np.array(s) for s in statistics]
+    for actual, desired in zip(found, update(*arrays, ops.moments(x)), strict=True):
+        assert actual.dtype == "float64"
+        np.testing.assert_array_equal(actual, desired)
+
+
+@pytest.mark.parametrize("update", [ops.update_moving_moments, ops.update_moving_moments_by_stddev])
+def test_a_momentum_out_of_range_is_named(update):
+    epsilon = {} if update is ops.update_moving_moments else {"epsilon": 1e-3}
+    with pytest.raises(ValueError, match=r"`momentum` must be in \[0, 1\], received momentum=99"):
+        update([0.0], [1.0], ops.moments(np.ones((4, 1))), momentum=99, **epsilon)
+
+
+@pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
 def test_the_moving_variance_never_turns_negative(update):
     mean, variance = np.zeros(2, "f4"), np.array([1e-3, 1.0], "f4")
     batch = ops.moments(np.full((4, 2), 5, "f4"))

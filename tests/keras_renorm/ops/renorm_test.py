@@ -558,6 +558,18 @@ def test_gamma_and_beta_are_optional(rng, given):
     assert_close(y, expected(filled)[0].y)
 
 
+def test_vectors_given_as_lists_keep_the_precision_of_x(rng):
+    case = make_case(rng, (6, 3), "float64")
+    vectors = [case[name] for name in ("mu", "variance", "gamma", "beta")]
+    limits = {"r_max": 1.1, "d_max": 0.3}
+    y, _ = ops.batch_renormalization(case["x"], *(v.tolist() for v in vectors), **limits)
+    step = reference.forward(
+        case["x"], vectors[2], vectors[3], vectors[0], np.sqrt(vectors[1] + EPSILON),
+        alpha=0.1, epsilon=EPSILON, **limits,
+    )  # fmt: skip
+    np.testing.assert_allclose(y, step.y, rtol=0, atol=1e-12)
+
+
 def test_normalize_equals_the_reference_at_a_large_mean(rng):
     x = (rng.normal(size=(64, 3)) + 1e6).astype("float32")
     mean, variance = np.full(3, 1e6, "f4"), np.full(3, 4.0, "f4")
