@@ -80,7 +80,8 @@ class LinearRamp(Schedule):
     """From one value to another in a straight line.
 
     ```
-    value = start_value + (end_value - start_value) * clip((step - start) / (end - start), 0, 1)
+    progress = clip((step - start_step) / (end_step - start_step), 0, 1)
+    value = start_value + (end_value - start_value) * progress
     ```
 
     The paper's schedule is `LinearRamp(1, 3, 5_000, 40_000)` for r_max and

@@ -69,13 +69,13 @@ def wide(dtype: Any) -> str:
 
 
 def converted(value: Any, dtype: str) -> Tensor:
-    """`value` in `dtype`: a tensor, an array, a number, or a list of numbers.
+    """`value` in `dtype`: a tensor, an array, a number, or a list of numbers or of tensors.
 
-    Of Python's numbers, which have no type, Keras's `cast` makes float32 on the way.
+    Not all by `cast`: under TensorFlow it makes float32 of Python's numbers first.
     """
-    if hasattr(value, "dtype"):
-        return keras.ops.cast(value, dtype)
-    return keras.ops.convert_to_tensor(value, dtype)
+    if not hasattr(value, "dtype"):
+        value = keras.ops.convert_to_tensor(value, dtype)  # under PyTorch not of a list of tensors
+    return keras.ops.cast(value, dtype)
 
 
 def mask_shape(mask: Sequence[int | None], inputs: Sequence[int | None], *, layer: bool) -> None:

@@ -152,14 +152,14 @@ def _shift(
     if mask is not None:
         masked = select(mask, keras.ops.cast(x, dtype))
         return keras.ops.stop_gradient(channel_sum(masked, axis, ghosts) / divisor)
-    # About the square root of each axis's length, evenly spaced. (PyTorch compiles a power of a
-    # length that it does not know, and no isqrt.) With k of n positions sampled the variance loses
-    # about log2(n / k) bits even if all k are outliers; the first row alone (k = 1) would lose
-    # log2(n): 17 of float32's 24 bits for a feature map of 32x56x56.
+    # About the square root of each axis's length, evenly spaced. With k of n positions sampled the
+    # variance loses about log2(n / k) bits even if all k are outliers; the first row alone (k = 1)
+    # would lose log2(n): 17 of float32's 24 bits for a feature map of 32x56x56.
     slices = [slice(None)] * len(x.shape)
     for i in summed_axes(len(x.shape), axis, ghosts):
         length = x.shape[i]
         if isinstance(length, int):
+            # No isqrt, which PyTorch does not compile for a length that it does not know.
             slices[i] = slice(None, None, int(length**0.5) or 1)
     sample = x[tuple(slices)]
     size = at_least(1, _count(sample, axis, None, dtype, ghosts))

@@ -48,9 +48,17 @@ def update_moving(
         moving_variance: `[C]`, before the update.
         batch: The minibatch's moments, or those of its ghost batches.
         momentum: Weight of the old value, in [0, 1].
-        epsilon: The epsilon of the normalisation.
+        epsilon: The epsilon of the normalisation; of the statistics by sigma only.
         by_stddev: Whether to do it by `update_moving_moments_by_stddev`.
+
+    Returns:
+        `Moving(mean, variance, updated)`, in the dtype of the minibatch's moments.
+
+    Raises:
+        TypeError: If `momentum` or `epsilon` is not a number.
+        ValueError: If one of them is out of range.
     """
+    epsilon = arguments.epsilon(epsilon)
     statistics = moving_mean, moving_variance, batch
     if by_stddev:
         mean, variance = update_moving_moments_by_stddev(
@@ -85,7 +93,8 @@ def update_moving_moments(
         The two averages after the update, in the dtype of the minibatch's moments.
 
     Raises:
-        ValueError: If `momentum` is out of range.
+        TypeError: If `momentum` is not a number.
+        ValueError: If it is out of range.
 
     Source: Ioffe & Szegedy 2015, section 3.1.
     """
@@ -132,7 +141,8 @@ def update_moving_moments_by_stddev(
         Channels without finite moments keep theirs, as in `update_moving_moments`.
 
     Raises:
-        ValueError: If `momentum` or `epsilon` is out of range.
+        TypeError: If `momentum` or `epsilon` is not a number.
+        ValueError: If one of them is out of range.
 
     Source: Ioffe 2017, Algorithm 1.
     """
@@ -158,7 +168,8 @@ def has_update(batch: Moments) -> Tensor:
 
 def _as_of(batch: Moments, *moving: Tensor) -> list[Tensor]:
     """The moving statistics in the dtype of the minibatch's moments."""
-    return [arguments.converted(values, batch.mean.dtype) for values in moving]
+    dtype = keras.backend.standardize_dtype(batch.mean.dtype)
+    return [arguments.converted(values, dtype) for values in moving]
 
 
 def _has_ghosts(moving_mean: Tensor, batch: Moments) -> bool:

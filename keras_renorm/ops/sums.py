@@ -28,9 +28,9 @@ def channel_sum(x: Tensor, axis: int, ghosts: bool = False) -> Tensor:
 
 
 def summed_axes(rank: int, axis: int, ghosts: bool = False) -> list[int]:
-    """The axes that `channel_sum` sums over, in their order."""
-    # By comparisons: `i not in (axis,)` of such a tuple is at times true for i = axis in what
-    # torch.compile(dynamic=True) makes of it (PyTorch 2.13).
+    """The axes that `channel_sum` sums over, ascending."""
+    # Not by `i not in kept`, which torch.compile(dynamic=True) finds true of some axes that are in
+    # `kept` (PyTorch 2.13).
     return [i for i in range(rank) if i != axis and not (ghosts and i == 0)]
 
 

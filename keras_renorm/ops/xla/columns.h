@@ -1,7 +1,7 @@
 // The kernels over rows of columns (Plan::columns): channels last, and short runs.
 //
-// A row's vectors are taken in turn, eight or four rows at a time, so that memory is read in its
-// order while sums are loaded and stored once per group of rows.
+// Eight or four rows are taken together, one of their vectors after the other, so that sums are
+// loaded and stored once per group of rows.
 
 #ifndef KERAS_RENORM_OPS_XLA_COLUMNS_H_
 #define KERAS_RENORM_OPS_XLA_COLUMNS_H_
@@ -20,11 +20,11 @@ template <typename T> struct Columns {
   // Positions of a row of the plan: fold * inner, at most 64 / channels + 16 * inner (see Fold).
   static constexpr int64_t kMostPositions = 640;
 
-  // How far ahead memory is fetched into the cache, in the order in which it lies: the vectors of some
-  // rows are read side by side, an order that processors do not foresee. Memory that is not in the
-  // core's own cache is so read up to twice as fast at 128 to 512 channels, and as fast at 64 (AMD's
-  // Zen 4, the calls made from C). Fetched in the order of reading, as far ahead, it is read half as
-  // fast at 64 channels. Where a tile is part of a row only, fetching gains nothing.
+  // How far ahead memory is fetched into the cache, in the order in which it lies: the vectors of
+  // some rows are read side by side, an order that processors do not foresee. What is not in the
+  // core's own cache is so read up to twice as fast as without at 128 to 512 channels, and no faster
+  // at 64 (AMD's Zen 4, the calls made from C). Fetched in the order of reading, as far ahead, it is
+  // read half as fast at 64 channels. Where a tile is part of a row only, fetching gains nothing.
   static constexpr int64_t kBytesAhead = 4096;
 
   const Problem p;  // a copy: stores through pointers cannot change it, so it stays in registers
@@ -67,10 +67,10 @@ template <typename T> struct Columns {
   // pointer may point but an integer can, it makes no fault. Not for single rows: they are few.
   template <int R> KR_INLINE void FetchAhead(const T* rows, int64_t v) const {
     if (R == 1 || plan.tiles > 1) return;
-    constexpr int64_t kVector = kLanes * sizeof(T);
-    const uintptr_t from = reinterpret_cast<uintptr_t>(rows) + kBytesAhead + v * R * kVector;
+    constexpr int64_t kBytes = kLanes * sizeof(T);
+    const uintptr_t from = reinterpret_cast<uintptr_t>(rows) + kBytesAhead + v * R * kBytes;
     for (int r = 0; r < R; ++r) {
-      __builtin_prefetch(reinterpret_cast<const void*>(from + r * kVector));
+      __builtin_prefetch(reinterpret_cast<const void*>(from + r * kBytes));
     }
   }
 

@@ -110,16 +110,20 @@ def load() -> NativeLibrary:
 
 
 def once(make: Callable[[], NativeLibrary]) -> Callable[[], NativeLibrary]:
-    """`make`, called once per process, by one of the threads that want its result.
+    """`make`, called by one of the threads that want its result, and not again once it has one.
 
     Runtimes refuse what is registered twice, and TensorFlow ends the process.
     """
-    lock, cached = threading.Lock(), functools.cache(make)
+    found: list[NativeLibrary] = []
+    lock = threading.Lock()
 
     @functools.wraps(make)
     def made() -> NativeLibrary:
-        with lock:
-            return cached()
+        if not found:  # without the lock from then on: a forked process may inherit it held
+            with lock:
+                if not found:
+                    found.append(make())
+        return found[0]
 
     return made
 

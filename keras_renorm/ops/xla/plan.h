@@ -20,7 +20,8 @@ constexpr int64_t kTileVectors = 32;
 // Channels in one task over runs: their sums, 8 KB in float32, stay in L1.
 constexpr int64_t kTileChannels = 64;
 
-// Two ways through memory, both in the order in which it lies:
+// Two ways through memory, both in the order in which it lies but for the few rows that are taken
+// together:
 //
 // columns  (inner small, as in channels last) rows of `width` values; the sums over the rows are
 //          kept per column, and columns of one channel are merged at the end. A narrow row is

@@ -21,23 +21,23 @@ class Pool {
   virtual void Schedule(std::function<void()> task) = 0;
 };
 
-  // Waits a little, first by spinning: what is waited for is mostly some microseconds away.
-  class Waiting {
-   public:
-    void Once() {
-      if (++times_ > kSpins) {
-        sched_yield();
-        return;
-      }
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
+// Waits a little, first by spinning: what is waited for is mostly some microseconds away.
+class Waiting {
+ public:
+  void Once() {
+    if (++times_ > kSpins) {
+      sched_yield();
+      return;
     }
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
 
-   private:
-    static constexpr int kSpins = 200;
-    int times_ = 0;
-  };
+ private:
+  static constexpr int kSpins = 200;
+  int times_ = 0;
+};
 
 // The caller, and helpers that stay with it from one pass to the next: waking a thread takes 50 us
 // on a virtual machine, as long as a pass over 1 MB. A helper that comes late, or never, is not

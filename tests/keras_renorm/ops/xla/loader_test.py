@@ -110,3 +110,21 @@ def test_threads_at_once_register_once():
     assert len(calls) == 1
     assert results == [loader.load()] * 4
     assert register.__doc__ == "What is made."
+
+
+def test_what_is_registered_is_had_without_a_lock(monkeypatch):
+    """A forked process may inherit it held by a thread that it does not have."""
+    entered = []
+
+    class Lock:
+        def __enter__(self):
+            assert not entered  # or a forked process would wait here for ever
+            entered.append(True)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(threading, "Lock", Lock)
+    register = loader.once(lambda: "the library")
+    assert [register(), register()] == ["the library"] * 2
+    assert entered == [True]
