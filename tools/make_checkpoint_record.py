@@ -47,6 +47,13 @@ def read_evaluation(workdir: Workdir) -> dict[str, Any]:
             f"{workdir.evaluation} is not about the moving statistics of {workdir.model}: run "
             f"python -m zoo.evaluate --workdir={workdir.path} again."
         )
+    trained_on = workdir.read_config("dataset")["dataset"]
+    if report.get("dataset") != trained_on or report.get("split") == "train":
+        raise UserError(
+            f"{workdir.evaluation} is about {report.get('dataset')}, {report.get('split')}, and "
+            f"not about images of {trained_on} that the model has not seen: run python -m "
+            f"zoo.evaluate --workdir={workdir.path} again."
+        )
     return report
 
 

@@ -37,7 +37,9 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any]]:
         flags.DEFINE_integer(
             "num_samples", 2000, "Training images for --statistics=precise.", 1, 2**31 - 1
         ),
-        flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1, 2**31 - 1),
+        flags.DEFINE_integer(
+            "batch_size", None, "Examples at a time; by default the run's.", 1, 2**31 - 1
+        ),
     ]
     arguments.no_arguments(arguments.parse_flags(argv))
     path = arguments.required("workdir", workdir.value, "runs/quickstart")

@@ -31,7 +31,8 @@ def main(parsed: tuple[list[str], str, bool]) -> int:
     from zoo.training.plotting import plot_workdirs
 
     workdirs, output, overwrite = parsed
-    plot_workdirs(workdirs, Path(output), overwrite=overwrite)
+    for path in plot_workdirs(workdirs, Path(output), overwrite=overwrite):
+        print(f"warning: {path} is not in the picture: it holds no evaluation yet.")
     print(f"wrote {output}")
     return 0
 

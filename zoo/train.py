@@ -2,8 +2,8 @@
 
 python -m zoo.train --workdir=DIR [--config=RECIPE] [--config.KEY=VALUE ...]
 
-RECIPE is a name in zoo/configs (few_labels, which is the default; resnet20) or the path of a
-Python file of your own. Every key of a recipe can be set, as in --config.norm=batch_norm; an
+RECIPE is a name in zoo/configs (few_labels, which is the default; norm_batch; resnet20) or the path
+of a Python file of your own. Every key of a recipe can be set, as in --config.norm=batch_norm; an
 unknown one is answered with the nearest, or with all. An interrupted run is resumed by the same
 command, bit for bit. --config.strategy=mirrored uses several devices, multi_worker several
 machines.
@@ -39,9 +39,16 @@ def main(parsed: tuple[dict[str, Any], str]) -> int:
     return train(*parsed, Console())
 
 
+def keys() -> str:
+    """Returns the part of the help that is about the config's keys."""
+    from zoo.training.config import key_help
+
+    return f"\nThe keys, and their values where a recipe has none of its own:\n\n{key_help()}\n"
+
+
 def run() -> None:
     """Runs the program with the arguments of the command line."""
-    cli.run(parse, main, __doc__)
+    cli.run(parse, main, __doc__, keys)
 
 
 if __name__ == "__main__":

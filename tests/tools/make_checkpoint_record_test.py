@@ -10,9 +10,10 @@ from zoo.weights import RECORDS, Record, fetching, load
 TOOL = "make_checkpoint_record"
 
 
-def finish_run(folder, model):
+def finish_run(folder, model, **evaluated):
     """Writes what zoo.train and zoo.evaluate leave of a model."""
     model.save(folder / "model.keras")
+    (folder / "config.json").write_text(json.dumps({"dataset": "fashion_mnist"}))
     report = {
         "accuracy": 0.98765,
         "num_examples": 2000,
@@ -22,7 +23,7 @@ def finish_run(folder, model):
         "model": model.name,
         "model_sha256": hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest(),
     }
-    (folder / "evaluation.json").write_text(json.dumps(report))
+    (folder / "evaluation.json").write_text(json.dumps(report | evaluated))
 
 
 @pytest.fixture
@@ -110,3 +111,14 @@ def test_an_evaluation_of_another_model_is_refused(run_folder, run_tool, tmp_pat
     assert (status, out) == (1, "")
     assert "is not about the moving statistics of" in err
     assert f"python -m zoo.evaluate --workdir={workdir} again." in err
+
+
+@pytest.mark.parametrize("evaluated", [{"dataset": "mnist"}, {"split": "train"}])
+def test_an_evaluation_on_other_images_is_refused(run_folder, run_tool, tmp_path, evaluated):
+    workdir, model = run_folder
+    finish_run(workdir, model, **evaluated)
+    status, out, err = run_tool(
+        TOOL, f"--workdir={workdir}", "--tag=tiny", f"--folder={tmp_path}", "--origin=zoo.train"
+    )
+    assert (status, out) == (1, "")
+    assert "not about images of fashion_mnist that the model has not seen" in err

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from zoo.training.recipes import recipes
+
 
 def snapshot(folder):
     """Every file's path, content and time of its last change."""
@@ -144,6 +146,8 @@ def test_help_tells_how_to_use_it(run_program):
         done.stdout
     )
     assert "--workdir" in done.stdout
+    assert all(name in done.stdout for name in recipes())
+    assert "\nlearning_rate = 0.1\n" in done.stdout
 
 
 def test_several_workers_need_to_know_where_they_are(run_program, tmp_path):

@@ -29,7 +29,7 @@ def parse_arguments(
     try:
         argv = argv[:1] + flag_values.read_flags_from_files(argv[1:], force_gnu=False)
     except flags.Error as error:
-        raise UserError(f"{error}.") from error
+        raise UserError(f"{str(error).removeprefix('ERROR:: ')}.") from error
     recipe, argv = _split_recipe(argv)
     config = load_recipe(recipe)
     for argument in argv[1:]:
@@ -110,8 +110,13 @@ def required(name: str, value: str | None, example: str) -> str:
         example: A value to show when there is none.
 
     Raises:
-        UserError: When there is no value.
+        UserError: When there is no value, or one that must have been meant as a flag.
     """
     if not value:
         raise UserError(f"--{name} is missing: add it, as in --{name}={example}.")
+    if value.startswith("-"):
+        raise UserError(
+            f"--{name} has no value and was followed by {value}: write --{name}={example}, or "
+            f"./{value} for a folder of that name."
+        )
     return value

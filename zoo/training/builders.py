@@ -102,9 +102,12 @@ def classifier_of(model: keras.Model) -> keras.Model:
 
 
 def current_limits(model: keras.Model) -> tuple[float | None, float | None]:
-    """Returns (r_max, d_max) that the model's first Batch Renorm layer uses now, or Nones."""
+    """Returns (r_max, d_max) that the model's first Batch Renorm layer uses now, or Nones.
+
+    A layer whose statistics are frozen uses none.
+    """
     for layer in model.layers:
-        if isinstance(layer, layers.BatchRenormalization):
+        if isinstance(layer, layers.BatchRenormalization) and not layer.frozen_statistics:
             limits = layer.current_limits()
             return limits.r_max, limits.d_max
     return None, None

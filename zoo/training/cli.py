@@ -51,7 +51,12 @@ def end_at_once(message: str) -> NoReturn:
     os._exit(1)
 
 
-def run(parse: Callable[[list[str]], Any], main: Callable[[Any], int], usage: str) -> NoReturn:
+def run(
+    parse: Callable[[list[str]], Any],
+    main: Callable[[Any], int],
+    usage: str,
+    more: Callable[[], str] = lambda: "",
+) -> NoReturn:
     """Runs a program under absl and exits.
 
     Args:
@@ -59,8 +64,9 @@ def run(parse: Callable[[list[str]], Any], main: Callable[[Any], int], usage: st
             `main` takes; raises `UserError`.
         main: The program; returns the exit status and raises `UserError`.
         usage: What `--help` shows above the flags.
+        more: Returns what it shows after that, and takes time to find.
     """
-    _ended(lambda: _run(parse, main, usage))
+    _ended(lambda: _run(parse, main, usage + more()))
     raise AssertionError("absl's app.run does not return")
 
 

@@ -4,6 +4,8 @@ A config is a flat, locked `ml_collections.ConfigDict`.
 """
 
 import functools
+import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,6 +114,14 @@ TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", s
 _ALLOWED: dict[type, Any] = {int: int, float: int | float, bool: bool, str: str}
 
 
+def key_help() -> str:
+    """Returns the keys with their defaults and what is said of each, as `default_config` has it."""
+    lines = textwrap.dedent(inspect.getsource(default_config)).splitlines()
+    first = next(i for i, line in enumerate(lines) if "config.seed" in line)
+    keys = [line.strip().removeprefix("config.") for line in lines[first:-1]]
+    return "\n".join(keys).replace("config_dict.placeholder(str)", "None")
+
+
 @functools.cache
 def types() -> dict[str, type]:
     """Returns the type of every key's values; that of data_dir can be None, too."""
@@ -169,6 +179,11 @@ def check_values(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"--config.warmup_steps must be below num_steps ({config['num_steps']}), received "
             f"{config['warmup_steps']}."
+        )
+    if config["freeze_statistics_at_step"] >= config["num_steps"]:
+        raise UserError(
+            f"--config.freeze_statistics_at_step must be below num_steps ({config['num_steps']}), "
+            f"received {config['freeze_statistics_at_step']}."
         )
     if config["freeze_statistics_at_step"] and config["norm"] in ("none", "skip_init"):
         raise UserError(

@@ -52,7 +52,8 @@ class Evaluator:
     Args:
         model: From images to probabilities; an auxiliary classifier is left out.
         dataset: The examples; all of them are used, each once.
-        batch_size: Examples at a time: affects memory and speed, not the result.
+        batch_size: Examples at a time: affects memory and speed, not the result, unless the model
+            normalizes with each minibatch's statistics.
     """
 
     def __init__(self, model: keras.Model, dataset: datasets.Dataset, batch_size: int) -> None:
@@ -129,9 +130,8 @@ def evaluate_workdir(
     workdir = Workdir(path)
     config = workdir.read_config(*_NEEDED)
     model = load_model(workdir)
-    data = builders.load_dataset(
-        dataset or config["dataset"], split, data_dir or config["data_dir"]
-    )
+    dataset = config["dataset"] if dataset is None else dataset
+    data = builders.load_dataset(dataset, split, data_dir or config["data_dir"])
     _check_fit(builders.classifier_of(model), data)
     batch_size = batch_size or config["eval_batch_size"]
     if statistics == "precise":
@@ -143,11 +143,15 @@ def evaluate_workdir(
             num_samples,
             verbose=1 if console.is_terminal else 0,
         )
+    if statistics == "minibatch":
+        _warn_of_last_batch(len(data), batch_size, console)
     with _statistics_in_use(model, statistics):
         result = Evaluator(model, data, batch_size)()
     report = {
         **dataclasses.asdict(result),
         "statistics": statistics,
+        "num_samples": num_samples if statistics == "precise" else None,
+        "batch_size": batch_size,
         "dataset": data.name,
         "split": data.split,
         "model": config["model"],
@@ -174,6 +178,16 @@ def _statistics_in_use(model: keras.Model, statistics: str) -> Iterator[None]:
         return
     with as_user_errors(ValueError), population.batch_statistics(model):
         yield
+
+
+def _warn_of_last_batch(examples: int, batch_size: int, console: Console) -> None:
+    """Says when the last minibatch is smaller than the others and so has other statistics."""
+    if examples > batch_size and (rest := examples % batch_size):
+        reporting.say(
+            console,
+            f"warning: the last minibatch has {rest} of the {examples} images, and the statistics "
+            f"of those alone: choose a --batch_size that divides {examples}.",
+        )
 
 
 def _set_precise_statistics(
@@ -239,13 +253,22 @@ def _check_fit(model: keras.Model, data: datasets.Dataset) -> None:
         )
 
 
+def _describe_statistics(report: Mapping[str, Any]) -> str:
+    """Returns which statistics the normalization layers used, in words."""
+    return {
+        "moving": "moving",
+        "precise": f"precise, of {report['num_samples']} training images",
+        "minibatch": f"minibatch, of {report['batch_size']} images at a time",
+    }[report["statistics"]]
+
+
 def _print_report(report: Mapping[str, Any], workdir: Workdir, console: Console) -> None:
     """Prints an evaluation as a table."""
     reporting.print_table(
         console,
         f"{report['model']} with norm={report['norm']} after {report['steps']} steps",
         [
-            ("statistics", report["statistics"]),
+            ("statistics", _describe_statistics(report)),
             ("accuracy", f"{100 * report['accuracy']:.2f} %"),
             ("loss", f"{report['loss']:.4f}"),
             ("examples", f"{report['num_examples']} of {report['dataset']}, {report['split']}"),

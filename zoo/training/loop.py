@@ -135,6 +135,12 @@ class Trainer:
                 "checkpoint: the run cannot be resumed. To train from the beginning, choose "
                 "another --workdir."
             )
+        if state is not None and not records and state["step"] >= self._config["log_every_steps"]:
+            reporting.say(
+                self._console,
+                f"warning: the records up to step {state['step']} are gone: there is no "
+                f"{self._workdir.metrics}. It is begun anew.",
+            )
         return state
 
     def _steps_until(self, stop: StopRequest) -> None:

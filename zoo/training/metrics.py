@@ -22,8 +22,9 @@ class Record:
         loss: Mean cross-entropy in nats, without the weight decay.
         accuracy: Fraction of the examples whose most probable label is the right one.
         learning_rate: The rate that the last step used.
-        r_max: Batch Renorm's limit of r for the next step; None without Batch Renorm.
-        d_max: Batch Renorm's limit of d for the next step; None without Batch Renorm.
+        r_max: Batch Renorm's limit of r for the next step; None without Batch Renorm, or where its
+            statistics are frozen.
+        d_max: Its limit of d, likewise.
         images_per_second: Over the same examples as the loss.
         seconds: Since the run began, summed over its interruptions without the pauses.
     """
@@ -104,6 +105,11 @@ def read(path: Path) -> list[Record]:
     return records
 
 
+def evaluations(path: Path) -> list[Record]:
+    """Returns the records of the test set in a `metrics.jsonl`, as `read` does."""
+    return [record for record in read(path) if record.split == "test"]
+
+
 def read_evaluations(path: Path) -> list[Record]:
     """Returns the records of the test set in a `metrics.jsonl`, of which there is at least one.
 
@@ -113,12 +119,17 @@ def read_evaluations(path: Path) -> list[Record]:
     Raises:
         UserError: When it holds none.
     """
-    records = [record for record in read(path) if record.split == "test"]
+    records = evaluations(path)
     if not records:
-        raise UserError(
-            f"{path} holds no evaluation: the run is too young for one, or its records are gone."
-        )
+        raise no_evaluation(path)
     return records
+
+
+def no_evaluation(path: Path) -> UserError:
+    """Returns the error for a `metrics.jsonl` without a record of the test set."""
+    return UserError(
+        f"{path} holds no evaluation: the run is too young for one, or its records are gone."
+    )
 
 
 class MetricsLog:

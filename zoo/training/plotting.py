@@ -31,7 +31,7 @@ _SIDE, _LINE, _ENTRY = 7.0, 0.17, 0.07
 _DIVERGED = 10
 
 
-def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False) -> None:
+def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False) -> list[str]:
     """Draws test accuracy and test loss against steps, a line for each run.
 
     Args:
@@ -39,19 +39,31 @@ def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False
         output: The picture's file; its suffix is the format.
         overwrite: Whether to replace a file that exists.
 
+    Returns:
+        Those of `paths` that are not in the picture, since they hold no evaluation yet.
+
     Raises:
-        UserError: When a folder holds no measurements, or the picture cannot be written.
+        UserError: When a folder is no run, none holds an evaluation, or the picture cannot be
+            written.
     """
     _check_output(output, overwrite)
-    workdirs = [Workdir(path) for path in paths]
-    labels = legend([str(path) for path in paths], [run.read_config() for run in workdirs])
-    curves = [metrics.read_evaluations(run.metrics) for run in workdirs]
+    configs = [Workdir(path).read_config() for path in paths]
+    runs = {
+        i: found
+        for i, path in enumerate(paths)
+        if (found := metrics.evaluations(Workdir(path).metrics))
+    }
+    if not runs:
+        raise metrics.no_evaluation(Workdir(paths[0]).metrics)
+    labels = legend([str(paths[i]) for i in runs], [configs[i] for i in runs])
+    curves = list(runs.values())
     figure = _draw(labels, curves)
     try:
         with files.replacing(output) as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")
     except OSError as error:
         raise UserError(f"--output={output} cannot be written: {error}.") from error
+    return [path for i, path in enumerate(paths) if i not in runs]
 
 
 def legend(paths: Sequence[str], configs: Sequence[dict[str, Any]]) -> list[str]:

@@ -40,7 +40,7 @@ def load_tensorflow(*, quiet: bool = False) -> None:
 
     TF_CPP_MIN_LOG_LEVEL does not silence TensorFlow 2.21, which writes five lines before it has
     set up its logging, whatever the level. So stderr is held back during the import and the first
-    look for devices. A user who sets the variable sees everything that it lets through.
+    look for devices. A user who sets the variable to less than 2 sees everything.
 
     Args:
         quiet: Whether to silence TensorFlow's error messages, too. When a worker is lost, the
@@ -51,8 +51,7 @@ def load_tensorflow(*, quiet: bool = False) -> None:
             asks for kernels that there are not.
     """
     with contextlib.ExitStack() as stack:
-        if _LOG_LEVEL not in os.environ:
-            os.environ[_LOG_LEVEL] = "3" if quiet else "2"
+        if os.environ.setdefault(_LOG_LEVEL, "3" if quiet else "2") in ("2", "3"):
             stack.enter_context(_captured_stderr())
         try:
             import keras

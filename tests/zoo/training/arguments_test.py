@@ -93,7 +93,7 @@ def test_flags_may_come_from_a_file(flag_values, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "ERROR:: Unable to open flagfile"), ("--config.nmu=2", "--config.nmu=2: there is no")],
+    [(None, "Unable to open flagfile"), ("--config.nmu=2", "--config.nmu=2: there is no")],
 )
 def test_a_bad_file_of_flags_is_a_users_mistake(flag_values, tmp_path, text, message):
     if text:
@@ -117,3 +117,13 @@ def test_a_required_flag_is_asked_for():
     ):
         arguments.required("workdir", None, "runs/a")
     assert arguments.required("workdir", "here", "runs/a") == "here"
+
+
+def test_the_next_flag_is_no_value():
+    message = (
+        "--workdir has no value and was followed by --config.seed=1: write --workdir=runs/a, or "
+        "./--config.seed=1 for a folder of that name."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        arguments.required("workdir", "--config.seed=1", "runs/a")
+    assert arguments.required("workdir", "./--a", "runs/a") == "./--a"

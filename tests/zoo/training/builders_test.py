@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_renorm import statistics
 from keras_renorm.layers import BatchRenormalization, SkipInit
 from keras_renorm.schedules import LinearRamp
 from zoo.data.datasets import Dataset
@@ -137,6 +138,8 @@ def test_the_limits_are_those_of_the_models_layers(dataset):
     assert builders.current_limits(model) == pytest.approx((1.5, 0.5))
     count = sum(isinstance(layer, BatchRenormalization) for layer in model.layers)
     assert count == 3
+    statistics.freeze(model)
+    assert builders.current_limits(model) == (None, None)
     assert builders.current_limits(builders.build_model(config(norm="none"), dataset)) == (
         None,
         None,

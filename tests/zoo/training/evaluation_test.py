@@ -85,6 +85,8 @@ def test_a_report_is_written(workdir):
         "num_examples": 2000,
         "seconds": result.seconds,
         "statistics": "moving",
+        "num_samples": None,
+        "batch_size": 500,
         "dataset": "fashion_mnist_subset",
         "split": "test",
         "model": "regression",
@@ -142,7 +144,7 @@ def test_precise_statistics_are_those_of_training_images(
     expected = loss_in_numpy(normalized_workdir, *pixels("test"), moments)
     assert result.loss == pytest.approx(expected, rel=1e-4)
     report = json.loads((normalized_workdir / "evaluation.json").read_text())
-    assert report["statistics"] == "precise"
+    assert (report["statistics"], report["num_samples"]) == ("precise", samples)
     assert capsys.readouterr().out == ""  # A bar is for terminals.
 
 
@@ -156,6 +158,30 @@ def test_minibatch_statistics_are_those_of_each_batch(normalized_workdir):
         for x, y in zip(*parts, strict=True)
     ]
     assert result.loss == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "batch_size", "warned"),
+    [("minibatch", 1999, True), ("minibatch", 400, False), ("moving", 1999, False)],
+)
+def test_a_smaller_last_minibatch_is_told_of(normalized_workdir, statistics, batch_size, warned):
+    console = Console(file=io.StringIO(), width=200)
+    options = {"statistics": statistics, "batch_size": batch_size}
+    evaluate_workdir(str(normalized_workdir), console, **options)
+    told = console.file.getvalue()
+    message = (
+        "warning: the last minibatch has 1 of the 2000 images, and the statistics of those alone: "
+        "choose a --batch_size that divides 2000.\n"
+    )
+    assert (message in told) == warned
+    assert (f"minibatch, of {batch_size} images at a time" in told) == (statistics == "minibatch")
+    report = json.loads((normalized_workdir / "evaluation.json").read_text())
+    assert report["batch_size"] == batch_size
+
+
+def test_an_empty_name_of_a_data_set_is_no_name(workdir):
+    with pytest.raises(UserError, match="''"):
+        evaluate_workdir(str(workdir), Console(quiet=True), dataset="")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Trainings as processes of their own, which are killed, stopped, damaged and resumed."""
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -178,6 +179,18 @@ def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(run_program, tm
     assert "Try a lower --config.learning_rate" in done.stderr
     assert not (tmp_path / "run" / "model.keras").exists()
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_records_that_are_gone_are_missed(finished_run, run_program, tiny_arguments, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run[0], workdir)
+    (workdir / "model.keras").unlink()
+    shutil.rmtree(sorted((workdir / "checkpoints").iterdir())[-1])
+    (workdir / "metrics.jsonl").unlink()
+    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    [step] = re.findall(r"resuming from step (\d+)", done.stdout)
+    assert f"warning: the records up to step {step} are gone: there is no {workdir}" in done.stdout
 
 
 def test_a_run_whose_checkpoints_are_gone_or_all_damaged_does_not_start_again(

@@ -161,8 +161,12 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         plot_workdirs([str(tmp_path)], tmp_path / "curves.png")
 
 
-def test_a_run_without_an_evaluation_is_refused(tmp_path):
-    run = make_run(tmp_path / "young", [])
+def test_a_run_without_an_evaluation_is_left_out(runs, tmp_path):
+    young = make_run(tmp_path / "young", [], norm="none")
     with pytest.raises(UserError, match="holds no evaluation: the run is too young"):
-        plot_workdirs([run], tmp_path / "curves.png")
-    assert not (tmp_path / "curves.png").exists()
+        plot_workdirs([young], tmp_path / "curves.svg")
+    assert not (tmp_path / "curves.svg").exists()
+    assert plot_workdirs([runs[0], young, runs[1]], tmp_path / "curves.svg") == [young]
+    assert plot_workdirs(runs, tmp_path / "same.svg") == []
+    pictures = [(tmp_path / name).read_text() for name in ("curves.svg", "same.svg")]
+    assert [picture.count("norm=none") for picture in pictures] == [0, 0]

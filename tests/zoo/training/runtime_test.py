@@ -21,8 +21,9 @@ print(draw(5) == draw(5), draw(5) == draw(6), tf.function(lambda x: x @ x)(tf.on
 """
 
 
-def test_tensorflow_is_loaded_without_a_sound_and_seeded(run_python):
-    done = run_python(LOAD)
+@pytest.mark.parametrize("level", [{}, {"TF_CPP_MIN_LOG_LEVEL": "3"}], ids=["", "3"])
+def test_tensorflow_is_loaded_without_a_sound_and_seeded(run_python, level):
+    done = run_python(LOAD, **level)
     assert (done.returncode, done.stderr) == (0, "stderr is back")
     assert done.stdout == "True False (2, 2)\n"
 
