@@ -9,6 +9,7 @@ import keras
 from keras_renorm import schedules
 from keras_renorm.layers.batch_normalization import BatchNormalization
 from keras_renorm.ops import arguments
+from keras_renorm.ops.correction import LEAST
 from keras_renorm.schedules import Schedule
 from keras_renorm.typing import Tensor
 
@@ -136,8 +137,8 @@ class BatchRenormalization(BatchNormalization):
                     f"renorm_clipping={renorm_clipping!r}, r_max={r_max!r}, d_max={d_max!r}."
                 )
             r_max, d_max = _limits_of_clipping(renorm_clipping)
-        self.r_max = schedules.get("r_max", r_max, low=1)
-        self.d_max = schedules.get("d_max", d_max, low=0)
+        self.r_max = schedules.get("r_max", r_max, low=LEAST["r_max"])
+        self.d_max = schedules.get("d_max", d_max, low=LEAST["d_max"])
         self.update_count: Any = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -162,9 +163,13 @@ class BatchRenormalization(BatchNormalization):
         itself, as it keeps its own moving statistics; read here and saved is replica 0's count.
         """
         limits = self._limits()
-        return RenormLimits(
-            *(float(keras.ops.convert_to_numpy(limits[name])) for name in ("r_max", "d_max"))
-        )
+        return RenormLimits(*(self._number(name, limits[name]) for name in LEAST))
+
+    def _number(self, name: str, value: Any) -> float:
+        """A limit as the step takes it, where a tensor below the least value counts as that."""
+        if arguments.is_number(value):
+            return arguments.real(name, value, low=LEAST[name])
+        return max(LEAST[name], float(keras.ops.convert_to_numpy(value)))
 
     def set_weights(self, weights: list[Any]) -> None:
         """Sets the weights from arrays, with or without a counter at their end.
@@ -184,7 +189,7 @@ class BatchRenormalization(BatchNormalization):
             ValueError: If the file holds nothing for this layer. Keras finds a layer's weights in a
                 file by the name of its class, and so not those of a batch norm.
         """
-        if not store.keys():
+        if self._own_count() and not store.keys():  # one that is not built has none
             raise ValueError(
                 f"The file holds no weights for the BatchRenormalization layer {self.name!r}. "
                 "Keras files weights under the class of their layer: load the file into a model "

@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_renorm import ops
 from keras_renorm.typing import Tensor
@@ -47,7 +48,8 @@ class CrossReplicaShuffle(keras.layers.Layer):
 
     Raises:
         TypeError: If `seed` is not an integer, or the inputs are neither numbers nor booleans.
-        ValueError: If the inputs differ in batch size.
+        ValueError: If `seed` does not fit into 64 bits, or the inputs differ in batch size or have
+            none.
 
     Example:
         >>> rows, order = CrossReplicaShuffle(seed=1)(regions)
@@ -57,13 +59,15 @@ class CrossReplicaShuffle(keras.layers.Layer):
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
             raise TypeError(
                 f"`seed` must be an integer or None, received {seed!r} of type "
                 f"{type(seed).__name__}."
             )
+        if seed is not None and not -(2**63) <= seed < 2**63:
+            raise ValueError(f"`seed` must fit into 64 bits with a sign, received seed={seed}.")
         super().__init__(autocast=False, **kwargs)
-        self.seed = seed
+        self.seed = seed = None if seed is None else int(seed)
         self._seed = random.randrange(2**31) if seed is None else seed
         self.draw_count = self.add_weight(
             name="draw_count",
@@ -77,7 +81,12 @@ class CrossReplicaShuffle(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, Tensor]:
         """Shuffles `inputs`; see the class."""
-        rows = [keras.ops.shape(tensor)[0] for tensor in keras.tree.flatten(inputs)]
+        shapes = [keras.ops.shape(tensor) for tensor in keras.tree.flatten(inputs)]
+        if () in shapes:
+            raise ValueError(
+                "The inputs must have a batch dimension, received a scalar: `inputs[None]` has one."
+            )
+        rows = [shape[0] for shape in shapes]
         known = {size for size in rows if isinstance(size, int)}
         if len(known) > 1:
             raise ValueError(

@@ -56,9 +56,11 @@ class CrossReplicaUnshuffle(keras.layers.Layer):
 
 
 def _check_order(order: Any) -> None:
-    if len(order.shape) != 2 or order.shape[1] != 2:
+    shape = getattr(order, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] != 2:
+        received = "no tensor" if shape is None else f"a tensor of shape {tuple(shape)}"
         raise ValueError(
             "`order` must be the second output of CrossReplicaShuffle, of shape (B, 2); received "
-            f"a tensor of shape {tuple(order.shape)}. Write `rows, order = shuffle(inputs)` and "
+            f"{received}. Write `rows, order = shuffle(inputs)` and "
             "`unshuffle(head(rows), order)`."
         )

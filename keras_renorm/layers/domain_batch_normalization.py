@@ -203,7 +203,9 @@ class DomainBatchNormalization(BatchNormalization):
         if not isinstance(domain, int | np.integer):
             domain = keras.ops.convert_to_tensor(domain)
             self._check_ids(domain.shape, domain.dtype, inputs.shape)
-            domain = keras.ops.cast(domain, keras.backend.result_type(domain.dtype, "int32"))
+            # Of uint64 and a signed type Keras makes a float.
+            wanted = keras.backend.result_type(domain.dtype, "int32")
+            domain = keras.ops.cast(domain, wanted if "int" in wanted else "int64")
         elif isinstance(domain, bool):
             self._check_ids((), "bool", inputs.shape)
         known = _known(domain)

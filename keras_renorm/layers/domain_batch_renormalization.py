@@ -7,6 +7,8 @@ import keras
 from keras_renorm import ops
 from keras_renorm.layers.batch_renormalization import BatchRenormalization, RenormLimits
 from keras_renorm.layers.domain_batch_normalization import DomainBatchNormalization
+from keras_renorm.ops import arguments
+from keras_renorm.ops.correction import limit
 from keras_renorm.schedules import Schedule
 from keras_renorm.typing import Tensor
 
@@ -79,19 +81,24 @@ class DomainBatchRenormalization(DomainBatchNormalization, BatchRenormalization)
         return limits[0]
 
     def _limits_of(self, domain: int) -> RenormLimits:
-        values = (keras.ops.convert_to_numpy(v) for v in self._limits().values())
-        return RenormLimits(*(float(v[domain] if v.ndim else v) for v in values))
+        return RenormLimits(
+            *(
+                self._number(name, value[domain] if len(getattr(value, "shape", ())) else value)
+                for name, value in self._limits().items()
+            )
+        )
 
     def _limits(self) -> dict[str, Tensor]:
         """The limits; of schedules `[D]`, where each domain counts for itself."""
         if not self._counts_by_domain():
             return super()._limits()
         counts = keras.ops.unstack(keras.ops.convert_to_tensor(self.update_count), self.num_domains)
+        dtype = arguments.wide(self.compute_dtype)
         return {
-            name: keras.ops.stack([limit(count) for count in counts])
-            if isinstance(limit, Schedule)
-            else limit
-            for name, limit in {"r_max": self.r_max, "d_max": self.d_max}.items()
+            name: keras.ops.stack([limit(name, value(count), dtype) for count in counts])
+            if isinstance(value, Schedule)
+            else value
+            for name, value in {"r_max": self.r_max, "d_max": self.d_max}.items()
         }
 
     def _update(self, batch: ops.Moments) -> None:

@@ -9,6 +9,9 @@ from keras_renorm.ops.moments import Moments
 from keras_renorm.ops.sums import at_least
 from keras_renorm.typing import Tensor
 
+LEAST = {"r_max": 1.0, "d_max": 0.0}
+"""The least values of the limits, which make Batch Renormalization Batch Normalization."""
+
 
 class Correction(NamedTuple):
     """The corrections of Batch Renormalization, vectors of shape `[C]` without gradient.
@@ -69,28 +72,27 @@ def renorm_correction(
     sigma = keras.ops.sqrt(arguments.converted(moving_variance, dtype) + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
     difference = batch.mean - arguments.converted(moving_mean, dtype) + batch.mean_remainder
-    r_max = at_least(1, limit("r_max", r_max, 1, dtype))
-    d_max = at_least(0, limit("d_max", d_max, 0, dtype))
+    r_max = at_least(LEAST["r_max"], limit("r_max", r_max, dtype))
+    d_max = at_least(LEAST["d_max"], limit("d_max", d_max, dtype))
     r = keras.ops.clip(sigma_b / sigma, 1 / r_max, r_max)
     d = keras.ops.clip(difference / sigma, -d_max, d_max)
     return Correction(keras.ops.stop_gradient(r), keras.ops.stop_gradient(d))
 
 
-def limit(name: str, value: float | Tensor, low: int, dtype: str) -> Tensor:
+def limit(name: str, value: float | Tensor, dtype: str) -> Tensor:
     """A limit in `dtype`.
 
     Args:
-        name: Name of the argument, for messages.
-        value: A number, or a scalar tensor.
-        low: The least number that is allowed; what a tensor holds is not looked at here.
+        name: Which, "r_max" or "d_max".
+        value: A number, or a scalar tensor. What a tensor holds is not looked at here.
         dtype: The dtype of the result.
 
     Raises:
         TypeError: If `value` is neither a number nor a scalar tensor.
-        ValueError: If `value` is a number below `low`.
+        ValueError: If `value` is a number below the least one.
     """
     if arguments.is_number(value):
-        value = arguments.real(name, value, low=low)
+        value = arguments.real(name, value, low=LEAST[name])
     elif tuple(getattr(value, "shape", (None,))):
         raise TypeError(f"`{name}` must be a number or a scalar tensor, received {value!r}.")
     return arguments.converted(value, dtype)

@@ -98,11 +98,11 @@ def update_moving_moments(
 
     Source: Ioffe & Szegedy 2015, section 3.1.
     """
-    moving_mean, moving_variance = _as_of(batch, moving_mean, moving_variance)
     momentum = arguments.real("momentum", momentum, low=0, high=1)
-    step = (1 - momentum) * _over_ghosts(batch.variance - moving_variance, moving_mean, batch)
-    variance = moving_variance + step
-    return _where_updated(moving_mean, moving_variance, batch, momentum, variance)
+    kept = _as_of(batch, moving_mean, moving_variance)
+    mean, variance = _weighed(kept, momentum)
+    step = (1 - momentum) * _over_ghosts(batch.variance - variance, mean, batch)
+    return _where_updated(kept, (_moved_mean(mean, batch, momentum), variance + step), batch)
 
 
 def update_moving_moments_by_stddev(
@@ -146,16 +146,16 @@ def update_moving_moments_by_stddev(
 
     Source: Ioffe 2017, Algorithm 1.
     """
-    moving_mean, moving_variance = _as_of(batch, moving_mean, moving_variance)
     momentum = arguments.real("momentum", momentum, low=0, high=1)
     epsilon = arguments.epsilon(epsilon)
-    alpha = 1 - momentum
-    sigma = keras.ops.sqrt(moving_variance + epsilon)
+    kept = _as_of(batch, moving_mean, moving_variance)
+    mean, variance = _weighed(kept, momentum)
+    sigma = keras.ops.sqrt(variance + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
-    delta = (batch.variance - moving_variance) / (sigma_b + sigma)
-    step = alpha * _over_ghosts(delta, moving_mean, batch)
-    variance = at_least(0, moving_variance + step * (2 * sigma + step))
-    return _where_updated(moving_mean, moving_variance, batch, momentum, variance)
+    delta = (batch.variance - variance) / (sigma_b + sigma)
+    step = (1 - momentum) * _over_ghosts(delta, mean, batch)
+    variance = at_least(0, variance + step * (2 * sigma + step))
+    return _where_updated(kept, (_moved_mean(mean, batch, momentum), variance), batch)
 
 
 def has_update(batch: Moments) -> Tensor:
@@ -170,6 +170,15 @@ def _as_of(batch: Moments, *moving: Tensor) -> list[Tensor]:
     """The moving statistics in the dtype of the minibatch's moments."""
     dtype = keras.backend.standardize_dtype(batch.mean.dtype)
     return [arguments.converted(values, dtype) for values in moving]
+
+
+def _weighed(kept: list[Tensor], momentum: float) -> list[Tensor]:
+    """The statistics that the averages start from.
+
+    With a momentum of 0 they have no weight, and zeros in their place leave no rounding of theirs:
+    a step from a variance of 1 to one of 1e-6 is off by 2 % in float32.
+    """
+    return [keras.ops.zeros_like(values) for values in kept] if momentum == 0 else kept
 
 
 def _has_ghosts(moving_mean: Tensor, batch: Moments) -> bool:
@@ -189,17 +198,17 @@ def _over_ghosts(values: Tensor, moving_mean: Tensor, batch: Moments) -> Tensor:
     )
 
 
+def _moved_mean(mean: Tensor, batch: Moments, momentum: float) -> Tensor:
+    difference = batch.mean - mean + batch.mean_remainder
+    return mean + (1 - momentum) * _over_ghosts(difference, mean, batch)
+
+
 def _where_updated(
-    moving_mean: Tensor, moving_variance: Tensor, batch: Moments, momentum: float, variance: Tensor
+    kept: list[Tensor], moved: tuple[Tensor, Tensor], batch: Moments
 ) -> tuple[Tensor, Tensor]:
-    """The updated mean and `variance` in channels that have an update, the old ones elsewhere."""
+    """The statistics that have `moved` in channels that have an update, those `kept` elsewhere."""
     updated = has_update(batch)
-    if _has_ghosts(moving_mean, batch):
+    if _has_ghosts(kept[0], batch):
         updated = keras.ops.any(updated, axis=0)
-    difference = batch.mean - moving_mean + batch.mean_remainder
-    change = _over_ghosts(difference, moving_mean, batch)
-    mean = moving_mean + (1 - momentum) * change
-    return (
-        keras.ops.where(updated, mean, moving_mean),
-        keras.ops.where(updated, variance, moving_variance),
-    )
+    mean, variance = (keras.ops.where(updated, *pair) for pair in zip(moved, kept, strict=True))
+    return mean, variance

@@ -203,8 +203,8 @@ def _prepared(
     named = dict(zip(names, vectors, strict=True))
     mu, variance, gamma, beta = _vectors(named, x.shape[axis], dtype)
     size = arguments.virtual_batch_size(virtual_batch_size, axis=axis, synchronized=synchronized)
-    r_max = limit("r_max", limits[0], 1, dtype)
-    d_max = limit("d_max", limits[1], 0, dtype)
+    r_max = limit("r_max", limits[0], dtype)
+    d_max = limit("d_max", limits[1], dtype)
     tensors = x, gamma, beta, mu, variance, r_max, d_max, *([] if mask is None else [mask])
     x, gamma, beta, mu, variance, r_max, d_max, *masks = of_this_graph(tensors)
     settings = Step(

@@ -273,10 +273,13 @@ template <typename T> struct Channels {
     Scalar *const new_variance = static_cast<Scalar*>(m.variance);
     const double alpha = 1 - m.momentum, epsilon = m.epsilon;
     const bool by_stddev = m.by_stddev;
+    // With a momentum of 0 the old statistics have no weight: 0 in their place, and none of their
+    // rounding.
+    const bool weightless = m.momentum == 0;
     int64_t updated = 0;
     KR_INDEPENDENT
     for (int64_t c = 0; c < channels; ++c) {
-      const double mu = moving_mean[c], old = moving_variance[c];
+      const double mu = weightless ? 0 : moving_mean[c], old = weightless ? 0 : moving_variance[c];
       const double sigma = __builtin_sqrt(old + epsilon);
       double count = 0, mean = 0, variance = 0;  // sums of differences from the moving ones
       for (int64_t g = 0; g < ghosts; ++g) {
@@ -293,8 +296,9 @@ template <typename T> struct Channels {
       const double share = count > 0 ? alpha / count : 0;
       const double step = share * variance;
       const double next = old + (by_stddev ? step * (2 * sigma + step) : step);
-      new_mean[c] = static_cast<Scalar>(mu + share * mean);
-      new_variance[c] = static_cast<Scalar>((by_stddev & (next < 0) & (count > 0)) ? 0 : next);
+      const double least = by_stddev & (next < 0) ? 0 : next;
+      new_mean[c] = count > 0 ? static_cast<Scalar>(mu + share * mean) : moving_mean[c];
+      new_variance[c] = count > 0 ? static_cast<Scalar>(least) : moving_variance[c];
     }
     *static_cast<Scalar*>(m.updated) = updated > 0 ? 1 : 0;
   }

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import keras
 import numpy as np
@@ -384,3 +385,52 @@ def test_trains_where_minibatches_hold_one_class_each(rng):
         accuracy[name] = model.evaluate(x_test, y_test, verbose=0)[1]
     assert accuracy["renorm"] > 0.95
     assert accuracy["plain"] < 0.8
+
+
+class WithUnusedNorm(keras.Model):
+    """A model that is built and has a norm that is not."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.dense, self.norm = keras.layers.Dense(3), norm
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@pytest.mark.parametrize("options", [{}, {"r_max": 3.0, "d_max": 5.0}], ids=["ramps", "fixed"])
+@pytest.mark.parametrize(
+    "make",
+    [layers.BatchRenormalization, lambda **k: layers.DomainBatchRenormalization(2, **k)],
+    ids=["one domain", "domains"],
+)
+def test_layers_that_are_not_built_are_copied_and_loaded(tmp_path, make, options):
+    """Saved are no weights, which those of a batch norm are not."""
+    for again in (copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))):
+        layer = again(make(**options))
+        assert layer.get_config()["r_max"] == make(**options).get_config()["r_max"]
+        assert not layer.built
+    model = WithUnusedNorm(make(**options))
+    x = np.ones((2, 3), "f4")
+    y = model(x)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = WithUnusedNorm(make(**options))
+    other.build(x.shape)
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(other(x), y)
+
+
+def test_a_tensor_below_the_least_limit_counts_as_that_and_is_shown_so():
+    class Falling(schedules.Schedule):
+        def __call__(self, step):
+            return 0.5 - keras.ops.cast(step, "float32")
+
+        def get_config(self):
+            return {}
+
+    layer = layers.BatchRenormalization(r_max=Falling(), d_max=Falling())
+    layer(np.ones((4, 3), "f4"), training=True)
+    assert layer.current_limits() == (1.0, 0.0)

@@ -54,6 +54,17 @@ def test_inputs_of_different_batch_sizes_are_named():
         layers.CrossReplicaShuffle()([np.zeros((4, 2), "f4"), np.zeros((3, 2), "f4")])
 
 
+def test_a_scalar_has_no_batch():
+    with pytest.raises(ValueError, match="must have a batch dimension, received a scalar"):
+        layers.CrossReplicaShuffle()(np.float32(1))
+
+
+def test_seeds_of_numpy_and_those_that_are_too_large():
+    assert layers.CrossReplicaShuffle(seed=np.int64(3)).get_config()["seed"] == 3
+    with pytest.raises(ValueError, match="`seed` must fit into 64 bits with a sign, received seed"):
+        layers.CrossReplicaShuffle(seed=2**63)
+
+
 @pytest.mark.parametrize("seed", [1.5, "a", True])
 def test_a_seed_that_is_no_integer_is_named(seed):
     with pytest.raises(TypeError, match="`seed` must be an integer or None, received"):

@@ -9,6 +9,6 @@ from keras_renorm import layers
 
 def test_what_is_no_order_is_named():
     x = np.zeros((4, 3), "f4")
-    for rows, order in ((x, x), (keras.Input((3,)), keras.Input(()))):
+    for rows, order in ((x, x), (x, None), (keras.Input((3,)), keras.Input(()))):
         with pytest.raises(ValueError, match=r"must be the second output of CrossReplicaShuffle"):
             layers.CrossReplicaUnshuffle()(rows, order)

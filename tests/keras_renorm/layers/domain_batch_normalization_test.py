@@ -497,3 +497,12 @@ def test_ids_of_any_integer_type(rng, dtype):
 
 def test_on_replicas(run_checks):
     run_checks("domain_replica_checks.py", LOGICAL_CPUS="2")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint32", "int64", "uint64"])
+def test_ids_of_every_integer_type(rng, dtype):
+    layer, same = make(PLAIN), make(PLAIN)
+    x, ids = rng.normal(size=(4, 3)).astype("f4"), np.array([0, 1, 0, 2])
+    for training in (True, False):
+        y = layer(x, domain=ids.astype(dtype), training=training)
+        np.testing.assert_array_equal(y, same(x, domain=ids.astype("int32"), training=training))

@@ -98,3 +98,16 @@ def test_files_load_with_and_without_counters(rng, tmp_path, old, new):
     if not new:
         count = [0, 0, 0] if old else [1, 0, 1]
         np.testing.assert_array_equal(new_model.get_layer("norm").update_count, count)
+
+
+def test_a_schedule_whose_number_is_out_of_range_is_named():
+    class Half(schedules.Schedule):
+        def __call__(self, step):
+            return 0.5
+
+        def get_config(self):
+            return {}
+
+    layer = make(r_max=Half())
+    with pytest.raises(ValueError, match=r"`r_max` must be at least 1, received r_max=0\.5"):
+        layer(np.ones((4, 3), "f4"), domain=[0, 1, 0, 1], training=True)

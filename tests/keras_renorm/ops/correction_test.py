@@ -96,7 +96,7 @@ def test_there_is_no_gradient(rng):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("number", [1.1, 3, np.float32(1.5), np.float64(1.1), np.int64(4)])
 def test_a_limit_is_the_number_to_the_last_bit_of_the_type(number, dtype):
-    result = limit("r_max", number, 1, dtype)
+    result = limit("r_max", number, dtype)
     assert result.dtype == dtype
     assert result.shape == ()
     assert result.numpy() == np.dtype(dtype).type(number)
@@ -109,14 +109,14 @@ def test_scalar_tensors_are_limits_whatever_they_hold():
         keras.Variable(0.5),
         tf.constant(0.5, "float64"),
     ):
-        assert float(limit("r_max", value, 1, "float64")) == 0.5
-    assert float(limit("r_max", tf.constant(2), 1, "float32")) == 2
+        assert float(limit("r_max", value, "float64")) == 0.5
+    assert float(limit("r_max", tf.constant(2), "float32")) == 2
 
 
 @pytest.mark.parametrize("value", ["3", None, True, [1.0], np.ones(1), np.ones((2, 1)), 1j])
 def test_what_is_no_scalar_is_a_type_error(value):
     with pytest.raises(TypeError, match="`d_max` must be a number or a scalar tensor, received "):
-        limit("d_max", value, 0, "float32")
+        limit("d_max", value, "float32")
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,29 @@ def test_statistics_given_as_lists_keep_the_moments_precision(rng, update):
         np.testing.assert_array_equal(actual, desired)
 
 
+@pytest.mark.parametrize("ghosts", [False, True])
+@pytest.mark.parametrize("old", [1.0, 1e10])
+def test_without_momentum_nothing_of_the_old_statistics_is_left(rng, ghosts, old):
+    """An ulp of a variance of 1 is a tenth of one of 1e-6."""
+    x = rng.normal(0.3, 1e-3, (5, 20, 4) if ghosts else (100, 4)).astype("f4")
+    batch = ops.moments(x, ghosts=ghosts)
+    each = x.astype("f8") if ghosts else x.astype("f8")[None]
+    mean, variance = each.mean(1), each.var(1)
+    sigma = np.sqrt(variance + 1e-3).mean(0)
+    statistics, options = (np.full(4, old, "f4"),) * 2, {"momentum": 0.0}
+    found = ops.update_moving_moments(*statistics, batch, **options)
+    np.testing.assert_allclose(found[0], mean.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found[1], variance.mean(0), rtol=1e-5)
+    found = ops.update_moving_moments_by_stddev(*statistics, batch, **options, epsilon=1e-3)
+    np.testing.assert_allclose(found[0], mean.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found[1], sigma**2 - 1e-3, rtol=1e-5)
+    mask = np.zeros((100, 4), bool)
+    kept = ops.update_moving_moments(
+        *statistics, ops.moments(np.ones((100, 4)), mask=mask), momentum=0
+    )
+    np.testing.assert_array_equal(kept, statistics)
+
+
 @pytest.mark.parametrize("update", [ops.update_moving_moments, ops.update_moving_moments_by_stddev])
 def test_a_momentum_out_of_range_is_named(update):
     epsilon = {} if update is ops.update_moving_moments else {"epsilon": 1e-3}

@@ -609,6 +609,26 @@ def test_a_training_step_is_the_step_and_then_the_update(rng, size, by_stddev, m
         np.testing.assert_allclose(actual, value, rtol=1e-6)
 
 
+@pytest.mark.parametrize("by_stddev", [False, True])
+@pytest.mark.parametrize("size", [None, 4])
+def test_a_training_step_without_momentum_leaves_nothing_of_the_old_statistics(
+    rng, size, by_stddev
+):
+    x = rng.normal(0.3, 1e-3, (64, 5)).astype("f4")
+    old = np.full(5, 1e12, "f4")
+    options = {"momentum": 0.0, "by_stddev": by_stddev, "virtual_batch_size": size}
+    _, moving = ops.training_step(x, old, old, epsilon=EPSILON, **options)
+    each = x.astype("f8").reshape(-1, size or 64, 5)
+    variance = each.var(1).mean(0)
+    if by_stddev:
+        variance = np.sqrt(each.var(1) + EPSILON).mean(0) ** 2 - EPSILON
+    np.testing.assert_allclose(moving.mean, each.mean((0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(moving.variance, variance, rtol=1e-5)
+    _, kept = ops.training_step(x, old, old, mask=np.zeros((64, 5), bool), **options)
+    np.testing.assert_array_equal(kept.mean, old)
+    np.testing.assert_array_equal(kept.variance, old)
+
+
 X = np.zeros((4, 3), "float32")
 BAD_CALLS = {
     "integers": (
