@@ -32,11 +32,10 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], str]:
 
 def main(parsed: tuple[dict[str, Any], str]) -> int:
     """Trains."""
-    from rich.console import Console
-
+    from zoo.training.reporting import LastingConsole
     from zoo.training.run import train
 
-    return train(*parsed, Console())
+    return train(*parsed, LastingConsole())
 
 
 def keys() -> str:

@@ -1,5 +1,7 @@
 """What a user sees: a progress bar or plain lines, and the closing table."""
 
+import os
+import sys
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -12,6 +14,20 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.training.metrics import Record
+
+
+class LastingConsole(Console):
+    """A console for what must not end because nobody reads it any more, as where `tee` dies.
+
+    Rich ends the program then, without a word.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Prints nothing from now on, and says so once, on stderr."""
+        self.quiet = True
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        print("warning: nobody reads the output: it ends here.", file=sys.stderr, flush=True)
 
 
 def say(console: Console, text: str) -> None:

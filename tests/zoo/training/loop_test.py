@@ -181,6 +181,21 @@ def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(run_program, tm
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_a_training_goes_on_when_nobody_reads_its_output(
+    start_program, finished_run, tiny_arguments, tmp_path
+):
+    workdir = tmp_path / "run"
+    with start_program("zoo.train", f"--workdir={workdir}", *tiny_arguments) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == "warning: nobody reads the output: it ends here.\n"
+    assert process.returncode == 0
+    found = weights_by_layer(workdir / "model.keras")
+    for name, weights in weights_by_layer(finished_run[0] / "model.keras").items():
+        for actual, value in zip(found[name], weights, strict=True):
+            np.testing.assert_array_equal(actual, value, name)
+
+
 def test_records_that_are_gone_are_missed(finished_run, run_program, tiny_arguments, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run[0], workdir)
