@@ -5,7 +5,6 @@ A config is a flat, locked `ml_collections.ConfigDict`.
 
 import functools
 import inspect
-import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -116,7 +115,7 @@ _ALLOWED: dict[type, Any] = {int: int, float: int | float, bool: bool, str: str}
 
 def key_help() -> str:
     """Returns the keys with their defaults and what is said of each, as `default_config` has it."""
-    lines = textwrap.dedent(inspect.getsource(default_config)).splitlines()
+    lines = inspect.getsource(default_config).splitlines()
     first = next(i for i, line in enumerate(lines) if "config.seed" in line)
     keys = [line.strip().removeprefix("config.") for line in lines[first:-1]]
     return "\n".join(keys).replace("config_dict.placeholder(str)", "None")
