@@ -19,12 +19,14 @@ class FreezeStatistics(keras.callbacks.Callback):
 
     Args:
         at_step: The number of steps before the freezing, 0 or more.
-        affine_trainable: Whether gamma and beta are trained on. False is not possible with the
-            JAX backend, whose training cannot change what it trains.
+        affine_trainable: Whether gamma and beta are trained on, those that were. False is not
+            possible with the JAX backend, whose training cannot change what it trains, nor with an
+            optimizer that averages the weights (`use_ema`), as it counts them.
 
     Raises:
         TypeError: If `at_step` is not an integer, or `affine_trainable` not a truth value.
-        ValueError: If `at_step` is less than 0, or `affine_trainable` False with JAX.
+        ValueError: If `at_step` is less than 0, or `affine_trainable` False with JAX; as `fit`
+            begins, if it is False with `use_ema`.
 
     Example:
         >>> freezing = keras_renorm.callbacks.FreezeStatistics(at_step=80_000)
@@ -43,23 +45,26 @@ class FreezeStatistics(keras.callbacks.Callback):
                 "up to the step, then write `keras_renorm.statistics.freeze(model, "
                 "affine_trainable=False)`, `model.compile(...)`, and fit on."
             )
-        self._batches = 0
         self._before_epoch = 0
         self._batches_per_step = 1
         self._frozen = False
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Starts from the optimizer's count."""
-        # A LossScaleOptimizer holds the one that counts.
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        self._batches_per_step = optimizer.gradient_accumulation_steps or 1
-        # Of batches, as `iterations` is not. During an epoch only JAX's compiled step knows it.
-        self._batches = int(keras.ops.convert_to_numpy(optimizer._iterations))
+        """Looks at the optimizer."""
+        if not self._affine_trainable and self._optimizer().use_ema:
+            raise ValueError(
+                "`affine_trainable=False` is not possible with an optimizer that averages the "
+                "weights (`use_ema=True`). Leave one of them out, or fit up to the step, then "
+                "write `keras_renorm.statistics.freeze(model, affine_trainable=False)`, "
+                "`model.compile(...)`, and fit on."
+            )
+        self._batches_per_step = self._optimizer().gradient_accumulation_steps or 1
         self._frozen = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Starts to count an epoch's batches."""
-        self._before_epoch = self._batches
+        """Reads the optimizer's count, which a callback may have restored as training began."""
+        # Of batches, as `iterations` is not. During an epoch only JAX's compiled step knows it.
+        self._before_epoch = int(keras.ops.convert_to_numpy(self._optimizer()._iterations))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Freezes, if the time has come."""
@@ -68,6 +73,6 @@ class FreezeStatistics(keras.callbacks.Callback):
             freeze(self.model, affine_trainable=self._affine_trainable)
             self._frozen = True
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Counts; `batch` is the last one of an execution of several."""
-        self._batches = self._before_epoch + batch + 1
+    def _optimizer(self) -> Any:
+        """The one that counts, which a LossScaleOptimizer holds."""
+        return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)

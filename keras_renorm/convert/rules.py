@@ -38,6 +38,8 @@ def as_keras(layer: Layer) -> Layer | None:
     if type(layer) not in (BatchNormalization, BatchRenormalization):
         return None
     known = {*inspect.signature(KerasBatchNormalization).parameters, "name", "dtype", "trainable"}
+    if is_linear(layer.activation):  # or else it is of the activation that follows
+        known.add("activity_regularizer")
     config = {key: value for key, value in config_of(layer).items() if key in known}
     if keras.backend.backend() != "tensorflow":
         # Keras refuses it elsewhere. Under JAX the moments are global either way.
@@ -55,7 +57,10 @@ def activation_after(layer: Layer) -> Layer | None:
     if isinstance(layer.activation, keras.layers.Layer):
         return layer.activation
     return keras.layers.Activation(
-        layer.activation, name=f"{layer.name}_activation", dtype=layer.dtype_policy
+        layer.activation,
+        activity_regularizer=layer.activity_regularizer,
+        name=f"{layer.name}_activation",
+        dtype=layer.dtype_policy,
     )
 
 

@@ -1,7 +1,7 @@
 """Which layer a batch norm can be folded into."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import keras
 
@@ -87,6 +87,7 @@ def _may_mistake_width(layer: Layer) -> bool:
     """
     if keras.backend.backend() != "tensorflow":
         return False
-    # A layer that other models use, too, has no single output.
-    shape: Any = getattr(getattr(layer, "output", None), "shape", (None,))
+    if len(layer._inbound_nodes) != 1:  # other models use it, too: their widths are not this one's
+        return True
+    shape = layer.output.shape
     return shape[-1] is None or shape[-1] == shape[1]

@@ -143,7 +143,7 @@ class ActivationPercentiles(StepCallback):
         """
         values = _unit_values(self.model, self._layer, self._unit, self._batch())
         percentiles = np.percentile(values, self._percentages).tolist()
-        self._records.append(PercentileRecord(step, tuple(percentiles)))
+        self._records.append(PercentileRecord(int(step), tuple(percentiles)))
         self.log(self.report(), step)
 
     def report(self) -> ActivationPercentilesReport:

@@ -114,10 +114,11 @@ def lint(
 
     Source: Ioffe & Szegedy 2015, section 3.2 (bias); Wu & Johnson 2021, section 5 (domains).
     """
-    numbers = {"batch_size": batch_size, "num_steps": num_steps, "replicas": replicas}
-    for name, number in numbers.items():
-        if number is not None:
-            whole_number(name, number)
+    replicas = whole_number("replicas", replicas)
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size)
+    if num_steps is not None:
+        num_steps = whole_number("num_steps", num_steps)
     graph = graphs.graph(model)
     batch = None if batch_size is None else rules.Batch(batch_size, replicas)
     calls = [call for call in graph.calls if is_norm(call.operation)]

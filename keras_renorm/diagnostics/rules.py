@@ -131,6 +131,8 @@ def shared(calls: Sequence[Call]) -> Iterator[Finding]:
     names: dict[keras.layers.Layer, str] = {}
     inputs: dict[keras.layers.Layer, set[int]] = {}
     for call in filter(_subtracts_mean, calls):
+        if _has_domains(call.operation) and call.operation.population_statistics == "domain":
+            continue  # whose statistics it takes is a number in the call, which is not known here
         names.setdefault(call.operation, call.name)
         inputs.setdefault(call.operation, set()).add(id(call.inputs[0]))
     for layer, name in names.items():

@@ -54,9 +54,9 @@ def freeze(model: keras.layers.Layer, *, affine_trainable: bool = True) -> None:
 
     Args:
         model: A model or layer that holds batch norms.
-        affine_trainable: Whether gamma and beta are trained; those of a layer with
-            `trainable=False` are not in any case. With the JAX backend a compiled model must be
-            compiled again after a change of it, as after any change of what is trained.
+        affine_trainable: False has gamma and beta not trained; True leaves that as it is. A
+            compiled model must be compiled again after a change of it, as after any change of
+            what is trained.
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
@@ -70,11 +70,13 @@ def freeze(model: keras.layers.Layer, *, affine_trainable: bool = True) -> None:
 
     Source: Wu & Johnson 2021, section 4.
     """
-    _set_frozen(model, True, affine_trainable)
+    _set_frozen(model, True, None if affine_trainable else False)
 
 
 def unfreeze(model: keras.layers.Layer) -> None:
     """Takes back `freeze`: minibatch statistics in training, gamma and beta trained.
+
+    Where they were not, a compiled model must be compiled again.
 
     Args:
         model: As for `freeze`.
@@ -86,9 +88,9 @@ def unfreeze(model: keras.layers.Layer) -> None:
     _set_frozen(model, False, True)
 
 
-def _set_frozen(model: keras.layers.Layer, frozen: bool, affine_trainable: bool) -> None:
+def _set_frozen(model: keras.layers.Layer, frozen: bool, affine_trainable: bool | None) -> None:
     found = norms.find(model)
-    if not affine_trainable:
+    if affine_trainable is False:
         for layer in found:
             norms.require_weights(layer)
     for layer in found:
@@ -98,7 +100,7 @@ def _set_frozen(model: keras.layers.Layer, frozen: bool, affine_trainable: bool)
             vars(layer)["call"] = _FrozenCall(layer)
         elif is_frozen(layer):
             del vars(layer)["call"]
-        if layer.trainable:
+        if layer.trainable and affine_trainable is not None:
             for parameter in (layer.gamma, layer.beta):
                 if parameter is not None:
                     parameter.trainable = affine_trainable

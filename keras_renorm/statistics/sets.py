@@ -14,6 +14,9 @@ from keras_renorm.statistics import norms
 #: The statistics of all batch norms of a model: arrays by `number/path of the layer/weight`.
 StatisticsSet: TypeAlias = dict[str, np.ndarray]
 
+# What a file of NumPy's holds; other floats, such as bfloat16, are read from one as bare bytes.
+_OF_NUMPY = ("float16", "float32", "float64")
+
 _SETS: weakref.WeakKeyDictionary[Any, dict[str, StatisticsSet]] = weakref.WeakKeyDictionary()
 
 
@@ -71,8 +74,7 @@ def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.nda
             f"received {statistics_set!r} of type {type(statistics_set).__name__}. Keep the "
             'statistics of now with `save_set(model, "day")`, then write `use_set(model, "day")`.'
         )
-    _check_fit(model, statistics_set)
-    arrays = iter(statistics_set.values())
+    arrays = iter(_fitting(model, statistics_set).values())
     for layer in norms.find(model):
         norms.write(layer, {name: next(arrays) for name in norms.variables(layer)})
 
@@ -125,8 +127,7 @@ def read_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> list[s
             Then none is kept.
     """
     found = _load(os.fspath(path))
-    for statistics_set in found.values():
-        _check_fit(model, statistics_set)
+    found = {name: _fitting(model, arrays) for name, arrays in found.items()}
     _SETS.setdefault(model, {}).update(found)
     return list(found)
 
@@ -137,6 +138,8 @@ def _read(model: keras.layers.Layer) -> StatisticsSet:
         norms.require_weights(layer)
         for name, variable in norms.variables(layer).items():
             value = np.array(keras.ops.convert_to_numpy(variable))
+            if value.dtype not in _OF_NUMPY:
+                value = value.astype("float32")
             arrays[f"{number}/{layer.path}/{name}"] = value
     return arrays
 
@@ -180,9 +183,14 @@ def _named(model: keras.layers.Layer, name: str) -> StatisticsSet:
     return kept[name]
 
 
-def _check_fit(model: keras.layers.Layer, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises unless `arrays` are a set for `model`: the same weights, of the same shapes."""
+def _fitting(model: keras.layers.Layer, arrays: Mapping[str, np.ndarray]) -> StatisticsSet:
+    """`arrays` in the order of the numbers in their keys, if they are a set for `model`.
+
+    Raises:
+        ValueError: If they are none: other weights, of other shapes, or no numbers.
+    """
     own = _read(model)
+    arrays = dict(sorted(arrays.items(), key=_number))
     if len(arrays) != len(own):
         raise ValueError(
             f"The set does not fit the model {model.name!r}: it holds {len(arrays)} arrays, and "
@@ -195,6 +203,20 @@ def _check_fit(model: keras.layers.Layer, arrays: Mapping[str, np.ndarray]) -> N
                 f"{np.shape(array)} stands where the model has {ours!r} of shape {wanted.shape}. "
                 "The model is as it was."
             )
+        try:
+            np.asarray(array).astype("float64")
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"The set does not fit the model {model.name!r}: its {theirs!r} holds "
+                f"{np.asarray(array).dtype}, and no numbers. The model is as it was."
+            ) from error
+    return arrays
+
+
+def _number(item: tuple[str, Any]) -> int:
+    """3 of `3/path/of/layer/moving_mean`, whose weights stay in their order; 0 of another key."""
+    number = item[0].partition("/")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 def _weight(key: str) -> str:

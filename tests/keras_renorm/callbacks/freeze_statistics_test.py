@@ -72,6 +72,65 @@ def test_several_steps_per_execution(rng):
     assert int(model.layers[0].update_count) == 4
 
 
+class Frozen(keras.callbacks.Callback):
+    """Before each execution: the steps that there were, and whether the statistics are frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        steps = int(self.model.optimizer.iterations)
+        self.seen[steps] = self.model.layers[0].frozen_statistics
+
+
+def test_an_epoch_that_is_no_multiple_of_an_execution(rng):
+    """Keras gives its last, shorter execution the number of a whole one's last step."""
+    model, frozen = make_model("ours", steps_per_execution=3), Frozen()
+    x = rng.normal(size=(20, 4)).astype("f4")
+    callbacks = [FreezeStatistics(12), frozen]
+    model.fit(x, x[:, :1], batch_size=4, epochs=3, verbose=0, callbacks=callbacks)
+    assert frozen.seen == {0: False, 3: False, 5: False, 8: False, 10: False, 13: True}
+
+
+@pytest.mark.parametrize("freezing_first", [False, True])
+def test_a_training_that_another_callback_restores(rng, tmp_path, freezing_first):
+    class Interrupted(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    x = rng.normal(size=(16, 4)).astype("f4")
+    for more in ([Interrupted()], [Frozen()]):
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        callbacks = [FreezeStatistics(10), backup][:: 1 if freezing_first else -1] + more
+        model = make_model("ours")
+        try:
+            model.fit(x, x[:, :1], batch_size=4, epochs=4, verbose=0, callbacks=callbacks)
+        except KeyboardInterrupt:
+            assert not model.layers[0].frozen_statistics
+    assert more[0].seen == {steps: steps >= 10 for steps in range(8, 16)}
+
+
+def test_what_is_not_trained_stays_so(rng):
+    model = make_model("ours", "adam")
+    model.layers[0].gamma.trainable = False
+    model.compile("adam", "mse")
+    gamma = model.layers[0].gamma.numpy()
+    fit(model, rng, FreezeStatistics(2))
+    np.testing.assert_array_equal(model.layers[0].gamma.numpy(), gamma)
+    assert not model.layers[0].gamma.trainable
+    assert model.layers[0].beta.trainable
+
+
+def test_averaged_weights_cannot_become_fewer(rng):
+    model = make_model("ours", keras.optimizers.SGD(use_ema=True))
+    with pytest.raises(ValueError, match=r"not possible with an optimizer that averages the"):
+        fit(model, rng, FreezeStatistics(2, affine_trainable=False))
+    fit(model, rng, FreezeStatistics(2))
+    assert model.layers[0].frozen_statistics
+
+
 def test_gamma_and_beta(rng):
     model = make_model("ours")
     fit(model, rng, FreezeStatistics(2, affine_trainable=False))

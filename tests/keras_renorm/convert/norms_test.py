@@ -403,6 +403,17 @@ def test_to_keras_has_an_activation_that_is_a_layer_follow():
     assert reports[0].replaced[0].note == "activation in a layer of its own"
 
 
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_to_keras_keeps_the_regularizer_of_the_output(activation):
+    norm = layers.BatchNormalization(activity_regularizer="l2", activation=activation)
+    model = one_layer(norm)
+    converted = convert.to_keras(model)
+    for each in (model, converted):
+        each(X, training=True)
+    assert len(converted.losses) == 1
+    np.testing.assert_allclose(converted.losses, model.losses, rtol=1e-5)
+
+
 def test_to_keras_in_a_functional_model(randomised):
     inputs = keras.Input((5,))
     norm = layers.BatchNormalization(activation="relu", name="norm")

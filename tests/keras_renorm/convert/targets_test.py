@@ -42,6 +42,15 @@ def test_channels_first_where_keras_adds_biases_to_the_wrong_axis(width, stack, 
     assert notes(report) == {"norm": "affine: Keras may add the bias of conv to the wrong axis"}
 
 
+def test_channels_first_used_by_another_model_at_another_width(folded, notes):
+    conv = L.Conv2D(6, 3, padding="same", data_format="channels_first", name="conv")
+    conv(keras.Input((4, 7, 9)))
+    inputs = keras.Input((4, 7, 6))
+    model = keras.Model(inputs, L.BatchNormalization(axis=1, name="norm")(conv(inputs)))
+    _, report = folded(model)
+    assert notes(report) == {"norm": "affine: Keras may add the bias of conv to the wrong axis"}
+
+
 NOT_FOLDED = {
     "first": ([], {}, "follows the input"),
     "padding between": (

@@ -45,6 +45,8 @@ def test_nothing_is_named_in_a_healthy_model():
     assert report.scalars()["lint/values_per_channel/bn"] == 288.0
     assert "Findings: none." in str(report)
     assert json.loads(json.dumps(report.to_dict()))["norms"][0]["values"] == 288
+    same = lint(healthy(), batch_size=np.int64(8), num_steps=np.int32(1000))
+    assert json.dumps(same.to_dict()) == json.dumps(report.to_dict())
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,14 @@ def test_a_norm_is_shared_by_nested_models():
     assert f"{calls[0].name} is called on 2 inputs" in finding.message
 
 
+@pytest.mark.parametrize(("kind", "findings"), [("domain", 0), ("shared", 1)])
+def test_a_norm_with_statistics_for_each_input_is_not_shared(kind, findings):
+    norm = DomainBatchNormalization(2, batch_statistics=kind, population_statistics=kind)
+    inputs = [keras.Input((5,)) for _ in range(2)]
+    model = keras.Model(inputs, [norm(x, domain=k) for k, x in enumerate(inputs)])
+    assert len(list(rules.shared(norm_calls(model)))) == findings
+
+
 def test_norms_that_are_not_shared():
     """Called twice on one tensor, frozen, or two of one name in different models."""
     x = keras.Input((5,))

@@ -84,6 +84,42 @@ def test_sets_go_through_files_to_another_model(model, domains, tmp_path):
             np.testing.assert_array_equal(sets(other)[name][key], array)
 
 
+def test_weights_of_bfloat16_go_through_files(tmp_path):
+    norms = [keras.layers.BatchNormalization(dtype=dtype) for dtype in ("float32", "bfloat16")]
+    model = make_model(*norms)
+    for layer, value in zip(model.layers, (7.0, 3.0), strict=True):
+        layer.moving_mean.assign(np.full(4, value))
+    save_set(model, "a")
+    write_sets(model, tmp_path / "sets.npz")
+    other = keras.models.clone_model(model)
+    assert read_sets(other, tmp_path / "sets.npz") == ["a"]
+    use_set(other, "a")
+    means = [numpy(layer.moving_mean).astype("f4") for layer in other.layers]
+    np.testing.assert_array_equal(means, np.repeat([[7.0], [3.0]], 4, axis=1))
+
+
+def test_arrays_that_hold_no_numbers_change_nothing(model):
+    arrays = save_set(model, "a")
+    before = {key: array.copy() for key, array in arrays.items()}
+    changed = {key: array + 1 for key, array in arrays.items()}
+    last = list(changed)[-1]
+    changed[last] = np.zeros(3, "V2")
+    with pytest.raises(ValueError, match=r"holds \|V2, and no numbers\. The model is as it was"):
+        use_set(model, changed)
+    for key, array in save_set(model, "b").items():
+        np.testing.assert_array_equal(array, before[key])
+
+
+def test_the_numbers_of_the_keys_are_the_order():
+    model = make_model(*[layers.BatchNormalization() for _ in range(12)])
+    for number, layer in enumerate(model.layers):
+        layer.moving_mean.assign(np.full(4, float(number)))
+    arrays = save_set(model, "a")
+    use_set(model, dict(sorted(arrays.items())))  # as text, 10 comes before 2
+    found = [float(numpy(layer.moving_mean)[0]) for layer in model.layers]
+    assert found == list(range(12))
+
+
 def test_files_are_not_overwritten(model, tmp_path):
     path = tmp_path / "sets.npz"
     with pytest.raises(ValueError, match="No set of statistics is kept for the model 'model'"):
