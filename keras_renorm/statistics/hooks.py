@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 _FUNCTIONS = ("train_function", "test_function", "predict_function")
 
@@ -28,6 +29,27 @@ def replaced(hooks: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[N
                 vars(layer).pop(name, None)
             else:
                 vars(layer)[name] = before
+
+
+@contextlib.contextmanager
+def seeds_kept(model: keras.layers.Layer) -> Iterator[Callable[[int], None]]:
+    """In the context, a function has the model's random numbers be those after so many draws.
+
+    Of those that its seed generators draw, as a layer does that samples in inference. On leaving
+    they are as before.
+    """
+    parts = model._flatten_layers()
+    states = [generator.state for part in parts for generator in part._seed_generators]
+    before = [np.array(keras.ops.convert_to_numpy(state)) for state in states]
+
+    def skip_draws(number: int) -> None:
+        for state, value in zip(states, before, strict=True):
+            state.assign(value + np.array([0, number]).astype(value.dtype))  # wraps around
+
+    try:
+        yield skip_draws
+    finally:
+        skip_draws(0)
 
 
 @contextlib.contextmanager

@@ -58,7 +58,8 @@ def precise(
 
     with every position of every example counted once, in float64. So the result does not depend
     on how the examples are split into batches, and, unlike moving averages, it is of the weights
-    as they are now and does not lag or flutter.
+    as they are now and does not lag or flutter. What layers draw at random in inference, they draw
+    anew for each batch; the seeds are then as they were.
 
     What a batch norm receives in inference depends on the statistics of those before it. There
     are three ways:

@@ -16,6 +16,10 @@ from keras_renorm.statistics.passes import Call, Pass
 # A batch norm that is called several times may depend on itself, and never settle.
 _MOST_ROUNDS = 50
 
+# Random numbers that a seed generator may draw in a batch before it draws those of the next one: a
+# pass leaves it as it was.
+_DRAWS = 1000
+
 
 class Sweeper:
     """Finds the statistics; the model changes only when they are assigned.
@@ -120,8 +124,9 @@ class Sweeper:
         ]
         moments: dict[int, PopulationMoments] = {}
         first = 0
-        with hooks.replaced(forward.hooks()):
-            for x, size in self._examples:
+        with hooks.replaced(forward.hooks()), hooks.seeds_kept(self._model) as skip_draws:
+            for batch, (x, size) in enumerate(self._examples):
+                skip_draws(batch * _DRAWS)
                 recorded = forward(x, size, present)
                 self._order = forward.order
                 for number in self.called if place is None else self.called[place : place + 1]:

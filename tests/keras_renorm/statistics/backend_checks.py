@@ -54,6 +54,37 @@ def test_precise(norm, x, batch_size):
     assert_precise(model, x)
 
 
+class Sampling(keras.layers.Layer):
+    """Random in inference, as in variational autoencoders."""
+
+    def __init__(self):
+        super().__init__()
+        self.seed = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seed)
+
+
+@pytest.mark.parametrize("batch_size", [32, 1000])
+def test_each_batch_has_random_numbers_of_its_own(batch_size):
+    norms = layers.BatchNormalization(), layers.BatchNormalization()
+    sampling = Sampling()
+    model = keras.Sequential([keras.Input((4,)), sampling, *norms])
+    state = numpy(sampling.seed.state)
+    precise(model, np.zeros((10_000, 4), "f4"), batch_size=batch_size, verbose=0)
+    np.testing.assert_array_equal(numpy(sampling.seed.state), state)
+    # Five standard errors of 10,000 values; with the same 32 rows in each batch they would be 18
+    # times as large.
+    np.testing.assert_allclose(numpy(norms[0].moving_mean), 0, atol=0.05)
+    np.testing.assert_allclose(numpy(norms[0].moving_variance), 1, atol=0.07)
+    # Each sweep draws the same: what the second norm receives is normalized by the first one's.
+    np.testing.assert_allclose(numpy(norms[1].moving_mean), 0, atol=1e-6)
+    variance = numpy(norms[0].moving_variance)
+    np.testing.assert_allclose(
+        numpy(norms[1].moving_variance), variance / (variance + 1e-3), rtol=1e-5
+    )
+
+
 def test_precise_keeps_nothing_for_gradients_under_torch(x):
     if keras.backend.backend() != "torch":
         return
