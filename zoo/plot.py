@@ -32,7 +32,7 @@ def main(parsed: tuple[list[str], str, bool]) -> int:
 
     workdirs, output, overwrite = parsed
     for path in plot_workdirs(workdirs, Path(output), overwrite=overwrite):
-        print(f"warning: {path} is not in the picture: it holds no evaluation yet.")
+        print(f"warning: {path} is not in the picture: it holds no evaluation.")
     print(f"wrote {output}")
     return 0
 

@@ -290,11 +290,10 @@ def _report(model: keras.Model, rewrite: _NormRewrite) -> Report:
 def _lost(old: Layer, new: Layer) -> str:
     """What a new layer does otherwise than the old one, beyond being of its class."""
     before, after = old.get_config(), new.get_config()
-    lost = [
-        key
-        for key in ("r_max", "d_max", "virtual_batch_size", "synchronized", "frozen_statistics")
-        if before.get(key) and key not in after
-    ]
+    keys = ["r_max", "d_max", "virtual_batch_size", "synchronized", "frozen_statistics"]
+    if isinstance(getattr(old, "activation", None), keras.layers.Layer):
+        keys.append("activity_regularizer")  # else the new layer has it, or the new activation
+    lost = [key for key in keys if before.get(key) and key not in after]
     notes = [f"without {', '.join(lost)}"] if lost else []
     if not is_linear(getattr(old, "activation", None)) and not hasattr(new, "activation"):
         notes.append("activation in a layer of its own")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from keras_renorm import schedules
 from keras_renorm.layers.batch_normalization import BatchNormalization
@@ -163,13 +164,13 @@ class BatchRenormalization(BatchNormalization):
         itself, as it keeps its own moving statistics; read here and saved is replica 0's count.
         """
         limits = self._limits()
-        return RenormLimits(*(self._number(name, limits[name]) for name in LEAST))
+        return RenormLimits(**{name: self._number(name, limits[name]) for name in LEAST})
 
     def _number(self, name: str, value: Any) -> float:
         """A limit as the step takes it, where a tensor below the least value counts as that."""
         if arguments.is_number(value):
             return arguments.real(name, value, low=LEAST[name])
-        return max(LEAST[name], float(keras.ops.convert_to_numpy(value)))
+        return float(np.maximum(LEAST[name], keras.ops.convert_to_numpy(value)))  # NaN stays NaN
 
     def set_weights(self, weights: list[Any]) -> None:
         """Sets the weights from arrays, with or without a counter at their end.

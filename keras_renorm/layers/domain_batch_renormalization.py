@@ -70,7 +70,8 @@ class DomainBatchRenormalization(DomainBatchNormalization, BatchRenormalization)
         Raises:
             ValueError: If `domain` is not one, or is needed and missing.
         """
-        limits = [self._limits_of(k) for k in range(self.num_domains)]
+        values = self._limits()
+        limits = [self._limits_of(k, values) for k in range(self.num_domains)]
         if domain is not None:
             return limits[int(self._ids(domain, keras.KerasTensor((1, 1))))]
         if len(set(limits)) > 1:
@@ -80,12 +81,14 @@ class DomainBatchRenormalization(DomainBatchNormalization, BatchRenormalization)
             )
         return limits[0]
 
-    def _limits_of(self, domain: int) -> RenormLimits:
+    def _limits_of(self, domain: int, limits: dict[str, Tensor]) -> RenormLimits:
         return RenormLimits(
-            *(
-                self._number(name, value[domain] if len(getattr(value, "shape", ())) else value)
-                for name, value in self._limits().items()
-            )
+            **{
+                name: self._number(
+                    name, value[domain] if len(getattr(value, "shape", ())) else value
+                )
+                for name, value in limits.items()
+            }
         )
 
     def _limits(self) -> dict[str, Tensor]:

@@ -176,7 +176,7 @@ def _weighed(kept: list[Tensor], momentum: float) -> list[Tensor]:
     """The statistics that the averages start from.
 
     With a momentum of 0 they have no weight, and zeros in their place leave no rounding of theirs:
-    a step from a variance of 1 to one of 1e-6 is off by 2 % in float32.
+    a step from a variance of 1 to one of 1e-6 is off by 1 % in float32, or 13 % by sigma.
     """
     return [keras.ops.zeros_like(values) for values in kept] if momentum == 0 else kept
 

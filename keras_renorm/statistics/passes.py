@@ -256,7 +256,8 @@ def _gathered(replicas: ops.Replicas, recorded: Any) -> Any:
     flat = [keras.ops.cast(keras.ops.reshape(r, (-1,)), "float64") for c in recorded for r in c]
     ends = np.cumsum([part.shape[0] for part in flat])[:-1].tolist()
     table = replicas.gather(keras.ops.concatenate(flat))
-    parts = iter(keras.ops.split(table, ends, axis=1))
+    # Of an empty list of ends Keras makes a float under TensorFlow.
+    parts = iter(keras.ops.split(table, ends, axis=1) if ends else [table])
     return [[keras.ops.reshape(next(parts), (-1, *r.shape)) for r in c] for c in recorded]
 
 

@@ -203,22 +203,21 @@ def _fitting(model: keras.layers.Layer, arrays: Mapping[str, np.ndarray]) -> Sta
                 f"{np.shape(array)} stands where the model has {ours!r} of shape {wanted.shape}. "
                 "The model is as it was."
             )
-        try:
-            np.asarray(array).astype("float64")
-        except (TypeError, ValueError) as error:
+        dtype = np.asarray(array).dtype
+        if dtype.kind not in "fiu" and dtype.name != "bfloat16":
             raise ValueError(
                 f"The set does not fit the model {model.name!r}: its {theirs!r} holds "
-                f"{np.asarray(array).dtype}, and no numbers. The model is as it was."
-            ) from error
+                f"{dtype}, and no real numbers. The model is as it was."
+            )
     return arrays
 
 
 def _number(item: tuple[str, Any]) -> int:
     """3 of `3/path/of/layer/moving_mean`, whose weights stay in their order; 0 of another key."""
-    number = item[0].partition("/")[0]
+    number = str(item[0]).partition("/")[0]
     return int(number) if number.isdecimal() else 0
 
 
 def _weight(key: str) -> str:
     """`moving_mean` of `3/path/of/layer/moving_mean`."""
-    return key.rpartition("/")[2]
+    return str(key).rpartition("/")[2]

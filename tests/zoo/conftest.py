@@ -48,13 +48,13 @@ def start_program(tmp_path_factory):
     """Starts `python -m MODULE ARGUMENTS` and returns the process."""
     folder = tmp_path_factory.mktemp("cwd")
 
-    def start(module, *arguments):
+    def start(module, *arguments, stderr=subprocess.PIPE):
         return subprocess.Popen(
             command(module, *arguments),
             cwd=folder,
             env=environment(),
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 

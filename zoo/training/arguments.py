@@ -116,7 +116,7 @@ def required(name: str, value: str | None, example: str) -> str:
         raise UserError(f"--{name} is missing: add it, as in --{name}={example}.")
     if value.startswith("-"):
         raise UserError(
-            f"--{name} has no value and was followed by {value}: write --{name}={example}, or "
-            f"./{value} for a folder of that name."
+            f"--{name}={value} looks like a flag: write --{name}={example}, or --{name}=./{value} "
+            "for a folder of that name."
         )
     return value

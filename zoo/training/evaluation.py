@@ -143,9 +143,9 @@ def evaluate_workdir(
             num_samples,
             verbose=1 if console.is_terminal else 0,
         )
-    if statistics == "minibatch":
-        _warn_of_last_batch(len(data), batch_size, console)
     with _statistics_in_use(model, statistics):
+        if statistics == "minibatch":
+            _warn_of_last_batch(len(data), batch_size, console)
         result = Evaluator(model, data, batch_size)()
     report = {
         **dataclasses.asdict(result),
@@ -258,7 +258,8 @@ def _describe_statistics(report: Mapping[str, Any]) -> str:
     return {
         "moving": "moving",
         "precise": f"precise, of {report['num_samples']} training images",
-        "minibatch": f"minibatch, of {report['batch_size']} images at a time",
+        "minibatch": "minibatch, of "
+        f"{min(report['batch_size'], report['num_examples'])} images at a time",
     }[report["statistics"]]
 
 

@@ -138,8 +138,8 @@ class Trainer:
         if state is not None and not records and state["step"] >= self._config["log_every_steps"]:
             reporting.say(
                 self._console,
-                f"warning: the records up to step {state['step']} are gone: there is no "
-                f"{self._workdir.metrics}. It is begun anew.",
+                f"warning: the records up to step {state['step']} are gone from "
+                f"{self._workdir.metrics}, which is begun anew.",
             )
         return state
 

@@ -40,7 +40,7 @@ def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False
         overwrite: Whether to replace a file that exists.
 
     Returns:
-        Those of `paths` that are not in the picture, since they hold no evaluation yet.
+        Those of `paths` that are not in the picture, since they hold no evaluation.
 
     Raises:
         UserError: When a folder is no run, none holds an evaluation, or the picture cannot be

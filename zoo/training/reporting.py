@@ -27,7 +27,11 @@ class LastingConsole(Console):
         self.quiet = True
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        print("warning: nobody reads the output: it ends here.", file=sys.stderr, flush=True)
+            try:
+                warning = "warning: nobody reads the output: it ends here."
+                print(warning, file=sys.stderr, flush=True)
+            except BrokenPipeError:  # 2>&1: nobody reads that, either
+                os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 def say(console: Console, text: str) -> None:

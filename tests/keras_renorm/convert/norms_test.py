@@ -414,6 +414,16 @@ def test_to_keras_keeps_the_regularizer_of_the_output(activation):
     np.testing.assert_allclose(converted.losses, model.losses, rtol=1e-5)
 
 
+def test_to_keras_tells_of_a_regularizer_of_an_activation_that_is_a_layer():
+    slopes = keras.layers.PReLU(name="slopes")
+    norm = layers.BatchNormalization(activity_regularizer="l2", activation=slopes)
+    reports = []
+    convert.to_keras(one_layer(norm), report=reports.append)
+    assert reports[0].replaced[0].note == (
+        "without activity_regularizer; activation in a layer of its own"
+    )
+
+
 def test_to_keras_in_a_functional_model(randomised):
     inputs = keras.Input((5,))
     norm = layers.BatchNormalization(activation="relu", name="norm")

@@ -424,13 +424,17 @@ def test_layers_that_are_not_built_are_copied_and_loaded(tmp_path, make, options
 
 
 def test_a_tensor_below_the_least_limit_counts_as_that_and_is_shown_so():
-    class Falling(schedules.Schedule):
+    class Line(schedules.Schedule):
+        def __init__(self, slope):
+            self.slope = slope
+
         def __call__(self, step):
-            return 0.5 - keras.ops.cast(step, "float32")
+            return self.slope * keras.ops.cast(step, "float32")
 
         def get_config(self):
-            return {}
+            return {"slope": self.slope}
 
-    layer = layers.BatchRenormalization(r_max=Falling(), d_max=Falling())
-    layer(np.ones((4, 3), "f4"), training=True)
-    assert layer.current_limits() == (1.0, 0.0)
+    for slope, shown in ((-1.0, [1.0, 0.0]), (np.nan, [np.nan, np.nan])):
+        layer = layers.BatchRenormalization(r_max=Line(slope), d_max=Line(slope))
+        layer(np.ones((4, 3), "f4"), training=True)
+        np.testing.assert_array_equal(layer.current_limits(), shown)

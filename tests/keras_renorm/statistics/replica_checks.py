@@ -133,3 +133,12 @@ def test_fit_keeps_frozen_statistics_and_sets_are_the_same_everywhere(strategy, 
         saved = kept[f"{number}/{layer.path}/moving_mean"]
         for value in own_values(layer.moving_mean):
             np.testing.assert_array_equal(value, saved)
+
+
+def test_a_model_with_one_norm(strategy, x):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input(x.shape[1:]), layers.BatchNormalization()])
+    precise(model, x, batch_size=7, verbose=0)
+    mean = np.float64(x).mean(tuple(range(x.ndim - 1)))
+    for value in own_values(model.layers[0].moving_mean):
+        np.testing.assert_allclose(value, mean, rtol=1e-5, atol=1e-6)

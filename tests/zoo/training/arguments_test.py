@@ -121,8 +121,8 @@ def test_a_required_flag_is_asked_for():
 
 def test_the_next_flag_is_no_value():
     message = (
-        "--workdir has no value and was followed by --config.seed=1: write --workdir=runs/a, or "
-        "./--config.seed=1 for a folder of that name."
+        "--workdir=--config.seed=1 looks like a flag: write --workdir=runs/a, or "
+        "--workdir=./--config.seed=1 for a folder of that name."
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         arguments.required("workdir", "--config.seed=1", "runs/a")
