@@ -67,8 +67,8 @@ class CrossReplicaShuffle(keras.layers.Layer):
         if seed is not None and not -(2**63) <= seed < 2**63:
             raise ValueError(f"`seed` must fit into 64 bits with a sign, received seed={seed}.")
         super().__init__(autocast=False, **kwargs)
-        self.seed = seed = None if seed is None else int(seed)
-        self._seed = random.randrange(2**31) if seed is None else seed
+        self.seed = None if seed is None else int(seed)
+        self._seed = random.randrange(2**31) if self.seed is None else self.seed
         self.draw_count = self.add_weight(
             name="draw_count",
             shape=(),

@@ -64,7 +64,7 @@ def run(
             `main` takes; raises `UserError`.
         main: The program; returns the exit status and raises `UserError`.
         usage: What `--help` shows above the flags.
-        more: Returns what it shows after that, and takes time to find.
+        more: Returns what it shows after that. Called where errors are caught, as it imports.
     """
     _ended(lambda: _run(parse, main, usage + more()))
     raise AssertionError("absl's app.run does not return")
