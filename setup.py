@@ -1,4 +1,4 @@
-"""Builds the native library keras_renorm/ops/xla/libkeras_renorm.so where there is a C++ compiler.
+"""Builds keras_renorm/ops/native/libkeras_renorm.so where there is a C++ compiler.
 
 Everything else about the package is in setup.cfg. Without a compiler, or where compiling fails, the
 package is installed without the library and computes with TensorFlow's own operations.
@@ -20,7 +20,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-SOURCES = pathlib.Path("keras_renorm", "ops", "xla")
+SOURCES = pathlib.Path("keras_renorm", "ops", "native")
 
 # The headers of XLA's FFI, which have no package of their own. TensorFlow 2.21 takes libraries
 # compiled with headers up to version 0.2, and later XLA takes older ones; jaxlib has had 0.1 from
@@ -140,7 +140,7 @@ class PlatformWheel(bdist_wheel):
 
 
 library = Extension(
-    "keras_renorm.ops.xla.libkeras_renorm",
+    "keras_renorm.ops.native.libkeras_renorm",
     sources=[str(SOURCES / f"{name}.cc") for name in (*COMMON, "kernels")],
     depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
     language="c++",

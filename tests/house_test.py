@@ -20,11 +20,10 @@ ROOMS = [
     "keras_renorm.layers",
     "keras_renorm.schedules",
     "keras_renorm.ops",
-    "keras_renorm.ops.xla",
     "keras_renorm.typing",
 ]
 # The one module that may look inside TensorFlow.
-PRIVATE = ROOT / "keras_renorm" / "ops" / "xla" / "tensorflow_runtime.py"
+PRIVATE = ROOT / "keras_renorm" / "ops" / "backends" / "tensorflow" / "runtime.py"
 # Heavy, and not needed for most uses: imported inside the functions that use them.
 LATE = {"matplotlib", "tensorflow_datasets"}
 # What `keras_renorm` may import; the standard library aside. JAX and PyTorch only where they are

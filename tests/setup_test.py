@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-SOURCES = sorted(ROOT.glob("keras_renorm/ops/xla/*.cc"))
+SOURCES = sorted(ROOT.glob("keras_renorm/ops/native/*.cc"))
 
 
 def headers():

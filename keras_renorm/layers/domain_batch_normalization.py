@@ -10,8 +10,9 @@ import numpy as np
 
 from keras_renorm.layers.batch_normalization import BatchNormalization, of_positions
 from keras_renorm.layers.masks import attached_mask
-from keras_renorm.ops import arguments, domains, lowerings
+from keras_renorm.ops import arguments, domains
 from keras_renorm.ops.domains import Kind
+from keras_renorm.ops.steps import lowerings
 from keras_renorm.typing import Tensor
 
 

@@ -1,10 +1,9 @@
 """Pure functions: no variables, no layers. Statistics in float32 or wider."""
 
-from keras_renorm.ops import lowerings
-from keras_renorm.ops.correction import Correction, renorm_correction
-from keras_renorm.ops.lowerings import Lowering, lowering
-from keras_renorm.ops.moments import Moments, moments
-from keras_renorm.ops.moving import (
+from keras_renorm.ops.backends.replicas import Replicas
+from keras_renorm.ops.maths.correction import Correction, renorm_correction
+from keras_renorm.ops.maths.moments import Moments, moments
+from keras_renorm.ops.maths.moving import (
     Moving,
     has_update,
     update_moving,
@@ -17,8 +16,9 @@ from keras_renorm.ops.renorm import (
     normalize,
     training_step,
 )
-from keras_renorm.ops.replicas import Replicas
 from keras_renorm.ops.shuffling import shuffle, shuffle_order, unshuffle
+from keras_renorm.ops.steps import lowerings
+from keras_renorm.ops.steps.lowerings import Lowering, lowering
 
 __all__ = [
     "Correction",

@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.ops.moments import Moments, moments, without_masked_gradients
+from keras_renorm.ops.backends.replicas import Replicas
+from keras_renorm.ops.maths.moments import Moments, moments, without_masked_gradients
+from keras_renorm.ops.maths.sums import at_least, channel_shape
 from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
 from keras_renorm.ops.renorm import inference_step
-from keras_renorm.ops.replicas import Replicas
-from keras_renorm.ops.sums import at_least, channel_shape
 from keras_renorm.typing import Tensor
 
 Kind = Literal["shared", "domain"]

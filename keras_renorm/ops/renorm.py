@@ -2,12 +2,13 @@
 
 import keras
 
-from keras_renorm.ops import arguments, inference, training
-from keras_renorm.ops.correction import limit
-from keras_renorm.ops.derivatives import of_this_graph
-from keras_renorm.ops.moments import Moments, canonical_inputs, without_masked_gradients
-from keras_renorm.ops.moving import Moving
-from keras_renorm.ops.step import Step
+from keras_renorm.ops import arguments
+from keras_renorm.ops.backends.tensorflow.derivatives import of_this_graph
+from keras_renorm.ops.maths.correction import limit
+from keras_renorm.ops.maths.moments import Moments, canonical_inputs, without_masked_gradients
+from keras_renorm.ops.maths.moving import Moving
+from keras_renorm.ops.steps import inference, training
+from keras_renorm.ops.steps.step import Step
 from keras_renorm.typing import Tensor
 
 _MOST_ROWS = 2**31 - 2

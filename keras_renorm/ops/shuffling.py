@@ -5,7 +5,7 @@ An example's place in the global batch counts through the replicas in their orde
 
 import keras
 
-from keras_renorm.ops.replicas import Replicas
+from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.typing import Tensor
 
 # What collectives carry on every device; other integers and booleans travel as int64.

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from keras_renorm.ops.xla import loader
+from keras_renorm.ops.native import loader
 
 CONTENDERS = ["composite", "tf_fused", "keras", "jax", "jax_keras"]
 CONTENDERS += ["torch_layer"] * (importlib.util.find_spec("torch") is not None)

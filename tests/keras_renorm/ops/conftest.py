@@ -7,7 +7,7 @@ batches, ReLU.
 import numpy as np
 import pytest
 
-from keras_renorm.ops import lowerings
+from keras_renorm.ops.steps import lowerings
 
 
 def _one(x, dy, weights, vectors, limits, axis, epsilon, relu):

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from keras_renorm import ops
-from keras_renorm.ops import lowerings, reference
+from keras_renorm.ops import reference
+from keras_renorm.ops.steps import lowerings
 
 EPSILON = 1e-3
 # How each function is run: the same numbers are expected of all.

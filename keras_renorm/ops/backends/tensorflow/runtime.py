@@ -1,0 +1,252 @@
+"""All that is private in TensorFlow and needed here: how a call of the library becomes an op.
+
+Graphs and eager programs run ops of the library's own. XLA knows none of these: what is traced for
+it holds a StableHLO module instead, which calls the library through XLA's FFI. Which of the two a
+call becomes is settled when it is traced, so a function that was traced outside XLA cannot be
+compiled later; the environment variable `KERAS_RENORM_CALLS=xla` makes every call a module.
+
+Nothing else in the package imports private modules of TensorFlow or looks into its libraries.
+"""
+
+import ctypes
+import functools
+import os
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
+from tensorflow.python.eager import context, execute, forwardprop_util
+from tensorflow.python.framework import op_def_library, op_def_registry, ops
+from tensorflow.python.ops import control_flow_util
+
+from keras_renorm.ops.native import loader
+
+MODULE_VERSION = 9
+"""Version of XlaCallModule's calling convention in which the modules here are written."""
+
+CALLS_VARIABLE = "KERAS_RENORM_CALLS"
+"""The environment variable that, set to `xla`, makes every call a module."""
+
+_FRAMEWORK = "libtensorflow_framework.so.2"
+_FOR_XLA = (_FRAMEWORK, "libtensorflow_cc.so.2")
+"""Libraries of TensorFlow that may hold XLA's FFI: the former on x86, the latter on ARM."""
+
+_GET_API = "_ZN3xla3ffi12GetXlaFfiApiEv"  # xla::ffi::GetXlaFfiApi()
+
+
+def _path(name: str) -> str:
+    """Returns the path of one of TensorFlow's own libraries."""
+    return os.path.join(tf.sysconfig.get_lib(), name)
+
+
+def _ffi_api() -> int:
+    """Returns the address of the FFI interface of the XLA inside TensorFlow."""
+    problems = []
+    for name in _FOR_XLA:
+        try:
+            library = ctypes.CDLL(_path(name), mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+            get_api = getattr(library, _GET_API)
+        except (OSError, AttributeError) as error:
+            problems.append(str(error))
+            continue
+        get_api.restype = ctypes.c_void_p
+        return int(get_api())
+    raise loader.NativeLibraryError(
+        f"TensorFlow {tf.__version__} does not show its XLA FFI ({'; '.join(problems)})"
+    )
+
+
+@loader.once
+def register() -> loader.NativeLibrary:
+    """Makes the library's calls known to TensorFlow and its XLA, once per process.
+
+    Raises:
+        NativeLibraryError: The library does not load, or this TensorFlow does not take it.
+    """
+    library = loader.load()
+    _register_handlers(library)
+    _register_ops(library)
+    return library
+
+
+def _register_handlers(library: loader.NativeLibrary) -> None:
+    """Makes the library's handlers known to the XLA inside TensorFlow."""
+    api = _ffi_api()
+    take = library.handle.keras_renorm_register
+    take.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    take.restype = ctypes.c_bool
+    for name, handler in loader.handlers().items():
+        if not take(api, name.encode(), ctypes.cast(handler, ctypes.c_void_p)):
+            raise loader.NativeLibraryError(
+                f"TensorFlow {tf.__version__} does not take the handler {name}: the library's "
+                "XLA FFI is of another version"
+            )
+
+
+def _register_ops(library: loader.NativeLibrary) -> None:
+    """Makes ops of the library's calls, through TensorFlow's C interface."""
+    known = [name for name in map(_op_name, loader.HANDLERS) if op_def_registry.get(name)]
+    if known:
+        raise loader.NativeLibraryError(
+            f"this process has the op {known[0]} already, of another copy of the native library"
+        )
+    register_ops = library.handle.keras_renorm_register_ops
+    register_ops.argtypes = [ctypes.c_char_p]
+    register_ops.restype = ctypes.c_char_p
+    missing = register_ops(_path(_FRAMEWORK).encode())
+    if missing is not None:
+        raise loader.NativeLibraryError(
+            f"TensorFlow {tf.__version__} does not take the library's ops: it lacks "
+            f"{missing.decode()}"
+        )
+    for name in loader.HANDLERS:
+        tf.no_gradient(_op_name(name))  # see _no_gradient
+
+
+def _threads_of_the_environment() -> int:
+    """Returns TF_NUM_INTRAOP_THREADS; 0 where it is no number, as TensorFlow takes it."""
+    try:
+        return max(int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0")), 0)
+    except ValueError:
+        return 0
+
+
+@functools.cache
+def _set_threads() -> None:
+    """Gives the ops as many threads as TensorFlow's own; to be called before the first of them."""
+    threads = (
+        tf.config.threading.get_intra_op_parallelism_threads()
+        or _threads_of_the_environment()
+        or len(os.sched_getaffinity(0))
+    )
+    set_threads = register().handle.keras_renorm_set_threads
+    set_threads.argtypes = [ctypes.c_int64]
+    set_threads(threads)
+
+
+def for_xla(*operands: tf.Tensor) -> bool:
+    """Whether a call here and now has to be a module that XLA compiles.
+
+    So it is in a function that is traced for XLA (`jit_compile=True`), and where an operand comes
+    from a module: the gradient of such a function is compiled too, but traced outside it.
+
+    Raises:
+        ValueError: The environment variable KERAS_RENORM_CALLS has another value than `xla`.
+    """
+    if always_for_xla():
+        return True
+    modules = (tf.is_symbolic_tensor(o) and o.op.type == "XlaCallModule" for o in operands)
+    return any(modules) or bool(
+        control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
+    )
+
+
+def has_tangents(tensors: Sequence[tf.Tensor]) -> bool:
+    """Whether a `tf.autodiff.ForwardAccumulator` here and now differentiates any of the tensors."""
+    return bool(forwardprop_util.pack_tangents(list(tensors)).tangents)
+
+
+def always_for_xla() -> bool:
+    """Whether the environment variable asks for modules everywhere.
+
+    Raises:
+        ValueError: It has another value than `xla`.
+    """
+    value = os.environ.get(CALLS_VARIABLE, "")
+    if value not in ("", "xla"):
+        raise ValueError(
+            f"The environment variable {CALLS_VARIABLE}={value!r} must be xla, for calls that XLA "
+            "compiles everywhere, or unset, for ops of TensorFlow where nothing is compiled."
+        )
+    return value == "xla"
+
+
+def _op_name(name: str) -> str:
+    """The op of a call: KerasRenormInputGradient for input_gradient."""
+    return "KerasRenorm" + name.title().replace("_", "")
+
+
+def _bits(value: float) -> int:
+    """A float as the integer of its bits: an op's attributes of type float keep 24 of them."""
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+
+
+def call_op(
+    name: str,
+    operands: Sequence[tf.Tensor],
+    dtypes: Sequence[tf.DType],
+    shapes: Sequence[tf.TensorShape],
+    attributes: dict[str, bool | int | float],
+) -> list[tf.Tensor]:
+    """Runs one of the library's ops.
+
+    Args:
+        name: The call's name, as in `loader.HANDLERS`.
+        operands: Its operands.
+        dtypes: Types of its results.
+        shapes: Shapes of its results, as far as they are known.
+        attributes: All of its attributes.
+
+    Returns:
+        Its results.
+    """
+    _set_threads()
+    settings = {k: _bits(v) if isinstance(v, float) else v for k, v in attributes.items()}
+    if not tf.executing_eagerly():
+        results: Any = op_def_library.apply_op(
+            _op_name(name), operands=list(operands), Tout=list(dtypes), **settings
+        )
+        for result, shape in zip(results, shapes, strict=True):
+            result.set_shape(shape)
+        return list(results)
+    types = {"Tin": [operand.dtype for operand in operands], "Tout": list(dtypes)}
+    enums = {key: tuple(t.as_datatype_enum for t in value) for key, value in types.items()}
+    flat = tuple(part for pair in (enums | settings).items() for part in pair)
+    found: Any = execute.execute(
+        _op_name(name), len(dtypes), inputs=list(operands), attrs=flat, ctx=context.context()
+    )
+    return list(found)
+
+
+def call_module(
+    operands: Sequence[tf.Tensor],
+    module: str,
+    dtypes: Sequence[tf.DType],
+    shapes: Sequence[tf.TensorShape],
+) -> list[tf.Tensor]:
+    """Runs a StableHLO module on the CPU.
+
+    Args:
+        operands: Arguments of the module's `@main`.
+        module: The module's text.
+        dtypes: Types of its results.
+        shapes: Shapes of its results, as far as they are known.
+
+    Returns:
+        The results of `@main`.
+    """
+    with ops.get_default_graph().gradient_override_map({"XlaCallModule": _NO_GRADIENT}):
+        results: Any = xla.call_module(
+            operands,
+            version=MODULE_VERSION,
+            module=module,
+            Tout=dtypes,
+            Sout=shapes,
+            platforms=("CPU",),
+        )
+    return list(results)
+
+
+_NO_GRADIENT = "KerasRenormNoGradient"
+
+
+@tf.RegisterGradient(_NO_GRADIENT)
+def _no_gradient(op: tf.Operation, *_: tf.Tensor | None) -> list[None]:
+    """That of a call, which stands within a custom gradient with all of its derivatives.
+
+    TensorFlow asks for it where a traced function is differentiated twice, or forwards: results of
+    a call that the function's gradient reads are then outputs of the function, too.
+    """
+    return [None] * len(op.inputs)

@@ -1,0 +1,272 @@
+"""The native library's calls as operators of PyTorch on the CPU, `keras_renorm::forward` and so on.
+
+`torch_calls` has them as functions. An input need not be contiguous: one whose axes lie in memory
+in another order, as PyTorch's convolutions return it, is worked on as it lies, and its output lies
+likewise.
+"""
+
+import array
+import ctypes
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from keras_renorm.ops.native import loader
+
+ELEMENTS = {  # by their numbers in tensor.h
+    dtype: number
+    for number, dtype in enumerate(
+        (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool)
+    )
+}
+
+_SCHEMAS = {
+    "forward": (
+        "(Tensor x, Tensor gamma, Tensor beta, Tensor moving_mean, Tensor moving_variance, "
+        "Tensor r_max, Tensor d_max, Tensor? weights, *, int axis, float epsilon, bool relu, "
+        "int ghost_size, float momentum, bool by_stddev) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "backward": (
+        "(Tensor dy, Tensor x, Tensor statistics, Tensor? weights, *, int axis, bool relu, "
+        "int ghost_size) -> (Tensor, Tensor, Tensor)"
+    ),
+    "normalize": "(Tensor x, Tensor parameters, *, int axis, bool relu) -> Tensor",
+    "gradient_sums": (
+        "(Tensor dy, Tensor x, Tensor parameters, Tensor? weights, *, int axis, bool relu) "
+        "-> Tensor"
+    ),
+}
+
+
+@loader.once
+def register() -> loader.NativeLibrary:
+    """Makes the library's calls known to PyTorch, once per process.
+
+    Raises:
+        NativeLibraryError: The library does not load, or this PyTorch does not take it.
+    """
+    library = loader.load()
+    library.handle.keras_renorm_call.restype = ctypes.c_char_p
+    library.handle.keras_renorm_call.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        *[ctypes.c_int64] * 5,
+        ctypes.c_bool,
+        ctypes.c_double,
+        ctypes.c_double,
+        ctypes.c_bool,
+    ]
+    if parallel := openmp():
+        library.handle.keras_renorm_use_openmp(parallel)
+    try:
+        for name, function, fake in (
+            ("forward", _forward, _empty_forward),
+            ("backward", _backward, _empty_backward),
+            ("normalize", _normalize, _empty_normalize),
+            ("gradient_sums", _gradient_sums, _empty_sums),
+        ):
+            operator = f"keras_renorm::{name}"
+            torch.library.define(operator, _SCHEMAS[name])
+            torch.library.impl(operator, "cpu", function)
+            torch.library.register_fake(operator, fake)
+    except (AttributeError, RuntimeError) as error:
+        raise loader.NativeLibraryError(
+            f"PyTorch {torch.__version__} does not take the native library: {error}"
+        ) from error
+    return library
+
+
+def openmp() -> ctypes.c_void_p | None:
+    """The function that starts the threads of PyTorch's OpenMP, if it has that of this name."""
+    path = pathlib.Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"
+    try:
+        loaded = ctypes.CDLL(os.fspath(path), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+        return ctypes.cast(loaded.GOMP_parallel, ctypes.c_void_p)
+    except (OSError, AttributeError):  # linked otherwise: the library has threads of its own
+        return None
+
+
+def _forward(
+    x: torch.Tensor,
+    *others: torch.Tensor | None,
+    axis: int,
+    ghost_size: int,
+    **attributes: Any,
+) -> tuple[torch.Tensor, ...]:
+    *vectors, weights = others
+    results = _empty_forward(x, *others, axis=axis, ghost_size=ghost_size, **attributes)
+    order = _order(x, ghost_size)
+    _call(
+        "forward",
+        [_lying(x, order), *vectors, *_optional(weights, x, axis, order)],
+        [_lying(results[0], order), *results[1:]],
+        axis=order.index(axis),
+        ghost_size=ghost_size,
+        **attributes,
+    )
+    return results
+
+
+def _empty_forward(
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    *_: torch.Tensor | None,
+    ghost_size: int,
+    **__: Any,
+) -> tuple[torch.Tensor, ...]:
+    """The results of `_forward` before they are computed."""
+    ghosts = 1 if ghost_size == 0 else -(-x.shape[0] // ghost_size)
+    channels = len(gamma)
+    sizes = (loader.STATISTICS, ghosts, channels), (channels,), (channels,), ()
+    return _empty_like(x, ghost_size), *map(gamma.new_empty, sizes)
+
+
+def _backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    statistics: torch.Tensor,
+    weights: torch.Tensor | None,
+    *,
+    axis: int,
+    ghost_size: int,
+    relu: bool,
+) -> tuple[torch.Tensor, ...]:
+    results = _empty_backward(dy, x, statistics, weights, ghost_size=ghost_size)
+    order = _order(x, ghost_size)
+    _call(
+        "backward",
+        [_lying(dy, order), _lying(x, order), statistics, *_optional(weights, x, axis, order)],
+        [_lying(results[0], order), *results[1:]],
+        axis=order.index(axis),
+        ghost_size=ghost_size,
+        relu=relu,
+    )
+    return results
+
+
+def _empty_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    statistics: torch.Tensor,
+    *_: torch.Tensor | None,
+    ghost_size: int,
+    **__: Any,
+) -> tuple[torch.Tensor, ...]:
+    """The results of `_backward` before they are computed."""
+    dgamma, dbeta = (statistics.new_empty(statistics.shape[2:]) for _ in range(2))
+    return _empty_like(x, ghost_size), dgamma, dbeta
+
+
+def _normalize(x: torch.Tensor, parameters: torch.Tensor, *, axis: int, relu: bool) -> torch.Tensor:
+    y = _empty_normalize(x)
+    order = _order(x)
+    operands, results = [_lying(x, order), parameters], [_lying(y, order)]
+    _call("normalize", operands, results, axis=order.index(axis), relu=relu)
+    return y
+
+
+def _empty_normalize(x: torch.Tensor, *_: torch.Tensor, **__: Any) -> torch.Tensor:
+    return _empty_like(x)
+
+
+def _gradient_sums(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    parameters: torch.Tensor,
+    weights: torch.Tensor | None,
+    *,
+    axis: int,
+    relu: bool,
+) -> torch.Tensor:
+    sums = _empty_sums(dy, x, parameters)
+    order = _order(x)
+    operands = [
+        _lying(dy, order), _lying(x, order), parameters, *_optional(weights, x, axis, order)
+    ]  # fmt: skip
+    _call("gradient_sums", operands, [sums], axis=order.index(axis), relu=relu)
+    return sums
+
+
+def _empty_sums(
+    _: torch.Tensor, __: torch.Tensor, parameters: torch.Tensor, *___: Any, **____: Any
+) -> torch.Tensor:
+    return parameters.new_empty((2, parameters.shape[1]), dtype=torch.float64)
+
+
+def _order(x: torch.Tensor, ghost_size: int = 0) -> tuple[int, ...]:
+    """The axes in the order in which they lie in memory, or lie once `x` is made contiguous.
+
+    Ghost batches are cut from the first axis, which then has to stay the first.
+    """
+    axes = tuple(range(x.ndim))
+    if x.is_contiguous():
+        return axes
+    strides = x.stride()
+    order = tuple(sorted(axes, key=lambda axis: -strides[axis]))
+    moved = ghost_size != 0 and order[0] != 0
+    return axes if moved or not x.permute(order).is_contiguous() else order
+
+
+def _lying(x: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    """`x`, its axes in this order, as values without gaps: a copy if it lies otherwise."""
+    return x.permute(order).contiguous()
+
+
+def _empty_like(x: torch.Tensor, ghost_size: int = 0) -> torch.Tensor:
+    """A tensor that lies in memory as the kernels see `x`."""
+    order = _order(x, ghost_size)
+    return torch.empty_permuted(x.shape, order, dtype=x.dtype, device=x.device)
+
+
+def _optional(
+    weights: torch.Tensor | None, x: torch.Tensor, axis: int, order: Sequence[int]
+) -> list[torch.Tensor]:
+    """The last operand, where there is one: a value per element, or per position of `x`."""
+    if weights is None:
+        return []
+    if weights.dtype != torch.bool:
+        weights = weights.to(torch.float32)
+    shape = (*x.shape[:axis], weights.shape[axis], *x.shape[axis + 1 :])
+    return [_lying(weights.expand(shape), order)]
+
+
+def _call(
+    name: str,
+    operands: Sequence[torch.Tensor],
+    results: Sequence[torch.Tensor],
+    *,
+    axis: int,
+    ghost_size: int = 0,
+    relu: bool = False,
+    epsilon: float = 0.0,
+    momentum: float = 1.0,
+    by_stddev: bool = False,
+) -> None:
+    """Makes a call of the library, which writes into the results; c_calls.cc has the other side.
+
+    The results are contiguous, and so are operands of the size of the input.
+    """
+    words = array.array("q")
+    operands = [operand.contiguous() for operand in operands]  # copies live until it returns
+    for tensor in (*operands, *results):
+        shape = tensor.shape
+        words.extend((tensor.data_ptr(), ELEMENTS[tensor.dtype], len(shape), *shape))
+    problem = register().handle.keras_renorm_call(
+        loader.HANDLERS.index(name),
+        words.buffer_info()[0],
+        len(operands),
+        len(results),
+        torch.get_num_threads(),
+        axis,
+        ghost_size,
+        relu,
+        epsilon,
+        momentum,
+        by_stddev,
+    )
+    if problem is not None:
+        raise RuntimeError(problem.decode())

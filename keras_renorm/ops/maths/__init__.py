@@ -1,0 +1,1 @@
+"""The formulas, each once: moments, sums, corrections, moving averages, passes over a tensor."""

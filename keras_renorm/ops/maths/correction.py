@@ -1,0 +1,98 @@
+"""The corrections r and d of Batch Renormalization."""
+
+from typing import NamedTuple
+
+import keras
+
+from keras_renorm.ops import arguments
+from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.sums import at_least
+from keras_renorm.typing import Tensor
+
+LEAST = {"r_max": 1.0, "d_max": 0.0}
+"""The least values of the limits, which make Batch Renormalization Batch Normalization."""
+
+
+class Correction(NamedTuple):
+    """The corrections of Batch Renormalization, vectors of shape `[C]` without gradient.
+
+    Attributes:
+        r: Ratio of the minibatch's to the moving standard deviation, clipped.
+        d: Difference of the means in moving standard deviations, clipped.
+    """
+
+    r: Tensor
+    d: Tensor
+
+
+def renorm_correction(
+    batch: Moments,
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    *,
+    r_max: float | Tensor,
+    d_max: float | Tensor,
+    epsilon: float = 1e-3,
+) -> Correction:
+    """The clipped corrections that take minibatch to moving statistics.
+
+    ```
+    sigma_B = sqrt(var_B + epsilon)              sigma = sqrt(moving_variance + epsilon)
+    r = clip(sigma_B / sigma, 1 / r_max, r_max)  d = clip((mu_B - mu) / sigma, -d_max, d_max)
+    ```
+
+    Both are constants for the gradient. `r_max=1` makes r exactly 1 and `d_max=0` makes d exactly
+    0, which is Batch Normalization. `r_max=inf` and `d_max=inf` do not clip.
+
+    Differs from `keras.layers.BatchNormalization(renorm=True)`: the lower clip of r is always
+    1 / r_max, and the corrections are clipped from the first step.
+
+    Args:
+        batch: The minibatch's moments, from `moments`.
+        moving_mean: `[C]`, the moving mean before this step's update.
+        moving_variance: `[C]`, the moving variance before this step's update.
+        r_max: Scalar of at least 1, a number or a tensor. A tensor's value below 1 counts as 1.
+        d_max: Scalar of at least 0, a number or a tensor. A tensor's value below 0 counts as 0.
+        epsilon: Added to both variances.
+
+    Returns:
+        `Correction(r, d)`.
+
+    Raises:
+        ValueError: If `r_max`, `d_max` or `epsilon` is a number out of range.
+
+    Example:
+        >>> batch = moments(np.array([[1.0], [3.0]]))
+        >>> renorm_correction(batch, [0.0], [1.0], r_max=3.0, d_max=1.0)  # r = 1, d = 1
+
+    Source: Ioffe 2017, Algorithm 1.
+    """
+    epsilon = arguments.epsilon(epsilon)
+    dtype = keras.backend.standardize_dtype(batch.mean.dtype)
+    sigma = keras.ops.sqrt(arguments.converted(moving_variance, dtype) + epsilon)
+    sigma_b = keras.ops.sqrt(batch.variance + epsilon)
+    difference = batch.mean - arguments.converted(moving_mean, dtype) + batch.mean_remainder
+    r_max = at_least(LEAST["r_max"], limit("r_max", r_max, dtype))
+    d_max = at_least(LEAST["d_max"], limit("d_max", d_max, dtype))
+    r = keras.ops.clip(sigma_b / sigma, 1 / r_max, r_max)
+    d = keras.ops.clip(difference / sigma, -d_max, d_max)
+    return Correction(keras.ops.stop_gradient(r), keras.ops.stop_gradient(d))
+
+
+def limit(name: str, value: float | Tensor, dtype: str) -> Tensor:
+    """A limit in `dtype`.
+
+    Args:
+        name: Which, "r_max" or "d_max".
+        value: A number, or a scalar tensor. What a tensor holds is not looked at here.
+        dtype: The dtype of the result.
+
+    Raises:
+        TypeError: If `value` is neither a number nor a scalar tensor.
+        ValueError: If `value` is a number below the least one.
+    """
+    if arguments.is_number(value):
+        value = arguments.real(name, value, low=LEAST[name])
+    elif tuple(getattr(value, "shape", (None,))):
+        raise TypeError(f"`{name}` must be a number or a scalar tensor, received {value!r}.")
+    return arguments.converted(value, dtype)

@@ -1,0 +1,174 @@
+"""Batch moments: count, mean and variance of every channel."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+
+from keras_renorm.ops import arguments
+from keras_renorm.ops.maths.sums import at_least, channel_sum, spread, summed_axes
+from keras_renorm.typing import Tensor
+
+
+class Moments(NamedTuple):
+    """Moments of each channel, as vectors of shape `[C]` in float32 (float64 for float64 inputs).
+
+    Those of ghost batches have shape `[G, C]`.
+
+    Attributes:
+        mean: The mean, rounded.
+        variance: The biased variance, sum of squared deviations over count. Never negative.
+        count: The number of positions that the moments are of.
+        mean_remainder: What rounding took from `mean`: `mean + mean_remainder` is the mean to
+            about twice the precision. At mean 1e6 and deviation 1 a float32 `mean` alone is off
+            by up to 0.03 deviations.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+    mean_remainder: Tensor
+
+
+def moments(
+    x: Tensor, axis: int = -1, mask: Tensor | None = None, *, ghosts: bool = False
+) -> Moments:
+    """Count, mean and biased variance of each channel over all other axes.
+
+    ```
+    mean = 1/m sum_i x_i        variance = 1/m sum_i (x_i - mean)^2
+    ```
+
+    Both come from sums of `x - shift` and `(x - shift)^2`, where `shift` is a value close to the
+    mean: the mean of a sparse sample of the positions, so that `x` is read once, or with a mask
+    the masked mean. So a mean that is large beside the deviation costs no accuracy: at mean 1e6
+    and deviation 1 the variance is within 1e-5 of that of the same rounded input in float64.
+
+    Differs from `keras.ops.moments`: masked, safe for large means, float32 for half-precision
+    inputs, and a channel without positions has count, mean and variance 0 instead of NaN.
+
+    Args:
+        x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
+        axis: The axis of the channels.
+        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. Where it is False,
+            `x` contributes nothing, even if it is NaN.
+        ghosts: Whether the first axis of `x` counts ghost batches, each with moments of its own.
+
+    Returns:
+        `Moments(mean, variance, count, mean_remainder)`, each `[C]`, or `[G, C]` of ghost batches.
+
+    Raises:
+        TypeError: If `x` is not floating point.
+        ValueError: If `axis` or the shape of `mask` does not fit `x`.
+
+    Example:
+        >>> mean, variance, count, _ = moments(np.array([[1.0, 10.0], [3.0, 20.0]]))
+        >>> mean, variance, count  # [2, 15], [1, 25], [2, 2]
+
+    Source: Ioffe & Szegedy 2015, Algorithm 1. The shifted sums: Chan, Golub & LeVeque 1983,
+    equation 1.7, there the corrected two-pass algorithm.
+    """
+    x, axis, mask = canonical_inputs(x, axis, mask)
+    dtype = arguments.wide(x.dtype)
+    count = _count(x, axis, mask, dtype, ghosts)
+    divisor = at_least(1, count)
+    shift = _shift(x, axis, mask, divisor, dtype, ghosts)
+    shifted = select(mask, centre(x, axis, shift))
+    first = channel_sum(shifted, axis, ghosts) / divisor
+    second = channel_sum(keras.ops.square(shifted), axis, ghosts) / divisor
+    variance = at_least(0, second - keras.ops.square(first))
+    mean, remainder = two_sum(shift, first)
+    return Moments(mean, variance, count, remainder)
+
+
+def canonical_inputs(
+    x: Tensor, axis: int, mask: Tensor | None
+) -> tuple[Tensor, int, Tensor | None]:
+    """`x` as a floating-point tensor, `axis` counted from the front, `mask` as booleans.
+
+    Raises:
+        TypeError: If `x` is not floating point.
+        ValueError: If `axis` or the shape of `mask` does not fit `x`.
+    """
+    x = keras.ops.convert_to_tensor(x)
+    arguments.floating("x", x)
+    axis = arguments.axis(axis, len(x.shape))
+    if x.shape[axis] is None:
+        raise ValueError(
+            f"The number of channels, the size of `x` along axis {axis}, must be known; received "
+            f"`x` of shape {tuple(x.shape)}. Set it, e.g. with `keras.ops.reshape`."
+        )
+    if mask is not None:
+        mask = keras.ops.cast(keras.ops.convert_to_tensor(mask), "bool")
+        arguments.mask_shape(mask.shape, x.shape, layer=False)
+    return x, axis, mask
+
+
+def centre(x: Tensor, axis: int, mean: Tensor, remainder: Tensor | None = None) -> Tensor:
+    """`(x - mean) - remainder` in the dtype of `mean`, per channel.
+
+    Exact for `x` near `mean` (Sterbenz), where `x * scale - mean * scale` cancels.
+    """
+    centred = keras.ops.cast(x, mean.dtype) - spread(mean, x, axis)
+    return centred if remainder is None else centred - spread(remainder, x, axis)
+
+
+def select(mask: Tensor | None, x: Tensor) -> Tensor:
+    """`x` where `mask` is True and 0 elsewhere, also where `x` is NaN there."""
+    return x if mask is None else keras.ops.where(mask, x, keras.ops.zeros_like(x))
+
+
+def without_masked_gradients(
+    mask: Tensor | None, output: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
+    """`output(x)`, of whose masked positions nothing reaches a gradient, not even 0 * NaN."""
+    if mask is None:
+        return output(x)
+    masked = keras.ops.stop_gradient(output(x))
+    return keras.ops.where(mask, output(select(mask, x)), masked)
+
+
+def _count(x: Tensor, axis: int, mask: Tensor | None, dtype: str, ghosts: bool) -> Tensor:
+    """Positions that count, per channel."""
+    shape = keras.ops.shape(x)
+    summed = summed_axes(len(shape), axis, ghosts)
+    ones = keras.ops.ones((shape[0], shape[axis]) if ghosts else (shape[axis],), dtype)
+    if mask is None:
+        return math.prod([keras.ops.cast(shape[i], dtype) for i in summed]) * ones
+    # Summed at the mask's own size, then once for each position that it is broadcast over.
+    counted = channel_sum(keras.ops.cast(mask, dtype), axis, ghosts)
+    own = keras.ops.shape(mask)
+    repeats = [
+        keras.ops.cast(shape[i], dtype) / at_least(1, keras.ops.cast(own[i], dtype)) for i in summed
+    ]
+    return counted * math.prod(repeats) * ones
+
+
+def _shift(
+    x: Tensor, axis: int, mask: Tensor | None, divisor: Tensor, dtype: str, ghosts: bool
+) -> Tensor:
+    """A value near the mean of each channel, without gradient."""
+    if mask is not None:
+        masked = select(mask, keras.ops.cast(x, dtype))
+        return keras.ops.stop_gradient(channel_sum(masked, axis, ghosts) / divisor)
+    # About the square root of each axis's length, evenly spaced. With k of n positions sampled the
+    # variance loses about log2(n / k) bits even if all k are outliers; the first row alone (k = 1)
+    # would lose log2(n): 17 of float32's 24 bits for a feature map of 32x56x56.
+    slices = [slice(None)] * len(x.shape)
+    for i in summed_axes(len(x.shape), axis, ghosts):
+        length = x.shape[i]
+        if isinstance(length, int):
+            # No isqrt, which PyTorch does not compile for a length that it does not know.
+            slices[i] = slice(None, None, int(length**0.5) or 1)
+    sample = x[tuple(slices)]
+    size = at_least(1, _count(sample, axis, None, dtype, ghosts))
+    total = channel_sum(keras.ops.cast(sample, dtype), axis, ghosts)
+    return keras.ops.stop_gradient(total / size)
+
+
+def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """`a + b` rounded, and the rounding error (Knuth 1969, TwoSum: exact in any order)."""
+    total = a + b
+    b_rounded = total - a
+    return total, (a - (total - b_rounded)) + (b - b_rounded)

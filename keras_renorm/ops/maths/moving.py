@@ -1,0 +1,214 @@
+"""Moving statistics: one step of the averages that inference uses.
+
+Ghost batches have moments with one more axis in front, `[G, C]`. The statistics then move towards
+the mean over the ghosts of their means and variances (or sigmas), in which every ghost has the
+weight of its number of positions `m_g`. With equal ghosts that is their plain mean. A ghost that
+has no position in a channel, or whose moments are not finite, is left out of it.
+
+The native kernels compute the same in their own call: `UpdateMoving` in `xla/channels.h`.
+"""
+
+from typing import NamedTuple
+
+import keras
+
+from keras_renorm.ops import arguments
+from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.sums import at_least
+from keras_renorm.typing import Tensor
+
+
+class Moving(NamedTuple):
+    """The moving statistics after a step.
+
+    Attributes:
+        mean: `[C]`.
+        variance: `[C]`.
+        updated: Scalar, 1 if a channel had an update and 0 if none had.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    updated: Tensor
+
+
+def update_moving(
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    batch: Moments,
+    *,
+    momentum: float,
+    epsilon: float,
+    by_stddev: bool,
+) -> Moving:
+    """One step of the moving statistics, by the one formula or by the other.
+
+    Args:
+        moving_mean: `[C]`, before the update.
+        moving_variance: `[C]`, before the update.
+        batch: The minibatch's moments, or those of its ghost batches.
+        momentum: Weight of the old value, in [0, 1].
+        epsilon: The epsilon of the normalisation; of the statistics by sigma only.
+        by_stddev: Whether to do it by `update_moving_moments_by_stddev`.
+
+    Returns:
+        `Moving(mean, variance, updated)`, in the dtype of the minibatch's moments.
+
+    Raises:
+        TypeError: If `momentum` or `epsilon` is not a number.
+        ValueError: If one of them is out of range.
+    """
+    epsilon = arguments.epsilon(epsilon)
+    statistics = moving_mean, moving_variance, batch
+    if by_stddev:
+        mean, variance = update_moving_moments_by_stddev(
+            *statistics, momentum=momentum, epsilon=epsilon
+        )
+    else:
+        mean, variance = update_moving_moments(*statistics, momentum=momentum)
+    updated = keras.ops.any(has_update(batch))
+    return Moving(mean, variance, keras.ops.cast(updated, mean.dtype))
+
+
+def update_moving_moments(
+    moving_mean: Tensor, moving_variance: Tensor, batch: Moments, *, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """Moving averages of the mean and of the biased variance, as Keras's batch norm keeps them.
+
+    ```
+    mu <- mu + (1 - momentum) * (mu_B - mu)
+    var <- var + (1 - momentum) * (var_B - var)
+    ```
+
+    A channel that has no position in the batch, or whose moments are not finite, keeps its
+    statistics: one overflow or one empty batch must not spoil them for ever.
+
+    Args:
+        moving_mean: `[C]`, before the update.
+        moving_variance: `[C]`, before the update.
+        batch: The minibatch's moments, or those of its ghost batches.
+        momentum: Weight of the old value, in [0, 1].
+
+    Returns:
+        The two averages after the update, in the dtype of the minibatch's moments.
+
+    Raises:
+        TypeError: If `momentum` is not a number.
+        ValueError: If it is out of range.
+
+    Source: Ioffe & Szegedy 2015, section 3.1.
+    """
+    momentum = arguments.real("momentum", momentum, low=0, high=1)
+    kept = _as_of(batch, moving_mean, moving_variance)
+    mean, variance = _weighed(kept, momentum)
+    step = (1 - momentum) * _over_ghosts(batch.variance - variance, mean, batch)
+    return _where_updated(kept, (_moved_mean(mean, batch, momentum), variance + step), batch)
+
+
+def update_moving_moments_by_stddev(
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    batch: Moments,
+    *,
+    momentum: float,
+    epsilon: float,
+) -> tuple[Tensor, Tensor]:
+    """Moving averages of the mean and of the standard deviation, as Batch Renormalization's.
+
+    ```
+    mu <- mu + alpha * (mu_B - mu)      sigma <- sigma + alpha * (sigma_B - sigma)
+    ```
+
+    with alpha = 1 - momentum, sigma = sqrt(moving_variance + epsilon) and sigma_B =
+    sqrt(var_B + epsilon). What is kept is sigma^2 - epsilon, so that the weights are those of
+    Batch Normalization and inference is the same formula. It is computed as
+
+    ```
+    var <- var + alpha * delta * (2 * sigma + alpha * delta)      delta = sigma_B - sigma
+    ```
+
+    in which epsilon does not swallow a small variance.
+
+    Args:
+        moving_mean: `[C]`, before the update.
+        moving_variance: `[C]`, before the update.
+        batch: The minibatch's moments, or those of its ghost batches.
+        momentum: Weight of the old value, in [0, 1].
+        epsilon: The epsilon of the normalisation.
+
+    Returns:
+        The mean and sigma^2 - epsilon after the update, in the dtype of the minibatch's moments.
+        Channels without finite moments keep theirs, as in `update_moving_moments`.
+
+    Raises:
+        TypeError: If `momentum` or `epsilon` is not a number.
+        ValueError: If one of them is out of range.
+
+    Source: Ioffe 2017, Algorithm 1.
+    """
+    momentum = arguments.real("momentum", momentum, low=0, high=1)
+    epsilon = arguments.epsilon(epsilon)
+    kept = _as_of(batch, moving_mean, moving_variance)
+    mean, variance = _weighed(kept, momentum)
+    sigma = keras.ops.sqrt(variance + epsilon)
+    sigma_b = keras.ops.sqrt(batch.variance + epsilon)
+    delta = (batch.variance - variance) / (sigma_b + sigma)
+    step = (1 - momentum) * _over_ghosts(delta, mean, batch)
+    variance = at_least(0, variance + step * (2 * sigma + step))
+    return _where_updated(kept, (_moved_mean(mean, batch, momentum), variance), batch)
+
+
+def has_update(batch: Moments) -> Tensor:
+    """Per channel, whether `batch` has moments to update with: positions, and all finite."""
+    finite = keras.ops.logical_and(
+        keras.ops.isfinite(batch.mean), keras.ops.isfinite(batch.variance)
+    )
+    return keras.ops.logical_and(batch.count > 0, finite)
+
+
+def _as_of(batch: Moments, *moving: Tensor) -> list[Tensor]:
+    """The moving statistics in the dtype of the minibatch's moments."""
+    dtype = keras.backend.standardize_dtype(batch.mean.dtype)
+    return [arguments.converted(values, dtype) for values in moving]
+
+
+def _weighed(kept: list[Tensor], momentum: float) -> list[Tensor]:
+    """The statistics that the averages start from.
+
+    With a momentum of 0 they have no weight, and zeros in their place leave no rounding of theirs:
+    a step from a variance of 1 to one of 1e-6 is off by 1 % in float32, or 13 % by sigma.
+    """
+    return [keras.ops.zeros_like(values) for values in kept] if momentum == 0 else kept
+
+
+def _has_ghosts(moving_mean: Tensor, batch: Moments) -> bool:
+    return len(batch.mean.shape) > len(moving_mean.shape)
+
+
+def _over_ghosts(values: Tensor, moving_mean: Tensor, batch: Moments) -> Tensor:
+    """`sum_g m_g values_g / sum_g m_g` over the ghosts to update with; without any, the values."""
+    if not _has_ghosts(moving_mean, batch):
+        return values
+    usable = has_update(batch)
+    weights = keras.ops.where(usable, batch.count, keras.ops.zeros_like(batch.count))
+    # 1 exactly where there is one ghost: its update is, to the bit, that of a whole minibatch.
+    shares = weights / at_least(1, keras.ops.sum(weights, axis=0))
+    return keras.ops.sum(
+        keras.ops.where(usable, shares * values, keras.ops.zeros_like(values)), axis=0
+    )
+
+
+def _moved_mean(mean: Tensor, batch: Moments, momentum: float) -> Tensor:
+    difference = batch.mean - mean + batch.mean_remainder
+    return mean + (1 - momentum) * _over_ghosts(difference, mean, batch)
+
+
+def _where_updated(
+    kept: list[Tensor], moved: tuple[Tensor, Tensor], batch: Moments
+) -> tuple[Tensor, Tensor]:
+    """The statistics that have `moved` in channels that have an update, those `kept` elsewhere."""
+    updated = has_update(batch)
+    if _has_ghosts(kept[0], batch):
+        updated = keras.ops.any(updated, axis=0)
+    mean, variance = (keras.ops.where(updated, *pair) for pair in zip(moved, kept, strict=True))
+    return mean, variance

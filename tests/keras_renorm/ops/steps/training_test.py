@@ -1,0 +1,199 @@
+"""That every lowering gives the same; more of `take` is in renorm_test.py."""
+
+import importlib
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("the three lowerings of TensorFlow", allow_module_level=True)
+
+import tensorflow as tf
+
+from keras_renorm.ops.backends.tensorflow import fused
+from keras_renorm.ops.native import loader
+from keras_renorm.ops.steps import lowerings, one_call, pass_by_pass, plain, training
+from keras_renorm.ops.steps.step import Step
+
+NAMES = [name for name in lowerings.NAMES if name != "native" or loader.library_path().is_file()]
+EPSILON = 1e-3
+TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 4e-5, "float64": 1e-11}
+
+
+@st.composite
+def cases(draw):
+    shape = [draw(st.integers(0, 8)), *draw(st.lists(st.integers(1, 6), min_size=1, max_size=2))]
+    size = draw(st.none() | st.integers(1, 9))
+    axis = draw(st.integers(0 if size is None else 1, len(shape) - 1))
+    shape[axis] = max(1, shape[axis])
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    mask = None
+    if draw(st.booleans()):
+        mask = rng.random([n if draw(st.booleans()) else 1 for n in shape]) > 0.4
+    return Case(
+        *(rng, tuple(shape), draw(st.sampled_from([*TOLERANCE])), mask),
+        limits=draw(st.sampled_from([(1.0, 0.0), (1.5, 0.5), (np.inf, np.inf)])),
+        axis=axis,
+        ghost_size=size,
+        relu=draw(st.booleans()),
+    )
+
+
+class Case:
+    def __init__(self, rng, shape, dtype="float32", mask=None, limits=(1.5, 0.5), **settings):
+        self.dtype, self.wide = dtype, "float64" if dtype == "float64" else "float32"
+        self.settings = {"axis": len(shape) - 1, "epsilon": EPSILON, "relu": False, **settings}
+        x, dy = rng.normal(1.0, 2.0, (2, *shape))
+        vectors = rng.uniform(0.5, 2.0, (4, shape[self.settings["axis"]]))
+        self.vectors = [tf.constant(v, self.wide) for v in vectors]
+        self.x, self.dy = (tf.cast(a, dtype) for a in (x, dy))
+        self.mask, self.limits = mask, limits
+        if mask is not None:
+            self.x, self.dy = (tf.where(mask, a, tf.cast(np.nan, dtype)) for a in (self.x, self.dy))
+
+    def step(self):
+        limits = [tf.constant(value, self.wide) for value in self.limits]
+        mask = None if self.mask is None else tf.constant(self.mask)
+        return Step(*self.vectors[2:], *limits, mask, **self.settings)
+
+    def take(self, x=None):
+        x = self.x if x is None else x
+        return training.take(x, *self.vectors[:2], self.step(), synchronized=False)
+
+    def train(self, by_stddev):
+        arguments = self.x, *self.vectors[:2]
+        average = {"momentum": 0.9, "by_stddev": by_stddev}
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            y, found = training.train(*arguments, self.step(), synchronized=False, **average)
+        return y, found, tape.gradient(y, arguments, self.dy)
+
+    def expected(self, float64):
+        x, dy = (tf.cast(a, "float64").numpy() for a in (self.x, self.dy))
+        weights = None if self.mask is None else np.broadcast_to(self.mask, x.shape)
+        return float64(x, dy, self.vectors, self.limits, weights=weights, **self.settings)
+
+    def moved(self, desired, by_stddev):
+        """The moving statistics towards the ghosts' means, each by its number of positions."""
+        mu, old = (np.float64(value) for value in self.vectors[2:])
+        count, mean, variance = (desired[name] for name in ("count", "mean", "variance"))
+        shares, seen = count / np.maximum(count.sum(0), 1), count.sum(0) > 0
+        sigma_b, sigma = np.sqrt(variance + EPSILON), np.sqrt(old + EPSILON)
+        new = old + 0.1 * ((shares * variance).sum(0) - old)
+        if by_stddev:
+            new = (sigma + 0.1 * ((shares * sigma_b).sum(0) - sigma)) ** 2 - EPSILON
+        mean = mu + 0.1 * ((shares * mean).sum(0) - mu)
+        return np.where(seen, mean, mu), np.where(seen, new, old), float(seen.any())
+
+
+def close(actual, desired, tolerance):
+    actual = tf.cast(actual, "float64").numpy()
+    assert actual.shape == np.shape(desired)
+    allowed = tolerance * max(1.0, np.abs(desired).max(initial=0))
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=allowed)
+
+
+@pytest.fixture(params=NAMES)
+def lowering(request, monkeypatch):
+    monkeypatch.setenv(lowerings.VARIABLE, request.param)
+    return request.param
+
+
+@pytest.mark.usefixtures("lowering")
+def test_any_step_is_that_of_float64(float64):
+    @given(cases(), st.booleans())
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    def check(case, by_stddev):
+        if case.settings["relu"]:  # at 0 a rounding decides whether the gradient passes
+            near = np.abs(case.expected(float64)["affine"]) < 0.02
+            case.dy = tf.where(near, tf.cast(0, case.dtype), case.dy)
+        y, found, gradients = case.train(by_stddev)
+        desired, wide = case.expected(float64), TOLERANCE[case.wide]
+        valid = True if case.mask is None else np.broadcast_to(case.mask, case.x.shape)
+        assert y.dtype == gradients[0].dtype == case.dtype
+        y, desired["y"] = tf.where(valid, y, 0), np.where(valid, desired["y"], 0)
+        for actual, name in ((y, "y"), (gradients[0], "dx")):
+            close(actual, desired[name], TOLERANCE[case.dtype])
+        for actual, name in zip(gradients[1:], ("dgamma", "dbeta"), strict=True):
+            close(actual, desired[name], wide)
+        for actual, value in zip(found, case.moved(desired, by_stddev), strict=True):
+            close(actual, value, wide)
+
+    check()
+
+
+@pytest.mark.usefixtures("lowering")
+@pytest.mark.parametrize("by_stddev", [False, True])
+@pytest.mark.parametrize("size", [None, 3])
+def test_without_a_row_no_moving_statistic_changes(rng, size, by_stddev):
+    case = Case(rng, (0, 4), ghost_size=size)
+    y, found, gradients = case.train(by_stddev)
+    assert y.shape == gradients[0].shape == (0, 4)
+    for actual, value in zip(found, (*case.vectors[2:], 0), strict=True):
+        np.testing.assert_array_equal(actual, value)
+    for gradient in gradients[1:]:
+        np.testing.assert_array_equal(gradient, np.zeros(4))
+    _, batch = case.take()
+    assert {tuple(value.shape) for value in batch} == {(4,) if size is None else (0, 4)}
+
+
+@pytest.mark.usefixtures("lowering")
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("size", [5, 2**31 - 2])
+def test_a_batch_that_is_one_ghost_has_the_moments_of_one(rng, float64, known, size):
+    case = Case(rng, (5, 3), ghost_size=size)
+    spec = tf.TensorSpec([5 if known else None, 3])
+    y, batch = tf.function(case.take, input_signature=[spec], autograph=False)(case.x)
+    desired = case.expected(float64)
+    close(y, desired["y"], 1e-5)
+    for name in ("mean", "variance", "count"):
+        close(getattr(batch, name), desired[name], 1e-5)
+
+
+MASK = np.ones((5, 1), bool)
+TAKEN = {
+    "native": {"": "one_call", "mask": "one_call", "ghosts": "one_call"},
+    "fused": {"": "fused", "mask": "pass_by_pass", "ghosts": "pass_by_pass"},
+    "composite": dict.fromkeys(("", "mask", "ghosts"), "pass_by_pass"),
+}
+
+
+@pytest.mark.parametrize("with_", ["", "mask", "ghosts"])
+def test_the_module_is_that_of_the_lowering(rng, lowering, monkeypatch, with_):
+    case = Case(rng, (5, 3), mask=MASK if with_ == "mask" else None)
+    case.settings["ghost_size"] = 2 if with_ == "ghosts" else None
+    taken = []
+    for module in (one_call, pass_by_pass, fused, plain):
+
+        def take(*args, own=module.take, name=module.__name__, **options):
+            taken.append(name.rpartition(".")[-1])
+            return own(*args, **options)
+
+        monkeypatch.setattr(module, "take", take)
+    case.take()
+    assert taken[0] == TAKEN[lowering][with_]
+
+
+def test_the_native_library_moves_the_statistics_in_the_same_call(rng, lowering, monkeypatch):
+    own, moved = training.update_moving, []
+    monkeypatch.setattr(training, "update_moving", lambda *a, **o: moved.append(o) or own(*a, **o))
+    Case(rng, (5, 3)).train(by_stddev=True)
+    assert len(moved) == (0 if lowering == "native" else 1)
+
+
+STEP = "composite correction fused ghosts moments moving one_call pass_by_pass plain sums training"
+
+
+@pytest.mark.parametrize("name", STEP.split())
+def test_autograph_takes_every_function(name):
+    """Or it warns of the function where someone's tf.function calls it, and asks for a report."""
+    module = importlib.import_module(f"keras_renorm.ops.{name}")
+    functions = [f for _, f in inspect.getmembers(module, inspect.isfunction)]
+    own = [inspect.unwrap(f) for f in functions if f.__module__ == module.__name__]
+    assert own
+    for function in own:
+        tf.autograph.to_graph(function)
