@@ -1,0 +1,397 @@
+"""What every backend gives to the steps and to the rest of the package.
+
+A backend is one object (`keras_renorm.ops.backends.current`) that fulfils `Backend`. What it may
+lack is None there: `PlainBackend` lacks everything, and the steps then run in plain operations that
+the backend differentiates itself. So a new backend derives from it and overrides what it has.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import keras
+
+from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings, Sums
+from keras_renorm.typing import Tensor
+
+Elsewhere = Literal["fused", "composite"]
+
+
+class Forward(NamedTuple):
+    """What the library's forward call returns.
+
+    Attributes:
+        y: The output, like `x`.
+        statistics: Packed, `[9, G, C]`: the rows of `keras_renorm.ops.native.layout.Statistics`.
+        moving_mean: `[C]`, after the update.
+        moving_variance: `[C]`, after the update.
+        updated: Scalar, 1 where a channel was updated, or else 0.
+    """
+
+    y: Tensor
+    statistics: Tensor
+    moving_mean: Tensor
+    moving_variance: Tensor
+    updated: Tensor
+
+
+class StepCalls(Protocol):
+    """A step of training as one call of the library forwards and one backwards."""
+
+    def forward(self, arguments: Arguments, constants: Constants, settings: Settings) -> Forward:
+        """Batch Renormalization of a batch by its own moments, and the moving update.
+
+        With mu_B and sigma_B^2 = var_B + epsilon over all positions of a channel, sigma^2 =
+        moving_variance + epsilon:
+
+            r = clip(sigma_B / sigma, 1 / r_max, r_max)
+            d = clip((mu_B - moving_mean) / sigma, -d_max, d_max)
+            y = (x - mu_B) gamma r / sigma_B + gamma d + beta
+
+        The moments of a channel without a single position that counts are 0. The moving update is
+        that of `keras_renorm.ops.maths.moving`.
+
+        Args:
+            arguments: `x` of type float16, bfloat16, float32 or float64.
+            constants: Its mask is fastest with size 1 along the axis of the channels.
+            settings: All but `ghosts`.
+        """
+        ...
+
+    def backward(
+        self, dy: Tensor, x: Tensor, statistics: Tensor, mask: Tensor | None, settings: Settings
+    ) -> Arguments:
+        """The gradients of `forward`, r and d held constant.
+
+        Args:
+            dy: Gradient of the output, like `x`.
+            x: The input of `forward`.
+            statistics: What `forward` packed.
+            mask: As in `forward`.
+            settings: Its axis, ghost size and ReLU.
+        """
+        ...
+
+
+class InferencePasses(Protocol):
+    """The passes that normalisation with given statistics takes, and its gradient."""
+
+    def normalize(self, x: Tensor, affine: Affine, settings: Settings) -> Tensor:
+        """`y = (x - mean) * scale + offset`, or its positive part, like `x`."""
+        ...
+
+    def gradient_sums(
+        self, dy: Tensor, x: Tensor, affine: Affine, mask: Tensor | None, settings: Settings
+    ) -> Sums:
+        """`sum dy` and `sum dy * (x - mean)` over the positions that count.
+
+        With a ReLU, of the `dy` that it lets through: its mask is computed again from `x`.
+        """
+        ...
+
+    def relu_gradient(self, dy: Tensor, y: Tensor) -> Tensor:
+        """`dy` where the output `y` of a ReLU is positive, and 0 elsewhere."""
+        ...
+
+
+class Passes(Protocol):
+    """A step of training a pass over the tensor at a time; none has a gradient of its own.
+
+    `keras_renorm.ops.maths.passes` is the formulas of all in plain operations.
+    """
+
+    def moments(self, x: Tensor, mask: Tensor | None, settings: Settings) -> Moments:
+        """The moments of the positions that count."""
+        ...
+
+    def normalize(self, x: Tensor, affine: Affine, settings: Settings) -> Tensor:
+        """As in `InferencePasses`."""
+        ...
+
+    def gradient_sums(
+        self, dy: Tensor, x: Tensor, affine: Affine, mask: Tensor | None, settings: Settings
+    ) -> Sums:
+        """As in `InferencePasses`."""
+        ...
+
+    def input_gradient(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        affine: Affine,
+        line: Line,
+        mask: Tensor | None,
+        settings: Settings,
+    ) -> Tensor:
+        """`dx = scale * dy - bias - (x - mean) * slope`, and 0 at masked positions."""
+        ...
+
+
+class FusedKernel(Protocol):
+    """The backend's own fused batch norm, as a step of training with derivatives."""
+
+    def fits(self, x: Tensor, mask: Tensor | None, settings: Settings) -> bool:
+        """Whether `train` can take this input."""
+        ...
+
+    def train(
+        self, arguments: Arguments, constants: Constants, settings: Settings
+    ) -> tuple[Tensor, Moments]:
+        """The output and the minibatch's moments."""
+        ...
+
+
+class FusedInference(Protocol):
+    """Normalisation with given statistics as one operation of the backend's own."""
+
+    def fits(self, x: Tensor, settings: Settings) -> bool:
+        """Whether `normalize` can take this input, and is not the slower for it."""
+        ...
+
+    def normalize(
+        self, arguments: Arguments, mean: Tensor, variance: Tensor, settings: Settings
+    ) -> Tensor:
+        """`y = (x - mean) * gamma / sqrt(variance + epsilon) + beta`, with derivatives."""
+        ...
+
+
+class Differentiable(NamedTuple):
+    """A function of `Arguments` whose gradient is given by hand.
+
+    Attributes:
+        forward: `forward(arguments, constants)` returns `(outputs, kept)`: a tuple whose first
+            entry alone has a gradient, and a tensor or named tuple that `backward` needs.
+        backward: `backward(dy, arguments, constants, kept)` returns the gradients as `Arguments`.
+        plain: `plain(arguments, constants)` returns the first output in plain operations, of
+            which further derivatives are taken. Traces of it are kept, and found again by this
+            very object.
+        refusal: The message of the ValueError that a second derivative raises; None where there
+            is one.
+    """
+
+    forward: Callable[[Arguments, Any], tuple[tuple[Tensor, ...], Any]]
+    backward: Callable[[Tensor, Arguments, Any, Any], Arguments]
+    plain: Callable[[Arguments, Any], Tensor]
+    refusal: str | None = None
+
+
+class Collective(Protocol):
+    """The replicas that run the same step together, as the backend knows them."""
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        ...
+
+    @property
+    def index(self) -> Tensor:
+        """The place of this one among them, from 0."""
+        ...
+
+    def all_reduce(self, operation: Literal["SUM", "MEAN"], value: Tensor) -> Tensor:
+        """The sum or the mean of every replica's `value`, the same on all of them."""
+        ...
+
+    def uniform(self, count: Tensor, seed: Tensor) -> Tensor:
+        """`count` random numbers that depend on `seed`, `[2]`, and on no device."""
+        ...
+
+
+class Backend(Protocol):
+    """A backend of Keras, as this package sees it."""
+
+    @property
+    def name(self) -> str:
+        """Keras's name for it."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """Its name in messages."""
+        ...
+
+    # What it has for the steps.
+
+    def native_problem(self) -> str | None:
+        """Why the native library cannot be used, or None once it is loaded and registered."""
+        ...
+
+    def off_cpu(self) -> str | None:
+        """Why what runs here and now does not run on one CPU, or None where it does."""
+        ...
+
+    def own_operations_only(self) -> str | None:
+        """Why no call of the library may stand here and now, or None where one may."""
+        ...
+
+    def check_environment(self) -> None:
+        """Raises a ValueError if an environment variable of the backend's has a wrong value."""
+        ...
+
+    @property
+    def elsewhere(self) -> Elsewhere:
+        """The lowering on other devices than the CPU."""
+        ...
+
+    def step_calls(self, x: Tensor) -> StepCalls | None:
+        """The library's calls, if they take `x`."""
+        ...
+
+    @property
+    def native_passes(self) -> Passes | None:
+        """The library's passes."""
+        ...
+
+    def inference_passes(
+        self, x: Tensor, *, portable: bool, demanded: bool
+    ) -> InferencePasses | None:
+        """The library's passes for inference, if they take `x` and are worth it.
+
+        Args:
+            x: The input.
+            portable: Whether what is traced here must run without the library.
+            demanded: Whether the user demands the library.
+        """
+        ...
+
+    @property
+    def fused(self) -> FusedKernel | None:
+        """Its own fused batch norm for training."""
+        ...
+
+    @property
+    def fused_inference(self) -> FusedInference | None:
+        """Its own batch norm for inference."""
+        ...
+
+    @property
+    def gradients_by_hand(self) -> bool:
+        """Whether a gradient by hand in plain operations can be differentiated again."""
+        ...
+
+    def differentiable(
+        self, function: Differentiable, arguments: Arguments, constants: Any
+    ) -> tuple[Tensor, ...]:
+        """The outputs of `function.forward`, with the derivatives that it describes.
+
+        Args:
+            function: What to compute.
+            arguments: The operands that have a gradient.
+            constants: A named tuple of tensors, or None, that have none.
+        """
+        ...
+
+    def of_this_graph(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The tensors, where a graph is traced as tensors of that graph."""
+        ...
+
+    def kept(self, constant: Tensor) -> Tensor:
+        """The same values, which a compiled gradient does not compute again."""
+        ...
+
+    def in_one_pass(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`function` as one pass over memory also where operations run one by one."""
+        ...
+
+    def collective(self) -> Collective | None:
+        """The replicas that the running function is one of; None where it runs on a single one."""
+        ...
+
+    # What the rest of the package asks.
+
+    @property
+    def synchronizes(self) -> bool:
+        """Whether the moments of a minibatch can be those of all replicas."""
+        ...
+
+    def is_traced(self, x: Any) -> bool:
+        """Whether `x` is a tensor without values, of a function that is traced or compiled."""
+        ...
+
+    def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which nothing is recorded for gradients."""
+        ...
+
+    def generators_kept(self) -> contextlib.AbstractContextManager[Any]:
+        """The context after which the process's random generators are as they were."""
+        ...
+
+
+class PlainBackend:
+    """A backend that has plain operations only, which it differentiates itself.
+
+    Args:
+        name: Keras's name for it.
+        title: Its name in messages; by default the same.
+    """
+
+    def __init__(self, name: str, title: str | None = None) -> None:
+        self.name = name
+        self.title = title or name
+
+    elsewhere: Elsewhere = "composite"
+    native_passes: Passes | None = None
+    fused: FusedKernel | None = None
+    fused_inference: FusedInference | None = None
+    gradients_by_hand = False
+    synchronizes = False
+
+    def native_problem(self) -> str | None:
+        """The library does not serve it."""
+        return f"the native library does not serve the {self.name} backend"
+
+    def off_cpu(self) -> str | None:
+        """Nobody misses the library there."""
+        return self.native_problem()
+
+    def own_operations_only(self) -> str | None:
+        """None: it is never asked, for there is no library."""
+        return None
+
+    def check_environment(self) -> None:
+        """There is none."""
+
+    def step_calls(self, x: Tensor) -> StepCalls | None:
+        """None."""
+        return None
+
+    def inference_passes(
+        self, x: Tensor, *, portable: bool, demanded: bool
+    ) -> InferencePasses | None:
+        """None."""
+        return None
+
+    def differentiable(
+        self, function: Differentiable, arguments: Arguments, constants: Any
+    ) -> tuple[Tensor, ...]:
+        """The function in plain operations, and no other output than the first."""
+        return (function.plain(arguments, constants),)
+
+    def of_this_graph(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """They are."""
+        return tuple(tensors)
+
+    def kept(self, constant: Tensor) -> Tensor:
+        """As it is."""
+        return constant
+
+    def in_one_pass(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """As it is."""
+        return function
+
+    def collective(self) -> Collective | None:
+        """None: a single one."""
+        return None
+
+    def is_traced(self, x: Any) -> bool:
+        """Whether `x` is one of Keras's symbolic tensors."""
+        return isinstance(x, keras.KerasTensor)
+
+    def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
+        """One that does nothing."""
+        return contextlib.nullcontext()
+
+    def generators_kept(self) -> contextlib.AbstractContextManager[Any]:
+        """One that does nothing."""
+        return contextlib.nullcontext()

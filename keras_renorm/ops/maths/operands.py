@@ -1,0 +1,105 @@
+"""What a step of training or inference is given, as named tuples that travel whole.
+
+C is the number of channels. Per-channel operands have shape `[C]` and are float64 where `x` is, and
+float32 otherwise; where the first axis of `x` counts G ghost batches, those that belong to a
+minibatch have shape `[G, C]`.
+"""
+
+from typing import NamedTuple
+
+from keras_renorm.typing import Tensor
+
+
+class Arguments(NamedTuple):
+    """The operands that have a gradient; a gradient of them has the same form.
+
+    Attributes:
+        x: The input, `[..., C, ...]`.
+        gamma: Scale, `[C]`.
+        beta: Offset, `[C]`.
+    """
+
+    x: Tensor
+    gamma: Tensor
+    beta: Tensor
+
+
+class Constants(NamedTuple):
+    """The operands of a training step that have no gradient.
+
+    Attributes:
+        moving_mean: `[C]`, before the update.
+        moving_variance: `[C]`, before the update.
+        r_max: Scalar; a value below 1 counts as 1.
+        d_max: Scalar; a value below 0 counts as 0.
+        mask: None, or which positions count: booleans of the rank of `x` that broadcast against
+            it. The library's calls also take weights, of which 0 is a masked position.
+    """
+
+    moving_mean: Tensor
+    moving_variance: Tensor
+    r_max: Tensor
+    d_max: Tensor
+    mask: Tensor | None = None
+
+
+class Affine(NamedTuple):
+    """The map `y = ((x - mean) - mean_remainder) * scale + offset` of each channel.
+
+    Attributes:
+        mean: `[C]`, rounded.
+        mean_remainder: `[C]`, what rounding took from the mean; None is 0.
+        scale: `[C]`.
+        offset: `[C]`.
+    """
+
+    mean: Tensor
+    mean_remainder: Tensor | None
+    scale: Tensor
+    offset: Tensor
+
+
+class Sums(NamedTuple):
+    """Two sums over the positions that count, per channel.
+
+    Attributes:
+        dy: Sum of the output's gradient, `[C]`.
+        dy_centred: Sum of the output's gradient times `x - mean`, `[C]`.
+    """
+
+    dy: Tensor
+    dy_centred: Tensor
+
+
+class Line(NamedTuple):
+    """What the gradient of `x` subtracts from `scale * dy`: `bias + (x - mean) * slope`.
+
+    Attributes:
+        bias: `[C]`.
+        slope: `[C]`.
+    """
+
+    bias: Tensor
+    slope: Tensor
+
+
+class Settings(NamedTuple):
+    """The numbers and switches of a step, which are known before it runs.
+
+    Attributes:
+        axis: The axis of the channels, counted from the front.
+        epsilon: Added to the variances.
+        relu: Whether to take the positive part of the output.
+        ghost_size: Rows of the batch in one ghost batch; None where there are none.
+        ghosts: Whether the first axis of the input counts ghost batches.
+        momentum: Weight of the old moving statistics in the new ones.
+        by_stddev: Whether the moving average is of sigma, and not of the variance.
+    """
+
+    axis: int
+    epsilon: float = 0.0
+    relu: bool = False
+    ghost_size: int | None = None
+    ghosts: bool = False
+    momentum: float = 1.0
+    by_stddev: bool = False
