@@ -10,7 +10,7 @@ import numpy as np
 from keras_renorm import schedules
 from keras_renorm.layers.batch_normalization import BatchNormalization
 from keras_renorm.ops import arguments
-from keras_renorm.ops.maths.correction import LEAST
+from keras_renorm.ops.arguments import LEAST
 from keras_renorm.schedules import Schedule
 from keras_renorm.typing import Tensor
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from keras_renorm.layers.batch_normalization import BatchNormalization, of_positions
 from keras_renorm.layers.masks import attached_mask
-from keras_renorm.ops import arguments, domains
+from keras_renorm.ops import arguments, backends, domains
 from keras_renorm.ops.domains import Kind
-from keras_renorm.ops.steps import lowerings
 from keras_renorm.typing import Tensor
 
 
@@ -279,7 +278,7 @@ def _known(domain: Any) -> list[int] | None:
 
         if isinstance(domain, jax.core.Tracer):
             return None
-    if backend == "torch" and lowerings.pytorch_compiles():
+    if backend == "torch" and backends.current().is_traced(domain):
         return None
     return [int(k) for k in np.unique(keras.ops.convert_to_numpy(domain))]
 

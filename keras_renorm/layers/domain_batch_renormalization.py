@@ -8,7 +8,7 @@ from keras_renorm import ops
 from keras_renorm.layers.batch_renormalization import BatchRenormalization, RenormLimits
 from keras_renorm.layers.domain_batch_normalization import DomainBatchNormalization
 from keras_renorm.ops import arguments
-from keras_renorm.ops.maths.correction import limit
+from keras_renorm.ops.arguments import limit
 from keras_renorm.schedules import Schedule
 from keras_renorm.typing import Tensor
 

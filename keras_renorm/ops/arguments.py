@@ -13,6 +13,9 @@ import numpy as np
 
 from keras_renorm.typing import Tensor
 
+LEAST = {"r_max": 1.0, "d_max": 0.0}
+"""The least values of the limits, which make Batch Renormalization Batch Normalization."""
+
 
 def real(name: str, value: Any, *, low: float, high: float = math.inf) -> float:
     """`value` as a float, if it is a number in [`low`, `high`]."""
@@ -21,6 +24,46 @@ def real(name: str, value: Any, *, low: float, high: float = math.inf) -> float:
         allowed = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
         raise ValueError(f"`{name}` must be {allowed}, received {name}={value!r}.")
     return number
+
+
+def inputs(x: Tensor, at: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor | None]:
+    """`x` as a floating-point tensor, the axis counted from the front, `mask` as booleans.
+
+    Raises:
+        TypeError: If `x` is not floating point.
+        ValueError: If `axis` or the shape of `mask` does not fit `x`.
+    """
+    x = keras.ops.convert_to_tensor(x)
+    floating("x", x)
+    at = axis(at, len(x.shape))
+    if x.shape[at] is None:
+        raise ValueError(
+            f"The number of channels, the size of `x` along axis {at}, must be known; received "
+            f"`x` of shape {tuple(x.shape)}. Set it, e.g. with `keras.ops.reshape`."
+        )
+    if mask is not None:
+        mask = keras.ops.cast(keras.ops.convert_to_tensor(mask), "bool")
+        mask_shape(mask.shape, x.shape, layer=False)
+    return x, at, mask
+
+
+def limit(name: str, value: float | Tensor, dtype: str) -> Tensor:
+    """A limit in `dtype`.
+
+    Args:
+        name: Which, "r_max" or "d_max".
+        value: A number, or a scalar tensor. What a tensor holds is not looked at here.
+        dtype: The dtype of the result.
+
+    Raises:
+        TypeError: If `value` is neither a number nor a scalar tensor.
+        ValueError: If `value` is a number below the least one.
+    """
+    if is_number(value):
+        value = real(name, value, low=LEAST[name])
+    elif tuple(getattr(value, "shape", (None,))):
+        raise TypeError(f"`{name}` must be a number or a scalar tensor, received {value!r}.")
+    return converted(value, dtype)
 
 
 def epsilon(value: Any) -> float:

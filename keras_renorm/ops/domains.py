@@ -13,7 +13,8 @@ import keras
 
 from keras_renorm.ops import arguments
 from keras_renorm.ops.backends.replicas import Replicas
-from keras_renorm.ops.maths.moments import Moments, moments, without_masked_gradients
+from keras_renorm.ops.maths.masks import without_masked_gradients
+from keras_renorm.ops.maths.moments import Moments, moments
 from keras_renorm.ops.maths.sums import at_least, channel_shape
 from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
 from keras_renorm.ops.renorm import inference_step

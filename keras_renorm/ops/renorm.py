@@ -2,12 +2,14 @@
 
 import keras
 
-from keras_renorm.ops import arguments
-from keras_renorm.ops.backends.tensorflow.derivatives import of_this_graph
-from keras_renorm.ops.maths.correction import limit
-from keras_renorm.ops.maths.moments import Moments, canonical_inputs, without_masked_gradients
+from keras_renorm.ops import arguments, backends
+from keras_renorm.ops.backends.replicas import Replicas
+from keras_renorm.ops.maths.masks import without_masked_gradients
+from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.moving import Moving
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps import inference, training
+from keras_renorm.ops.steps.inference import Inference
 from keras_renorm.ops.steps.step import Step
 from keras_renorm.typing import Tensor
 
@@ -94,7 +96,7 @@ def batch_renormalization(
     Source: Ioffe 2017, Algorithm 1 and the gradients of section 3. The ghost batches: Hoffer,
     Hubara & Soudry 2017, Algorithm 1.
     """
-    x, scale, offset, settings = _prepared(
+    step = _prepared(
         x,
         (moving_mean, moving_variance, gamma, beta),
         limits=(r_max, d_max),
@@ -105,7 +107,8 @@ def batch_renormalization(
         synchronized=synchronized,
         virtual_batch_size=virtual_batch_size,
     )
-    return training.take(x, scale, offset, settings, synchronized=synchronized)
+    trained = training.train(step)
+    return trained.y, trained.moments()
 
 
 def training_step(
@@ -163,7 +166,7 @@ def training_step(
 
     Source: Ioffe 2017, Algorithm 1.
     """
-    x, scale, offset, settings = _prepared(
+    step = _prepared(
         x,
         (moving_mean, moving_variance, gamma, beta),
         limits=(r_max, d_max),
@@ -173,16 +176,11 @@ def training_step(
         relu=relu,
         synchronized=synchronized,
         virtual_batch_size=virtual_batch_size,
-    )
-    return training.train(
-        x,
-        scale,
-        offset,
-        settings,
-        synchronized=synchronized,
         momentum=arguments.real("momentum", momentum, low=0, high=1),
         by_stddev=by_stddev,
     )
+    trained = training.train(step)
+    return trained.y, trained.moving()
 
 
 def _prepared(
@@ -196,30 +194,30 @@ def _prepared(
     relu: bool,
     synchronized: bool,
     virtual_batch_size: int | None,
-) -> tuple[Tensor, Tensor, Tensor, Step]:
-    """`(x, gamma, beta, step)`, all checked and in the types that the lowerings take."""
-    x, axis, mask = canonical_inputs(x, axis, mask)
+    momentum: float = 1.0,
+    by_stddev: bool = False,
+) -> Step:
+    """The step, all checked and in the types that the lowerings take."""
+    x, axis, mask = arguments.inputs(x, axis, mask)
     dtype = arguments.wide(x.dtype)
     names = ("moving_mean", "moving_variance", "gamma", "beta")
     named = dict(zip(names, vectors, strict=True))
     mu, variance, gamma, beta = _vectors(named, x.shape[axis], dtype)
     size = arguments.virtual_batch_size(virtual_batch_size, axis=axis, synchronized=synchronized)
-    r_max = limit("r_max", limits[0], dtype)
-    d_max = limit("d_max", limits[1], dtype)
+    r_max = arguments.limit("r_max", limits[0], dtype)
+    d_max = arguments.limit("d_max", limits[1], dtype)
     tensors = x, gamma, beta, mu, variance, r_max, d_max, *([] if mask is None else [mask])
-    x, gamma, beta, mu, variance, r_max, d_max, *masks = of_this_graph(tensors)
-    settings = Step(
-        moving_mean=mu,
-        moving_variance=variance,
-        r_max=r_max,
-        d_max=d_max,
-        mask=masks[0] if masks else None,
+    own = backends.current().of_this_graph(tensors)
+    settings = Settings(
         axis=axis,
         epsilon=arguments.epsilon(epsilon),
         relu=relu,
         ghost_size=size if size is None else min(size, _MOST_ROWS),
+        momentum=momentum,
+        by_stddev=by_stddev,
     )
-    return x, gamma, beta, settings
+    replicas = Replicas.running() if synchronized else None
+    return Step(Arguments(*own[:3]), Constants(*own[3:]), settings, replicas)
 
 
 def normalize(
@@ -261,10 +259,12 @@ def normalize(
 
     Source: Ioffe & Szegedy 2015, Algorithm 2; Ioffe 2017, Algorithm 1.
     """
-    x, axis, _ = canonical_inputs(x, axis, None)
-    vectors = _vectors_of(x, axis, mean=mean, variance=variance, gamma=gamma, beta=beta)
-    epsilon = arguments.epsilon(epsilon)
-    return inference.in_plain_operations(x, *vectors, axis=axis, epsilon=epsilon)
+    x, axis, _ = arguments.inputs(x, axis, None)
+    mean, variance, gamma, beta = _vectors_of(
+        x, axis, mean=mean, variance=variance, gamma=gamma, beta=beta
+    )
+    settings = Settings(axis, arguments.epsilon(epsilon))
+    return inference.in_plain_operations(Arguments(x, gamma, beta), mean, variance, settings)
 
 
 def inference_step(
@@ -321,13 +321,14 @@ def inference_step(
 
     Source: Ioffe & Szegedy 2015, Algorithm 2; Ioffe 2017, Algorithm 1.
     """
-    x, axis, mask = canonical_inputs(x, axis, mask)
+    x, axis, mask = arguments.inputs(x, axis, mask)
     named = {"moving_mean": moving_mean, "moving_variance": moving_variance}
-    vectors = _vectors_of(x, axis, **named, gamma=gamma, beta=beta)
-    epsilon = arguments.epsilon(epsilon)
+    mean, variance, gamma, beta = _vectors_of(x, axis, **named, gamma=gamma, beta=beta)
+    settings = Settings(axis, arguments.epsilon(epsilon), relu)
 
     def output(x: Tensor) -> Tensor:
-        return inference.take(x, vectors, axis=axis, epsilon=epsilon, relu=relu, portable=portable)
+        given = Arguments(x, gamma, beta)
+        return inference.normalize(Inference(given, mean, variance, settings, portable))
 
     return without_masked_gradients(mask, output, x)
 

@@ -27,15 +27,12 @@ def shuffle_order(replicas: Replicas, size: Tensor, seed: Tensor) -> Tensor:
         holds the place, and the place that the example has in the batch as it was. Each replica
         has as many examples after as before.
     """
-    import tensorflow as tf
-
     own = [size, *keras.ops.unstack(seed, 2)]
     gathered = replicas.gather(keras.ops.stack([keras.ops.cast(value, "int64") for value in own]))
     ends = keras.ops.cumsum(gathered[:, 0])
     places = keras.ops.arange(ends[-1], dtype="int64")
     holders = keras.ops.sum(places[:, None] >= ends, axis=1)
-    # Philox by name: "auto_select" may differ between the replicas' kinds of device.
-    draws = tf.random.stateless_uniform([ends[-1]], gathered[0, 1:], alg="philox")
+    draws = replicas.uniform(ends[-1], gathered[0, 1:])
     sources = keras.ops.argsort(draws)
     return keras.ops.stack([keras.ops.cast(a, "int32") for a in (holders, sources)], axis=1)
 

@@ -16,6 +16,7 @@ from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, 
 from keras_renorm.typing import Tensor
 
 Elsewhere = Literal["fused", "composite"]
+Plain = Callable[[Arguments, Any], Tensor]
 
 
 class Forward(NamedTuple):
@@ -136,9 +137,9 @@ class FusedKernel(Protocol):
         ...
 
     def train(
-        self, arguments: Arguments, constants: Constants, settings: Settings
+        self, arguments: Arguments, constants: Constants, settings: Settings, plain: Plain
     ) -> tuple[Tensor, Moments]:
-        """The output and the minibatch's moments."""
+        """The output and the minibatch's moments; `plain` is as in `Differentiable`."""
         ...
 
 
@@ -172,7 +173,7 @@ class Differentiable(NamedTuple):
 
     forward: Callable[[Arguments, Any], tuple[tuple[Tensor, ...], Any]]
     backward: Callable[[Tensor, Arguments, Any, Any], Arguments]
-    plain: Callable[[Arguments, Any], Tensor]
+    plain: Plain
     refusal: str | None = None
 
 

@@ -7,44 +7,41 @@ the same bits on all of them.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import keras
 
+from keras_renorm.ops import backends
+from keras_renorm.ops.backends.interface import Collective
 from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.typing import Tensor
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 
 class Replicas:
     """The replicas that the running function is one of.
 
     Args:
-        context: The `tf.distribute.ReplicaContext` of the running replica.
+        collective: How the backend lets them exchange tensors.
     """
 
-    def __init__(self, context: "tf.distribute.ReplicaContext") -> None:
-        self._context = context
+    def __init__(self, collective: Collective) -> None:
+        self._collective = collective
 
     @classmethod
     def running(cls) -> "Replicas | None":
         """Those of the running function; None where it runs on a single one, or in no replica."""
-        if keras.backend.backend() != "tensorflow":
-            return None
-        import tensorflow as tf
-
-        context = tf.distribute.get_replica_context()
-        if context is None or context.num_replicas_in_sync == 1:
-            return None
-        return cls(context)
+        collective = backends.current().collective()
+        return None if collective is None else cls(collective)
 
     @property
     def index(self) -> Tensor:
         """The place of this replica among them, from 0."""
-        return self._context.replica_id_in_sync_group
+        return self._collective.index
+
+    def uniform(self, count: Tensor, seed: Tensor) -> Tensor:
+        """`count` random numbers in [0, 1) that depend on `seed`, `[2]`, and not on the replica."""
+        return self._collective.uniform(count, seed)
 
     def merge(self, local: Moments) -> Moments:
         """The moments of the union of all replicas' positions.
@@ -98,11 +95,12 @@ class Replicas:
         Returns:
             Tensor of that shape with an axis of the replicas in front.
         """
-        replicas = self._context.num_replicas_in_sync
+        replicas = self._collective.size
         mine = keras.ops.reshape(
             keras.ops.arange(replicas) == self.index, (replicas, *(1 for _ in own.shape))
         )
-        return self._all_reduce("SUM", keras.ops.where(mine, own, keras.ops.zeros_like(own)))
+        slot = keras.ops.where(mine, own, keras.ops.zeros_like(own))
+        return self._collective.all_reduce("SUM", slot)
 
     def exchange(self, rows: Tensor, put: Tensor, take: Tensor, total: Tensor) -> Tensor:
         """Rows of a table that all replicas fill together, in one collective, as is its gradient.
@@ -122,26 +120,12 @@ class Replicas:
         @keras.ops.custom_gradient
         def forward(rows: Tensor) -> Any:
             table = keras.ops.scatter(keras.ops.expand_dims(put, 1), rows, shape)
-            taken = keras.ops.take(self._all_reduce("SUM", table), take, axis=0)
+            taken = keras.ops.take(self._collective.all_reduce("SUM", table), take, axis=0)
             return taken, lambda upstream: self.exchange(upstream, take, put, total)
 
         return forward(rows)
 
-    def _reduce(self, operation: str, vectors: Sequence[Tensor]) -> list[Tensor]:
+    def _reduce(self, operation: Literal["SUM", "MEAN"], vectors: Sequence[Tensor]) -> list[Tensor]:
         packed = keras.ops.stack([keras.ops.cast(vector, "float64") for vector in vectors])
-        total = keras.ops.cast(self._all_reduce(operation, packed), vectors[0].dtype)
+        total = keras.ops.cast(self._collective.all_reduce(operation, packed), vectors[0].dtype)
         return keras.ops.unstack(total, len(vectors))
-
-    def _all_reduce(self, operation: str, value: Tensor) -> Tensor:
-        try:
-            return self._context.all_reduce(operation, value)
-        except RuntimeError as error:
-            if "merge_call" not in str(error):
-                raise
-            raise RuntimeError(
-                "A layer that is synchronized, or one at inference whose statistics are averaged "
-                "over replicas, was called where TensorFlow allows no collective: in a "
-                "`tf.function` (with or without jit_compile) or a `tf.cond`, `tf.while_loop` or "
-                "`tf.map_fn` inside the function that `strategy.run` runs. Call it from that "
-                "function itself, and put one `tf.function` around `strategy.run`."
-            ) from error

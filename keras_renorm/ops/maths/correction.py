@@ -6,11 +6,9 @@ import keras
 
 from keras_renorm.ops import arguments
 from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Settings
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.typing import Tensor
-
-LEAST = {"r_max": 1.0, "d_max": 0.0}
-"""The least values of the limits, which make Batch Renormalization Batch Normalization."""
 
 
 class Correction(NamedTuple):
@@ -23,6 +21,30 @@ class Correction(NamedTuple):
 
     r: Tensor
     d: Tensor
+
+    def affine(self, batch: Moments, arguments: Arguments, ratio: Tensor) -> Affine:
+        """The map that normalises: `y = (x - mu_B) * gamma * ratio + gamma * d + beta`.
+
+        Args:
+            batch: The minibatch's moments, of which the mean is used.
+            arguments: Those with gamma and beta.
+            ratio: r / sigma_B; or r, for what is divided by sigma_B already.
+        """
+        _, gamma, beta = arguments
+        offset = gamma * self.d + beta
+        return Affine(batch.mean, batch.mean_remainder, gamma * ratio, offset)
+
+
+def correction(batch: Moments, constants: Constants, settings: Settings) -> Correction:
+    """`renorm_correction` of a step's operands."""
+    return renorm_correction(
+        batch,
+        constants.moving_mean,
+        constants.moving_variance,
+        r_max=constants.r_max,
+        d_max=constants.d_max,
+        epsilon=settings.epsilon,
+    )
 
 
 def renorm_correction(
@@ -72,27 +94,8 @@ def renorm_correction(
     sigma = keras.ops.sqrt(arguments.converted(moving_variance, dtype) + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
     difference = batch.mean - arguments.converted(moving_mean, dtype) + batch.mean_remainder
-    r_max = at_least(LEAST["r_max"], limit("r_max", r_max, dtype))
-    d_max = at_least(LEAST["d_max"], limit("d_max", d_max, dtype))
+    r_max = at_least(arguments.LEAST["r_max"], arguments.limit("r_max", r_max, dtype))
+    d_max = at_least(arguments.LEAST["d_max"], arguments.limit("d_max", d_max, dtype))
     r = keras.ops.clip(sigma_b / sigma, 1 / r_max, r_max)
     d = keras.ops.clip(difference / sigma, -d_max, d_max)
     return Correction(keras.ops.stop_gradient(r), keras.ops.stop_gradient(d))
-
-
-def limit(name: str, value: float | Tensor, dtype: str) -> Tensor:
-    """A limit in `dtype`.
-
-    Args:
-        name: Which, "r_max" or "d_max".
-        value: A number, or a scalar tensor. What a tensor holds is not looked at here.
-        dtype: The dtype of the result.
-
-    Raises:
-        TypeError: If `value` is neither a number nor a scalar tensor.
-        ValueError: If `value` is a number below the least one.
-    """
-    if arguments.is_number(value):
-        value = arguments.real(name, value, low=LEAST[name])
-    elif tuple(getattr(value, "shape", (None,))):
-        raise TypeError(f"`{name}` must be a number or a scalar tensor, received {value!r}.")
-    return arguments.converted(value, dtype)

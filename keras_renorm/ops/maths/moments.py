@@ -1,12 +1,12 @@
 """Batch moments: count, mean and variance of every channel."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 
 from keras_renorm.ops import arguments
+from keras_renorm.ops.maths.masks import select
 from keras_renorm.ops.maths.sums import at_least, channel_sum, spread, summed_axes
 from keras_renorm.typing import Tensor
 
@@ -69,7 +69,7 @@ def moments(
     Source: Ioffe & Szegedy 2015, Algorithm 1. The shifted sums: Chan, Golub & LeVeque 1983,
     equation 1.7, there the corrected two-pass algorithm.
     """
-    x, axis, mask = canonical_inputs(x, axis, mask)
+    x, axis, mask = arguments.inputs(x, axis, mask)
     dtype = arguments.wide(x.dtype)
     count = _count(x, axis, mask, dtype, ghosts)
     divisor = at_least(1, count)
@@ -82,29 +82,6 @@ def moments(
     return Moments(mean, variance, count, remainder)
 
 
-def canonical_inputs(
-    x: Tensor, axis: int, mask: Tensor | None
-) -> tuple[Tensor, int, Tensor | None]:
-    """`x` as a floating-point tensor, `axis` counted from the front, `mask` as booleans.
-
-    Raises:
-        TypeError: If `x` is not floating point.
-        ValueError: If `axis` or the shape of `mask` does not fit `x`.
-    """
-    x = keras.ops.convert_to_tensor(x)
-    arguments.floating("x", x)
-    axis = arguments.axis(axis, len(x.shape))
-    if x.shape[axis] is None:
-        raise ValueError(
-            f"The number of channels, the size of `x` along axis {axis}, must be known; received "
-            f"`x` of shape {tuple(x.shape)}. Set it, e.g. with `keras.ops.reshape`."
-        )
-    if mask is not None:
-        mask = keras.ops.cast(keras.ops.convert_to_tensor(mask), "bool")
-        arguments.mask_shape(mask.shape, x.shape, layer=False)
-    return x, axis, mask
-
-
 def centre(x: Tensor, axis: int, mean: Tensor, remainder: Tensor | None = None) -> Tensor:
     """`(x - mean) - remainder` in the dtype of `mean`, per channel.
 
@@ -112,21 +89,6 @@ def centre(x: Tensor, axis: int, mean: Tensor, remainder: Tensor | None = None) 
     """
     centred = keras.ops.cast(x, mean.dtype) - spread(mean, x, axis)
     return centred if remainder is None else centred - spread(remainder, x, axis)
-
-
-def select(mask: Tensor | None, x: Tensor) -> Tensor:
-    """`x` where `mask` is True and 0 elsewhere, also where `x` is NaN there."""
-    return x if mask is None else keras.ops.where(mask, x, keras.ops.zeros_like(x))
-
-
-def without_masked_gradients(
-    mask: Tensor | None, output: Callable[[Tensor], Tensor], x: Tensor
-) -> Tensor:
-    """`output(x)`, of whose masked positions nothing reaches a gradient, not even 0 * NaN."""
-    if mask is None:
-        return output(x)
-    masked = keras.ops.stop_gradient(output(x))
-    return keras.ops.where(mask, output(select(mask, x)), masked)
 
 
 def _count(x: Tensor, axis: int, mask: Tensor | None, dtype: str, ghosts: bool) -> Tensor:

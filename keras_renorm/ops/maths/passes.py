@@ -1,118 +1,60 @@
 """The passes over a tensor in plain `keras.ops`: every dtype, rank, backend and device.
 
-What a step of training does between these passes, with vectors of one entry per channel, is in
-`keras_renorm.ops.steps.pass_by_pass`. `mean` and `mean_remainder` are those of `Moments`. Every
-vector is `[C]`; where the first axis of `x` counts ghost batches, `[G, C]`.
+They fulfil `keras_renorm.ops.backends.interface.Passes`. What a step of training does between them,
+with vectors of one entry per channel, is in `keras_renorm.ops.steps.pass_by_pass`.
 """
 
 import keras
 
-from keras_renorm.ops.maths.moments import centre, moments, select
+from keras_renorm.ops.maths import moments as batch_moments
+from keras_renorm.ops.maths.masks import select
+from keras_renorm.ops.maths.moments import Moments, centre
+from keras_renorm.ops.maths.operands import Affine, Line, Settings, Sums
 from keras_renorm.ops.maths.sums import channel_sum, spread
 from keras_renorm.typing import Tensor
 
-__all__ = ["gradient_sums", "input_gradient", "moments", "normalize"]
+
+def moments(x: Tensor, mask: Tensor | None, settings: Settings) -> Moments:
+    """The moments of the positions that count, `[C]`, or `[G, C]` of ghost batches."""
+    return batch_moments.moments(x, settings.axis, mask, ghosts=settings.ghosts)
 
 
-def normalize(
-    x: Tensor,
-    mean: Tensor,
-    mean_remainder: Tensor | None,
-    scale: Tensor,
-    offset: Tensor,
-    *,
-    axis: int,
-    relu: bool = False,
-) -> Tensor:
-    """`y = (x - mean) * scale + offset`, or its positive part.
-
-    Args:
-        x: Tensor `[..., C, ...]`.
-        mean: `[C]`.
-        mean_remainder: `[C]`, or None for 0.
-        scale: `[C]`.
-        offset: `[C]`.
-        axis: The axis of the channels.
-        relu: Whether to take the positive part.
-
-    Returns:
-        Tensor of the dtype and shape of `x`.
-    """
-    y = _affine(centre(x, axis, mean, mean_remainder), scale, offset, axis)
-    return keras.ops.cast(keras.ops.relu(y) if relu else y, x.dtype)
+def normalize(x: Tensor, affine: Affine, settings: Settings) -> Tensor:
+    """`y = (x - mean) * scale + offset`, or its positive part, in the dtype of `x`."""
+    y = _affine(_centred(x, affine, settings), affine.scale, affine.offset, settings.axis)
+    return keras.ops.cast(keras.ops.relu(y) if settings.relu else y, x.dtype)
 
 
 def gradient_sums(
-    dy: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    mean_remainder: Tensor,
-    scale: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    *,
-    axis: int,
-    relu: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """`sum dy` and `sum dy * (x - mean)` over the positions that count.
-
-    Args:
-        dy: Gradient of the output of `normalize`.
-        x: Its input, as are the following.
-        mean: `[C]`.
-        mean_remainder: `[C]`.
-        scale: `[C]`; read with `relu` only.
-        offset: `[C]`; read with `relu` only.
-        mask: None, or booleans that broadcast against `x`.
-        axis: The axis of the channels.
-        relu: Whether `normalize` took the positive part; its mask is computed again from `x`.
-
-    Returns:
-        Two vectors `[C]`.
-    """
-    centred = centre(x, axis, mean, mean_remainder)
-    dy = _received(dy, centred, scale, offset, mask, axis, relu)
-    ghosts = len(mean.shape) == 2
+    dy: Tensor, x: Tensor, affine: Affine, mask: Tensor | None, settings: Settings
+) -> Sums:
+    """`sum dy` and `sum dy * (x - mean)` over the positions that count."""
+    centred = _centred(x, affine, settings)
+    dy = _received(dy, centred, affine, mask, settings)
+    ghosts = len(affine.mean.shape) == 2
     products = dy * select(mask, centred)
-    return channel_sum(dy, axis, ghosts), channel_sum(products, axis, ghosts)
+    axis = settings.axis
+    return Sums(channel_sum(dy, axis, ghosts), channel_sum(products, axis, ghosts))
 
 
 def input_gradient(
     dy: Tensor,
     x: Tensor,
-    mean: Tensor,
-    mean_remainder: Tensor,
-    scale: Tensor,
-    offset: Tensor,
-    bias: Tensor,
-    slope: Tensor,
+    affine: Affine,
+    line: Line,
     mask: Tensor | None,
-    *,
-    axis: int,
-    relu: bool = False,
+    settings: Settings,
 ) -> Tensor:
-    """`dx = scale * dy - bias - (x - mean) * slope`, and 0 at masked positions.
-
-    Args:
-        dy: Gradient of the output of `normalize`.
-        x: Its input, as are the following.
-        mean: `[C]`.
-        mean_remainder: `[C]`.
-        scale: `[C]`.
-        offset: `[C]`; read with `relu` only.
-        bias: `[C]`.
-        slope: `[C]`.
-        mask: None, or booleans that broadcast against `x`.
-        axis: The axis of the channels.
-        relu: As in `gradient_sums`.
-
-    Returns:
-        Tensor of the dtype and shape of `x`.
-    """
-    centred = centre(x, axis, mean, mean_remainder)
-    dy = _received(dy, centred, scale, offset, mask, axis, relu)
-    dx = spread(scale, x, axis) * dy - _affine(centred, slope, bias, axis)
+    """`dx = scale * dy - bias - (x - mean) * slope`, and 0 at masked positions."""
+    centred = _centred(x, affine, settings)
+    dy = _received(dy, centred, affine, mask, settings)
+    axis = settings.axis
+    dx = spread(affine.scale, x, axis) * dy - _affine(centred, line.slope, line.bias, axis)
     return keras.ops.cast(select(mask, dx), x.dtype)
+
+
+def _centred(x: Tensor, affine: Affine, settings: Settings) -> Tensor:
+    return centre(x, settings.axis, affine.mean, affine.mean_remainder)
 
 
 def _affine(centred: Tensor, scale: Tensor, offset: Tensor, axis: int) -> Tensor:
@@ -120,14 +62,10 @@ def _affine(centred: Tensor, scale: Tensor, offset: Tensor, axis: int) -> Tensor
 
 
 def _received(
-    dy: Tensor,
-    centred: Tensor,
-    scale: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    axis: int,
-    relu: bool,
+    dy: Tensor, centred: Tensor, affine: Affine, mask: Tensor | None, settings: Settings
 ) -> Tensor:
-    """`dy` where the position counts and, with `relu`, let it through; 0 elsewhere."""
+    """`dy` where the position counts and, with a ReLU, let it through; 0 elsewhere."""
     dy = select(mask, keras.ops.cast(dy, centred.dtype))
-    return select(_affine(centred, scale, offset, axis) > 0, dy) if relu else dy
+    if not settings.relu:
+        return dy
+    return select(_affine(centred, affine.scale, affine.offset, settings.axis) > 0, dy)

@@ -15,9 +15,6 @@ ABI = 5
 HANDLERS = ("forward", "backward", "moments", "normalize", "gradient_sums", "input_gradient")
 """The library's handlers; each is registered with XLA under `keras_renorm_<name>`."""
 
-STATISTICS = 9
-"""Rows of the packed statistics, in the order of `tensorflow_calls.Statistics`."""
-
 LIBRARY = "libkeras_renorm.so"
 
 _DIGEST_SIZE = 64  # of SHA-256 in hexadecimal
@@ -128,23 +125,14 @@ def once(make: Callable[[], NativeLibrary]) -> Callable[[], NativeLibrary]:
     return made
 
 
-def attributes(
-    axis: int,
-    ghost_size: int | None,
-    relu: bool,
-    epsilon: float,
-    momentum: float,
-    by_stddev: bool,
-) -> dict[str, bool | int | float]:
-    """Returns a call's attributes, as operand.h has them; each call takes all."""
-    return {
-        "axis": axis,
-        "ghost_size": ghost_size or 0,
-        "relu": relu,
-        "epsilon": float(epsilon),
-        "momentum": float(momentum),
-        "by_stddev": by_stddev,
-    }
+@functools.cache
+def problem(register: Callable[[], NativeLibrary]) -> str | None:
+    """Returns why `register` cannot make the library known to a runtime, or None once it has."""
+    try:
+        register()
+    except (NativeLibraryError, ImportError) as error:
+        return str(error)
+    return None
 
 
 def handlers() -> dict[str, Any]:

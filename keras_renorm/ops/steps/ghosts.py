@@ -7,62 +7,70 @@ from typing import Any
 import keras
 
 from keras_renorm.ops.maths.moments import Moments
-from keras_renorm.ops.steps.step import Step
+from keras_renorm.ops.steps.step import Step, Trained, trained
 from keras_renorm.typing import Tensor
 
 
-def in_ghosts(
-    function: Callable[..., tuple[Tensor, Moments]],
-    x: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    step: Step,
-) -> tuple[Tensor, Moments]:
+def in_ghosts(train: Callable[[Step], Trained], step: Step) -> Trained:
     """The step of each ghost batch: of all full ones at once, then of the smaller one at the end.
 
     Args:
-        function: `function(x, gamma, beta, step)` takes the step where the first axis counts
-            ghost batches (`step.ghosts`), and where there are none.
-        x: Tensor `[B, ..., C, ...]`.
-        gamma: `[C]`.
-        beta: `[C]`.
-        step: The rest, with a `ghost_size`.
+        train: Takes a step whose first axis counts ghost batches (`ghosts`), and one of a whole
+            minibatch.
+        step: A step with a `ghost_size`.
 
     Returns:
-        `(y, batch)`, the moments `[G, C]`, where G is B / `ghost_size` rounded up.
+        The output, and the moments `[G, C]`, where G is the number of rows over `ghost_size`,
+        rounded up.
     """
-    assert step.ghost_size is not None
-    rows, size = keras.ops.shape(x)[0], step.ghost_size
+    shape, size = keras.ops.shape(step.arguments.x), step.settings.ghost_size
+    assert size is not None
+    rows = shape[0]
     cut, known = rows // size * size, isinstance(rows, int)
     parts = []
     if not known or cut > 0:
-        part = _folded(x, step, cut)
-        y, batch = function(part[0], gamma, beta, part[1])
-        parts.append((keras.ops.reshape(y, (cut, *keras.ops.shape(x)[1:])), batch))
+        full = train(_folded(step, cut, size))
+        parts.append((keras.ops.reshape(full.y, (cut, *shape[1:])), full.moments()))
     if not known or cut < rows or not parts:
-        mask = step.mask if step.mask is None else _rows(step.mask, rows)[cut:]
-        rest = dataclasses.replace(step, ghost_size=None, mask=mask)
-        y, batch = function(x[cut:], gamma, beta, rest)
-        parts.append((y, Moments(*(keras.ops.expand_dims(value, 0) for value in batch))))
-    return _joined(parts, -(-rows // size))
+        rest = train(_rest(step, cut))
+        batch = Moments(*(keras.ops.expand_dims(value, 0) for value in rest.moments()))
+        parts.append((rest.y, batch))
+    return trained(step, *_joined(parts, -(-rows // size)))
 
 
-def _folded(x: Tensor, step: Step, cut: Any) -> tuple[Tensor, Step]:
-    """The first `cut` rows as `[G, ghost_size, ...]`, and the step for them."""
-    assert step.ghost_size is not None
-    size = step.ghost_size
-    mask = step.mask
+def _folded(step: Step, cut: Any, size: int) -> Step:
+    """The step of the first `cut` rows, as `[G, size, ...]`."""
 
     def fold(value: Tensor) -> Tensor:
         return keras.ops.reshape(value[:cut], (cut // size, size, *keras.ops.shape(value)[1:]))
 
+    settings = step.settings
+    part = _of_rows(step, fold)
+    return part.with_settings(ghost_size=None, ghosts=True, axis=settings.axis + 1)
+
+
+def _rest(step: Step, cut: Any) -> Step:
+    """The step of the rows from `cut` on, as a minibatch."""
+
+    def rest(value: Tensor) -> Tensor:
+        return value[cut:]
+
+    return _of_rows(step, rest).with_settings(ghost_size=None)
+
+
+def _of_rows(step: Step, part: Callable[[Tensor], Tensor]) -> Step:
+    """The step of a part of the rows of `x`, and of the mask if there is one."""
+    x, mask = step.arguments.x, step.constants.mask
     if mask is not None:
-        mask = fold(_rows(mask, keras.ops.shape(x)[0]))
-    axis = step.axis + 1
-    return fold(x), dataclasses.replace(step, ghost_size=None, ghosts=True, mask=mask, axis=axis)
+        mask = part(_with_all_rows(mask, keras.ops.shape(x)[0]))
+    return dataclasses.replace(
+        step,
+        arguments=step.arguments._replace(x=part(x)),
+        constants=step.constants._replace(mask=mask),
+    )
 
 
-def _rows(mask: Tensor, rows: Any) -> Tensor:
+def _with_all_rows(mask: Tensor, rows: Any) -> Tensor:
     """`mask` with a row for each of the batch, where it may have one for all."""
     if isinstance(rows, int) and mask.shape[0] == rows:
         return mask

@@ -1,156 +1,188 @@
 """Normalisation with population statistics, into which the minibatch does not enter.
 
-The lowerings, which give the same numbers: `in_passes` of the native library, which a model that is
-exported must not hold; `fused.normalize`, an operation of TensorFlow's own; and plain operations.
+The ways, which give the same numbers: the native library's passes, which a model that is exported
+must not hold; an operation of the backend's own; and plain operations.
 """
 
 import functools
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import keras
 
-from keras_renorm.ops.backends.tensorflow.derivatives import (
-    Functions,
-    differentiable,
-    held,
-    of_this_graph,
-)
-from keras_renorm.ops.maths import passes as composite
+from keras_renorm.ops import backends
+from keras_renorm.ops.backends.interface import Differentiable, InferencePasses
+from keras_renorm.ops.maths import passes as plain_passes
+from keras_renorm.ops.maths.operands import Affine, Arguments, Settings
 from keras_renorm.ops.steps import lowerings
+from keras_renorm.ops.steps.lowerings import Name
 from keras_renorm.typing import Tensor
 
 
-def take(
-    x: Tensor,
-    vectors: tuple[Tensor, ...],
-    *,
-    axis: int,
-    epsilon: float,
-    relu: bool,
-    portable: bool,
-) -> Tensor:
-    """The output in the lowering that fits.
+class Inference(NamedTuple):
+    """What normalisation with population statistics is given.
 
-    Args:
-        x: Tensor `[..., C, ...]`.
-        vectors: mean, variance, gamma and beta, `[C]` each.
-        axis: The axis of the channels, counted from the front.
-        epsilon: Added to the variance.
-        relu: Whether to take the positive part.
+    Attributes:
+        arguments: The operands that have a gradient.
+        mean: `[C]`, without gradient.
+        variance: `[C]`, without gradient.
+        settings: Its axis, epsilon and ReLU.
         portable: Whether no operation of the native library may be used.
-
-    Returns:
-        Tensor of the dtype and shape of `x`.
     """
-    mean, variance = map(keras.ops.stop_gradient, vectors[:2])
-    vectors = mean, variance, *vectors[2:]
-    name = lowerings.choose_for_inference(x, axis=axis, epsilon=epsilon, portable=portable)
-    if name == "native":
-        passes = lowerings.native_passes()
-        return in_passes(passes, x, vectors, axis=axis, epsilon=epsilon, relu=relu)
-    if name == "composite" and keras.backend.backend() == "jax":
-        y: Tensor = _compiled_by_jax(axis, epsilon, relu)(x, *vectors)
-        return y
-    if name == "composite":
-        return in_plain_operations(x, *vectors, axis=axis, epsilon=epsilon, relu=relu)
-    from keras_renorm.ops.backends.tensorflow import fused
 
-    y = fused.normalize(x, *vectors, epsilon=epsilon)
-    return keras.ops.relu(y) if relu else y
+    arguments: Arguments
+    mean: Tensor
+    variance: Tensor
+    settings: Settings
+    portable: bool = True
+
+
+class Implementation(Protocol):
+    """One way to normalise."""
+
+    @property
+    def lowering(self) -> Name:
+        """The lowering that it belongs to."""
+        ...
+
+    def fits(self, step: Inference) -> bool:
+        """Whether the backend has it, and it can take this input."""
+        ...
+
+    def normalize(self, step: Inference) -> Tensor:
+        """The output, in the dtype and shape of the input."""
+        ...
+
+
+class Native:
+    """One pass over the tensor, its gradient in two; in two more after a ReLU."""
+
+    lowering: Name = "native"
+
+    def fits(self, step: Inference) -> bool:
+        """Where the library takes the input and is worth a call; it is not loaded otherwise."""
+        return _native_passes(step) is not None and lowerings.lowering().name == "native"
+
+    def normalize(self, step: Inference) -> Tensor:
+        """Makes the calls. The gradient for `x` does not read `x`, which may hold NaN."""
+        backend, passes = backends.current(), _native_passes(step)
+        assert passes is not None
+        (x, gamma, beta), mean, variance, settings, _ = step
+        x, mean, variance, gamma, beta = backend.of_this_graph((x, mean, variance, gamma, beta))
+        inverse = 1 / keras.ops.sqrt(variance + settings.epsilon)
+        constants = _Constants(mean, inverse, keras.ops.zeros_like(mean))
+        function = _differentiable(passes, settings)
+        return backend.differentiable(function, Arguments(x, gamma, beta), constants)[0]
+
+
+class Fused:
+    """One operation of the backend's own, with the backend's derivatives."""
+
+    lowering: Name = "fused"
+
+    def fits(self, step: Inference) -> bool:
+        """Where the backend's operation takes the input, and is not the slower."""
+        operation = backends.current().fused_inference
+        return (
+            operation is not None
+            and lowerings.forced() != "composite"
+            and operation.fits(step.arguments.x, step.settings)
+        )
+
+    def normalize(self, step: Inference) -> Tensor:
+        """Calls it."""
+        operation = backends.current().fused_inference
+        assert operation is not None
+        y = operation.normalize(step.arguments, step.mean, step.variance, step.settings)
+        return keras.ops.relu(y) if step.settings.relu else y
+
+
+class Plain:
+    """Operations that the backend differentiates."""
+
+    lowering: Name = "composite"
+
+    def fits(self, step: Inference) -> bool:
+        """Always."""
+        return True
+
+    def normalize(self, step: Inference) -> Tensor:
+        """Computes the output."""
+        compute = _in_one_pass(backends.current().name, step.settings)
+        return compute(step.arguments, step.mean, step.variance)
+
+
+IMPLEMENTATIONS: tuple[Implementation, ...] = (Native(), Fused(), Plain())
+"""The ways, in the order in which they are preferred; the last one takes every input."""
+
+
+def choose(step: Inference) -> Implementation:
+    """The first way that takes an input."""
+    return next(i for i in IMPLEMENTATIONS if i.fits(step))
+
+
+def normalize(step: Inference) -> Tensor:
+    """The output in the best way; mean and variance are constants for the gradient."""
+    mean, variance = map(keras.ops.stop_gradient, (step.mean, step.variance))
+    step = step._replace(mean=mean, variance=variance)
+    return choose(step).normalize(step)
 
 
 def in_plain_operations(
-    x: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    *,
-    axis: int,
-    epsilon: float,
-    relu: bool = False,
+    arguments: Arguments, mean: Tensor, variance: Tensor, settings: Settings
 ) -> Tensor:
-    """The output in operations that the backend differentiates; arguments as those of `take`."""
-    scale = gamma / keras.ops.sqrt(variance + epsilon)
-    return composite.normalize(x, mean, None, scale, beta, axis=axis, relu=relu)
+    """The output in operations that the backend differentiates, also for mean and variance."""
+    x, gamma, beta = arguments
+    affine = Affine(mean, None, gamma / keras.ops.sqrt(variance + settings.epsilon), beta)
+    return plain_passes.normalize(x, affine, settings)
+
+
+class _Constants(NamedTuple):
+    """The population's mean and 1 / sigma, and zeros, `[C]` each."""
+
+    mean: Tensor
+    inverse: Tensor
+    zero: Tensor
+
+
+def _native_passes(step: Inference) -> InferencePasses | None:
+    return backends.current().inference_passes(
+        step.arguments.x, portable=step.portable, demanded=lowerings.forced() == "native"
+    )
+
+
+def _differentiable(passes: InferencePasses, settings: Settings) -> Differentiable:
+    linear = settings._replace(relu=False)
+
+    def forward(arguments: Arguments, constants: _Constants) -> tuple[tuple[Tensor], Tensor | None]:
+        (x, gamma, beta), (mean, inverse, zero) = arguments, constants
+        y = passes.normalize(x, Affine(mean, zero, gamma * inverse, beta), settings)
+        return (y,), y if settings.relu else None
+
+    def backward(
+        dy: Tensor, arguments: Arguments, constants: _Constants, y: Tensor | None
+    ) -> Arguments:
+        (x, gamma, _), (mean, inverse, zero) = arguments, constants
+        dy = passes.relu_gradient(dy, y) if settings.relu else dy
+        sums = passes.gradient_sums(dy, x, Affine(mean, zero, zero, zero), None, linear)
+        dx = passes.normalize(dy, Affine(zero, zero, gamma * inverse, zero), linear)
+        return Arguments(dx, inverse * sums.dy_centred, sums.dy)
+
+    return Differentiable(forward, backward, _plain_output(settings))
 
 
 @functools.cache
-def _compiled_by_jax(axis: int, epsilon: float, relu: bool) -> Callable[..., Tensor]:
-    """`in_plain_operations`, in one pass also where JAX runs operation by operation."""
-    import jax
+def _plain_output(settings: Settings) -> Callable[[Arguments, _Constants], Tensor]:
+    """The output in plain operations; the same object for like settings."""
 
-    settings: dict[str, Any] = {"axis": axis, "epsilon": epsilon, "relu": relu}
-    return jax.jit(functools.partial(in_plain_operations, **settings), inline=True)
-
-
-def in_passes(
-    passes: ModuleType,
-    x: Tensor,
-    vectors: tuple[Tensor, ...],
-    *,
-    axis: int,
-    epsilon: float,
-    relu: bool,
-) -> Tensor:
-    """The output in one pass over the tensor, its gradient in two; in two more after a ReLU.
-
-    The gradient for `x` does not read `x`, which may hold NaN.
-
-    Args:
-        passes: `normalize`, `gradient_sums` and `relu_gradient` of the library.
-        x: As in `take`, as are the following.
-        vectors: mean, variance, gamma and beta.
-        axis: The axis of the channels.
-        epsilon: Added to the variance.
-        relu: Whether to take the positive part.
-    """
-    x, mean, variance, gamma, beta = of_this_graph((x, *vectors))
-    constants = mean, 1 / keras.ops.sqrt(variance + epsilon), keras.ops.zeros_like(mean)
-    plain = _plain_output(axis, relu)
-
-    def forward(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> tuple[Tensor]:
-        mean, inverse, zero = constants
-        return (passes.normalize(x, mean, zero, gamma * inverse, beta, axis=axis, relu=relu),)
-
-    def backward(dy: Tensor, x: Tensor, gamma: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        _, mean, inverse, zero, *y = others
-        dy = passes.relu_gradient(dy, *y) if relu else dy
-        dbeta, dscale = passes.gradient_sums(dy, x, mean, zero, zero, zero, None, axis=axis)
-        dx = passes.normalize(dy, zero, zero, gamma * inverse, zero, axis=axis)
-        return dx, inverse * dscale, dbeta
-
-    if keras.backend.backend() == "torch":
-        from keras_renorm.ops.backends.torch import derivatives as torch_derivatives
-
-        functions = Functions(forward, backward, plain, kept=0 if relu else None)
-        (y,) = torch_derivatives.apply(functions, x, gamma, beta, *constants)
-        return y
-
-    @keras.ops.custom_gradient
-    def output(*arguments: Tensor) -> Any:
-        x, gamma, beta = held(arguments)
-        (y,) = forward(x, gamma, beta, *constants)
-
-        def fast(dy: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
-            return backward(dy, *arguments, *constants, *([y] if relu else []))
-
-        def gradients(dy: Tensor) -> tuple[Tensor, ...]:
-            return differentiable(fast, plain, constants)(dy, *arguments)
-
-        return y, gradients
-
-    return output(x, gamma, beta)
-
-
-@functools.cache
-def _plain_output(axis: int, relu: bool) -> Callable[..., Tensor]:
-    """The output in plain operations, as a function of `(x, gamma, beta, *constants)`."""
-
-    def output(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> Tensor:
-        mean, inverse, _ = constants
-        return composite.normalize(x, mean, None, gamma * inverse, beta, axis=axis, relu=relu)
+    def output(arguments: Arguments, constants: _Constants) -> Tensor:
+        (x, gamma, beta), (mean, inverse, _) = arguments, constants
+        return plain_passes.normalize(x, Affine(mean, None, gamma * inverse, beta), settings)
 
     return output
+
+
+@functools.cache
+def _in_one_pass(_: str, settings: Settings) -> Callable[..., Tensor]:
+    """`in_plain_operations` in one pass, kept for each backend."""
+    return backends.current().in_one_pass(functools.partial(in_plain_operations, settings=settings))

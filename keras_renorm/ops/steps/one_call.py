@@ -1,85 +1,62 @@
 """A step as one call of the native library forwards and one backwards."""
 
 import functools
-from types import ModuleType
-from typing import Any
 
 import keras
 
-from keras_renorm.ops.backends.tensorflow.derivatives import Functions
+from keras_renorm.ops import backends
+from keras_renorm.ops.backends.interface import Differentiable, StepCalls
 from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.moving import Moving
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
+from keras_renorm.ops.native import layout
 from keras_renorm.ops.steps import plain
-from keras_renorm.ops.steps.step import Step
+from keras_renorm.ops.steps.lowerings import Name
+from keras_renorm.ops.steps.step import Step, Trained
 from keras_renorm.typing import Tensor
 
 
-def take(
-    calls: ModuleType,
-    x: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    step: Step,
-    *,
-    momentum: float = 1.0,
-    by_stddev: bool = False,
-) -> tuple[Tensor, ...]:
-    """The step, and that of the moving statistics.
+class OneCall:
+    """The moving statistics are updated in the same call."""
 
-    Args:
-        calls: `forward` and `backward`, as in `keras_renorm.ops.backends.tensorflow.calls`.
-        x: Tensor `[..., C, ...]`.
-        gamma: `[C]`.
-        beta: `[C]`.
-        step: The rest.
-        momentum: As in `keras_renorm.ops.update_moving`.
-        by_stddev: As there.
+    lowering: Name = "native"
 
-    Returns:
-        The output, its statistics, and those that `Moving` holds, as `calls.forward` gives them.
-    """
-    options: dict[str, Any] = {"axis": step.axis, "relu": step.relu, "ghost_size": step.ghost_size}
-    more = {"epsilon": step.epsilon, "momentum": momentum, "by_stddev": by_stddev}
-    forward = functools.partial(calls.forward, **options, **more)
+    def fits(self, step: Step) -> bool:
+        """Where the library takes the input, on one replica."""
+        alone = step.replicas is None
+        return alone and backends.current().step_calls(step.arguments.x) is not None
 
-    def backward(dy: Tensor, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        _, _, _, _, _, _, *mask, statistics = others
-        gradients: tuple[Tensor, ...] = calls.backward(dy, x, statistics, *mask, **options)
-        return gradients
-
-    functions = Functions(forward, backward, plain.output(step), kept=1)
-    if keras.backend.backend() == "tensorflow":
-        return _by_tensorflow(functions, x, gamma, beta, step)
-    if keras.backend.backend() == "jax":
-        from keras_renorm.ops.backends.jax import derivatives as jax_derivatives
-
-        return jax_derivatives.apply(functions, x, gamma, beta, *step.constants)
-    from keras_renorm.ops.backends.torch import derivatives as torch_derivatives
-
-    return torch_derivatives.apply(functions, x, gamma, beta, *step.constants)
+    def train(self, step: Step) -> Trained:
+        """Makes the call."""
+        backend = backends.current()
+        calls = backend.step_calls(step.arguments.x)
+        assert calls is not None
+        function = _differentiable(calls, step.settings)
+        y, statistics, *found = backend.differentiable(function, step.arguments, step.constants)
+        moments = functools.partial(_moments, statistics, step.settings)
+        return Trained(y, moments, functools.partial(_moving, found))
 
 
-def moments(statistics: Tensor, step: Step) -> Moments:
-    """The moments among the statistics that `take` returns."""
+def _differentiable(calls: StepCalls, settings: Settings) -> Differentiable:
+    def forward(arguments: Arguments, constants: Constants) -> tuple[tuple[Tensor, ...], Tensor]:
+        found = calls.forward(arguments, constants, settings)
+        return tuple(found), found.statistics
+
+    def backward(
+        dy: Tensor, arguments: Arguments, constants: Constants, statistics: Tensor
+    ) -> Arguments:
+        return calls.backward(dy, arguments.x, statistics, constants.mask, settings)
+
+    return Differentiable(forward, backward, plain.output(settings))
+
+
+def _moving(found: list[Tensor]) -> Moving:
+    return Moving(*(keras.ops.stop_gradient(value) for value in found))
+
+
+def _moments(statistics: Tensor, settings: Settings) -> Moments:
+    """The moments among the packed statistics."""
     rows = keras.ops.stop_gradient(statistics)[:4]
-    rows = rows[:, 0] if step.ghost_size is None else rows
-    mean, remainder, variance, count = keras.ops.unstack(rows, 4)
-    return Moments(mean, variance, count, remainder)
-
-
-def _by_tensorflow(
-    functions: Functions, x: Tensor, gamma: Tensor, beta: Tensor, step: Step
-) -> tuple[Tensor, ...]:
-    @keras.ops.custom_gradient
-    def outputs(x: Tensor, gamma: Tensor, beta: Tensor, *constants: Tensor) -> Any:
-        found = tuple(functions.forward(x, gamma, beta, *constants))
-
-        def fast(dy: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
-            return functions.backward(dy, *arguments, *constants, found[1])
-
-        def gradients(dy: Tensor, *_: Any) -> tuple[Any, ...]:
-            return *plain.gradient(fast, step)(dy, x, gamma, beta), *(None for _ in constants)
-
-        return found, gradients
-
-    result: tuple[Tensor, ...] = outputs(x, gamma, beta, *step.constants)
-    return result
+    rows = rows[:, 0] if settings.ghost_size is None else rows
+    found = dict(zip(layout.Statistics._fields, keras.ops.unstack(rows, 4), strict=False))
+    return Moments(**{name: found[name] for name in Moments._fields})

@@ -1,18 +1,22 @@
-"""A step a pass over the tensor at a time, over one replica or several."""
+"""A step a pass over the tensor at a time, over one replica or several, with a gradient by hand."""
 
 import functools
-from types import ModuleType
-from typing import Any
+from typing import NamedTuple
 
 import keras
 
+from keras_renorm.ops import backends
+from keras_renorm.ops.backends.interface import Differentiable, Passes
 from keras_renorm.ops.backends.replicas import Replicas
-from keras_renorm.ops.backends.tensorflow.derivatives import held
+from keras_renorm.ops.maths import passes as plain_passes
+from keras_renorm.ops.maths.correction import Correction, correction
 from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.ops.steps import plain
 from keras_renorm.ops.steps.ghosts import in_ghosts
-from keras_renorm.ops.steps.step import Step
+from keras_renorm.ops.steps.lowerings import Name
+from keras_renorm.ops.steps.step import Step, Trained, trained
 from keras_renorm.typing import Tensor
 
 _OF_REPLICAS = (
@@ -21,65 +25,98 @@ _OF_REPLICAS = (
 )
 
 
-def take(
-    passes: ModuleType,
-    x: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    step: Step,
-    replicas: Replicas | None,
-) -> tuple[Tensor, Moments]:
-    """The step, a pass over the tensor at a time.
+class NativePasses:
+    """By the library's passes: where the moments travel between replicas before they are used."""
 
-    Args:
-        passes: `moments`, `normalize`, `gradient_sums` and `input_gradient`, as in
-            `keras_renorm.ops.maths.passes`.
-        x: Tensor `[..., C, ...]`.
-        gamma: `[C]`.
-        beta: `[C]`.
-        step: The rest.
-        replicas: Those whose positions make up the minibatch together; None for this one alone.
+    lowering: Name = "native"
 
-    Returns:
-        `(y, batch)`, as `batch_renormalization`.
+    def fits(self, step: Step) -> bool:
+        """Where the library has passes."""
+        return backends.current().native_passes is not None
+
+    def train(self, step: Step) -> Trained:
+        """Takes the passes."""
+        passes = backends.current().native_passes
+        assert passes is not None
+        return _train(passes, step)
+
+
+class PlainPasses:
+    """By plain operations, which keep `x` and vectors of channels for the gradient."""
+
+    lowering: Name = "composite"
+
+    def fits(self, step: Step) -> bool:
+        """Where a gradient by hand can be differentiated again."""
+        return backends.current().gradients_by_hand
+
+    def train(self, step: Step) -> Trained:
+        """Takes the passes."""
+        return _train(plain_passes, step)
+
+
+class _Kept(NamedTuple):
+    """What the gradient needs beside the arguments; vectors as those of the minibatch's moments.
+
+    Attributes:
+        affine: The map that the output is.
+        inverse: 1 / sigma_B.
+        correction: r and d.
+        count: Positions that counted.
     """
-    if step.ghost_size is not None:
-        whole = functools.partial(take, passes, replicas=replicas)
-        return in_ghosts(whole, x, gamma, beta, step)
-    own = {"ghosts": True} if step.ghosts else {}
-    batch = passes.moments(keras.ops.stop_gradient(x), step.axis, step.mask, **own)
-    if replicas is not None:
-        batch = replicas.merge(batch)
-    correction = step.correction(batch)
-    options = {"axis": step.axis, "relu": step.relu}  # annotated, AutoGraph could not take it
 
-    mean, variance, count, remainder = batch
-    r, d = correction
-    inverse = 1 / keras.ops.sqrt(variance + step.epsilon)
+    affine: Affine
+    inverse: Tensor
+    correction: Correction
+    count: Tensor
+
+
+def _train(passes: Passes, step: Step) -> Trained:
+    if step.settings.ghost_size is not None:
+        return in_ghosts(functools.partial(_train, passes), step)
+    function = _differentiable(passes, step.settings, step.replicas)
+    y, *batch = backends.current().differentiable(function, step.arguments, step.constants)
+    return trained(step, y, Moments(*map(keras.ops.stop_gradient, batch)))
+
+
+def _differentiable(
+    passes: Passes, settings: Settings, replicas: Replicas | None
+) -> Differentiable:
+    def forward(arguments: Arguments, constants: Constants) -> tuple[tuple[Tensor, ...], _Kept]:
+        batch = passes.moments(arguments.x, constants.mask, settings)
+        if replicas is not None:
+            batch = replicas.merge(batch)
+        found = correction(batch, constants, settings)
+        inverse = 1 / keras.ops.sqrt(batch.variance + settings.epsilon)
+        affine = found.affine(batch, arguments, inverse * found.r)
+        y = passes.normalize(arguments.x, affine, settings)
+        return (y, *batch), _Kept(affine, inverse, found, batch.count)
+
+    def backward(dy: Tensor, arguments: Arguments, constants: Constants, kept: _Kept) -> Arguments:
+        return _gradients(passes, dy, arguments.x, constants.mask, kept, settings, replicas)
+
     refusal = None if replicas is None else _OF_REPLICAS
+    return Differentiable(forward, backward, plain.output(settings), refusal)
 
-    @keras.ops.custom_gradient
-    def forward(*arguments: Tensor) -> Any:
-        x, gamma, beta = held(arguments)
-        scale = gamma * (inverse * r)
-        affine = mean, remainder, scale, gamma * d + beta
 
-        def fast(dy: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-            sum_dy, sum_dy_centred = passes.gradient_sums(dy, x, *affine, step.mask, **options)
-            dgamma, dbeta = inverse * r * sum_dy_centred + d * sum_dy, sum_dy
-            if step.ghosts:
-                dgamma, dbeta = keras.ops.sum(dgamma, axis=0), keras.ops.sum(dbeta, axis=0)
-            if replicas is not None:  # x acts on the outputs of all, through the moments
-                sum_dy, sum_dy_centred = replicas.add(sum_dy, sum_dy_centred)
-            m = at_least(1, count)
-            bias = scale * (sum_dy / m)
-            slope = scale * (inverse * inverse * sum_dy_centred / m)
-            dx = passes.input_gradient(dy, x, *affine, bias, slope, step.mask, **options)
-            return dx, dgamma, dbeta
-
-        def backward(dy: Tensor) -> tuple[Tensor, ...]:
-            return plain.gradient(fast, step, refusal=refusal)(dy, *arguments)
-
-        return passes.normalize(x, *affine, **options), backward
-
-    return forward(x, gamma, beta), batch
+def _gradients(
+    passes: Passes,
+    dy: Tensor,
+    x: Tensor,
+    mask: Tensor | None,
+    kept: _Kept,
+    settings: Settings,
+    replicas: Replicas | None,
+) -> Arguments:
+    affine, inverse, (r, d), count = kept
+    sums = passes.gradient_sums(dy, x, affine, mask, settings)
+    dgamma, dbeta = inverse * r * sums.dy_centred + d * sums.dy, sums.dy
+    if settings.ghosts:
+        dgamma, dbeta = keras.ops.sum(dgamma, axis=0), keras.ops.sum(dbeta, axis=0)
+    if replicas is not None:  # x acts on the outputs of all, through the moments
+        sums = type(sums)(*replicas.add(*sums))
+    m = at_least(1, count)
+    bias = affine.scale * (sums.dy / m)
+    slope = affine.scale * (inverse * inverse * sums.dy_centred / m)
+    dx = passes.input_gradient(dy, x, affine, Line(bias, slope), mask, settings)
+    return Arguments(dx, dgamma, dbeta)

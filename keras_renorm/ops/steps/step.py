@@ -1,60 +1,85 @@
-"""What a step of training knows beside the tensors that have a gradient."""
+"""A step of training: what it is given, and what it gives."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
 
-import keras
-
-from keras_renorm.ops.maths.correction import Correction, renorm_correction
+from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.moving import Moving, update_moving
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
+from keras_renorm.ops.steps.lowerings import Name
 from keras_renorm.typing import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The rest of a step's operands, and its settings.
+    """What a step is given.
 
     Attributes:
-        moving_mean: `[C]`, before the update.
-        moving_variance: `[C]`, before the update.
-        r_max: Scalar tensor; a value below 1 counts as 1.
-        d_max: Scalar tensor; a value below 0 counts as 0.
-        mask: None, or booleans that broadcast against the input.
-        axis: The axis of the channels, counted from the front.
-        epsilon: Added to the variances.
-        relu: Whether to take the positive part of the output.
-        ghost_size: Rows of the batch in one ghost batch; None where there are none.
-        ghosts: Whether the first axis of the input counts ghost batches.
+        arguments: The operands that have a gradient.
+        constants: Those that have none.
+        settings: Its numbers and switches.
+        replicas: Those whose positions make up the minibatch together; None for this one alone.
     """
 
-    moving_mean: Tensor
-    moving_variance: Tensor
-    r_max: Tensor
-    d_max: Tensor
-    mask: Tensor | None
-    axis: int
-    epsilon: float
-    relu: bool
-    ghost_size: int | None = None
-    ghosts: bool = False
+    arguments: Arguments
+    constants: Constants
+    settings: Settings
+    replicas: Replicas | None = None
+
+    def with_settings(self, **changes: Any) -> "Step":
+        """The same step with other settings."""
+        return dataclasses.replace(self, settings=self.settings._replace(**changes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a step gives. Statistics that nobody asks for are not computed.
+
+    Attributes:
+        y: The output, in the dtype and shape of the input.
+        moments: Gives the `Moments` of the minibatch, without gradient.
+        moving: Gives the `Moving` statistics after the step, without gradient.
+    """
+
+    y: Tensor
+    moments: Callable[[], Moments]
+    moving: Callable[[], Moving]
+
+
+def trained(step: Step, y: Tensor, batch: Moments) -> Trained:
+    """What a step gives whose moments are known, and whose moving statistics are not yet."""
+    settings = step.settings
+    moving = functools.partial(
+        update_moving,
+        step.constants.moving_mean,
+        step.constants.moving_variance,
+        batch,
+        momentum=settings.momentum,
+        epsilon=settings.epsilon,
+        by_stddev=settings.by_stddev,
+    )
+    return Trained(y, functools.partial(_same, batch), moving)
+
+
+def _same(batch: Moments) -> Moments:
+    return batch
+
+
+class Implementation(Protocol):
+    """One way to compute a step; all give the same numbers and the paper's gradient."""
 
     @property
-    def constants(self) -> tuple[Tensor, ...]:
-        """Its tensors: moving mean and variance, r_max, d_max, and the mask if there is one."""
-        masks = [] if self.mask is None else [self.mask]
-        return self.moving_mean, self.moving_variance, self.r_max, self.d_max, *masks
+    def lowering(self) -> Name:
+        """The lowering that it belongs to."""
+        ...
 
-    def correction(self, batch: Moments) -> Correction:
-        """The minibatch's r and d."""
-        correction = renorm_correction(
-            batch,
-            self.moving_mean,
-            self.moving_variance,
-            r_max=self.r_max,
-            d_max=self.d_max,
-            epsilon=self.epsilon,
-        )
-        if keras.backend.backend() != "torch":
-            return correction
-        from keras_renorm.ops.backends.torch import derivatives as torch_derivatives
+    def fits(self, step: Step) -> bool:
+        """Whether the backend has it, and it can take this step."""
+        ...
 
-        return Correction(*map(torch_derivatives.kept, correction))
+    def train(self, step: Step) -> Trained:
+        """Takes the step."""
+        ...

@@ -1,16 +1,46 @@
 """JAX."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from keras_renorm.ops.backends.interface import PlainBackend
+from keras_renorm.ops.backends.interface import Differentiable, PlainBackend, StepCalls
+from keras_renorm.ops.backends.jax import calls, derivatives
+from keras_renorm.ops.maths.operands import Arguments
+from keras_renorm.ops.native import loader
 
 
 class Jax(PlainBackend):
     """See `keras_renorm.ops.backends.interface.Backend`."""
 
     synchronizes = True
+
+    def native_problem(self) -> str | None:
+        """Why JAX does not take the library, or None."""
+        return loader.problem(calls.register)
+
+    def off_cpu(self) -> str | None:
+        """Another platform, or several devices."""
+        platform, devices = jax.default_backend(), jax.device_count()
+        if platform != "cpu":
+            return f"JAX computes on {platform}"
+        # A call of the library cannot be cut: XLA would gather the whole batch for each of them.
+        return None if devices == 1 else f"JAX computes on {devices} devices"
+
+    def step_calls(self, x: jax.Array) -> StepCalls | None:
+        """The library's calls through XLA's FFI."""
+        return calls
+
+    def differentiable(
+        self, function: Differentiable, arguments: Arguments, constants: Any
+    ) -> tuple[jax.Array, ...]:
+        """By `jax.custom_vjp`, twice."""
+        return derivatives.apply(function, arguments, constants)
+
+    def in_one_pass(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        """Compiled, also where JAX runs operation by operation."""
+        return jax.jit(function, inline=True)
 
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is a tracer."""

@@ -1,6 +1,6 @@
-"""Calls of the native library with JAX's derivatives backwards, as many as one likes.
+"""Gradients by hand with JAX's derivatives backwards, as many as one likes.
 
-The first one is a call, too; the next ones are those of the same formula in plain operations. JAX
+The first one is by hand, too; the next ones are those of the same formula in plain operations. JAX
 has no forward derivative of a function whose backward one is given.
 """
 
@@ -8,68 +8,52 @@ from typing import Any
 
 import jax
 
-from keras_renorm.ops.backends.tensorflow.derivatives import Functions
+from keras_renorm.ops.backends.interface import Differentiable
+from keras_renorm.ops.maths.operands import Arguments
 
 
-def apply(
-    functions: Functions, x: jax.Array, gamma: jax.Array, beta: jax.Array, *constants: jax.Array
-) -> tuple[jax.Array, ...]:
-    """What `functions.forward` returns, with derivatives.
+def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tuple[jax.Array, ...]:
+    """What `function.forward` returns, with derivatives.
 
     Args:
-        functions: What to compute.
-        x: Array `[..., C, ...]`.
-        gamma: `[C]`.
-        beta: `[C]`.
-        *constants: Arrays that have no gradient.
+        function: What to compute.
+        arguments: The operands that have a gradient.
+        constants: A named tuple of arrays, or None, that have none.
     """
+    outputs = jax.custom_vjp(function.forward)
 
-    @jax.custom_vjp
-    def outputs(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(functions.forward(*arrays))
+    def forward(arguments: Arguments, constants: Any) -> tuple[Any, Any]:
+        found = outputs(arguments, constants)
+        return found, (arguments, constants, found[1])
 
-    def forward(*arrays: jax.Array) -> tuple[Any, Any]:
-        found = outputs(*arrays)
-        kept = () if functions.kept is None else (found[functions.kept],)
-        return found, (arrays, kept)
-
-    def backward(saved: Any, upstream: tuple[jax.Array, ...]) -> tuple[jax.Array | None, ...]:
-        arrays, kept = saved
-        gradients = _gradients(functions, upstream[0], arrays[:3], (*arrays[3:], *kept))
-        return *gradients, *(None for _ in constants)
+    def backward(saved: Any, upstream: Any) -> tuple[Arguments, None]:
+        return _gradients(function, upstream[0][0], *saved), None
 
     outputs.defvjp(forward, backward)
-    found: tuple[jax.Array, ...] = outputs(x, gamma, beta, *constants)
+    found: tuple[jax.Array, ...] = outputs(arguments, constants)[0]
     return found
 
 
 def _gradients(
-    functions: Functions,
-    dy: jax.Array,
-    arguments: tuple[jax.Array, ...],
-    others: tuple[jax.Array, ...],
-) -> tuple[jax.Array, ...]:
+    function: Differentiable, dy: jax.Array, arguments: Arguments, constants: Any, kept: Any
+) -> Arguments:
     """The first derivatives, which can be differentiated again."""
-    cut = len(others) - (functions.kept is not None)
+    gradients = jax.custom_vjp(function.backward)
 
-    @jax.custom_vjp
-    def gradients(dy: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(functions.backward(dy, *arrays))
+    def forward(*operands: Any) -> tuple[Any, Any]:
+        return gradients(*operands), operands[:3]
 
-    def forward(dy: jax.Array, *arrays: jax.Array) -> tuple[Any, Any]:
-        return gradients(dy, *arrays), (dy, *arrays)
+    def backward(saved: Any, upstream: Arguments) -> tuple[Any, ...]:
+        dy, arguments, constants = saved
 
-    def backward(saved: Any, upstream: tuple[jax.Array, ...]) -> tuple[jax.Array | None, ...]:
-        dy, arguments, constants = saved[0], saved[1:4], saved[4 : 4 + cut]
-
-        def plain(dy: jax.Array, *arguments: jax.Array) -> tuple[jax.Array, ...]:
-            _, pull = jax.vjp(lambda *at: functions.output(*at, *constants), *arguments)
-            first: tuple[jax.Array, ...] = pull(dy)
+        def plain(dy: jax.Array, arguments: Arguments) -> Arguments:
+            _, pull = jax.vjp(lambda at: function.plain(at, constants), arguments)
+            first: Arguments = pull(dy)[0]
             return first
 
-        _, pull = jax.vjp(plain, dy, *arguments)
-        return *pull(upstream), *(None for _ in others)
+        _, pull = jax.vjp(plain, dy, arguments)
+        return *pull(upstream), None, None
 
     gradients.defvjp(forward, backward)
-    found: tuple[jax.Array, ...] = gradients(dy, *arguments, *others)
+    found: Arguments = gradients(dy, arguments, constants, kept)
     return found

@@ -2,81 +2,83 @@
 
 A function with a gradient of its own is a black box to TensorFlow, and so is that gradient. Here it
 gets a gradient, too: that of the same formula in plain operations. Forwards it is differentiated
-eagerly and from around a traced function, not from inside one (see `of_this_graph`). JAX and
-PyTorch have ways of their own: `keras_renorm.ops.backends.jax.derivatives` and `torch_derivatives`.
+eagerly and from around a traced function, not from inside one (see `of_this_graph`).
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import keras
+import tensorflow as tf
 
-from keras_renorm.typing import Tensor
+from keras_renorm.ops.backends.interface import Differentiable
+from keras_renorm.ops.backends.tensorflow import runtime
+from keras_renorm.ops.maths.operands import Arguments
 
-
-class Functions(NamedTuple):
-    """A function of x, gamma and beta, which have a gradient, and of constants, which have none.
-
-    Attributes:
-        forward: `forward(x, gamma, beta, *constants)`: the output first, and what has no gradient.
-        backward: `backward(dy, x, gamma, beta, *constants, *kept)`: the first gradients.
-        output: `output(x, gamma, beta, *constants)`: the output in plain operations.
-        kept: Which of the results of `forward` is kept for `backward`, if any.
-    """
-
-    forward: Callable[..., tuple[Tensor, ...]]
-    backward: Callable[..., tuple[Tensor, ...]]
-    output: Callable[..., Tensor]
-    kept: int | None
+_Plain = Callable[[Arguments, Any], tf.Tensor]
 
 
-def differentiable(
-    gradient: Callable[..., tuple[Tensor, ...]],
-    output: Callable[..., Tensor],
-    constants: Sequence[Tensor],
-    *,
-    refusal: str | None = None,
-) -> Callable[..., tuple[Tensor, ...]]:
-    """`gradient` with a gradient of its own, that of the gradient of `output`.
+def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tuple[tf.Tensor, ...]:
+    """What `function.forward` returns, with derivatives.
 
     Args:
-        gradient: `gradient(dy, *arguments)`, the gradients of `output` for its arguments.
-        output: `output(*arguments, *constants)`, in plain operations. Traces of it are kept, and
-            found again by this very object.
-        constants: Tensors that have no gradient.
-        refusal: The message of the ValueError that a second derivative raises; None where there is
-            one.
-
-    Returns:
-        A function like `gradient`; under another backend than TensorFlow `gradient` itself.
+        function: What to compute.
+        arguments: The operands that have a gradient.
+        constants: A named tuple of tensors, or None, that have none.
     """
-    if keras.backend.backend() != "tensorflow":
-        return gradient
-    import tensorflow as tf
 
     @tf.custom_gradient
-    def once(*tensors: Tensor) -> Any:
+    def outputs(*tensors: tf.Tensor) -> Any:
+        own, fixed = Arguments(*tensors[:3]), _packed(constants, tensors[3:])
+        found, kept = function.forward(Arguments(*_held(own)), fixed)
+
+        def gradients(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+            first = _gradients(function, dy, own, fixed, kept)
+            return *first, *(None for _ in tensors[3:])
+
+        return found, gradients
+
+    found: tuple[tf.Tensor, ...] = outputs(*arguments, *_flat(constants))
+    return found
+
+
+def _gradients(
+    function: Differentiable, dy: tf.Tensor, arguments: Arguments, constants: Any, kept: Any
+) -> tuple[tf.Tensor, ...]:
+    """The first derivatives, which have a gradient of their own."""
+
+    @tf.custom_gradient
+    def once(*tensors: tf.Tensor) -> Any:
         # Where this is the gradient of a traced function, the tensors may be the function's.
         dy, *rest = of_this_graph(tensors)
-        cut = len(rest) - len(constants)
-        arguments, fixed = rest[:cut], rest[cut:]
+        own, fixed = Arguments(*rest[:3]), _packed(constants, rest[3:])
 
-        def twice(*upstream: Tensor | None) -> Any:
-            if refusal is not None:
-                raise ValueError(refusal)
-            pairs = zip(upstream, arguments, strict=True)
-            upstream = tuple(tf.zeros_like(at) if u is None else u for u, at in pairs)
-            derive = _by_tapes(output) if _is_recorded(dy) else _traced(output)
-            return *derive(upstream, dy, arguments, fixed), *(None for _ in fixed)
+        def twice(*upstream: tf.Tensor | None) -> tuple[tf.Tensor | None, ...]:
+            if function.refusal is not None:
+                raise ValueError(function.refusal)
+            pairs = zip(upstream, own, strict=True)
+            given = [tf.zeros_like(at) if u is None else u for u, at in pairs]
+            derive = _by_tapes(function.plain) if _is_recorded(dy) else _traced(function.plain)
+            return *derive(given, dy, own, fixed), *(None for _ in rest[3:])
 
-        inputs = dy, *arguments
-        return gradient(*(held(inputs) if tf.executing_eagerly() else inputs)), twice
+        inputs = _held((dy, *own))
+        return tuple(function.backward(inputs[0], Arguments(*inputs[1:]), fixed, kept)), twice
 
-    return lambda dy, *arguments: once(dy, *arguments, *constants)
+    found: tuple[tf.Tensor, ...] = once(dy, *arguments, *_flat(constants))
+    return found
 
 
-def of_this_graph(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _flat(constants: Any) -> list[tf.Tensor]:
+    return [value for value in constants if value is not None]
+
+
+def _packed(constants: Any, tensors: Sequence[tf.Tensor]) -> Any:
+    """A named tuple like `constants`, of the tensors that `_flat` returns of it."""
+    rest = iter(tensors)
+    return type(constants)(*(None if value is None else next(rest) for value in constants))
+
+
+def of_this_graph(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
     """The tensors, where TensorFlow traces a graph as tensors of that graph.
 
     A function with a gradient of its own needs this where it is called directly on tensors of a
@@ -87,15 +89,9 @@ def of_this_graph(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         ValueError: An accumulator in that graph differentiates them forwards: TensorFlow passes
             over gradients by hand there, and would return 0.
     """
-    if keras.backend.backend() != "tensorflow":
-        return tuple(tensors)
-    import tensorflow as tf
-
-    from keras_renorm.ops.backends.tensorflow import runtime as tensorflow_runtime
-
     if tf.executing_eagerly():
         return tuple(tensors)
-    if tensorflow_runtime.has_tangents(tensors):
+    if runtime.has_tangents(tensors):
         raise ValueError(
             "A normalization in training cannot be differentiated by a "
             "tf.autodiff.ForwardAccumulator inside a tf.function, received one there. Write the "
@@ -104,18 +100,18 @@ def of_this_graph(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(map(tf.identity, tensors))
 
 
-def held(arguments: Sequence[Tensor]) -> Iterator[Tensor]:
-    """The arguments of a function with a gradient of its own, which alone is to count.
+def _held(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    """The operands of a function with a gradient of its own, which alone is to count.
 
     TensorFlow's eager forward differentiation takes that of the operations in it otherwise.
     """
-    return map(keras.ops.stop_gradient, arguments)
+    if tf.executing_eagerly() and runtime.has_tangents(tensors):
+        return [tf.stop_gradient(tensor) for tensor in tensors]
+    return tensors
 
 
-def _is_recorded(tensor: Tensor) -> bool:
+def _is_recorded(tensor: tf.Tensor) -> bool:
     """Whether tapes record what is done now: not in graphs and forward differentiation."""
-    import tensorflow as tf
-
     if not tf.executing_eagerly():
         return False
     with tf.GradientTape() as tape:
@@ -124,27 +120,23 @@ def _is_recorded(tensor: Tensor) -> bool:
     return tape.gradient(copy, tensor) is not None
 
 
-def _by_tapes(output: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
-    """The second derivatives of `output`.
+def _by_tapes(plain: _Plain) -> Callable[..., list[tf.Tensor]]:
+    """The second derivatives of `plain`.
 
     Called with the upstream gradients of its first ones, then dy, then the arguments, then the
     constants, it returns the gradients for dy and the arguments.
     """
-    import tensorflow as tf
 
     def derivatives(
-        upstream: Sequence[Tensor],
-        dy: Tensor,
-        arguments: Sequence[Tensor],
-        constants: Sequence[Tensor],
-    ) -> list[Tensor]:
+        upstream: Sequence[tf.Tensor], dy: tf.Tensor, arguments: Arguments, constants: Any
+    ) -> list[tf.Tensor]:
         with tf.GradientTape() as outer:
             outer.watch((dy, *arguments))
             with tf.GradientTape() as inner:
                 inner.watch(arguments)
-                y = output(*arguments, *constants)
-            first = inner.gradient(y, arguments, dy)
-        found: list[Tensor] = outer.gradient(
+                y = plain(arguments, constants)
+            first = inner.gradient(y, list(arguments), dy)
+        found: list[tf.Tensor] = outer.gradient(
             first, [dy, *arguments], upstream, unconnected_gradients="zero"
         )
         return found
@@ -153,20 +145,15 @@ def _by_tapes(output: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
 
 
 @functools.cache
-def _traced(output: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
+def _traced(plain: _Plain) -> Callable[..., list[tf.Tensor]]:
     """The same as a traced function, which needs no tape; each shape is traced once and kept."""
-    import tensorflow as tf
 
     @tf.function(autograph=False)
     def derivatives(
-        upstream: Sequence[Tensor],
-        dy: Tensor,
-        arguments: Sequence[Tensor],
-        constants: Sequence[Tensor],
-    ) -> list[Tensor]:
-        y = output(*arguments, *constants)
-        first = tf.gradients(y, arguments, dy)
-        found: list[Tensor] = tf.gradients(
+        upstream: Sequence[tf.Tensor], dy: tf.Tensor, arguments: Arguments, constants: Any
+    ) -> list[tf.Tensor]:
+        first = tf.gradients(plain(arguments, constants), list(arguments), dy)
+        found: list[tf.Tensor] = tf.gradients(
             first, [dy, *arguments], upstream, unconnected_gradients="zero"
         )
         return found

@@ -16,124 +16,168 @@ dx = (gamma r / sigma_B) (dy - mean(dy) - x_hat mean(dy x_hat)); and with its su
 dgamma = r s + d sum dy.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
-from keras_renorm.ops.backends.tensorflow import runtime as tensorflow_runtime
-from keras_renorm.ops.backends.tensorflow.derivatives import held
+from keras_renorm.ops.backends.interface import Differentiable, Plain
+from keras_renorm.ops.backends.tensorflow import derivatives, runtime
+from keras_renorm.ops.maths.correction import Correction, correction
 from keras_renorm.ops.maths.moments import Moments, two_sum
-from keras_renorm.ops.steps import plain
-from keras_renorm.ops.steps.step import Step
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 
 # cuDNN refuses less.
 _LEAST_EPSILON = 1.001e-5
 
 
-class Saved(NamedTuple):
-    """What `backward` needs of `forward`.
+class Kept(NamedTuple):
+    """What the gradient needs.
 
     Attributes:
         shifted: x - shift, [positions, 1, 1, channels].
         reserved: Per-channel vectors of the fused kernel.
-        r: [channels].
-        d: [channels].
+        correction: r and d, [channels].
         scale: gamma r, [channels].
-        output: The output, kept with relu only, where its sign is the gradient's mask.
+        output: The output, kept with a ReLU only, where its sign is the gradient's mask.
     """
 
     shifted: tf.Tensor
-    reserved: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-    r: tf.Tensor
-    d: tf.Tensor
+    reserved: tuple[tf.Tensor, ...]
+    correction: Correction
     scale: tf.Tensor
     output: tf.Tensor | None
 
 
-class Result(NamedTuple):
-    """Output and moments of a batch, vectors of [channels].
+class Training:
+    """See `keras_renorm.ops.backends.interface.FusedKernel`."""
 
-    Attributes:
-        y: The output, like x.
-        mean: Mean, rounded.
-        mean_remainder: What rounding took from it.
-        variance: Biased variance.
-        count: Number of positions.
-        saved: For `backward`.
+    def fits(self, x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> bool:
+        """Whether it is float32, channels last, with nothing masked and no ghosts."""
+        return (
+            x.dtype == tf.float32
+            and _is_last(settings.axis, x)
+            and mask is None
+            and settings.ghost_size is None
+            and settings.epsilon >= _LEAST_EPSILON
+        )
+
+    def train(
+        self, arguments: Arguments, constants: Constants, settings: Settings, plain: Plain
+    ) -> tuple[tf.Tensor, Moments]:
+        """The output and the moments, with derivatives."""
+
+        def forward_of(own: Arguments, fixed: Constants) -> tuple[tuple[tf.Tensor, ...], Kept]:
+            return forward(own, fixed, settings)
+
+        def backward_of(dy: tf.Tensor, own: Arguments, fixed: Constants, kept: Kept) -> Arguments:
+            return backward(dy, kept, settings)
+
+        function = Differentiable(forward_of, backward_of, plain)
+        y, *batch = derivatives.apply(function, arguments, constants)
+        return y, Moments(*batch)
+
+
+class Inference:
+    """See `keras_renorm.ops.backends.interface.FusedInference`."""
+
+    def fits(self, x: tf.Tensor, settings: Settings) -> bool:
+        """Whether `normalize` can take this input, and is not the slower for it.
+
+        The channels have to come last and be of known number, the type not be float64. In a graph
+        not [rows, channels]: no convolution comes before it, and reshaping costs 0.1 ms, which is
+        won back from 2 MB on only. And not where XLA compiles: it makes y = x s + (offset - mean s)
+        of the operation, which cancels (see `normalize`), and is as fast with plain operations.
+        """
+        return (
+            _is_last(settings.axis, x)
+            and x.shape[-1] is not None
+            and (x.shape.rank > 2 or tf.executing_eagerly())
+            and x.dtype in (tf.float16, tf.bfloat16, tf.float32)
+            and settings.epsilon >= _LEAST_EPSILON
+            and not runtime.for_xla(x)
+        )
+
+    def normalize(
+        self, arguments: Arguments, mean: tf.Tensor, variance: tf.Tensor, settings: Settings
+    ) -> tf.Tensor:
+        """`y = (x - mean) gamma / sqrt(variance + epsilon) + beta`, as one operation.
+
+        It has a gradient for x, gamma and beta. Behind a convolution in a graph, TensorFlow makes
+        one operation of the two, and of a ReLU that follows. Elsewhere, where the statistics are
+        constants of the graph (LiteRT, frozen graphs), it makes x s + (offset - mean s) of it: off
+        by 6e-5 where the mean is 1e3 deviations, by 0.06 at 1e6.
+        """
+        x, gamma, beta = arguments
+        images = x.shape.rank == 4
+        y, *_ = tf.raw_ops.FusedBatchNormV3(
+            # Not [positions, 1, 1, channels]: cuDNN takes 65,535 images at most.
+            x=x if images else tf.reshape(x, [1, 1, -1, x.shape[-1]]),
+            scale=gamma,
+            offset=beta,
+            mean=mean,
+            variance=variance,
+            epsilon=settings.epsilon,
+            is_training=False,
+        )
+        return y if images else _like(y, x)
+
+
+def forward(
+    arguments: Arguments, constants: Constants, settings: Settings
+) -> tuple[tuple[tf.Tensor, ...], Kept]:
+    """Batch Renormalization of [..., channels], float32, by its own moments.
+
+    Returns:
+        `((y, *moments), kept)`: output and moments, and what `backward` needs. The moments of a
+        batch without rows are 0.
     """
-
-    y: tf.Tensor
-    mean: tf.Tensor
-    mean_remainder: tf.Tensor
-    variance: tf.Tensor
-    count: tf.Tensor
-    saved: Saved
-
-
-def fits(x: tf.Tensor, *, axis: int, epsilon: float, weighted: bool, ghosts: bool) -> bool:
-    """Whether `forward` can take this input: float32, channels last, nothing masked, no ghosts."""
-    last = x.shape.rank is not None and axis == x.shape.rank - 1
-    return (
-        x.dtype == tf.float32 and last and not weighted and not ghosts and epsilon >= _LEAST_EPSILON
+    x, gamma, _ = arguments
+    rows = _rows(x)
+    shift = _shift(rows)
+    shifted = rows - shift
+    ones, zeros = tf.ones_like(gamma), tf.zeros_like(gamma)
+    x_hat, _, _, *reserved = tf.raw_ops.FusedBatchNormV3(
+        x=shifted, scale=ones, offset=zeros, mean=[], variance=[], epsilon=settings.epsilon
     )
+    batch = _moments(tf.cast(tf.shape(rows)[0], tf.float32), shift, *reserved[:2])
+    found = correction(batch, constants, settings)
+    _, _, scale, offset = found.affine(batch, arguments, found.r)
+    y = x_hat * scale + offset
+    y = tf.nn.relu(y) if settings.relu else y
+    kept = Kept(shifted, tuple(reserved), found, scale, y if settings.relu else None)
+    return (_like(y, x), *batch), kept
 
 
-def fits_inference(x: tf.Tensor, *, axis: int, epsilon: float) -> bool:
-    """Whether `normalize` can take this input, and is not the slower for it.
-
-    The channels have to come last and be of known number, the type not be float64. In a graph not
-    [rows, channels]: no convolution comes before it, and reshaping costs 0.1 ms, which is won back
-    from 2 MB on only. And not where XLA compiles: it makes y = x s + (offset - mean s) of the
-    operation, which cancels (see `normalize`), and is as fast with plain operations.
-    """
-    last = x.shape.rank is not None and axis == x.shape.rank - 1
-    return (
-        last
-        and x.shape[-1] is not None
-        and (x.shape.rank > 2 or tf.executing_eagerly())
-        and x.dtype in (tf.float16, tf.bfloat16, tf.float32)
-        and epsilon >= _LEAST_EPSILON
-        and not tensorflow_runtime.for_xla(x)
+def backward(dy: tf.Tensor, kept: Kept, settings: Settings) -> Arguments:
+    """Gradients of `forward`, r and d held constant."""
+    rows = _rows(dy)
+    if kept.output is not None:
+        rows = tf.raw_ops.ReluGrad(gradients=rows, features=kept.output)
+    dx, dx_hat, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=rows,
+        x=kept.shifted,
+        scale=kept.scale,
+        reserve_space_1=kept.reserved[0],
+        reserve_space_2=kept.reserved[1],
+        reserve_space_3=kept.reserved[2],
+        epsilon=settings.epsilon,
     )
+    r, d = kept.correction
+    return Arguments(_like(dx, dy), r * dx_hat + d * dbeta, dbeta)
 
 
-def normalize(
-    x: tf.Tensor,
-    mean: tf.Tensor,
-    variance: tf.Tensor,
-    gamma: tf.Tensor,
-    beta: tf.Tensor,
-    *,
-    epsilon: float,
-) -> tf.Tensor:
-    """`y = (x - mean) gamma / sqrt(variance + epsilon) + beta`, as one operation.
+def _is_last(axis: int, x: tf.Tensor) -> bool:
+    return x.shape.rank is not None and axis == x.shape.rank - 1
 
-    It has a gradient for x, gamma and beta. Behind a convolution in a graph, TensorFlow makes one
-    operation of the two, and of a ReLU that follows. Elsewhere, where the statistics are constants
-    of the graph (LiteRT, frozen graphs), it makes x s + (offset - mean s) of it: off by 6e-5 where
-    the mean is 1e3 deviations, by 0.06 at 1e6.
 
-    Args:
-        x: [..., channels], float16, bfloat16 or float32.
-        mean: [channels], float32, as are all the following.
-        variance: [channels].
-        gamma: [channels].
-        beta: [channels].
-        epsilon: Added to the variance, at least 1.001e-5.
-    """
-    images = x.shape.rank == 4
-    y, *_ = tf.raw_ops.FusedBatchNormV3(
-        # Not [positions, 1, 1, channels]: cuDNN takes 65,535 images at most.
-        x=x if images else tf.reshape(x, [1, 1, -1, x.shape[-1]]),
-        scale=gamma,
-        offset=beta,
-        mean=mean,
-        variance=variance,
-        epsilon=epsilon,
-        is_training=False,
-    )
-    return y if images else _like(y, x)
+def _moments(
+    count: tf.Tensor, shift: tf.Tensor, shifted_mean: tf.Tensor, variance: tf.Tensor
+) -> Moments:
+    """The moments of `x` from those of `x - shift`; without a row, zeros."""
+    zeros = tf.zeros_like(shift)
+    found = (*two_sum(shift, shifted_mean), variance)
+    mean, remainder, variance = (tf.where(count < 1, zeros, value) for value in found)
+    return Moments(mean, variance, tf.fill(tf.shape(shift), count), remainder)
 
 
 def _rows(x: tf.Tensor) -> tf.Tensor:
@@ -156,115 +200,7 @@ def _shift(rows: tf.Tensor) -> tf.Tensor:
     """
     count = tf.cast(tf.shape(rows)[0], tf.float32)
     sample = rows[:: tf.maximum(tf.cast(tf.sqrt(count), tf.int32), 1)]
+    sample = tf.ensure_shape(sample, [None, *rows.shape[1:]])  # a stride in a graph loses the rank
     return tf.math.divide_no_nan(
         tf.reduce_sum(sample, [0, 1, 2]), tf.cast(tf.shape(sample)[0], tf.float32)
     )
-
-
-def forward(
-    x: tf.Tensor,
-    gamma: tf.Tensor,
-    beta: tf.Tensor,
-    moving_mean: tf.Tensor,
-    moving_variance: tf.Tensor,
-    r_max: tf.Tensor,
-    d_max: tf.Tensor,
-    *,
-    epsilon: float,
-    relu: bool = False,
-) -> Result:
-    """Batch Renormalization of [..., channels], float32, by its own moments.
-
-    Args:
-        x: [..., channels].
-        gamma: [channels], float32, as are all the following.
-        beta: [channels].
-        moving_mean: [channels].
-        moving_variance: [channels].
-        r_max: Scalar; a value below 1 counts as 1.
-        d_max: Scalar; a value below 0 counts as 0.
-        epsilon: Added to both variances, at least 1.001e-5.
-        relu: Whether to take the positive part of y.
-
-    Returns:
-        Output and moments. The moments of a batch without rows are 0.
-    """
-    rows = _rows(x)
-    count = tf.cast(tf.shape(rows)[0], tf.float32)
-    empty = count < 1
-    shift = _shift(rows)
-    shifted = rows - shift
-    ones, zeros = tf.ones_like(gamma), tf.zeros_like(gamma)
-    x_hat, _, _, *reserved = tf.raw_ops.FusedBatchNormV3(
-        x=shifted, scale=ones, offset=zeros, mean=[], variance=[], epsilon=epsilon
-    )
-    mean, remainder = two_sum(shift, reserved[0])
-    mean, remainder = tf.where(empty, zeros, mean), tf.where(empty, zeros, remainder)
-    variance = tf.where(empty, zeros, reserved[1])
-    sigma = tf.sqrt(moving_variance + epsilon)
-    r_max, d_max = tf.maximum(r_max, 1), tf.maximum(d_max, 0)
-    r = tf.clip_by_value(tf.sqrt(variance + epsilon) / sigma, 1 / r_max, r_max)
-    d = tf.clip_by_value(((mean - moving_mean) + remainder) / sigma, -d_max, d_max)
-    y = x_hat * (gamma * r) + (gamma * d + beta)
-    y = tf.nn.relu(y) if relu else y
-    saved = Saved(shifted, tuple(reserved), r, d, gamma * r, y if relu else None)
-    y = _like(y, x)
-    return Result(y, mean, remainder, variance, tf.fill(tf.shape(gamma), count), saved)
-
-
-def backward(
-    dy: tf.Tensor, saved: Saved, *, epsilon: float
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Gradients of `forward` for x, gamma and beta, r and d held constant.
-
-    Args:
-        dy: Gradient of the output.
-        saved: What `forward` kept.
-        epsilon: As there.
-    """
-    rows = _rows(dy)
-    if saved.output is not None:
-        rows = tf.raw_ops.ReluGrad(gradients=rows, features=saved.output)
-    dx, dx_hat, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
-        y_backprop=rows,
-        x=saved.shifted,
-        scale=saved.scale,
-        reserve_space_1=saved.reserved[0],
-        reserve_space_2=saved.reserved[1],
-        reserve_space_3=saved.reserved[2],
-        epsilon=epsilon,
-    )
-    return _like(dx, dy), saved.r * dx_hat + saved.d * dbeta, dbeta
-
-
-def take(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, step: Step) -> tuple[tf.Tensor, Moments]:
-    """The step, with derivatives.
-
-    Args:
-        x: Tensor `[..., C]`, float32.
-        gamma: `[C]`.
-        beta: `[C]`.
-        step: The rest, without a mask.
-
-    Returns:
-        `(y, batch)`, as `batch_renormalization`.
-    """
-    moving = step.moving_mean, step.moving_variance
-    limits = step.r_max, step.d_max
-
-    @keras.ops.custom_gradient
-    def outputs(*arguments: tf.Tensor) -> Any:
-        x, gamma, beta = held(arguments)
-        result = forward(x, gamma, beta, *moving, *limits, epsilon=step.epsilon, relu=step.relu)
-
-        def fast(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return backward(dy, result.saved, epsilon=step.epsilon)
-
-        def gradients(dy: tf.Tensor, *_: Any) -> Any:
-            return plain.gradient(fast, step)(dy, *arguments)
-
-        return tuple(result[:5]), gradients
-
-    y, *batch = outputs(x, gamma, beta)
-    mean, remainder, variance, count = (keras.ops.stop_gradient(value) for value in batch)
-    return y, Moments(mean, variance, count, remainder)

@@ -1,15 +1,68 @@
 """PyTorch."""
 
 import contextlib
+import math
 from typing import Any
 
+import keras
 import torch
 
-from keras_renorm.ops.backends.interface import PlainBackend
+from keras_renorm.ops.backends.interface import (
+    Differentiable,
+    Elsewhere,
+    InferencePasses,
+    PlainBackend,
+    StepCalls,
+)
+from keras_renorm.ops.backends.torch import calls, derivatives, fused, operators
+from keras_renorm.ops.maths.operands import Arguments
+from keras_renorm.ops.native import loader
+
+# Values from which on inference is faster by a call of the library than in plain operations: what
+# makes a call differentiable takes 0.1 ms, forwards and backwards together.
+_LARGE = 1 << 19
 
 
 class Torch(PlainBackend):
     """See `keras_renorm.ops.backends.interface.Backend`."""
+
+    elsewhere: Elsewhere = "fused"
+    fused = fused
+
+    def native_problem(self) -> str | None:
+        """Why PyTorch does not take the library, or None."""
+        return loader.problem(operators.register)
+
+    def off_cpu(self) -> str | None:
+        """The device of Keras's tensors, if it is another."""
+        device = keras.ops.convert_to_tensor(0.0).device.type
+        return None if device == "cpu" else f"PyTorch computes on {device}"
+
+    def own_operations_only(self) -> str | None:
+        """PyTorch's compiler and exporters."""
+        return "PyTorch compiles or exports its own operations" if self.is_traced(None) else None
+
+    def step_calls(self, x: torch.Tensor) -> StepCalls | None:
+        """The library's operators."""
+        return calls if calls.takes(x) else None
+
+    def inference_passes(
+        self, x: torch.Tensor, *, portable: bool, demanded: bool
+    ) -> InferencePasses | None:
+        """The library's operators for large tensors, in eager programs only."""
+        if self.is_traced(None) or not calls.takes(x):
+            return None
+        return calls if demanded or math.prod(x.shape) >= _LARGE else None
+
+    def differentiable(
+        self, function: Differentiable, arguments: Arguments, constants: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """By `torch.autograd.Function`."""
+        return derivatives.apply(function, arguments, constants)
+
+    def kept(self, constant: torch.Tensor) -> torch.Tensor:
+        """A copy where PyTorch compiles."""
+        return derivatives.kept(constant)
 
     def is_traced(self, x: Any) -> bool:
         """Whether PyTorch compiles, traces or exports what is done here and now."""

@@ -1,8 +1,8 @@
-"""Calls of the native library with all of PyTorch's derivatives.
+"""Gradients by hand with all of PyTorch's derivatives.
 
-The first derivative backwards is by calls, too. A gradient that is differentiated again, and the
-forward derivative, are those of the same formula in plain operations; `torch.vmap` makes a call for
-each of its examples.
+The first derivative backwards is by hand. A gradient that is differentiated again, and the forward
+derivative, are those of the same formula in plain operations; `torch.vmap` computes the function
+for each of its examples.
 
 For what PyTorch compiles, which is no call of the library, see `kept`.
 """
@@ -12,26 +12,24 @@ from typing import Any
 
 import torch
 
-from keras_renorm.ops.backends.tensorflow.derivatives import Functions
+from keras_renorm.ops.backends.interface import Differentiable
+from keras_renorm.ops.maths.operands import Arguments
 
 
 def apply(
-    functions: Functions,
-    x: torch.Tensor,
-    gamma: torch.Tensor,
-    beta: torch.Tensor,
-    *constants: torch.Tensor,
+    function: Differentiable, arguments: Arguments, constants: Any
 ) -> tuple[torch.Tensor, ...]:
-    """What `functions.forward` returns, with derivatives.
+    """What `function.forward` returns, with derivatives.
 
     Args:
-        functions: What to compute.
-        x: Tensor `[..., C, ...]`.
-        gamma: `[C]`.
-        beta: `[C]`.
-        *constants: Vectors and scalars, of which copies are kept, and masks of `x`'s rank.
+        function: What to compute.
+        arguments: The operands that have a gradient.
+        constants: A named tuple of vectors and scalars, of which copies are kept, masks of the
+            rank of `x`, and None.
     """
-    outputs: tuple[torch.Tensor, ...] = _Differentiable.apply(functions, x, gamma, beta, *constants)
+    outputs: tuple[torch.Tensor, ...] = _Differentiable.apply(
+        function, type(constants), _Place(), *arguments, *constants
+    )
     return outputs
 
 
@@ -53,20 +51,30 @@ def kept(constant: torch.Tensor) -> torch.Tensor:
     return _kept(constant) if torch.compiler.is_compiling() and not exporting else constant
 
 
+class _Place:
+    """Which of the outputs of a function is what it keeps, if any."""
+
+    index: int | None = None
+
+
 class _Differentiable(torch.autograd.Function):
     @staticmethod
-    def forward(functions: Functions, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return functions.forward(*tensors)
+    def forward(
+        function: Differentiable, form: type, place: _Place, *tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        outputs, kept = function.forward(Arguments(*tensors[:3]), form(*tensors[3:]))
+        if kept is not None:  # only an output can be handed from here to the gradient
+            place.index = next(i for i, output in enumerate(outputs) if output is kept)
+        return outputs
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-        functions, x, gamma, beta, *constants = inputs
+        ctx.function, ctx.form, place, *tensors = inputs
         # Copies: a layer's moving statistics change in place before the gradient is taken.
-        copies = (value if value.ndim > 1 else value.clone() for value in constants)
-        kept = [] if functions.kept is None else [output[functions.kept]]
-        saved = x, gamma, beta, *copies, *kept
-        ctx.functions = functions
-        ctx.outputs, ctx.constants = len(output), len(constants)
+        copies = map(_copy, tensors[3:])
+        kept = None if place.index is None else output[place.index]
+        saved = *tensors[:3], *copies, kept
+        ctx.outputs = len(output)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
         ctx.set_materialize_grads(False)
@@ -74,48 +82,65 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        x, gamma, beta, *others = ctx.saved_tensors
-        constants = others[: ctx.constants]
+        arguments, constants, kept = _saved(ctx)
         gradients: tuple[torch.Tensor | None, ...] = None, None, None
         if dy is not None and torch.is_grad_enabled():  # which is to be differentiated again
-            _, pull = _vjp(ctx.functions, (x, gamma, beta), constants)
+            _, pull = _vjp(ctx.function, arguments, constants)
             gradients = pull(dy)
         elif dy is not None:
-            gradients = ctx.functions.backward(dy, x, gamma, beta, *others)
-        return None, *gradients, *(None for _ in constants)
+            gradients = ctx.function.backward(dy, arguments, constants, kept)
+        return None, None, None, *gradients, *(None for _ in constants)
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        x, gamma, beta, *others = ctx.saved_tensors
-        arguments, constants = (x, gamma, beta), others[: ctx.constants]
+    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        arguments, constants, _ = _saved(ctx)
         given = tuple(
             torch.zeros_like(at) if tangent is None else tangent
-            for at, tangent in zip(arguments, tangents, strict=False)
+            for at, tangent in zip(arguments, tangents[3:], strict=False)
         )
         # The transpose of the gradient, which is linear in dy: also within forward derivatives.
-        y, pull = _vjp(ctx.functions, arguments, constants)
+        y, pull = _vjp(ctx.function, arguments, constants)
         _, push = torch.func.vjp(pull, torch.zeros_like(y))
         return push(given)[0], *(None,) * (ctx.outputs - 1)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], functions: Functions, *tensors: torch.Tensor
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        function: Differentiable,
+        form: type,
+        _: _Place,
+        *tensors: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
         def example(i: int) -> tuple[torch.Tensor, ...]:
-            pairs = zip(tensors, in_dims[1:], strict=True)
-            selected = (t if axis is None else t.select(axis, i) for t, axis in pairs)
-            return apply(functions, *selected)
+            pairs = zip(tensors, in_dims[3:], strict=True)
+            selected = [t if axis is None else t.select(axis, i) for t, axis in pairs]
+            return apply(function, Arguments(*selected[:3]), form(*selected[3:]))
 
         examples = zip(*map(example, range(info.batch_size)), strict=True)
         outputs = tuple(torch.stack(parts) for parts in examples)
         return outputs, (0,) * len(outputs)
 
 
+def _copy(constant: torch.Tensor | None) -> torch.Tensor | None:
+    return constant if constant is None or constant.ndim > 1 else constant.clone()
+
+
+def _saved(ctx: Any) -> tuple[Arguments, Any, torch.Tensor | None]:
+    """The arguments, the constants, and what was kept."""
+    *tensors, kept = ctx.saved_tensors
+    return Arguments(*tensors[:3]), ctx.form(*tensors[3:]), kept
+
+
 def _vjp(
-    functions: Functions, arguments: tuple[torch.Tensor, ...], constants: list[torch.Tensor]
+    function: Differentiable, arguments: Arguments, constants: Any
 ) -> tuple[torch.Tensor, Callable[..., tuple[torch.Tensor, ...]]]:
     """The output, and its gradients for the arguments as a function of that for the output."""
-    found: tuple[torch.Tensor, Callable[..., tuple[torch.Tensor, ...]]] = torch.func.vjp(
-        lambda *at: functions.output(*at, *constants), *arguments
-    )
+
+    def plain(*at: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = function.plain(Arguments(*at), constants)
+        return y
+
+    found: tuple[torch.Tensor, Callable[..., tuple[torch.Tensor, ...]]]
+    found = torch.func.vjp(plain, *arguments)
     return found

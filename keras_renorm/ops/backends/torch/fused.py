@@ -14,8 +14,11 @@ import math
 
 import torch
 
+from keras_renorm.ops.backends.interface import Plain
+from keras_renorm.ops.backends.torch import derivatives
+from keras_renorm.ops.maths.correction import Correction, correction
 from keras_renorm.ops.maths.moments import Moments, two_sum
-from keras_renorm.ops.steps.step import Step
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 
 _POSITIONS = (0, 2, 3)
 
@@ -23,13 +26,14 @@ _POSITIONS = (0, 2, 3)
 _SAMPLE = 256
 
 
-def fits(x: torch.Tensor, *, weighted: bool, ghosts: bool, axis: int) -> bool:
-    """Whether `shifted` and what follows can take this input.
+def fits(x: torch.Tensor, mask: torch.Tensor | None, settings: Settings) -> bool:
+    """Whether `train` can take this input.
 
     That is with nothing masked, no ghosts, and two positions or more, for without a variance the
     kernel refuses.
     """
-    return not weighted and not ghosts and math.prod(x.shape) > x.shape[axis] > 0
+    whole = mask is None and settings.ghost_size is None
+    return whole and math.prod(x.shape) > x.shape[settings.axis] > 0
 
 
 def shifted(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,23 +101,22 @@ def _sizes(x: torch.Tensor, axis: int) -> tuple[int, int, int]:
     return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
 
 
-def take(
-    x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, step: Step
+def train(
+    arguments: Arguments, constants: Constants, settings: Settings, plain: Plain
 ) -> tuple[torch.Tensor, Moments]:
-    """The step, with all of PyTorch's derivatives.
+    """The output and the moments, with all of PyTorch's derivatives.
 
     Args:
-        x: Tensor `[..., C, ...]`.
-        gamma: `[C]`.
-        beta: `[C]`.
-        step: The rest, without a mask.
-
-    Returns:
-        `(y, batch)`, as `batch_renormalization`.
+        arguments: The operands that have a gradient.
+        constants: Those that have none, without a mask.
+        settings: The rest.
+        plain: Not needed: the kernel has further derivatives.
     """
-    images, shift = shifted(x, step.axis)
+    x = arguments.x
+    images, shift = shifted(x, settings.axis)
     batch = moments(images, shift)
-    r, d = step.correction(batch)
-    y = normalize(images, gamma * r, gamma * d + beta, epsilon=step.epsilon)
-    y = restored(y, x, step.axis)
-    return torch.relu(y) if step.relu else y, batch
+    found = Correction(*map(derivatives.kept, correction(batch, constants, settings)))
+    affine = found.affine(batch, arguments, found.r)
+    y = normalize(images, affine.scale, affine.offset, epsilon=settings.epsilon)
+    y = restored(y, x, settings.axis)
+    return torch.relu(y) if settings.relu else y, batch

@@ -1,8 +1,8 @@
 """The native library's calls as operators of PyTorch on the CPU, `keras_renorm::forward` and so on.
 
-`torch_calls` has them as functions. An input need not be contiguous: one whose axes lie in memory
-in another order, as PyTorch's convolutions return it, is worked on as it lies, and its output lies
-likewise.
+`keras_renorm.ops.backends.torch.calls` has them as functions. An input need not be contiguous: one
+whose axes lie in memory in another order, as PyTorch's convolutions return it, is worked on as it
+lies, and its output lies likewise.
 """
 
 import array
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from keras_renorm.ops.native import loader
+from keras_renorm.ops.native import layout, loader
 
 ELEMENTS = {  # by their numbers in tensor.h
     dtype: number
@@ -121,7 +121,7 @@ def _empty_forward(
     """The results of `_forward` before they are computed."""
     ghosts = 1 if ghost_size == 0 else -(-x.shape[0] // ghost_size)
     channels = len(gamma)
-    sizes = (loader.STATISTICS, ghosts, channels), (channels,), (channels,), ()
+    sizes = (layout.STATISTICS, ghosts, channels), (channels,), (channels,), ()
     return _empty_like(x, ghost_size), *map(gamma.new_empty, sizes)
 
 

@@ -1,0 +1,47 @@
+"""What the library's calls are given and return, as operand.h and plan.h have it."""
+
+from typing import NamedTuple
+
+from keras_renorm.ops.maths.operands import Settings
+from keras_renorm.typing import Tensor
+
+STATISTICS = 9
+"""Rows of the packed statistics `[9, G, C]`."""
+
+
+class Statistics(NamedTuple):
+    """The rows of the packed statistics, each `[G, C]`, in their order.
+
+    Attributes:
+        mean: Mean of the minibatch, rounded.
+        mean_remainder: What rounding took from it; the sum of both is the mean.
+        variance: Biased variance of the minibatch.
+        count: Number, or total weight, of the positions that counted.
+        r: The paper's r, clipped.
+        d: The paper's d, clipped.
+        scale: gamma r / sigma_B.
+        offset: gamma d + beta.
+        inverse: 1 / sigma_B, with sigma_B = sqrt(variance + epsilon).
+    """
+
+    mean: Tensor
+    mean_remainder: Tensor
+    variance: Tensor
+    count: Tensor
+    r: Tensor
+    d: Tensor
+    scale: Tensor
+    offset: Tensor
+    inverse: Tensor
+
+
+def attributes(settings: Settings) -> dict[str, bool | int | float]:
+    """The attributes of a call; each call takes all."""
+    return {
+        "axis": settings.axis,
+        "ghost_size": settings.ghost_size or 0,
+        "relu": settings.relu,
+        "epsilon": float(settings.epsilon),
+        "momentum": float(settings.momentum),
+        "by_stddev": settings.by_stddev,
+    }
