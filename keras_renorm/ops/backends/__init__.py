@@ -5,6 +5,7 @@
 
 import functools
 import importlib
+import importlib.util
 from typing import cast
 
 import keras
@@ -12,8 +13,6 @@ import keras
 from keras_renorm.ops.backends.interface import Backend, PlainBackend
 
 __all__ = ["Backend", "current"]
-
-_KNOWN = ("tensorflow", "jax", "torch")
 
 
 def current() -> Backend:
@@ -23,7 +22,7 @@ def current() -> Backend:
 
 @functools.cache
 def _of(name: str) -> Backend:
-    if name not in _KNOWN:
+    package = f"{__name__}.{name}"
+    if importlib.util.find_spec(package) is None:
         return PlainBackend(name)
-    module = importlib.import_module(f"keras_renorm.ops.backends.{name}.backend")
-    return cast(Backend, module.BACKEND)
+    return cast(Backend, importlib.import_module(f"{package}.backend").BACKEND)

@@ -292,7 +292,7 @@ class Backend(Protocol):
         ...
 
     def in_one_pass(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """`function` as one pass over memory also where operations run one by one."""
+        """`function(*tensors, settings=...)` as one pass, also where operations run one by one."""
         ...
 
     def collective(self) -> Collective | None:

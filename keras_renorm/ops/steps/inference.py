@@ -108,8 +108,8 @@ class Plain:
 
     def normalize(self, step: Inference) -> Tensor:
         """Computes the output."""
-        compute = _in_one_pass(backends.current().name, step.settings)
-        return compute(step.arguments, step.mean, step.variance)
+        compute = backends.current().in_one_pass(in_plain_operations)
+        return compute(step.arguments, step.mean, step.variance, settings=step.settings)
 
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (Native(), Fused(), Plain())
@@ -180,9 +180,3 @@ def _plain_output(settings: Settings) -> Callable[[Arguments, _Constants], Tenso
         return plain_passes.normalize(x, Affine(mean, None, gamma * inverse, beta), settings)
 
     return output
-
-
-@functools.cache
-def _in_one_pass(_: str, settings: Settings) -> Callable[..., Tensor]:
-    """`in_plain_operations` in one pass, kept for each backend."""
-    return backends.current().in_one_pass(functools.partial(in_plain_operations, settings=settings))

@@ -1,5 +1,6 @@
 """JAX."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,11 +41,16 @@ class Jax(PlainBackend):
 
     def in_one_pass(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         """Compiled, also where JAX runs operation by operation."""
-        return jax.jit(function, inline=True)
+        return _compiled(function)
 
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is a tracer."""
         return isinstance(x, jax.core.Tracer)
+
+
+@functools.cache
+def _compiled(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    return jax.jit(function, inline=True, static_argnames="settings")
 
 
 BACKEND = Jax("jax", "JAX")
