@@ -60,7 +60,8 @@ def limit(name: str, value: float | Tensor, dtype: str) -> Tensor:
         ValueError: If `value` is a number below the least one.
     """
     if is_number(value):
-        value = real(name, value, low=LEAST[name])
+        # No infinity, which `tf.debugging.enable_check_numerics` takes for a fault.
+        value = min(real(name, value, low=LEAST[name]), largest(dtype))
     elif tuple(getattr(value, "shape", (None,))):
         raise TypeError(f"`{name}` must be a number or a scalar tensor, received {value!r}.")
     return converted(value, dtype)
@@ -109,6 +110,11 @@ def wide(dtype: Any) -> str:
     Not by `keras.backend.result_type`, which makes float32 of float64 except under TensorFlow.
     """
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+
+
+def largest(dtype: Any) -> float:
+    """The largest finite number of float32, or of float64."""
+    return float(np.finfo(keras.backend.standardize_dtype(dtype)).max)
 
 
 def converted(value: Any, dtype: str) -> Tensor:

@@ -5,10 +5,9 @@ Backends add the entries of a long axis one after another in float32. Over 400,0
 and long axes in blocks, keeps each chain of additions short and the error near 1e-7.
 """
 
-import math
-
 import keras
 
+from keras_renorm.ops import arguments
 from keras_renorm.typing import Tensor
 
 # The longest chain of additions, and the rows of a block when an axis is longer than that.
@@ -53,9 +52,10 @@ def spread(values: Tensor, x: Tensor, axis: int) -> Tensor:
 def at_least(low: float, x: Tensor) -> Tensor:
     """The larger of a number and each value of `x`, in the dtype of `x`; NaN stays NaN.
 
-    Keras's `maximum` makes float32 of float64 under PyTorch.
+    Keras's `maximum` makes float32 of float64 under PyTorch, and `clip` needs a second limit: an
+    infinity among the constants is taken for a fault by `tf.debugging.enable_check_numerics`.
     """
-    return keras.ops.clip(x, low, math.inf)
+    return keras.ops.where(x < low, keras.ops.full_like(x, low), x)
 
 
 def _sum(x: Tensor, axis: int, levels: int = 2) -> Tensor:
@@ -83,4 +83,5 @@ def _apart(partial_sums: Tensor) -> Tensor:
     It would merge a sum of sums into one long chain again: variance off by 2e-6 instead of 2e-7 for
     200,704 rows at mean 1e6.
     """
-    return keras.ops.clip(partial_sums, -math.inf, math.inf)
+    lowest = -arguments.largest(partial_sums.dtype)
+    return keras.ops.where(partial_sums < lowest, partial_sums, at_least(lowest, partial_sums))
