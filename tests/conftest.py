@@ -37,7 +37,19 @@ def run_checks(request):
     def run(name, *options, **environment):
         checks = str(request.path.with_name(name))
         result = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, checks],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-n0",
+                "-m",
+                "",
+                "-p",
+                "no:cacheprovider",
+                *options,
+                checks,
+            ],
             env=os.environ | environment,
             cwd=pathlib.Path(__file__).parents[1],
             capture_output=True,

@@ -17,13 +17,24 @@ ROOMS = [
     "keras_renorm.callbacks",
     "keras_renorm.diagnostics",
     "keras_renorm.statistics",
+    "keras_renorm.models",
     "keras_renorm.layers",
     "keras_renorm.schedules",
     "keras_renorm.ops",
+    "keras_renorm.ops.steps",
+    "keras_renorm.ops.backends",
+    "keras_renorm.ops.native",
+    "keras_renorm.ops.maths",
+    "keras_renorm.ops.arguments",
+    "keras_renorm.ops.reference",
     "keras_renorm.typing",
+    "keras_renorm.keras_internals",
 ]
-# The one module that may look inside TensorFlow.
-PRIVATE = ROOT / "keras_renorm" / "ops" / "backends" / "tensorflow" / "runtime.py"
+BACKENDS = ROOT / "keras_renorm" / "ops" / "backends"
+# The one module that may look inside TensorFlow, and the one that may look inside Keras.
+PRIVATE = BACKENDS / "tensorflow" / "runtime.py"
+INTERNALS = ROOT / "keras_renorm" / "keras_internals.py"
+LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "keras_renorm")]
 # Heavy, and not needed for most uses: imported inside the functions that use them.
 LATE = {"matplotlib", "tensorflow_datasets"}
 # What `keras_renorm` may import; the standard library aside. JAX and PyTorch only where they are
@@ -68,27 +79,83 @@ def test_heavy_imports_are_late_and_private_ones_absent(path):
         assert not private or path == PRIVATE
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in SOURCES if p.is_relative_to(ROOT / "keras_renorm")], ids=module_name
-)
+@pytest.mark.parametrize("path", LIBRARY, ids=module_name)
 def test_the_library_needs_tensorflow_and_keras_only(path):
     packages = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
     assert packages <= NEEDS | set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.rglob("*_test.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", LIBRARY, ids=module_name)
+def test_the_backend_is_asked_for_in_one_place(path):
+    """Others call the methods of `keras_renorm.ops.backends.current()`."""
+    if path.is_relative_to(BACKENDS) or path == INTERNALS:
+        return
+    tree = ast.parse(path.read_text())
+    asked = [node for node in ast.walk(tree) if ast.unparse(node) == "keras.backend.backend"]
+    assert not asked
+    named = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare) and "backends.current().name" in ast.unparse(node)
+    ]
+    assert not named
+
+
+def own_private_names():
+    """Names that start with an underscore and are defined, or assigned, in the package."""
+    names = {"_asdict", "_fields", "_make", "_replace"}  # of named tuples
+    for path in LIBRARY:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                names.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return names
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=module_name)
+def test_private_names_of_keras_stand_in_one_module(path):
+    if path == INTERNALS:
+        return
+    names = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+    private = {name for name in names if name.startswith("_") and not name.startswith("__")}
+    assert private <= own_private_names()
+
+
+# Several backends, replicas or programs, or the whole house.
+ACROSS = {
+    "house_test.py",
+    "doctests_test.py",
+    "replicas_test.py",
+    "keras_conformance_test.py",
+    "backends_test.py",
+    "multi_worker_test.py",
+    "data_parallel_test.py",
+}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("tests/**/*_test.py")), ids=lambda p: p.stem)
 def test_tests_mirror_the_sources(path):
-    relative = path.relative_to(ROOT / "tests") if (ROOT / "tests") in path.parents else None
-    elsewhere = {
-        "house_test.py",
-        "replicas_test.py",
-        "keras_conformance_test.py",
-        "backends_test.py",
-        "multi_worker_test.py",
-        "data_parallel_test.py",
-    }
-    if relative is None or path.name in elsewhere:
+    relative = path.relative_to(ROOT / "tests")
+    if path.name in ACROSS or relative.parts[0] == "goldens":
         return
     source = ROOT / relative.with_name(path.name.removesuffix("_test.py"))
-    forms = (source, source.with_suffix(".py"), source.with_suffix(".h"))
+    forms = (source, source.with_suffix(".py"), source.with_suffix(".h"), source.with_suffix(".cc"))
     assert any(form.exists() for form in forms), f"nothing at {source}"
+
+
+# Names, types and numbers alone: no function whose result could be held against anything.
+WITHOUT_BEHAVIOUR = {
+    "keras_renorm/ops/maths/operands.py",
+    "keras_renorm/typing.py",
+    "keras_renorm/version.py",
+}
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "__init__.py"], ids=module_name)
+def test_sources_have_tests(path):
+    relative = path.relative_to(ROOT)
+    if relative.as_posix() in WITHOUT_BEHAVIOUR or relative.parts[:2] == ("zoo", "configs"):
+        return
+    test = ROOT / "tests" / relative.with_name(f"{path.stem}_test.py")
+    assert test.exists(), f"nothing at {test}"

@@ -498,7 +498,18 @@ def test_every_instruction_set_agrees_with_float64(instruction_set):
     """The whole of this file's main test, in a process of its own."""
     if _digest(1, instruction_set)[1] != instruction_set:
         pytest.skip(f"this machine has no {instruction_set} kernels")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n0",
+        "-m",
+        "",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+    ]
     done = subprocess.run(
         [*command, "-k", "test_agrees_with_float64 or variance or nan_shows or every_half"],
         capture_output=True,
