@@ -1,4 +1,4 @@
-"""What the library's calls are given and return, as operand.h and plan.h have it."""
+"""What the library's calls are given and return, as handlers.cc and kernels.h have it."""
 
 from typing import NamedTuple
 

@@ -1,9 +1,14 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 
 from keras_renorm.ops import arguments
+
+needs_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="float64 under TensorFlow"
+)
 
 
 def test_numbers_of_numpy_pass():
@@ -57,3 +62,47 @@ def test_masks_that_do_not_fit(shape):
 def test_vectors_that_do_not_fit(shape):
     with pytest.raises(ValueError, match=r"`beta` must be a vector .* of shape \(3,\)"):
         arguments.channels("beta", shape, 3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("number", [1.1, 3, np.float32(1.5), np.float64(1.1), np.int64(4)])
+@needs_tensorflow
+def test_a_limit_is_the_number_to_the_last_bit_of_the_type(number, dtype):
+    result = arguments.limit("r_max", number, dtype)
+    assert result.dtype == dtype
+    assert result.shape == ()
+    assert result.numpy() == np.dtype(dtype).type(number)
+
+
+@needs_tensorflow
+def test_scalar_tensors_are_limits_whatever_they_hold():
+    for value in (
+        keras.ops.convert_to_tensor(0.5),
+        np.array(0.5),
+        keras.Variable(0.5),
+        keras.ops.convert_to_tensor(0.5, "float64"),
+    ):
+        assert float(arguments.limit("r_max", value, "float64")) == 0.5
+    assert float(arguments.limit("r_max", keras.ops.convert_to_tensor(2), "float32")) == 2
+
+
+@pytest.mark.parametrize("value", ["3", None, True, [1.0], np.ones(1), np.ones((2, 1)), 1j])
+@needs_tensorflow
+def test_what_is_no_scalar_is_a_type_error(value):
+    with pytest.raises(TypeError, match="`d_max` must be a number or a scalar tensor, received "):
+        arguments.limit("d_max", value, "float32")
+
+
+def test_inputs_that_are_not_floating_point():
+    with pytest.raises(TypeError, match="`x` must be floating point, received dtype int32"):
+        arguments.inputs(np.ones((2, 3), "int32"), -1, None)
+
+
+def test_inputs_in_their_canonical_form():
+    x, axis, mask = arguments.inputs(np.ones((2, 3, 4), "float32"), -2, np.ones((2, 1, 1), "int32"))
+    assert keras.backend.standardize_dtype(x.dtype) == "float32"
+    assert axis == 1
+    assert keras.backend.standardize_dtype(mask.dtype) == "bool"
+    assert arguments.inputs(x, 0, None)[1:] == (0, None)
+    with pytest.raises(ValueError, match=r"`mask` must have the inputs' rank"):
+        arguments.inputs(x, 0, np.ones((2, 3), bool))

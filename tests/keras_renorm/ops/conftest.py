@@ -1,13 +1,18 @@
-"""Batch Renormalization in float64 NumPy with all that the kernels know, and a missing library.
+"""Batch Renormalization in float64 NumPy with all that the kernels know; the choice of lowerings.
 
 The former is more than the papers' in `keras_renorm.ops.reference`: any axis, weights, ghost
 batches, ReLU.
 """
 
+import keras
 import numpy as np
 import pytest
 
-from keras_renorm.ops.steps import lowerings
+from keras_renorm.ops import backends
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
+from keras_renorm.ops.steps import inference, lowerings, training
+from keras_renorm.ops.steps.inference import Inference
+from keras_renorm.ops.steps.step import Step
 
 
 def _one(x, dy, weights, vectors, limits, axis, epsilon, relu):
@@ -77,7 +82,39 @@ def float64():
 @pytest.fixture
 def no_library(monkeypatch):
     """A process in which the library has not been found, and that has not said so yet."""
-    monkeypatch.setattr(lowerings, "_native_problem", lambda backend: "the library is not there")
+    backend = backends.current()
+    monkeypatch.setattr(backend, "native_problem", lambda: "the library is not there")
     lowerings._warn_once.cache_clear()
     yield
     lowerings._warn_once.cache_clear()
+
+
+def _vectors(x, axis):
+    ones = keras.ops.ones(x.shape[axis])
+    return ones, keras.ops.zeros_like(ones)
+
+
+@pytest.fixture
+def chosen():
+    """The lowering that a step of training takes, by its input."""
+
+    def choose(x, *, axis, epsilon, weighted=False, ghosts=False):
+        one, zero = _vectors(x, axis)
+        mask = keras.ops.ones(x.shape, "bool") if weighted else None
+        arguments, constants = Arguments(x, one, zero), Constants(zero, one, 1.0, 0.0, mask)
+        settings = Settings(axis, epsilon, ghost_size=2 if ghosts else None)
+        return training.choose(Step(arguments, constants, settings)).lowering
+
+    return choose
+
+
+@pytest.fixture
+def chosen_for_inference():
+    """The lowering that a normalization with population statistics takes, by its input."""
+
+    def choose(x, *, axis, epsilon, portable):
+        one, zero = _vectors(x, axis)
+        arguments, settings = Arguments(x, one, zero), Settings(axis, epsilon)
+        return inference.choose(Inference(arguments, zero, one, settings, portable)).lowering
+
+    return choose

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_renorm import ops
 from keras_renorm.ops import reference
-from keras_renorm.ops.maths.correction import limit, renorm_correction
+from keras_renorm.ops.maths.correction import renorm_correction
 
 EPSILON = 1e-3
 
@@ -91,32 +91,6 @@ def test_there_is_no_gradient(rng):
         x, mu, variance, r_max, d_max = tensors
         found = renorm_correction(ops.moments(x), mu, variance, r_max=r_max, d_max=d_max)
     assert tape.gradient(found.r, tensors) == tape.gradient(found.d, tensors) == [None] * 5
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("number", [1.1, 3, np.float32(1.5), np.float64(1.1), np.int64(4)])
-def test_a_limit_is_the_number_to_the_last_bit_of_the_type(number, dtype):
-    result = limit("r_max", number, dtype)
-    assert result.dtype == dtype
-    assert result.shape == ()
-    assert result.numpy() == np.dtype(dtype).type(number)
-
-
-def test_scalar_tensors_are_limits_whatever_they_hold():
-    for value in (
-        tf.constant(0.5),
-        np.array(0.5),
-        keras.Variable(0.5),
-        tf.constant(0.5, "float64"),
-    ):
-        assert float(limit("r_max", value, "float64")) == 0.5
-    assert float(limit("r_max", tf.constant(2), "float32")) == 2
-
-
-@pytest.mark.parametrize("value", ["3", None, True, [1.0], np.ones(1), np.ones((2, 1)), 1j])
-def test_what_is_no_scalar_is_a_type_error(value):
-    with pytest.raises(TypeError, match="`d_max` must be a number or a scalar tensor, received "):
-        limit("d_max", value, "float32")
 
 
 @pytest.mark.parametrize(

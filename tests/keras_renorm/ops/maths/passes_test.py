@@ -8,6 +8,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_renorm.ops.maths import passes as composite
+from keras_renorm.ops.maths.operands import Affine, Line, Settings
 
 # Half a unit in the last place of what is rounded to the type, with room for the sums.
 ROUNDING = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 1e-6, "float64": 1e-14}
@@ -34,14 +35,17 @@ class Case:
         self.x, self.dy, self.vectors, self.mask = x, dy, vectors, mask
         self.axes = tuple(i for i, n in enumerate(spread) if n == 1 and shape[i] != 1)
         self.spread = {k: np.float64(v).reshape(spread) for k, v in vectors.items()}
-        self.options = {"axis": axis}
+        self.axis = axis
 
     def call(self, function, *names, relu=False, poison=False):
         x, dy = self.x, self.dy
         if poison:
             x, dy = (tf.where(self.mask, a, tf.cast(np.nan, a.dtype)) for a in (x, dy))
-        operands = {"x": x, "dy": dy, "mask": self.mask, **self.vectors}
-        return function(*(operands[name] for name in names), **self.options, relu=relu)
+        affine, line = (
+            form(*(self.vectors[name] for name in form._fields)) for form in (Affine, Line)
+        )
+        operands = {"x": x, "dy": dy, "mask": self.mask, "affine": affine, "line": line}
+        return function(*(operands[name] for name in names), Settings(self.axis, relu=relu))
 
     @property
     def centred(self):
@@ -69,9 +73,9 @@ def check(actual, expected, dtype="float32"):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
 
 
-NORMALIZE = ("x", "mean", "mean_remainder", "scale", "offset")
+NORMALIZE = ("x", "affine")
 SUMS = ("dy", *NORMALIZE, "mask")
-GRADIENT = ("dy", *NORMALIZE, "bias", "slope", "mask")
+GRADIENT = ("dy", *NORMALIZE, "line", "mask")
 
 
 @every_axis
@@ -95,7 +99,8 @@ def test_the_remainder_makes_the_output_exact_at_a_large_mean(rng):
     exact = np.float64(x).mean(0)
     mean = exact.astype("f4")
     one, zero = np.ones(3, "f4"), np.zeros(3, "f4")
-    y = composite.normalize(x, mean, (exact - mean).astype("f4"), one, zero, axis=1)
+    affine = Affine(mean, (exact - mean).astype("f4"), one, zero)
+    y = composite.normalize(x, affine, Settings(axis=1))
     np.testing.assert_allclose(y, x - exact, rtol=0, atol=1e-6)
 
 

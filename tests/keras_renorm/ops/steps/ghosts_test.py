@@ -7,8 +7,9 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_renorm.ops.steps import plain
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps.ghosts import in_ghosts
+from keras_renorm.ops.steps.plain import Plain
 from keras_renorm.ops.steps.step import Step
 
 EPSILON = 1e-3
@@ -33,13 +34,15 @@ class Case:
 
     def run(self, x, mask):
         gamma, beta, *moving = self.vectors
-        step = Step(*moving, *LIMITS, mask, self.axis, EPSILON, relu=False, ghost_size=self.size)
+        settings = Settings(self.axis, EPSILON, ghost_size=self.size)
+        step = Step(Arguments(x, gamma, beta), Constants(*moving, *LIMITS, mask), settings)
 
-        def take(x, gamma, beta, step):
-            self.calls.append((tuple(x.shape), step))
-            return plain.take(x, gamma, beta, step)
+        def train(step):
+            self.calls.append((tuple(step.arguments.x.shape), step))
+            return Plain().train(step)
 
-        return in_ghosts(take, x, gamma, beta, step)
+        trained = in_ghosts(train, step)
+        return trained.y, trained.moments()
 
     def check(self, found, float64):
         y, batch = found
@@ -114,6 +117,7 @@ def test_all_full_ghosts_at_once_and_then_the_rest(rng, rows, size, folded, rest
     case.run(case.x, case.mask)
     assert [shape for shape, _ in case.calls] == [s for s in (folded, rest) if s is not None]
     for shape, step in case.calls:
-        assert step.ghost_size is None
-        assert (step.ghosts, step.axis) == ((True, 3) if shape == folded else (False, 2))
-        assert step.mask.shape == shape
+        settings = step.settings
+        assert settings.ghost_size is None
+        assert (settings.ghosts, settings.axis) == ((True, 3) if shape == folded else (False, 2))
+        assert step.constants.mask.shape == shape

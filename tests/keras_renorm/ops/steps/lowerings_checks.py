@@ -9,7 +9,7 @@ import torch
 
 from keras_renorm import ops
 from keras_renorm.layers import BatchNormalization
-from keras_renorm.ops.steps.lowerings import VARIABLE, choose, choose_for_inference, lowering
+from keras_renorm.ops.steps.lowerings import VARIABLE, lowering
 
 SETTINGS = {"axis": 1, "epsilon": 1e-3}
 
@@ -23,20 +23,20 @@ def normalize(x):
     return ops.batch_renormalization(x, torch.zeros(3), torch.ones(3))[0]
 
 
-def test_native_on_the_cpu():
+def test_native_on_the_cpu(chosen):
     name, reason = lowering()
     assert name == "native"
     assert reason.endswith("kernels of libkeras_renorm.so")
     x = torch.zeros(4, 3)
     for weighted in (False, True):
         for ghosts in (False, True):
-            assert choose(x, weighted=weighted, ghosts=ghosts, **SETTINGS) == "native"
+            assert chosen(x, weighted=weighted, ghosts=ghosts, **SETTINGS) == "native"
 
 
-def test_other_devices_take_the_fused_kernel(monkeypatch):
+def test_other_devices_take_the_fused_kernel(chosen):
     x = torch.zeros(4, 3, device="meta")
-    assert choose(x, weighted=False, **SETTINGS) == "fused"
-    assert choose(x, weighted=True, **SETTINGS) == "composite"
+    assert chosen(x, weighted=False, **SETTINGS) == "fused"
+    assert chosen(x, weighted=True, **SETTINGS) == "composite"
     with keras.device("meta"):
         assert lowering() == ("fused", "PyTorch computes on meta")
 
@@ -48,17 +48,17 @@ def test_where_pytorch_compiles():
     torch.testing.assert_close(compiled(x), normalize(x))
 
 
-def test_inference_is_native_where_it_is_worth_a_call(monkeypatch):
+def test_inference_is_native_where_it_is_worth_a_call(monkeypatch, chosen_for_inference):
     small, large = torch.zeros(4, 3), torch.zeros(1 << 18, 3)
     for portable in (False, True):
         options = {"portable": portable, **SETTINGS}
-        assert choose_for_inference(small, **options) == "composite"
-        assert choose_for_inference(large, **options) == "native"
-        assert choose_for_inference(large.to("meta"), **options) == "composite"
+        assert chosen_for_inference(small, **options) == "composite"
+        assert chosen_for_inference(large, **options) == "native"
+        assert chosen_for_inference(large.to("meta"), **options) == "composite"
     monkeypatch.setenv(VARIABLE, "native")
-    assert choose_for_inference(small, portable=True, **SETTINGS) == "native"
+    assert chosen_for_inference(small, portable=True, **SETTINGS) == "native"
     monkeypatch.setenv(VARIABLE, "composite")
-    assert choose_for_inference(large, portable=True, **SETTINGS) == "composite"
+    assert chosen_for_inference(large, portable=True, **SETTINGS) == "composite"
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is (deprecated|not supported)")
@@ -80,13 +80,13 @@ def test_what_is_exported_needs_no_library(monkeypatch):
         np.testing.assert_allclose(function(x).detach(), expected, atol=1e-6)
 
 
-def test_a_missing_library_is_reported_once(no_library):
+def test_a_missing_library_is_reported_once(no_library, chosen_for_inference):
     with pytest.warns(RuntimeWarning, match=r"without its native library.*: the library is not"):
         assert lowering().name == "fused"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert lowering().name == "fused"
-        assert choose_for_inference(torch.zeros(1 << 18, 3), portable=True, **SETTINGS) == (
+        assert chosen_for_inference(torch.zeros(1 << 18, 3), portable=True, **SETTINGS) == (
             "composite"
         )
 

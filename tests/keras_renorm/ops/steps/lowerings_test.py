@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_renorm.ops.native import loader
-from keras_renorm.ops.steps.lowerings import VARIABLE, choose, lowering
+from keras_renorm.ops.steps.lowerings import VARIABLE, lowering
 
 needs_library = pytest.mark.skipif(
     not loader.library_path().is_file() or keras.backend.backend() != "tensorflow",
@@ -64,13 +64,13 @@ def test_composite_asked_for_is_silent(monkeypatch, no_library):
 
 
 @needs_tensorflow
-def test_fused_where_it_fits(monkeypatch):
+def test_fused_where_it_fits(monkeypatch, chosen):
     monkeypatch.setenv(VARIABLE, "fused")
     x = np.zeros((4, 3), "float32")
     settings = {"axis": 1, "epsilon": 1e-3}
     x = keras.ops.convert_to_tensor(x)
-    assert choose(x, weighted=False, **settings) == "fused"
-    assert choose(x, weighted=True, **settings) == "composite"
+    assert chosen(x, weighted=False, **settings) == "fused"
+    assert chosen(x, weighted=True, **settings) == "composite"
 
 
 @needs_library

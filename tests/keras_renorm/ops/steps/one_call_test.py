@@ -7,9 +7,9 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_renorm.ops.backends.tensorflow import calls as tensorflow_calls
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.native import loader
-from keras_renorm.ops.steps import one_call
+from keras_renorm.ops.steps.one_call import OneCall
 from keras_renorm.ops.steps.step import Step
 
 if not loader.library_path().is_file():
@@ -29,21 +29,22 @@ class Case:
             self.x, self.dy = (tf.where(mask, a, np.nan) for a in (self.x, self.dy))
         self.settings = {"axis": 2, "epsilon": EPSILON, "relu": False, **settings}
 
-    def step(self):
+    def step(self, x=None, **average):
+        arguments = Arguments(self.x if x is None else x, *self.vectors[:2])
         limits = [tf.constant(value, self.wide) for value in LIMITS]
         mask = None if self.mask is None else tf.constant(self.mask)
-        return Step(*self.vectors[2:], *limits, mask, **self.settings)
+        constants = Constants(*self.vectors[2:], *limits, mask)
+        return Step(arguments, constants, Settings(**self.settings, **average))
 
     def run(self, x=None, dy=None, **average):
-        x, dy = self.x if x is None else x, self.dy if dy is None else dy
-        step, arguments = self.step(), (x, *self.vectors[:2])
+        step, dy = self.step(x, **average), self.dy if dy is None else dy
         with tf.GradientTape(persistent=True) as tape:
-            tape.watch((*arguments, *step.constants[:4]))
-            y, statistics, *moving = one_call.take(tensorflow_calls, *arguments, step, **average)
-        constants = tape.gradient(y, step.constants[:4], dy)
+            tape.watch((*step.arguments, *step.constants[:4]))
+            trained = OneCall().train(step)
+        constants = tape.gradient(trained.y, step.constants[:4], dy)
         assert constants == (None,) * 4
-        moments = one_call.moments(statistics, step)
-        return y, moments, moving, tape.gradient(y, arguments, dy)
+        gradients = tape.gradient(trained.y, step.arguments, dy)
+        return trained.y, trained.moments(), trained.moving(), gradients
 
     def expected(self, float64):
         x, dy = (tf.cast(a, "float64").numpy() for a in (self.x, self.dy))
@@ -137,9 +138,15 @@ def test_moving_statistics_move_towards_the_minibatch(rng, float64, by_stddev):
 
 def test_the_moments_have_no_gradient(rng):
     case = Case(rng)
-    step = case.step()
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(case.x)
-        _, statistics, *_ = one_call.take(tensorflow_calls, case.x, *case.vectors[:2], step)
-        moments = one_call.moments(statistics, step)
+        moments = OneCall().train(case.step()).moments()
     assert [tape.gradient(value, case.x) for value in moments] == [None] * 4
+
+
+def test_the_moving_statistics_have_no_gradient(rng):
+    case = Case(rng)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(case.x)
+        moving = OneCall().train(case.step(momentum=0.9)).moving()
+    assert [tape.gradient(value, case.x) for value in moving] == [None] * 3

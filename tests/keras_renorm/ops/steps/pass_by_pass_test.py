@@ -1,6 +1,6 @@
 """The step of one replica and, with threads for replicas, of two.
 
-Real ones are in ../layers/replica_checks.py.
+Real ones are in tests/keras_renorm/layers/replica_checks.py.
 """
 
 import concurrent.futures
@@ -16,18 +16,16 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_renorm.ops import Moments
-from keras_renorm.ops.maths import passes as composite
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.native import loader
-from keras_renorm.ops.steps import pass_by_pass
+from keras_renorm.ops.steps.pass_by_pass import NativePasses, PlainPasses
 from keras_renorm.ops.steps.step import Step
 
 EPSILON = 1e-3
 LIMITS = 1.5, 0.5
-PASSES = {"composite": composite}
+PASSES = {"composite": PlainPasses()}
 if loader.library_path().is_file():
-    from keras_renorm.ops.backends.tensorflow import passes as native
-
-    PASSES["native"] = native
+    PASSES["native"] = NativePasses()
 every_pass = pytest.mark.parametrize("passes", PASSES.values(), ids=PASSES)
 
 
@@ -82,11 +80,12 @@ class Case:
         gamma, beta, *moving = map(tf.constant, self.vectors)
         x, dy = tf.constant(self.x[rows]), tf.constant(self.dy[rows])
         mask = None if self.mask is None else tf.constant(self.mask[rows])
-        step = Step(*moving, *map(tf.constant, LIMITS), mask, **self.settings)
+        arguments = Arguments(x, gamma, beta)
+        constants = Constants(*moving, *map(tf.constant, LIMITS), mask)
         with tf.GradientTape() as tape:
-            tape.watch((x, gamma, beta))
-            y, batch = pass_by_pass.take(passes, x, gamma, beta, step, replicas)
-        return y, batch, tape.gradient(y, (x, gamma, beta), dy)
+            tape.watch(arguments)
+            trained = passes.train(Step(arguments, constants, Settings(**self.settings), replicas))
+        return trained.y, trained.moments(), tape.gradient(trained.y, arguments, dy)
 
     def expected(self, float64, counted=slice(None)):
         """With the gradients of the outputs that are counted."""
@@ -119,7 +118,7 @@ def test_one_replica(rng, float64, passes, rows, masked, relu):
 @pytest.mark.parametrize("size", [1, 3, 7, 9])
 def test_ghosts(rng, float64, size, masked):
     case = Case(rng, 7, masked=masked, relu=True, ghost_size=size)
-    y, batch, gradients = case.run(composite)
+    y, batch, gradients = case.run(PASSES["composite"])
     desired = case.expected(float64)
     close(y, desired["y"])
     for name in ("mean", "variance", "count"):
@@ -157,11 +156,12 @@ def test_two_replicas_are_one_minibatch(rng, float64, passes, cut, masked, offse
 def test_the_moments_have_no_gradient(rng, passes):
     case = Case(rng, 4)
     gamma, beta, *moving = map(tf.constant, case.vectors)
-    step = Step(*moving, *map(tf.constant, LIMITS), None, **case.settings)
+    constants = Constants(*moving, *map(tf.constant, LIMITS))
     x = tf.constant(case.x)
+    step = Step(Arguments(x, gamma, beta), constants, Settings(**case.settings))
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
-        _, batch = pass_by_pass.take(passes, x, gamma, beta, step, None)
+        batch = passes.train(step).moments()
     assert [tape.gradient(value, x) for value in batch] == [None] * 4
 
 

@@ -9,6 +9,9 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
+from keras_renorm.ops.backends.interface import Differentiable
+from keras_renorm.ops.backends.tensorflow import derivatives
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps import plain
 from keras_renorm.ops.steps.step import Step
 
@@ -21,34 +24,42 @@ class Case:
     def __init__(self, rng, shape=(6, 5, 3), dtype="float32", axis=None, limits=(1.5, 0.5)):
         wide = "float64" if dtype == "float64" else "float32"
         axis = len(shape) - 1 if axis is None else axis
-        self.x, self.dy = (tf.cast(a, dtype) for a in rng.normal(1.0, 2.0, (2, *shape)))
+        x, self.dy = (tf.cast(a, dtype) for a in rng.normal(1.0, 2.0, (2, *shape)))
         vectors = rng.uniform(0.5, 2.0, (4, shape[axis])).astype(wide)
-        self.gamma, self.beta, *moving = map(tf.constant, vectors)
+        gamma, beta, *moving = map(tf.constant, vectors)
         limits = [tf.constant(value, wide) for value in limits]
-        self.step = Step(*moving, *limits, mask=None, axis=axis, epsilon=EPSILON, relu=False)
+        self.step = Step(
+            Arguments(x, gamma, beta), Constants(*moving, *limits), Settings(axis, EPSILON)
+        )
 
     def poisoned(self, mask):
-        self.step = dataclasses.replace(self.step, mask=tf.constant(mask))
-        self.x, self.dy = (tf.where(mask, a, np.nan) for a in (self.x, self.dy))
+        x, self.dy = (tf.where(mask, a, np.nan) for a in (self.step.arguments.x, self.dy))
+        self.step = dataclasses.replace(
+            self.step,
+            arguments=self.step.arguments._replace(x=x),
+            constants=self.step.constants._replace(mask=tf.constant(mask)),
+        )
 
     def run(self):
-        arguments = self.x, self.gamma, self.beta
         with tf.GradientTape() as tape:
-            tape.watch(arguments)
-            y, batch = plain.take(*arguments, self.step)
-        return y, batch, tape.gradient(y, arguments, self.dy)
+            tape.watch(self.step.arguments)
+            trained = plain.Plain().train(self.step)
+        gradients = tape.gradient(trained.y, self.step.arguments, self.dy)
+        return trained.y, trained.moments(), gradients
 
     def expected(self, float64, dy=None):
-        step = self.step
-        x, dy = (tf.cast(a, "float64").numpy() for a in (self.x, self.dy if dy is None else dy))
-        vectors = self.gamma, self.beta, step.moving_mean, step.moving_variance
+        step, dy = self.step, self.dy if dy is None else dy
+        arguments, constants, settings = step.arguments, step.constants, step.settings
+        x, dy = (tf.cast(a, "float64").numpy() for a in (arguments.x, dy))
+        mask = constants.mask
         return float64(
-            *(x, dy, vectors, (step.r_max.numpy(), step.d_max.numpy())),
-            axis=step.axis,
-            epsilon=step.epsilon,
-            relu=step.relu,
-            weights=None if step.mask is None else np.broadcast_to(step.mask, x.shape),
-            ghost_size=step.ghost_size,
+            *(x, dy, (*arguments[1:], *constants[:2])),
+            (constants.r_max.numpy(), constants.d_max.numpy()),
+            axis=settings.axis,
+            epsilon=settings.epsilon,
+            relu=settings.relu,
+            weights=None if mask is None else np.broadcast_to(mask, x.shape),
+            ghost_size=settings.ghost_size,
         )
 
 
@@ -63,7 +74,7 @@ def check(actual, expected, rounding, magnitude=1.0):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_output_and_gradients_are_rounded_once(rng, float64, dtype, relu, axis):
     case = Case(rng, dtype=dtype, axis=axis)
-    case.step = dataclasses.replace(case.step, relu=relu)
+    case.step = case.step.with_settings(relu=relu)
     y, batch, (dx, dgamma, dbeta) = case.run()
     desired = case.expected(float64)
     assert y.dtype == dx.dtype == dtype
@@ -80,7 +91,7 @@ def test_output_and_gradients_are_rounded_once(rng, float64, dtype, relu, axis):
 @pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 1), (1, 5, 3), (6, 1, 1)])
 def test_nothing_of_masked_positions_with_and_without_ghosts(rng, float64, size, shape):
     case = Case(rng, (6, 5, 3))
-    case.step = dataclasses.replace(case.step, ghost_size=size, relu=True)
+    case.step = case.step.with_settings(ghost_size=size, relu=True)
     case.poisoned(mask := rng.random(shape) > 0.4)
     y, batch, gradients = case.run()
     desired = case.expected(float64)
@@ -95,9 +106,9 @@ def test_nothing_of_masked_positions_with_and_without_ghosts(rng, float64, size,
 def test_the_moments_have_no_gradient(rng):
     case = Case(rng)
     with tf.GradientTape(persistent=True) as tape:
-        tape.watch(case.x)
-        _, batch = plain.take(case.x, case.gamma, case.beta, case.step)
-    assert [tape.gradient(value, case.x) for value in batch] == [None] * 4
+        tape.watch(case.step.arguments.x)
+        batch = plain.Plain().train(case.step).moments()
+    assert [tape.gradient(value, case.step.arguments.x) for value in batch] == [None] * 4
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -107,12 +118,11 @@ def test_the_output_is_one_function_for_like_steps(rng, masked):
     if masked:
         case.poisoned(rng.random((6, 5, 1)) > 0.4)
         other.poisoned(rng.random((6, 5, 1)) > 0.4)
-    function = plain.output(case.step)
-    assert plain.output(other.step) is function
-    for one in (case, other):
-        arguments = one.x, one.gamma, one.beta
-        y, _ = plain.take(*arguments, one.step)
-        np.testing.assert_array_equal(function(*arguments, *one.step.constants), y)
+    function = plain.output(case.step.settings)
+    assert plain.output(other.step.settings) is function
+    for step in (case.step, other.step):
+        y = plain.Plain().train(step).y
+        np.testing.assert_array_equal(function(step.arguments, step.constants), y)
 
 
 @pytest.mark.parametrize(
@@ -122,22 +132,35 @@ def test_the_output_is_one_function_for_like_steps(rng, masked):
 )
 def test_each_setting_is_in_the_output(rng, change):
     case = Case(rng, (6, 3, 3))
-    step = dataclasses.replace(case.step, **change)
-    arguments = case.x, case.gamma, case.beta
-    y = plain.output(step)(*arguments, *step.constants)
-    np.testing.assert_array_equal(y, plain.take(*arguments, step)[0])
-    assert not np.array_equal(y, plain.take(*arguments, case.step)[0])
+    step = case.step.with_settings(**change)
+    y = plain.output(step.settings)(step.arguments, step.constants)
+    np.testing.assert_array_equal(y, plain.Plain().train(step).y)
+    assert not np.array_equal(y, plain.Plain().train(case.step).y)
+
+
+def by_hand(case, gradients, refusal=None):
+    """The gradients of a step whose gradient is said to be these."""
+    output = plain.output(case.step.settings)
+
+    def forward(arguments, constants):
+        return (output(arguments, constants),), None
+
+    function = Differentiable(forward, lambda *_: Arguments(*gradients), output, refusal)
+    arguments = case.step.arguments
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        (y,) = derivatives.apply(function, arguments, case.step.constants)
+    return tape.gradient(y, arguments, case.dy)
 
 
 def test_a_gradient_by_hand_has_the_derivative_of_the_true_one(rng, float64):
     """In dy: with r and d held the gradient is linear in it, by a symmetric matrix."""
     case = Case(rng, dtype="float64")
     direction = tf.constant(rng.normal(size=(6, 5, 3)))
-    made_up = tf.ones_like(case.x), tf.zeros_like(case.gamma), tf.zeros_like(case.beta)
-    gradient = plain.gradient(lambda dy, x, gamma, beta: made_up, case.step)
+    made_up = (tf.ones_like(case.dy), *map(tf.zeros_like, case.step.arguments[1:]))
     with tf.GradientTape() as tape:
         tape.watch(case.dy)
-        found = gradient(case.dy, case.x, case.gamma, case.beta)
+        found = by_hand(case, made_up)
     for actual, value in zip(found, made_up, strict=True):
         np.testing.assert_array_equal(actual, value)
     actual = tape.gradient(found[0], case.dy, direction)
@@ -147,10 +170,9 @@ def test_a_gradient_by_hand_has_the_derivative_of_the_true_one(rng, float64):
 
 def test_a_gradient_can_be_refused_a_derivative(rng):
     case = Case(rng)
-    zeros = tf.zeros_like(case.x), tf.zeros_like(case.gamma), tf.zeros_like(case.beta)
-    gradient = plain.gradient(lambda *_: zeros, case.step, refusal="Not here.")
+    zeros = tuple(map(tf.zeros_like, case.step.arguments))
     with tf.GradientTape() as tape:
         tape.watch(case.dy)
-        dx, *_ = gradient(case.dy, case.x, case.gamma, case.beta)
+        dx, *_ = by_hand(case, zeros, refusal="Not here.")
     with pytest.raises(ValueError, match=r"^Not here\.$"):
         tape.gradient(dx, case.dy)

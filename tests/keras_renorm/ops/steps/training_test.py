@@ -1,5 +1,6 @@
-"""That every lowering gives the same; more of `take` is in renorm_test.py."""
+"""That every lowering gives the same; more of the steps is in renorm_test.py."""
 
+import dataclasses
 import importlib
 import inspect
 
@@ -14,9 +15,13 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_renorm.ops.backends.tensorflow import fused
+from keras_renorm.ops import backends
+from keras_renorm.ops.backends.interface import PlainBackend
+from keras_renorm.ops.backends.replicas import Replicas
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.native import loader
-from keras_renorm.ops.steps import lowerings, one_call, pass_by_pass, plain, training
+from keras_renorm.ops.steps import inference, lowerings, training
+from keras_renorm.ops.steps import step as steps
 from keras_renorm.ops.steps.step import Step
 
 NAMES = [name for name in lowerings.NAMES if name != "native" or loader.library_path().is_file()]
@@ -55,22 +60,24 @@ class Case:
         if mask is not None:
             self.x, self.dy = (tf.where(mask, a, tf.cast(np.nan, dtype)) for a in (self.x, self.dy))
 
-    def step(self):
+    def step(self, x=None, **average):
+        arguments = Arguments(self.x if x is None else x, *self.vectors[:2])
         limits = [tf.constant(value, self.wide) for value in self.limits]
         mask = None if self.mask is None else tf.constant(self.mask)
-        return Step(*self.vectors[2:], *limits, mask, **self.settings)
+        constants = Constants(*self.vectors[2:], *limits, mask)
+        return Step(arguments, constants, Settings(**self.settings, **average))
 
-    def take(self, x=None):
-        x = self.x if x is None else x
-        return training.take(x, *self.vectors[:2], self.step(), synchronized=False)
+    def output(self, x=None):
+        trained = training.train(self.step(x))
+        return trained.y, trained.moments()
 
     def train(self, by_stddev):
-        arguments = self.x, *self.vectors[:2]
-        average = {"momentum": 0.9, "by_stddev": by_stddev}
+        step = self.step(momentum=0.9, by_stddev=by_stddev)
         with tf.GradientTape() as tape:
-            tape.watch(arguments)
-            y, found = training.train(*arguments, self.step(), synchronized=False, **average)
-        return y, found, tape.gradient(y, arguments, self.dy)
+            tape.watch(step.arguments)
+            trained = training.train(step)
+            y, found = trained.y, trained.moving()
+        return y, found, tape.gradient(y, step.arguments, self.dy)
 
     def expected(self, float64):
         x, dy = (tf.cast(a, "float64").numpy() for a in (self.x, self.dy))
@@ -137,7 +144,7 @@ def test_without_a_row_no_moving_statistic_changes(rng, size, by_stddev):
         np.testing.assert_array_equal(actual, value)
     for gradient in gradients[1:]:
         np.testing.assert_array_equal(gradient, np.zeros(4))
-    _, batch = case.take()
+    _, batch = case.output()
     assert {tuple(value.shape) for value in batch} == {(4,) if size is None else (0, 4)}
 
 
@@ -147,7 +154,7 @@ def test_without_a_row_no_moving_statistic_changes(rng, size, by_stddev):
 def test_a_batch_that_is_one_ghost_has_the_moments_of_one(rng, float64, known, size):
     case = Case(rng, (5, 3), ghost_size=size)
     spec = tf.TensorSpec([5 if known else None, 3])
-    y, batch = tf.function(case.take, input_signature=[spec], autograph=False)(case.x)
+    y, batch = tf.function(case.output, input_signature=[spec], autograph=False)(case.x)
     desired = case.expected(float64)
     close(y, desired["y"], 1e-5)
     for name in ("mean", "variance", "count"):
@@ -156,44 +163,110 @@ def test_a_batch_that_is_one_ghost_has_the_moments_of_one(rng, float64, known, s
 
 MASK = np.ones((5, 1), bool)
 TAKEN = {
-    "native": {"": "one_call", "mask": "one_call", "ghosts": "one_call"},
-    "fused": {"": "fused", "mask": "pass_by_pass", "ghosts": "pass_by_pass"},
-    "composite": dict.fromkeys(("", "mask", "ghosts"), "pass_by_pass"),
+    "native": {"": "OneCall", "mask": "OneCall", "ghosts": "OneCall"},
+    "fused": {"": "Fused", "mask": "PlainPasses", "ghosts": "PlainPasses"},
+    "composite": dict.fromkeys(("", "mask", "ghosts"), "PlainPasses"),
 }
 
 
 @pytest.mark.parametrize("with_", ["", "mask", "ghosts"])
-def test_the_module_is_that_of_the_lowering(rng, lowering, monkeypatch, with_):
+def test_the_way_is_that_of_the_lowering(rng, lowering, monkeypatch, with_):
     case = Case(rng, (5, 3), mask=MASK if with_ == "mask" else None)
     case.settings["ghost_size"] = 2 if with_ == "ghosts" else None
     taken = []
-    for module in (one_call, pass_by_pass, fused, plain):
+    for way in map(type, training.IMPLEMENTATIONS):
 
-        def take(*args, own=module.take, name=module.__name__, **options):
-            taken.append(name.rpartition(".")[-1])
-            return own(*args, **options)
+        def train(self, step, own=way.train):
+            taken.append(type(self).__name__)
+            return own(self, step)
 
-        monkeypatch.setattr(module, "take", take)
-    case.take()
-    assert taken[0] == TAKEN[lowering][with_]
+        monkeypatch.setattr(way, "train", train)
+    case.output()
+    assert taken == [TAKEN[lowering][with_]]
 
 
 def test_the_native_library_moves_the_statistics_in_the_same_call(rng, lowering, monkeypatch):
-    own, moved = training.update_moving, []
-    monkeypatch.setattr(training, "update_moving", lambda *a, **o: moved.append(o) or own(*a, **o))
+    own, moved = steps.update_moving, []
+    monkeypatch.setattr(steps, "update_moving", lambda *a, **o: moved.append(o) or own(*a, **o))
     Case(rng, (5, 3)).train(by_stddev=True)
     assert len(moved) == (0 if lowering == "native" else 1)
 
 
-STEP = "composite correction fused ghosts moments moving one_call pass_by_pass plain sums training"
+STEP = [
+    *("maths.correction", "maths.masks", "maths.moments", "maths.moving", "maths.passes"),
+    *("maths.sums", "native.layout", "steps.fused", "steps.ghosts", "steps.inference"),
+    *("steps.lowerings", "steps.one_call", "steps.pass_by_pass", "steps.plain", "steps.step"),
+    *("steps.training", "backends.replicas", "backends.tensorflow.backend"),
+    *("backends.tensorflow.calls", "backends.tensorflow.derivatives", "backends.tensorflow.fused"),
+    "backends.tensorflow.passes",
+]
 
 
-@pytest.mark.parametrize("name", STEP.split())
+def functions_of(owner):
+    """The functions of a module or class, and those of the module's classes."""
+    for _, member in inspect.getmembers(owner):
+        if inspect.isclass(member) and inspect.ismodule(owner):
+            if member.__module__ == owner.__name__ and not getattr(member, "_is_protocol", False):
+                yield from functions_of(member)
+        elif inspect.isfunction(inspect.unwrap(member)):
+            yield inspect.unwrap(member)
+
+
+@pytest.mark.parametrize("name", STEP)
 def test_autograph_takes_every_function(name):
     """Or it warns of the function where someone's tf.function calls it, and asks for a report."""
     module = importlib.import_module(f"keras_renorm.ops.{name}")
-    functions = [f for _, f in inspect.getmembers(module, inspect.isfunction)]
-    own = [inspect.unwrap(f) for f in functions if f.__module__ == module.__name__]
+    own = [f for f in functions_of(module) if f.__code__.co_filename == module.__file__]
     assert own
     for function in own:
         tf.autograph.to_graph(function)
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Sets the backend and the lowering."""
+
+    def on(backend, name):
+        monkeypatch.setattr(backends, "current", lambda: backend)
+        monkeypatch.setenv(lowerings.VARIABLE, name)
+
+    return on
+
+
+PLAIN = PlainBackend("fourth")
+
+
+def test_every_way_to_train_is_reached(rng, on):
+    alone, own = Case(rng, (5, 3)).step(), backends.current()
+    several = dataclasses.replace(alone, replicas=Replicas(None))
+    found = []
+    for backend, name in (*((own, name) for name in NAMES), (PLAIN, "")):
+        on(backend, name)
+        found += [type(training.choose(step)).__name__ for step in (alone, several)]
+    native = ["OneCall", "NativePasses"] if "native" in NAMES else []
+    assert found == [*native, "Fused", *["PlainPasses"] * 3, *["Plain"] * 2]
+    if native:
+        assert set(found) == {type(way).__name__ for way in training.IMPLEMENTATIONS}
+
+
+def test_every_way_to_infer_is_reached(rng, on):
+    own, wide = backends.current(), tf.zeros((4, 3, 3, 5))
+    vectors = tf.ones(5), tf.zeros(5)
+    step = inference.Inference(
+        Arguments(wide, *vectors), *vectors, Settings(3, EPSILON), portable=False
+    )
+    found = []
+    for backend, name in (*((own, name) for name in NAMES), (PLAIN, "")):
+        on(backend, name)
+        found.append(type(inference.choose(step)).__name__)
+    native = ["Native"] if "native" in NAMES else []
+    assert found == [*native, "Fused", "Plain", "Plain"]
+    if native:
+        assert set(found) == {type(way).__name__ for way in inference.IMPLEMENTATIONS}
+
+
+def test_the_last_way_takes_every_step(rng, on):
+    for backend in (backends.current(), PLAIN):
+        on(backend, "composite")
+        for case in (Case(rng, (5, 3)), Case(rng, (0, 3)), Case(rng, (5, 3), mask=MASK)):
+            assert training.IMPLEMENTATIONS[-1].fits(case.step())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_renorm.ops.backends.jax import calls as jax_calls
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.native import loader
 
 if not loader.library_path().is_file():
@@ -33,8 +34,9 @@ def test_agrees_with_float64(float64, rng, shape, axis, ghost_size, masked, relu
     @jax.jit
     def run(x, dy):
         mask = None if weights is None else jax.numpy.asarray(weights)
-        y, saved, *_ = jax_calls.forward(x, *vectors, *limits, mask, epsilon=1e-3, **settings)
-        return y, saved, *jax_calls.backward(dy, x, saved, mask, **settings)
+        arguments, constants = Arguments(x, *vectors[:2]), Constants(*vectors[2:], *limits, mask)
+        y, saved, *_ = jax_calls.forward(arguments, constants, Settings(**settings, epsilon=1e-3))
+        return y, saved, *jax_calls.backward(dy, x, saved, mask, Settings(**settings))
 
     y, saved, dx, dgamma, dbeta = run(x, dy)
     expected = float64(x, dy, vectors, limits, weights=weights, **settings)
@@ -56,10 +58,15 @@ def test_the_same_bits_as_from_tensorflow(rng):
 
     x = rng.normal(size=(64, 300)).astype("float32")
     one, zero = np.ones(300, "float32"), np.zeros(300, "float32")
-    operands = (x, one, zero, zero, one, np.float32(3), np.float32(5))
-    settings = {"axis": 1, "epsilon": 1e-3, "momentum": 0.9, "ghost_size": 24}
-    ours = jax_calls.forward(*map(jax.numpy.asarray, operands), **settings)
-    theirs = tensorflow_calls.forward(*map(tf.constant, operands), **settings)
+    operands = (x, one, zero), (zero, one, np.float32(3), np.float32(5))
+    settings = Settings(1, 1e-3, ghost_size=24, momentum=0.9)
+
+    def forward(calls, convert):
+        arguments, constants = (tuple(map(convert, values)) for values in operands)
+        return calls.forward(Arguments(*arguments), Constants(*constants), settings)
+
+    ours = forward(jax_calls, jax.numpy.asarray)
+    theirs = forward(tensorflow_calls, tf.constant)
     for one_of_ours, one_of_theirs in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one_of_ours, one_of_theirs)
 
@@ -74,8 +81,8 @@ def test_large_results_ask_for_large_pages():
 
     @jax.jit
     def normalize(x):
-        limits = np.float32(3), np.float32(5)
-        return jax_calls.forward(x, one, zero, zero, one, *limits, axis=2, epsilon=1e-3)[0]
+        constants = Constants(zero, one, np.float32(3), np.float32(5))
+        return jax_calls.forward(Arguments(x, one, zero), constants, Settings(2, 1e-3)).y
 
     y = jax.block_until_ready(normalize(jax.numpy.zeros(shape)))
     assert "hg" in flags_of_memory(y.unsafe_buffer_pointer() + y.nbytes // 2)

@@ -1,4 +1,4 @@
-"""Derivatives of the library's calls; `jax_derivatives_test.py` runs this under JAX, in float64."""
+"""Derivatives of the library's calls; `derivatives_test.py` runs this under JAX, in float64."""
 
 import jax
 import jax.numpy as jnp

@@ -16,9 +16,10 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_renorm import ops
-from keras_renorm.ops.backends.tensorflow import calls as tensorflow_calls
-from keras_renorm.ops.backends.tensorflow import stablehlo
+from keras_renorm.ops.backends.tensorflow import calls, stablehlo
+from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings
 from keras_renorm.ops.native import loader
+from keras_renorm.ops.native.layout import Statistics
 
 if not loader.library_path().is_file():
     pytest.skip("the native library is not built", allow_module_level=True)
@@ -66,19 +67,31 @@ class Case:
         ]
         self.vectors = [tf.constant(v, self.wide) for v in vectors]
 
-    def run(self, x, dy, *vectors):
+    @property
+    def settings(self):
+        return Settings(self.axis, EPSILON, self.relu, self.ghost_size)
+
+    def constants(self, mean, variance):
         limits = [tf.constant(v, self.wide) for v in self.limits]
         weights = None if self.weights is None else tf.constant(self.weights)
-        settings = {"axis": self.axis, "relu": self.relu, "ghost_size": self.ghost_size}
-        y, statistics, *_ = tensorflow_calls.forward(
-            x, *vectors, *limits, weights, epsilon=EPSILON, **settings
+        return Constants(mean, variance, *limits, weights)
+
+    def forward(self, **average):
+        arguments, constants = (
+            Arguments(self.x, *self.vectors[:2]),
+            self.constants(*self.vectors[2:]),
         )
-        dx, dgamma, dbeta = tensorflow_calls.backward(dy, x, statistics, weights, **settings)
-        return y, statistics, dx, dgamma, dbeta
+        return calls.forward(arguments, constants, self.settings._replace(**average))
+
+    def run(self, x, dy, gamma, beta, *moving):
+        constants = self.constants(*moving)
+        y, statistics, *_ = calls.forward(Arguments(x, gamma, beta), constants, self.settings)
+        gradients = calls.backward(dy, x, statistics, constants.mask, self.settings)
+        return y, statistics, *gradients
 
     def __call__(self, run=None):
         y, statistics, dx, dgamma, dbeta = (run or self.run)(self.x, self.dy, *self.vectors)
-        rows = tensorflow_calls.unpack(statistics)
+        rows = Statistics(*tf.unstack(statistics))
         # In float64, or the sum of a mean and its remainder would round to the mean.
         result = {key: tf.cast(v, "float64").numpy() for key, v in rows._asdict().items()}
         result["mean"] += result["mean_remainder"]
@@ -223,7 +236,7 @@ def test_no_limits_is_batch_normalization_to_the_bit():
     other = [case.vectors[0], case.vectors[1], case.vectors[2] + 7, case.vectors[3] * 9]
     for one, two in zip(first, case.run(case.x, case.dy, *other), strict=True):
         np.testing.assert_array_equal(one, two)
-    statistics = tensorflow_calls.unpack(first[1])
+    statistics = Statistics(*tf.unstack(first[1]))
     assert np.all(statistics.r == 1)
     assert np.all(statistics.d == 0)
 
@@ -251,7 +264,7 @@ def test_every_half_is_read_and_written_as_it_is():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     zero, one = tf.zeros(64), tf.ones(64)
     x = tf.constant(halves.reshape(-1, 64))
-    y = tensorflow_calls.normalize(x, zero, zero, one, zero, axis=1).numpy().ravel()
+    y = calls.normalize(x, Affine(zero, zero, one, zero), Settings(axis=1)).numpy().ravel()
     np.testing.assert_array_equal(y, halves)  # subnormals, too, in threads that flush those
 
 
@@ -276,24 +289,21 @@ def test_separate_calls_are_the_joint_ones(shape, axis, dtype):
     )
     case = Case(shape, axis, dtype=dtype, weights=weights, relu=True)
     y, statistics, dx, _, dbeta = case.run(case.x, case.dy, *case.vectors)
-    s, settings = tensorflow_calls.unpack(statistics[:, 0]), {"axis": axis}
-    moments = tensorflow_calls.moments(case.x, tf.constant(weights), **settings)
+    s, mask = Statistics(*tf.unstack(statistics[:, 0])), tf.constant(weights)
+    count, mean, variance = calls.moments(case.x, mask, Settings(axis))
     pair = tf.cast(s.mean, "float64") + tf.cast(s.mean_remainder, "float64")
-    np.testing.assert_allclose(moments.mean, pair, rtol=1e-13, atol=1e-14)
-    np.testing.assert_allclose(moments.variance, s.variance, rtol=1e-6)
-    np.testing.assert_array_equal(moments.count, s.count)
-    vectors = (s.mean, s.mean_remainder, s.scale, s.offset)
-    settings["relu"] = True
-    np.testing.assert_array_equal(tensorflow_calls.normalize(case.x, *vectors, **settings), y)
-    first, second = tensorflow_calls.gradient_sums(
-        case.dy, case.x, *vectors, tf.constant(weights), **settings
-    )
+    np.testing.assert_allclose(mean, pair, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(variance, s.variance, rtol=1e-6)
+    np.testing.assert_array_equal(count, s.count)
+    affine = Affine(s.mean, s.mean_remainder, s.scale, s.offset)
+    settings = Settings(axis, relu=True)
+    np.testing.assert_array_equal(calls.normalize(case.x, affine, settings), y)
+    first, second = calls.gradient_sums(case.dy, case.x, affine, mask, settings)
     np.testing.assert_allclose(first, dbeta, rtol=1e-5, atol=1e-5)
     bias = s.scale * tf.cast(first, "float32") / s.count
     slope = s.scale * tf.cast(second, "float32") * s.inverse**2 / s.count
-    again = tensorflow_calls.input_gradient(
-        case.dy, case.x, *vectors, bias, slope, tf.constant(weights), **settings
-    )
+    line = Line(bias, slope)
+    again = calls.input_gradient(case.dy, case.x, affine, line, mask, settings)
     np.testing.assert_allclose(
         tf.cast(again, "float32"), tf.cast(dx, "float32"), rtol=4 * UNIT[dtype], atol=1e-4
     )
@@ -345,24 +355,14 @@ def test_the_moving_update_is_that_of_ops_moving(dtype, by_stddev, ghost_size):
     x[2, 3, 0], x[7, 0, 3] = np.nan, np.nan
     x[:, 1, 2] = np.inf
     case.x = tf.cast(x, dtype)
-    _, statistics, mean, variance, updated = tensorflow_calls.forward(
-        case.x,
-        *case.vectors,
-        *(tf.constant(v, case.wide) for v in case.limits),
-        tf.constant(weights),
-        axis=2,
-        epsilon=EPSILON,
-        ghost_size=ghost_size,
-        momentum=0.9,
-        by_stddev=by_stddev,
-    )
-    rows = tensorflow_calls.unpack(statistics if ghost_size else statistics[:, 0])
+    average = {"momentum": 0.9, "by_stddev": by_stddev}
+    _, statistics, mean, variance, updated = case.forward(**average)
+    rows = Statistics(*tf.unstack(statistics if ghost_size else statistics[:, 0]))
     expected = ops.update_moving(
         *case.vectors[2:],
         ops.Moments(rows.mean, rows.variance, rows.count, rows.mean_remainder),
-        momentum=0.9,
         epsilon=EPSILON,
-        by_stddev=by_stddev,
+        **average,
     )
     tolerance = {"rtol": 8 * UNIT[case.wide], "atol": 8 * UNIT[case.wide]}
     np.testing.assert_allclose(mean, expected.mean, **tolerance)
@@ -377,16 +377,7 @@ def test_the_moving_update_is_that_of_ops_moving(dtype, by_stddev, ghost_size):
 
 def test_without_an_update_none_is_told():
     case = Case((4, 3), 1, weights=np.zeros((4, 1), bool))
-    limits = [tf.constant(v) for v in case.limits]
-    result = tensorflow_calls.forward(
-        case.x,
-        *case.vectors,
-        *limits,
-        tf.constant(case.weights),
-        axis=1,
-        epsilon=EPSILON,
-        momentum=0.5,
-    )
+    result = case.forward(momentum=0.5)
     assert result.updated == 0
     np.testing.assert_array_equal(result.moving_mean, case.vectors[2])
     np.testing.assert_array_equal(result.moving_variance, case.vectors[3])
@@ -461,18 +452,20 @@ import hashlib, sys
 import numpy as np, tensorflow as tf
 threads, = sys.argv[1:]
 tf.config.threading.set_intra_op_parallelism_threads(int(threads))
-from keras_renorm.ops.backends.tensorflow import calls as calls
+from keras_renorm.ops.backends.tensorflow import calls, runtime
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 digest = hashlib.sha256()
 for shape, axis in [((64, 14, 14, 48), 3), ((16, 40, 500), 1), ((70, 3), 1), ((300, 300), 1)]:
     rng = np.random.default_rng(0)
     x, dy = tf.constant(rng.normal(size=(2, *shape)), tf.float32)
     one, zero = tf.ones(shape[axis]), tf.zeros(shape[axis])
-    y, saved, *moved = calls.forward(x, one, zero, zero, one, tf.constant(3.0), tf.constant(5.0),
-                                     axis=axis, epsilon=1e-3, momentum=0.9)
-    for tensor in (y, saved, *moved, *calls.backward(dy, x, saved, axis=axis)):
+    settings = Settings(axis, epsilon=1e-3, momentum=0.9)
+    constants = Constants(zero, one, tf.constant(3.0), tf.constant(5.0))
+    y, saved, *moved = calls.forward(Arguments(x, one, zero), constants, settings)
+    for tensor in (y, saved, *moved, *calls.backward(dy, x, saved, None, settings)):
         digest.update(tensor.numpy().tobytes())
 np.save(sys.stdout.buffer, np.asarray(y)[:1])
-print(digest.hexdigest(), calls.tensorflow_runtime.register().instruction_set, file=sys.stderr)
+print(digest.hexdigest(), runtime.register().instruction_set, file=sys.stderr)
 """
 
 

@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import keras
 import numpy as np
 import pytest
@@ -7,32 +9,46 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
+from keras_renorm.ops.backends.interface import Differentiable
 from keras_renorm.ops.backends.tensorflow import derivatives
+from keras_renorm.ops.maths.operands import Arguments
 
 MODES = {"eager": lambda f: f, "graph": tf.function, "jit": tf.function(jit_compile=True)}
 X, SCALE, SHIFT = (tf.constant(v, "float64") for v in ([0.5, -2.0, 3.0], 1.5, [1.0, 0.0, 2.0]))
+
+
+class Moved(NamedTuple):
+    """The constants of a cube."""
+
+    shift: tf.Tensor
+    nothing: None = None
 
 
 def plain(x, scale, shift):
     return scale * (x - shift) ** 3
 
 
+def output(arguments, constants):
+    x, scale, offset = arguments
+    return plain(x, scale, constants.shift) + offset
+
+
 def by_hand(refusal=None):
     """`plain` with its gradient for x and scale written down; `shift` is a constant of it."""
 
-    @tf.custom_gradient
+    def forward(arguments, constants):
+        return (output(arguments, constants),), None
+
+    def backward(dy, arguments, constants, _):
+        (x, scale, _), shift = arguments, constants.shift
+        dscale = tf.reduce_sum((x - shift) ** 3 * dy)
+        return Arguments(3 * scale * (x - shift) ** 2 * dy, dscale, tf.reduce_sum(dy))
+
+    function = Differentiable(forward, backward, output, refusal)
+
     def cube(x, scale, shift):
-        x, scale, shift = arguments = derivatives.of_this_graph((x, scale, shift))
-        held_x, held_scale = derivatives.held((x, scale))
-
-        def gradient(dy, x, scale):
-            return 3 * scale * (x - shift) ** 2 * dy, tf.reduce_sum((x - shift) ** 3 * dy)
-
-        def backward(dy):
-            again = derivatives.differentiable(gradient, plain, [shift], refusal=refusal)
-            return *again(dy, *arguments[:2]), None
-
-        return plain(held_x, held_scale, shift), backward
+        given = derivatives.of_this_graph((x, scale, tf.zeros_like(scale), shift))
+        return derivatives.apply(function, Arguments(*given[:3]), Moved(given[3]))[0]
 
     return cube
 

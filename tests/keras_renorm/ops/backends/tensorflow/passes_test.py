@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_renorm.ops import reference
 from keras_renorm.ops.backends.tensorflow import passes as native
 from keras_renorm.ops.maths import passes as composite
+from keras_renorm.ops.maths.operands import Affine, Line, Settings
 from keras_renorm.ops.native import loader
 
 if not loader.library_path().is_file():
@@ -49,32 +50,33 @@ def test_the_passes_are_those_of_plain_operations(case):
     wide = "float64" if dtype == "float64" else "float32"
     vectors = [tf.constant(v, wide) for v in rng.normal(size=(6, shape[axis]))]
     vectors[1] *= 0.01
+    affine, line, settings = Affine(*vectors[:4]), Line(*vectors[4:]), Settings(axis, relu=relu)
     # Away from 0, at which the two may round to different sides of the ReLU.
-    affine = composite.normalize(tf.cast(x, wide), *vectors[:4], axis=axis)
-    x = tf.where(tf.abs(affine) < 0.1, x + tf.cast(1, dtype), x)
-    affine = composite.normalize(tf.cast(x, wide), *vectors[:4], axis=axis)
-    dy = tf.where(tf.abs(affine) < 0.05, tf.zeros_like(dy), dy)
+    output = composite.normalize(tf.cast(x, wide), affine, Settings(axis))
+    x = tf.where(tf.abs(output) < 0.1, x + tf.cast(1, dtype), x)
+    output = composite.normalize(tf.cast(x, wide), affine, Settings(axis))
+    dy = tf.where(tf.abs(output) < 0.05, tf.zeros_like(dy), dy)
     if mask is not None:
         mask = tf.constant(mask)
         x, dy = (tf.where(mask, a, tf.cast(np.nan, dtype)) for a in (x, dy))
-    options = {"axis": axis, "relu": relu}
-    batches = [module.moments(x, axis, mask) for module in (native, composite)]
+    both = (native, composite)
+    batches = [module.moments(x, mask, settings) for module in both]
     for name in ("variance", "count"):
         check(*(getattr(batch, name) for batch in batches), ROUNDING[wide])
     check(*(batch.mean + batch.mean_remainder for batch in batches), ROUNDING[wide])
-    sums = [m.gradient_sums(dy, x, *vectors[:4], mask, **options) for m in (native, composite)]
+    sums = [module.gradient_sums(dy, x, affine, mask, settings) for module in both]
     for pair in zip(*sums, strict=True):
         check(*pair, 10 * ROUNDING[wide])
-    gradients = [m.input_gradient(dy, x, *vectors, mask, **options) for m in (native, composite)]
+    gradients = [module.input_gradient(dy, x, affine, line, mask, settings) for module in both]
     check(*gradients, ROUNDING[dtype])
     if mask is not None:
         x = tf.where(mask, x, tf.zeros_like(x))
-    check(*(m.normalize(x, *vectors[:4], **options) for m in (native, composite)), ROUNDING[dtype])
+    check(*(module.normalize(x, affine, settings) for module in both), ROUNDING[dtype])
 
 
 def test_mean_and_remainder_are_the_float64_mean(rng):
     x = (rng.normal(size=(500, 4)) + 1e6).astype("f4")
-    batch = native.moments(tf.constant(x), 1, None)
+    batch = native.moments(tf.constant(x), None, Settings(axis=1))
     mean, variance, count = reference.moments(x)
     assert {value.dtype for value in batch} == {tf.float32}
     np.testing.assert_array_equal(batch.mean, mean.astype("f4"))

@@ -13,9 +13,11 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_renorm import layers
-from keras_renorm.ops.backends.tensorflow import calls as tensorflow_calls
+from keras_renorm.ops.backends.tensorflow import calls
 from keras_renorm.ops.backends.tensorflow import runtime as tensorflow_runtime
+from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Settings
 from keras_renorm.ops.native import loader
+from keras_renorm.ops.native.layout import Statistics
 
 if not loader.library_path().is_file():
     pytest.skip("the native library is not built", allow_module_level=True)
@@ -24,12 +26,10 @@ if not loader.library_path().is_file():
 def step(x, dy, weights=None, *, axis=1, ghost_size=None, relu=False, gamma=None):
     one, zero = tf.ones(x.shape[axis]), tf.zeros(x.shape[axis])
     gamma = one if gamma is None else gamma
-    settings = {"axis": axis, "relu": relu, "ghost_size": ghost_size}
-    limits = tf.constant(3.0), tf.constant(5.0)
-    y, saved, *moved = tensorflow_calls.forward(
-        x, gamma, zero, zero, one, *limits, weights, epsilon=1e-3, momentum=0.9, **settings
-    )
-    return y, saved, *moved, *tensorflow_calls.backward(dy, x, saved, weights, **settings)
+    settings = Settings(axis, 1e-3, relu, ghost_size, momentum=0.9)
+    constants = Constants(zero, one, tf.constant(3.0), tf.constant(5.0), weights)
+    y, saved, *moved = calls.forward(Arguments(x, gamma, zero), constants, settings)
+    return y, saved, *moved, *calls.backward(dy, x, saved, weights, settings)
 
 
 def images(*shape, seed=0):
@@ -209,10 +209,9 @@ def test_attributes_keep_all_their_bits():
     one, zero = tf.ones(1, tf.float64), tf.zeros(1, tf.float64)
     epsilon = 0.1 + 2**-50
     limits = [tf.constant(value, tf.float64) for value in (3.0, 5.0)]
-    _, saved, *_ = tensorflow_calls.forward(
-        x, one, zero, zero, one, *limits, axis=1, epsilon=epsilon
-    )
-    inverse = tensorflow_calls.unpack(saved).inverse
+    arguments, constants = Arguments(x, one, zero), Constants(zero, one, *limits)
+    _, saved, *_ = calls.forward(arguments, constants, Settings(1, epsilon))
+    inverse = Statistics(*tf.unstack(saved)).inverse
     np.testing.assert_array_equal(inverse, [[1 / np.sqrt(epsilon)]])
 
 
@@ -304,10 +303,12 @@ def test_a_forked_process_computes_alone():
     run_python("""
 import os
 import numpy as np, tensorflow as tf
-from keras_renorm.ops.backends.tensorflow import calls as calls
+from keras_renorm.ops.backends.tensorflow import calls
+from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 vector, one = tf.ones(64), tf.ones(())
 x = tf.random.normal((9000, 64))
-run = lambda: calls.forward(x, *[vector] * 4, one, one, axis=1, epsilon=1.0)[0].numpy().tobytes()
+operands = Arguments(x, vector, vector), Constants(vector, vector, one, one), Settings(1, 1.0)
+run = lambda: calls.forward(*operands).y.numpy().tobytes()
 expected = run()
 child = os.fork()
 if child == 0:
@@ -325,7 +326,7 @@ def test_an_input_is_written_over_only_if_nothing_else_reads_it(channels, again)
     @tf.function
     def run(x):
         doubled = 2 * x  # of the graph's own: its memory may be taken
-        y = tensorflow_calls.normalize(doubled, one, zero, 3 * one, zero, axis=1)
+        y = calls.normalize(doubled, Affine(one, zero, 3 * one, zero), Settings(axis=1))
         return y, doubled + 0 * y if again else x
 
     y, other = run(x)

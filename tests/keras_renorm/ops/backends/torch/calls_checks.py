@@ -1,4 +1,4 @@
-"""The library's calls under PyTorch; `torch_calls_test.py` runs this under it."""
+"""The library's calls under PyTorch; `calls_test.py` runs this under it."""
 
 import concurrent.futures
 import itertools
@@ -12,7 +12,8 @@ import torch
 from keras_renorm.ops.backends.tensorflow import calls as tensorflow_calls
 from keras_renorm.ops.backends.torch import calls as torch_calls
 from keras_renorm.ops.backends.torch import operators as torch_operators
-from keras_renorm.ops.native import loader
+from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Settings
+from keras_renorm.ops.native import layout, loader
 
 TOLERANCES = {"float64": 1e-13, "float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
 LIMITS = (1.5, 0.5)
@@ -42,10 +43,10 @@ def lying(tensor, order):
 
 def step(x, dy, vectors, weights=None, **settings):
     limits = (torch.tensor(value, dtype=vectors[0].dtype) for value in LIMITS)
-    forward = torch_calls.forward(x, *vectors, *limits, weights, epsilon=EPSILON, **settings)
-    for name in ("momentum", "by_stddev"):
-        settings.pop(name, None)
-    return *forward, *torch_calls.backward(dy, x, forward[1], weights, **settings)
+    settings = Settings(**settings, epsilon=EPSILON)
+    arguments, constants = Arguments(x, *vectors[:2]), Constants(*vectors[2:], *limits, weights)
+    forward = torch_calls.forward(arguments, constants, settings)
+    return *forward, *torch_calls.backward(dy, x, forward.statistics, weights, settings)
 
 
 def array(tensor):
@@ -122,14 +123,17 @@ def test_the_same_bits_as_under_tensorflow(make):
     import tensorflow as tf
 
     x, dy, vectors = make((64, 300), 1)
-    settings = {"axis": 1, "ghost_size": 24, "relu": True}
-    average = {"momentum": 0.9, "by_stddev": True}
-    ours = step(x, dy, vectors, **settings, **average)
+    settings = {"axis": 1, "ghost_size": 24, "relu": True, "momentum": 0.9, "by_stddev": True}
+    ours = step(x, dy, vectors, **settings)
+    settings = Settings(**settings, epsilon=EPSILON)
     tensors = [tf.constant(value.numpy()) for value in (x, *vectors)]
-    theirs = tensorflow_calls.forward(
-        *tensors, *map(tf.constant, LIMITS), epsilon=EPSILON, **settings, **average
+    arguments, constants = (
+        Arguments(*tensors[:3]),
+        Constants(*tensors[3:], *map(tf.constant, LIMITS)),
     )
-    theirs = *theirs, *tensorflow_calls.backward(dy.numpy(), tensors[0], theirs[1], **settings)
+    theirs = tensorflow_calls.forward(arguments, constants, settings)
+    gradients = tensorflow_calls.backward(dy.numpy(), tensors[0], theirs[1], None, settings)
+    theirs = *theirs, *gradients
     for actual, desired in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(actual, desired)
 
@@ -194,7 +198,7 @@ def test_normalize_and_the_sums_of_the_gradient(rng, make):
     mean, scale, offset = (array(vector) for vector in (vectors[2], vectors[0], vectors[1]))
     mask = torch.as_tensor(rng.random((8, 1, 6, 7)) < 0.7)
     zero = torch.zeros(5)
-    given = vectors[2], zero, vectors[0], vectors[1]
+    given = Affine(vectors[2], zero, vectors[0], vectors[1])
 
     def wide(vector):
         return vector[:, None, None]
@@ -202,10 +206,10 @@ def test_normalize_and_the_sums_of_the_gradient(rng, make):
     affine = (array(x) - wide(mean)) * wide(scale) + wide(offset)
     moved = lying(x, (0, 2, 3, 1))
     for relu in (False, True):
-        y = torch_calls.normalize(moved, *given, axis=1, relu=relu)
+        y = torch_calls.normalize(moved, given, Settings(1, relu=relu))
         assert y.stride() == moved.stride()
         close(y, np.maximum(affine, 0) if relu else affine, 1e-6)
-        sums = torch_calls.gradient_sums(dy, moved, *given, mask, axis=1, relu=relu)
+        sums = torch_calls.gradient_sums(dy, moved, given, mask, Settings(1, relu=relu))
         counts = array(mask) * ((affine > 0) | (not relu)) * array(dy)
         for actual, factor in zip(sums, (1, array(x) - wide(mean)), strict=True):
             assert actual.dtype == torch.float32
@@ -237,7 +241,7 @@ def test_pytorch_finds_the_operators_well_made(make, ghost_size):
     for given in (x, lying(x, (0, 2, 1)), x[:, ::2]):
         mask = torch.ones(8, given.shape[1], 1, dtype=torch.bool)
         parameters = torch.stack(vectors)
-        statistics = torch.ones(loader.STATISTICS, 3 if ghost_size else 1, 6)
+        statistics = torch.ones(layout.STATISTICS, 3 if ghost_size else 1, 6)
         gradient = dy[:, : given.shape[1]]
         attributes = {"axis": 2, "relu": True}
         cut = attributes | {"ghost_size": ghost_size}

@@ -8,4 +8,4 @@ from keras_renorm.ops.native import loader
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs PyTorch")
 @pytest.mark.skipif(not loader.library_path().is_file(), reason="the native library is not built")
 def test_under_pytorch(run_checks):
-    run_checks("torch_calls_checks.py", KERAS_BACKEND="torch")
+    run_checks("calls_checks.py", KERAS_BACKEND="torch")

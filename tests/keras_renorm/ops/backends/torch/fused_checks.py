@@ -1,4 +1,4 @@
-"""PyTorch's fused kernel as a lowering; `torch_fused_test.py` runs this under PyTorch."""
+"""PyTorch's fused kernel as a lowering; `fused_test.py` runs this under PyTorch."""
 
 import keras
 import numpy as np
@@ -102,18 +102,18 @@ def test_channels_without_variance_and_with_nan():
     np.testing.assert_allclose(batch.variance[2], np.var([1, 2, 6]), rtol=1e-6)
 
 
-def test_where_it_fits(monkeypatch):
+def test_where_it_fits(monkeypatch, chosen):
     x = torch.zeros(4, 3)
     settings = {"axis": 1, "epsilon": 1e-3}
     assert ops.lowering().name == "fused"
-    assert lowerings.choose(x, weighted=False, **settings) == "fused"
-    assert lowerings.choose(x[:2], weighted=False, **settings) == "fused"
+    assert chosen(x, weighted=False, **settings) == "fused"
+    assert chosen(x[:2], weighted=False, **settings) == "fused"
     for rows in (0, 1):
-        assert lowerings.choose(x[:rows], weighted=False, **settings) == "composite"
-    assert lowerings.choose(x, weighted=True, **settings) == "composite"
-    assert lowerings.choose(x, weighted=False, ghosts=True, **settings) == "composite"
+        assert chosen(x[:rows], weighted=False, **settings) == "composite"
+    assert chosen(x, weighted=True, **settings) == "composite"
+    assert chosen(x, weighted=False, ghosts=True, **settings) == "composite"
     monkeypatch.setenv(lowerings.VARIABLE, "composite")
-    assert lowerings.choose(x, weighted=False, **settings) == "composite"
+    assert chosen(x, weighted=False, **settings) == "composite"
 
 
 def test_one_row_is_normalised_as_in_plain_operations(monkeypatch):

@@ -5,4 +5,4 @@ import pytest
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs PyTorch")
 def test_under_pytorch(run_checks):
-    run_checks("torch_fused_checks.py", KERAS_BACKEND="torch")
+    run_checks("fused_checks.py", KERAS_BACKEND="torch")

@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from keras_renorm.ops.backends.jax import calls
+from keras_renorm.ops.backends.jax.backend import BACKEND
+from keras_renorm.ops.native import loader
+
+
+@pytest.mark.skipif(not loader.library_path().is_file(), reason="the native library is not built")
+def test_it_takes_the_library():
+    assert BACKEND.native_problem() is None
+    assert BACKEND.step_calls(jnp.zeros((4, 3))) is calls
+
+
+def test_what_it_has_not():
+    x = jnp.zeros((4, 3))
+    assert BACKEND.fused is None
+    assert BACKEND.native_passes is None
+    assert BACKEND.inference_passes(x, portable=False, demanded=True) is None
+    assert not BACKEND.gradients_by_hand
+    assert BACKEND.elsewhere == "composite"
+    assert BACKEND.synchronizes  # its minibatch is the global one
+
+
+def test_other_platforms_and_several_devices_are_elsewhere(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    for count, reason in ((1, None), (8, "JAX computes on 8 devices")):
+        monkeypatch.setattr(jax, "device_count", lambda count=count: count)
+        assert BACKEND.off_cpu() == reason
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert BACKEND.off_cpu() == "JAX computes on gpu"
+
+
+def test_what_is_traced():
+    found = []
+    x = jnp.zeros(3)
+    jax.jit(lambda inner: found.append(BACKEND.is_traced(inner)) or inner)(x)
+    assert found == [True]
+    assert not BACKEND.is_traced(x)
+
+
+def test_one_pass_is_compiled():
+    def function(x):
+        traced.append(BACKEND.is_traced(x))
+        return 2 * x
+
+    traced = []
+    one = BACKEND.in_one_pass(function)
+    assert [float(one(jnp.float32(value))) for value in (1, 2)] == [2, 4]
+    assert traced == [True]

@@ -1,0 +1,88 @@
+"""PyTorch's backend; `backend_test.py` runs this under it."""
+
+import inspect
+
+import keras
+import pytest
+import torch
+
+from keras_renorm.ops.backends import interface
+from keras_renorm.ops.backends.torch import calls, fused
+from keras_renorm.ops.backends.torch.backend import BACKEND
+
+KEPT = [
+    (interface.Backend, BACKEND),
+    (interface.StepCalls, calls),
+    (interface.InferencePasses, calls),
+    (interface.FusedKernel, fused),
+]
+
+
+@pytest.mark.parametrize(("promise", "keeper"), KEPT)
+def test_promises_are_kept_by_name(promise, keeper):
+    for name in (name for name in vars(promise) if not name.startswith("_")):
+        promised, kept = getattr(promise, name), getattr(keeper, name)
+        if not isinstance(promised, property):
+            expected = list(inspect.signature(promised).parameters)
+            assert list(inspect.signature(kept).parameters) == expected[1:]
+
+
+def test_it_takes_the_library_for_its_types_on_the_cpu():
+    assert BACKEND.native_problem() is None
+    assert BACKEND.step_calls(torch.zeros(4, 3)) is calls
+    assert BACKEND.step_calls(torch.zeros(4, 3, device="meta")) is None
+    assert BACKEND.step_calls(torch.zeros(4, 3, dtype=torch.int32)) is None
+
+
+def test_other_devices_are_elsewhere():
+    assert BACKEND.off_cpu() is None
+    with keras.device("meta"):
+        assert BACKEND.off_cpu() == "PyTorch computes on meta"
+    assert BACKEND.elsewhere == "fused"
+
+
+@pytest.mark.parametrize("portable", [True, False])
+def test_inference_by_the_library_where_it_is_worth_a_call_or_demanded(portable):
+    def passes(rows, demanded=False, **options):
+        x = torch.zeros(rows, 2, **options)
+        return BACKEND.inference_passes(x, portable=portable, demanded=demanded)
+
+    assert passes(1 << 18) is calls
+    assert passes((1 << 18) - 1) is None
+    assert passes(1, demanded=True) is calls
+    assert passes(1 << 18, demanded=True, device="meta") is None
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is (deprecated|not supported)")
+def test_what_compiles_and_traces_takes_no_call():
+    found = []
+
+    def function(x):
+        found.append((BACKEND.is_traced(x), BACKEND.own_operations_only()))
+        return 2 * x
+
+    x = torch.zeros(3)
+    function(x)
+    torch.jit.trace(function, (x,), check_trace=False)
+    assert found == [(False, None), (True, "PyTorch compiles or exports its own operations")]
+
+
+def test_nothing_is_recorded_without_gradients():
+    x = torch.zeros(3, requires_grad=True)
+    with BACKEND.without_gradients():
+        assert not (2 * x).requires_grad
+    assert (2 * x).requires_grad
+
+
+def test_the_generators_are_as_they_were():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with BACKEND.generators_kept():
+        torch.rand(5)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+
+
+def test_constants_are_themselves_where_nothing_compiles():
+    x = torch.zeros(3)
+    assert BACKEND.kept(x) is x
