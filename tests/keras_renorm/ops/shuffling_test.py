@@ -1,6 +1,6 @@
 """Orders, and exchanges among replicas that are played one after the other.
 
-Real ones are in replicas_checks.py.
+Real ones are in backends/replicas_checks.py.
 """
 
 import keras
@@ -15,6 +15,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_renorm.ops import shuffling
+from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
 
 some_sizes = st.lists(st.integers(0, 9), min_size=1, max_size=5)
 
@@ -24,6 +25,9 @@ class Played:
 
     def __init__(self, index, sizes, seeds, table=None):
         self.index, self._sizes, self._seeds, self.table = index, sizes, seeds, table
+
+    def uniform(self, count, seed):
+        return StrategyReplicas(None).uniform(count, seed)
 
     def gather(self, own):
         assert own.dtype == tf.int64
