@@ -3,7 +3,6 @@
 `current()` is the backend that Keras runs on. Nothing outside this folder asks for its name.
 """
 
-import functools
 import importlib
 import importlib.util
 from typing import cast
@@ -14,14 +13,19 @@ from keras_renorm.ops.backends.interface import Backend, PlainBackend
 
 __all__ = ["Backend", "current"]
 
+# Not by `functools.cache`, of which PyTorch's compiler warns.
+_MADE: dict[str, Backend] = {}
+
 
 def current() -> Backend:
     """The backend that Keras runs on; of one without a folder here, plain operations only."""
-    return _of(keras.backend.backend())
+    name = keras.backend.backend()
+    if name not in _MADE:
+        _MADE[name] = _make(name)
+    return _MADE[name]
 
 
-@functools.cache
-def _of(name: str) -> Backend:
+def _make(name: str) -> Backend:
     package = f"{__name__}.{name}"
     if importlib.util.find_spec(package) is None:
         return PlainBackend(name)

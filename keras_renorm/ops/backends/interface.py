@@ -165,8 +165,8 @@ class Differentiable(NamedTuple):
             entry alone has a gradient, and a tensor or named tuple that `backward` needs.
         backward: `backward(dy, arguments, constants, kept)` returns the gradients as `Arguments`.
         plain: `plain(arguments, constants)` returns the first output in plain operations, of
-            which further derivatives are taken. Traces of it are kept, and found again by this
-            very object.
+            which further derivatives are taken. Traces of it are kept, and found again by an
+            equal function.
         refusal: The message of the ValueError that a second derivative raises; None where there
             is one.
     """

@@ -65,8 +65,9 @@ def allowed(name: Name) -> tuple[Name, ...]:
 
 def register() -> None:
     """Makes the native library known to the backend, if it loads: a SavedModel may hold its ops."""
+    backend = backends.current()  # made now, and not while PyTorch compiles
     if os.environ.get(VARIABLE, "") in ("", "native"):
-        backends.current().native_problem()
+        backend.native_problem()
 
 
 def lowering() -> Lowering:

@@ -47,7 +47,7 @@ def _differentiable(calls: StepCalls, settings: Settings) -> Differentiable:
     ) -> Arguments:
         return calls.backward(dy, arguments.x, statistics, constants.mask, settings)
 
-    return Differentiable(forward, backward, plain.output(settings))
+    return Differentiable(forward, backward, plain.Output(settings))
 
 
 def _moving(found: list[Tensor]) -> Moving:

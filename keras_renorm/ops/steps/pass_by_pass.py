@@ -96,7 +96,7 @@ def _differentiable(
         return _gradients(passes, dy, arguments.x, constants.mask, kept, settings, replicas)
 
     refusal = None if replicas is None else _OF_REPLICAS
-    return Differentiable(forward, backward, plain.output(settings), refusal)
+    return Differentiable(forward, backward, plain.Output(settings), refusal)
 
 
 def _gradients(

@@ -1,7 +1,6 @@
 """A step in operations that the backend differentiates, as often as one likes."""
 
-import functools
-from collections.abc import Callable
+import dataclasses
 
 import keras
 
@@ -32,14 +31,19 @@ class Plain:
         return _train(step)
 
 
-@functools.cache
-def output(settings: Settings) -> Callable[[Arguments, Constants], Tensor]:
-    """The output as a function of arguments and constants; the same object for like settings."""
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """The output as a function of arguments and constants; like settings make equal ones.
 
-    def output(arguments: Arguments, constants: Constants) -> Tensor:
-        return _train(Step(arguments, constants, settings)).y
+    Attributes:
+        settings: Those of the step.
+    """
 
-    return output
+    settings: Settings
+
+    def __call__(self, arguments: Arguments, constants: Constants) -> Tensor:
+        """The output, in the dtype and shape of the input."""
+        return _train(Step(arguments, constants, self.settings)).y
 
 
 def _train(step: Step) -> Trained:
