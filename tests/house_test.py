@@ -39,7 +39,7 @@ LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "keras_renorm"
 LATE = {"matplotlib", "tensorflow_datasets"}
 # What `keras_renorm` may import; the standard library aside. JAX and PyTorch only where they are
 # the backend, matplotlib only to plot.
-NEEDS = {"jax", "keras", "keras_renorm", "matplotlib", "numpy", "tensorflow", "torch"}
+NEEDS = {"jax", "keras", "keras_renorm", "matplotlib", "ml_dtypes", "numpy", "tensorflow", "torch"}
 
 
 def module_name(path):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 
 from keras_renorm.typing import Tensor
@@ -113,8 +114,9 @@ def wide(dtype: Any) -> str:
 
 
 def largest(dtype: Any) -> float:
-    """The largest finite number of float32, or of float64."""
-    return float(np.finfo(keras.backend.standardize_dtype(dtype)).max)
+    """The largest finite number of a floating-point dtype."""
+    name = keras.backend.standardize_dtype(dtype)
+    return float(ml_dtypes.finfo(name).max)  # type: ignore[no-untyped-call]
 
 
 def converted(value: Any, dtype: str) -> Tensor:

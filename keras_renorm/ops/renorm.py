@@ -9,7 +9,7 @@ from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.moving import Moving
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps import inference, training
-from keras_renorm.ops.steps.inference import Inference
+from keras_renorm.ops.steps.inference import InferenceStep
 from keras_renorm.ops.steps.step import Step
 from keras_renorm.typing import Tensor
 
@@ -176,7 +176,7 @@ def training_step(
         relu=relu,
         synchronized=synchronized,
         virtual_batch_size=virtual_batch_size,
-        momentum=arguments.real("momentum", momentum, low=0, high=1),
+        momentum=momentum,
         by_stddev=by_stddev,
     )
     trained = training.train(step)
@@ -213,7 +213,7 @@ def _prepared(
         epsilon=arguments.epsilon(epsilon),
         relu=relu,
         ghost_size=size if size is None else min(size, _MOST_ROWS),
-        momentum=momentum,
+        momentum=arguments.real("momentum", momentum, low=0, high=1),
         by_stddev=by_stddev,
     )
     replicas = Replicas.running() if synchronized else None
@@ -328,7 +328,7 @@ def inference_step(
 
     def output(x: Tensor) -> Tensor:
         given = Arguments(x, gamma, beta)
-        return inference.normalize(Inference(given, mean, variance, settings, portable))
+        return inference.normalize(InferenceStep(given, mean, variance, settings, portable))
 
     return without_masked_gradients(mask, output, x)
 

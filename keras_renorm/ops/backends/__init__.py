@@ -5,7 +5,6 @@
 
 import importlib
 import importlib.util
-from typing import cast
 
 import keras
 
@@ -13,7 +12,8 @@ from keras_renorm.ops.backends.interface import Backend, PlainBackend
 
 __all__ = ["Backend", "current"]
 
-# Not by `functools.cache`, of which PyTorch's compiler warns.
+# Not by `functools.cache`, of which PyTorch's compiler warns: it traces all that is called before
+# `own_operations_only` says that it does.
 _MADE: dict[str, Backend] = {}
 
 
@@ -29,4 +29,5 @@ def _make(name: str) -> Backend:
     package = f"{__name__}.{name}"
     if importlib.util.find_spec(package) is None:
         return PlainBackend(name)
-    return cast(Backend, importlib.import_module(f"{package}.backend").BACKEND)
+    backend: Backend = importlib.import_module(f"{package}.backend").BACKEND
+    return backend

@@ -16,7 +16,7 @@ from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, 
 from keras_renorm.typing import Tensor
 
 Elsewhere = Literal["fused", "composite"]
-Plain = Callable[[Arguments, Any], Tensor]
+PlainOutput = Callable[[Arguments, Any], Tensor]
 
 
 class Forward(NamedTuple):
@@ -137,7 +137,7 @@ class FusedKernel(Protocol):
         ...
 
     def train(
-        self, arguments: Arguments, constants: Constants, settings: Settings, plain: Plain
+        self, arguments: Arguments, constants: Constants, settings: Settings, plain: PlainOutput
     ) -> tuple[Tensor, Moments]:
         """The output and the minibatch's moments; `plain` is as in `Differentiable`."""
         ...
@@ -162,18 +162,19 @@ class Differentiable(NamedTuple):
 
     Attributes:
         forward: `forward(arguments, constants)` returns `(outputs, kept)`: a tuple whose first
-            entry alone has a gradient, and a tensor or named tuple that `backward` needs.
+            entry alone has a gradient, and what `backward` needs: a tensor, a named tuple or
+            None; under PyTorch one of the outputs or None.
         backward: `backward(dy, arguments, constants, kept)` returns the gradients as `Arguments`.
         plain: `plain(arguments, constants)` returns the first output in plain operations, of
             which further derivatives are taken. Traces of it are kept, and found again by an
             equal function.
-        refusal: The message of the ValueError that a second derivative raises; None where there
-            is one.
+        refusal: The message of the ValueError that a second derivative raises under TensorFlow;
+            None where there is one.
     """
 
     forward: Callable[[Arguments, Any], tuple[tuple[Tensor, ...], Any]]
     backward: Callable[[Tensor, Arguments, Any, Any], Arguments]
-    plain: Plain
+    plain: PlainOutput
     refusal: str | None = None
 
 
@@ -267,8 +268,11 @@ class Backend(Protocol):
         ...
 
     @property
-    def gradients_by_hand(self) -> bool:
-        """Whether a gradient by hand in plain operations can be differentiated again."""
+    def prefers_plain_passes(self) -> bool:
+        """Whether a gradient by hand in plain operations is better than the backend's own.
+
+        It keeps less; but it has no forward derivative under JAX, and PyTorch keeps only outputs.
+        """
         ...
 
     def differentiable(
@@ -279,15 +283,19 @@ class Backend(Protocol):
         Args:
             function: What to compute.
             arguments: The operands that have a gradient.
-            constants: A named tuple of tensors, or None, that have none.
+            constants: A named tuple whose entries are tensors without gradient, or None.
         """
         ...
 
     def of_this_graph(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The tensors, where a graph is traced as tensors of that graph."""
+        """The tensors, where a graph is traced as tensors of that graph.
+
+        Raises:
+            ValueError: The graph differentiates them forwards, past a gradient by hand.
+        """
         ...
 
-    def kept(self, constant: Tensor) -> Tensor:
+    def pinned(self, constant: Tensor) -> Tensor:
         """The same values, which a compiled gradient does not compute again."""
         ...
 
@@ -322,6 +330,10 @@ class Backend(Protocol):
 class PlainBackend:
     """A backend that has plain operations only, which it differentiates itself.
 
+    What a subclass overrides belongs together: `step_calls`, `native_passes` and `inference_passes`
+    need `native_problem`, `off_cpu` and `differentiable`; `collective` needs `differentiable` and
+    `prefers_plain_passes`.
+
     Args:
         name: Keras's name for it.
         title: Its name in messages; by default the same.
@@ -335,7 +347,7 @@ class PlainBackend:
     native_passes: Passes | None = None
     fused: FusedKernel | None = None
     fused_inference: FusedInference | None = None
-    gradients_by_hand = False
+    prefers_plain_passes = False
     synchronizes = False
 
     def native_problem(self) -> str | None:
@@ -343,42 +355,46 @@ class PlainBackend:
         return f"the native library does not serve the {self.name} backend"
 
     def off_cpu(self) -> str | None:
-        """Nobody misses the library there."""
+        """The library's problem, so that nobody is told to miss it."""
         return self.native_problem()
 
     def own_operations_only(self) -> str | None:
-        """None: it is never asked, for there is no library."""
+        """None: `native_problem` says all."""
         return None
 
     def check_environment(self) -> None:
-        """There is none."""
+        """Nothing to check."""
 
     def step_calls(self, x: Tensor) -> StepCalls | None:
-        """None."""
+        """None: the library does not serve it."""
         return None
 
     def inference_passes(
         self, x: Tensor, *, portable: bool, demanded: bool
     ) -> InferencePasses | None:
-        """None."""
+        """None: the library does not serve it."""
         return None
 
     def differentiable(
         self, function: Differentiable, arguments: Arguments, constants: Any
     ) -> tuple[Tensor, ...]:
-        """The function in plain operations, and no other output than the first."""
-        return (function.plain(arguments, constants),)
+        """None: a backend that gives the library's calls or passes has to write it.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(f"{self.title} attaches no gradient by hand.")
 
     def of_this_graph(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """They are."""
+        """The tensors: no graph is traced around them."""
         return tuple(tensors)
 
-    def kept(self, constant: Tensor) -> Tensor:
-        """As it is."""
+    def pinned(self, constant: Tensor) -> Tensor:
+        """The constant: nothing is computed again."""
         return constant
 
     def in_one_pass(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """As it is."""
+        """The function."""
         return function
 
     def collective(self) -> Collective | None:

@@ -13,13 +13,12 @@ import keras
 
 from keras_renorm.ops import backends
 from keras_renorm.ops.backends.interface import Collective
-from keras_renorm.ops.maths.moments import Moments
-from keras_renorm.ops.maths.sums import at_least
+from keras_renorm.ops.maths.moments import Moments, merged
 from keras_renorm.typing import Tensor
 
 
 class Replicas:
-    """The replicas that the running function is one of.
+    """The replicas that the running function is one of; `Replicas.running()` makes it.
 
     Args:
         collective: How the backend lets them exchange tensors.
@@ -44,36 +43,18 @@ class Replicas:
         return self._collective.uniform(count, seed)
 
     def merge(self, local: Moments) -> Moments:
-        """The moments of the union of all replicas' positions.
-
-        ```
-        m = sum m_k      mean = 1/m sum m_k mean_k
-        variance = 1/m sum m_k (variance_k + (mean_k - mean)^2)
-        ```
+        """The moments of the union of all replicas' positions, by `moments.merged`.
 
         Args:
             local: This replica's moments, of any number of positions, also none.
 
         Returns:
             The merged moments, the same on every replica.
-
-        Source: Chan, Golub & LeVeque 1983, equations 2.1.
         """
-        dtype = local.mean.dtype
         wide = Moments(*(keras.ops.cast(value, "float64") for value in local))
         own = keras.ops.stack([wide.count, wide.mean + wide.mean_remainder, wide.variance])
         counts, means, variances = keras.ops.unstack(self.gather(own), axis=1)
-        count = keras.ops.sum(counts, axis=0)
-        divisor = at_least(1, count)
-        mean = keras.ops.sum(counts * means, axis=0) / divisor
-        squares = counts * (variances + keras.ops.square(means - mean))
-        rounded = keras.ops.cast(mean, dtype)
-        return Moments(
-            mean=rounded,
-            variance=keras.ops.cast(keras.ops.sum(squares, axis=0) / divisor, dtype),
-            count=keras.ops.cast(count, dtype),
-            mean_remainder=keras.ops.cast(mean - keras.ops.cast(rounded, "float64"), dtype),
-        )
+        return merged(counts, means, variances, local.mean.dtype)
 
     def add(self, *vectors: Tensor) -> list[Tensor]:
         """The sums over all replicas of vectors of one shape, in one collective, in float64."""

@@ -22,20 +22,21 @@ class Correction(NamedTuple):
     r: Tensor
     d: Tensor
 
-    def affine(self, batch: Moments, arguments: Arguments, ratio: Tensor) -> Affine:
-        """The map that normalises: `y = (x - mu_B) * gamma * ratio + gamma * d + beta`.
 
-        Args:
-            batch: The minibatch's moments, of which the mean is used.
-            arguments: Those with gamma and beta.
-            ratio: r / sigma_B; or r, for what is divided by sigma_B already.
-        """
-        _, gamma, beta = arguments
-        offset = gamma * self.d + beta
-        return Affine(batch.mean, batch.mean_remainder, gamma * ratio, offset)
+def affine(found: Correction, batch: Moments, operands: Arguments, ratio: Tensor) -> Affine:
+    """The map that normalises: `y = (x - mu_B) * gamma * ratio + gamma * d + beta`.
+
+    Args:
+        found: The corrections.
+        batch: The minibatch's moments, of which the mean is used.
+        operands: Those with gamma and beta.
+        ratio: r / sigma_B; or r, for what is divided by sigma_B already.
+    """
+    _, gamma, beta = operands
+    return Affine(batch.mean, batch.mean_remainder, gamma * ratio, gamma * found.d + beta)
 
 
-def correction(batch: Moments, constants: Constants, settings: Settings) -> Correction:
+def of_step(batch: Moments, constants: Constants, settings: Settings) -> Correction:
     """`renorm_correction` of a step's operands."""
     return renorm_correction(
         batch,

@@ -1,7 +1,7 @@
 """Batch moments: count, mean and variance of every channel."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -80,6 +80,35 @@ def moments(
     variance = at_least(0, second - keras.ops.square(first))
     mean, remainder = two_sum(shift, first)
     return Moments(mean, variance, count, remainder)
+
+
+def merged(counts: Tensor, means: Tensor, variances: Tensor, dtype: Any) -> Moments:
+    """The moments of the union of sets of positions, each vector in `dtype`.
+
+    ```
+    m = sum m_k      mean = 1/m sum m_k mean_k
+    variance = 1/m sum m_k (variance_k + (mean_k - mean)^2)
+    ```
+
+    Args:
+        counts: `[K, C]`, float64, as are the others; a set may have no position.
+        means: `[K, C]`.
+        variances: `[K, C]`.
+        dtype: That of the result.
+
+    Source: Chan, Golub & LeVeque 1983, equations 2.1.
+    """
+    count = keras.ops.sum(counts, axis=0)
+    divisor = at_least(1, count)
+    mean = keras.ops.sum(counts * means, axis=0) / divisor
+    squares = counts * (variances + keras.ops.square(means - mean))
+    rounded = keras.ops.cast(mean, dtype)
+    return Moments(
+        mean=rounded,
+        variance=keras.ops.cast(keras.ops.sum(squares, axis=0) / divisor, dtype),
+        count=keras.ops.cast(count, dtype),
+        mean_remainder=keras.ops.cast(mean - keras.ops.cast(rounded, "float64"), dtype),
+    )
 
 
 def centre(x: Tensor, axis: int, mean: Tensor, remainder: Tensor | None = None) -> Tensor:

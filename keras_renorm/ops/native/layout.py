@@ -5,9 +5,6 @@ from typing import NamedTuple
 from keras_renorm.ops.maths.operands import Settings
 from keras_renorm.typing import Tensor
 
-STATISTICS = 9
-"""Rows of the packed statistics `[9, G, C]`."""
-
 
 class Statistics(NamedTuple):
     """The rows of the packed statistics, each `[G, C]`, in their order.
@@ -33,6 +30,10 @@ class Statistics(NamedTuple):
     scale: Tensor
     offset: Tensor
     inverse: Tensor
+
+
+STATISTICS = len(Statistics._fields)
+"""How many rows the packed statistics have."""
 
 
 def attributes(settings: Settings) -> dict[str, bool | int | float]:

@@ -130,7 +130,7 @@ def problem(register: Callable[[], NativeLibrary]) -> str | None:
     """Returns why `register` cannot make the library known to a runtime, or None once it has."""
     try:
         register()
-    except (NativeLibraryError, ImportError) as error:
+    except NativeLibraryError as error:
         return str(error)
     return None
 

@@ -28,6 +28,6 @@ class Fused:
         kernel = backends.current().fused
         assert kernel is not None
         y, batch = kernel.train(
-            step.arguments, step.constants, step.settings, plain.Output(step.settings)
+            step.arguments, step.constants, step.settings, plain.output(step.settings)
         )
         return trained(step, y, Moments(*map(keras.ops.stop_gradient, batch)))

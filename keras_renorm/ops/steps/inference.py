@@ -19,7 +19,7 @@ from keras_renorm.ops.steps.lowerings import Name
 from keras_renorm.typing import Tensor
 
 
-class Inference(NamedTuple):
+class InferenceStep(NamedTuple):
     """What normalisation with population statistics is given.
 
     Attributes:
@@ -45,11 +45,11 @@ class Implementation(Protocol):
         """The lowering that it belongs to."""
         ...
 
-    def fits(self, step: Inference) -> bool:
+    def fits(self, step: InferenceStep) -> bool:
         """Whether the backend has it, and it can take this input."""
         ...
 
-    def normalize(self, step: Inference) -> Tensor:
+    def normalize(self, step: InferenceStep) -> Tensor:
         """The output, in the dtype and shape of the input."""
         ...
 
@@ -59,11 +59,11 @@ class Native:
 
     lowering: Name = "native"
 
-    def fits(self, step: Inference) -> bool:
+    def fits(self, step: InferenceStep) -> bool:
         """Where the library takes the input and is worth a call; it is not loaded otherwise."""
         return _native_passes(step) is not None and lowerings.lowering().name == "native"
 
-    def normalize(self, step: Inference) -> Tensor:
+    def normalize(self, step: InferenceStep) -> Tensor:
         """Makes the calls. The gradient for `x` does not read `x`, which may hold NaN."""
         backend, passes = backends.current(), _native_passes(step)
         assert passes is not None
@@ -80,7 +80,7 @@ class Fused:
 
     lowering: Name = "fused"
 
-    def fits(self, step: Inference) -> bool:
+    def fits(self, step: InferenceStep) -> bool:
         """Where the backend's operation takes the input, and is not the slower."""
         operation = backends.current().fused_inference
         return (
@@ -89,7 +89,7 @@ class Fused:
             and operation.fits(step.arguments.x, step.settings)
         )
 
-    def normalize(self, step: Inference) -> Tensor:
+    def normalize(self, step: InferenceStep) -> Tensor:
         """Calls it."""
         operation = backends.current().fused_inference
         assert operation is not None
@@ -102,11 +102,11 @@ class Plain:
 
     lowering: Name = "composite"
 
-    def fits(self, step: Inference) -> bool:
+    def fits(self, step: InferenceStep) -> bool:
         """Always."""
         return True
 
-    def normalize(self, step: Inference) -> Tensor:
+    def normalize(self, step: InferenceStep) -> Tensor:
         """Computes the output."""
         compute = backends.current().in_one_pass(in_plain_operations)
         return compute(step.arguments, step.mean, step.variance, settings=step.settings)
@@ -116,12 +116,12 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (Native(), Fused(), Plain())
 """The ways, in the order in which they are preferred; the last one takes every input."""
 
 
-def choose(step: Inference) -> Implementation:
+def choose(step: InferenceStep) -> Implementation:
     """The first way that takes an input."""
     return next(i for i in IMPLEMENTATIONS if i.fits(step))
 
 
-def normalize(step: Inference) -> Tensor:
+def normalize(step: InferenceStep) -> Tensor:
     """The output in the best way; mean and variance are constants for the gradient."""
     mean, variance = map(keras.ops.stop_gradient, (step.mean, step.variance))
     step = step._replace(mean=mean, variance=variance)
@@ -145,7 +145,7 @@ class _Constants(NamedTuple):
     zero: Tensor
 
 
-def _native_passes(step: Inference) -> InferencePasses | None:
+def _native_passes(step: InferenceStep) -> InferencePasses | None:
     return backends.current().inference_passes(
         step.arguments.x, portable=step.portable, demanded=lowerings.forced() == "native"
     )
@@ -168,7 +168,7 @@ def _differentiable(passes: InferencePasses, settings: Settings) -> Differentiab
         dx = passes.normalize(dy, Affine(zero, zero, gamma * inverse, zero), linear)
         return Arguments(dx, inverse * sums.dy_centred, sums.dy)
 
-    return Differentiable(forward, backward, _plain_output(settings))
+    return Differentiable(forward, backward, _plain_output(settings._replace(epsilon=0.0)))
 
 
 @functools.cache

@@ -92,7 +92,7 @@ def lowering() -> Lowering:
         return Lowering(demanded, f"{VARIABLE}={demanded}")
     own = backend.own_operations_only()
     if own is not None:
-        return Lowering("fused", own)
+        return Lowering(backend.elsewhere, own)
     problem = backend.native_problem()
     if problem is not None:
         return _without_library(problem, demanded)

@@ -9,7 +9,6 @@ from keras_renorm.ops.backends.interface import Differentiable, StepCalls
 from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.moving import Moving
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
-from keras_renorm.ops.native import layout
 from keras_renorm.ops.steps import plain
 from keras_renorm.ops.steps.lowerings import Name
 from keras_renorm.ops.steps.step import Step, Trained
@@ -47,7 +46,7 @@ def _differentiable(calls: StepCalls, settings: Settings) -> Differentiable:
     ) -> Arguments:
         return calls.backward(dy, arguments.x, statistics, constants.mask, settings)
 
-    return Differentiable(forward, backward, plain.Output(settings))
+    return Differentiable(forward, backward, plain.output(settings))
 
 
 def _moving(found: list[Tensor]) -> Moving:
@@ -58,5 +57,5 @@ def _moments(statistics: Tensor, settings: Settings) -> Moments:
     """The moments among the packed statistics."""
     rows = keras.ops.stop_gradient(statistics)[:4]
     rows = rows[:, 0] if settings.ghost_size is None else rows
-    found = dict(zip(layout.Statistics._fields, keras.ops.unstack(rows, 4), strict=False))
-    return Moments(**{name: found[name] for name in Moments._fields})
+    mean, remainder, variance, count = keras.ops.unstack(rows, 4)
+    return Moments(mean, variance, count, remainder)

@@ -8,8 +8,9 @@ import keras
 from keras_renorm.ops import backends
 from keras_renorm.ops.backends.interface import Differentiable, Passes
 from keras_renorm.ops.backends.replicas import Replicas
+from keras_renorm.ops.maths import correction
 from keras_renorm.ops.maths import passes as plain_passes
-from keras_renorm.ops.maths.correction import Correction, correction
+from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings
 from keras_renorm.ops.maths.sums import at_least
@@ -31,8 +32,10 @@ class NativePasses:
     lowering: Name = "native"
 
     def fits(self, step: Step) -> bool:
-        """Where the library has passes."""
-        return backends.current().native_passes is not None
+        """Where the library has passes, which know of no ghost batches."""
+        settings = step.settings
+        whole = settings.ghost_size is None and not settings.ghosts
+        return whole and backends.current().native_passes is not None
 
     def train(self, step: Step) -> Trained:
         """Takes the passes."""
@@ -47,8 +50,8 @@ class PlainPasses:
     lowering: Name = "composite"
 
     def fits(self, step: Step) -> bool:
-        """Where a gradient by hand can be differentiated again."""
-        return backends.current().gradients_by_hand
+        """Where a gradient by hand is better than the backend's own."""
+        return backends.current().prefers_plain_passes
 
     def train(self, step: Step) -> Trained:
         """Takes the passes."""
@@ -83,12 +86,14 @@ def _differentiable(
     passes: Passes, settings: Settings, replicas: Replicas | None
 ) -> Differentiable:
     def forward(arguments: Arguments, constants: Constants) -> tuple[tuple[Tensor, ...], _Kept]:
+        # An eager tape would keep what lies between, which has no gradient here.
+        arguments = Arguments(*map(keras.ops.stop_gradient, arguments))
         batch = passes.moments(arguments.x, constants.mask, settings)
         if replicas is not None:
             batch = replicas.merge(batch)
-        found = correction(batch, constants, settings)
+        found = correction.of_step(batch, constants, settings)
         inverse = 1 / keras.ops.sqrt(batch.variance + settings.epsilon)
-        affine = found.affine(batch, arguments, inverse * found.r)
+        affine = correction.affine(found, batch, arguments, inverse * found.r)
         y = passes.normalize(arguments.x, affine, settings)
         return (y, *batch), _Kept(affine, inverse, found, batch.count)
 
@@ -96,7 +101,7 @@ def _differentiable(
         return _gradients(passes, dy, arguments.x, constants.mask, kept, settings, replicas)
 
     refusal = None if replicas is None else _OF_REPLICAS
-    return Differentiable(forward, backward, plain.Output(settings), refusal)
+    return Differentiable(forward, backward, plain.output(settings), refusal)
 
 
 def _gradients(

@@ -6,8 +6,8 @@ import keras
 
 from keras_renorm.ops import arguments as checks
 from keras_renorm.ops import backends
-from keras_renorm.ops.maths import passes
-from keras_renorm.ops.maths.correction import Correction, correction
+from keras_renorm.ops.maths import correction, passes
+from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.masks import without_masked_gradients
 from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
@@ -23,12 +23,26 @@ class Plain:
     lowering: Name = "composite"
 
     def fits(self, step: Step) -> bool:
-        """Always; the minibatch is then that of this replica."""
+        """Always: it is the last."""
         return True
 
     def train(self, step: Step) -> Trained:
-        """Computes the step."""
+        """Computes the step.
+
+        Raises:
+            NotImplementedError: The minibatch is that of several replicas.
+        """
+        if step.replicas is not None:
+            raise NotImplementedError(
+                f"{backends.current().title} gives `collective` and no `prefers_plain_passes`: "
+                "without a gradient by hand the moments are those of one replica."
+            )
         return _train(step)
+
+
+def output(settings: Settings) -> "Output":
+    """The output by such settings, of which the moving average's change nothing."""
+    return Output(settings._replace(momentum=1.0, by_stddev=False))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +68,10 @@ def _train(step: Step) -> Trained:
     # Once, and so is its gradient rounded: parts of it, which cancel, are not fit for half types.
     arguments = step.arguments._replace(x=keras.ops.cast(step.arguments.x, checks.wide(dtype)))
     batch = passes.moments(arguments.x, constants.mask, settings)
-    found = Correction(*map(backends.current().kept, correction(batch, constants, settings)))
+    found = correction.of_step(batch, constants, settings)
+    found = Correction(*map(backends.current().pinned, found))
     ratio = found.r / keras.ops.sqrt(batch.variance + settings.epsilon)
-    affine = found.affine(batch, arguments, ratio)
+    affine = correction.affine(found, batch, arguments, ratio)
 
     def normalized(x: Tensor) -> Tensor:
         return passes.normalize(x, affine, settings)

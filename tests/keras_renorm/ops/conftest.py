@@ -11,7 +11,7 @@ import pytest
 from keras_renorm.ops import backends
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps import inference, lowerings, training
-from keras_renorm.ops.steps.inference import Inference
+from keras_renorm.ops.steps.inference import InferenceStep
 from keras_renorm.ops.steps.step import Step
 
 
@@ -115,6 +115,6 @@ def chosen_for_inference():
     def choose(x, *, axis, epsilon, portable):
         one, zero = _vectors(x, axis)
         arguments, settings = Arguments(x, one, zero), Settings(axis, epsilon)
-        return inference.choose(Inference(arguments, zero, one, settings, portable)).lowering
+        return inference.choose(InferenceStep(arguments, zero, one, settings, portable)).lowering
 
     return choose

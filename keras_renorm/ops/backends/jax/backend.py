@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from keras_renorm.ops.backends.interface import Differentiable, PlainBackend, StepCalls
+from keras_renorm.ops.backends.interface import Backend, Differentiable, PlainBackend, StepCalls
 from keras_renorm.ops.backends.jax import calls, derivatives
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
@@ -53,4 +53,4 @@ def _compiled(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return jax.jit(function, inline=True, static_argnames="settings")
 
 
-BACKEND = Jax("jax", "JAX")
+BACKEND: Backend = Jax("jax", "JAX")

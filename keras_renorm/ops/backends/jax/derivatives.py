@@ -18,7 +18,7 @@ def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tup
     Args:
         function: What to compute.
         arguments: The operands that have a gradient.
-        constants: A named tuple of arrays, or None, that have none.
+        constants: A named tuple whose entries are arrays without gradient, or None.
     """
     outputs = jax.custom_vjp(function.forward)
 

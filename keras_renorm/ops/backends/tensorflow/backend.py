@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_renorm.ops.backends.interface import (
+    Backend,
     Collective,
     Differentiable,
     InferencePasses,
@@ -16,7 +17,7 @@ from keras_renorm.ops.backends.interface import (
 )
 from keras_renorm.ops.backends.tensorflow import calls, derivatives, passes, runtime
 from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
-from keras_renorm.ops.backends.tensorflow.fused import Inference, Training
+from keras_renorm.ops.backends.tensorflow.fused import InferenceKernel, TrainingKernel
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
 
@@ -24,10 +25,10 @@ from keras_renorm.ops.native import loader
 class TensorFlow(PlainBackend):
     """See `keras_renorm.ops.backends.interface.Backend`."""
 
-    fused = Training()
-    fused_inference = Inference()
+    fused = TrainingKernel()
+    fused_inference = InferenceKernel()
     native_passes: Passes | None = passes
-    gradients_by_hand = True
+    prefers_plain_passes = True
     synchronizes = True
 
     def native_problem(self) -> str | None:
@@ -74,4 +75,4 @@ class TensorFlow(PlainBackend):
         return keras.ops.is_tensor(x) and not hasattr(x, "numpy")
 
 
-BACKEND = TensorFlow("tensorflow", "TensorFlow")
+BACKEND: Backend = TensorFlow("tensorflow", "TensorFlow")

@@ -11,11 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_renorm.ops.backends.interface import Differentiable
+from keras_renorm.ops.backends.interface import Differentiable, PlainOutput
 from keras_renorm.ops.backends.tensorflow import runtime
 from keras_renorm.ops.maths.operands import Arguments
-
-_Plain = Callable[[Arguments, Any], tf.Tensor]
 
 
 def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tuple[tf.Tensor, ...]:
@@ -24,7 +22,7 @@ def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tup
     Args:
         function: What to compute.
         arguments: The operands that have a gradient.
-        constants: A named tuple of tensors, or None, that have none.
+        constants: A named tuple whose entries are tensors without gradient, or None.
     """
 
     @tf.custom_gradient
@@ -61,7 +59,9 @@ def _gradients(
             derive = _by_tapes(function.plain) if _is_recorded(dy) else _traced(function.plain)
             return *derive(given, dy, own, fixed), *(None for _ in rest[3:])
 
-        inputs = _held((dy, *own))
+        inputs = [dy, *own]
+        if tf.executing_eagerly():  # or a tape around this would keep what lies between
+            inputs = [tf.stop_gradient(value) for value in inputs]
         return tuple(function.backward(inputs[0], Arguments(*inputs[1:]), fixed, kept)), twice
 
     found: tuple[tf.Tensor, ...] = once(dy, *arguments, *_flat(constants))
@@ -120,7 +120,7 @@ def _is_recorded(tensor: tf.Tensor) -> bool:
     return tape.gradient(copy, tensor) is not None
 
 
-def _by_tapes(plain: _Plain) -> Callable[..., list[tf.Tensor]]:
+def _by_tapes(plain: PlainOutput) -> Callable[..., list[tf.Tensor]]:
     """The second derivatives of `plain`.
 
     Called with the upstream gradients of its first ones, then dy, then the arguments, then the
@@ -145,7 +145,7 @@ def _by_tapes(plain: _Plain) -> Callable[..., list[tf.Tensor]]:
 
 
 @functools.cache
-def _traced(plain: _Plain) -> Callable[..., list[tf.Tensor]]:
+def _traced(plain: PlainOutput) -> Callable[..., list[tf.Tensor]]:
     """The same as a traced function, which needs no tape; each shape is traced once and kept."""
 
     @tf.function(autograph=False)

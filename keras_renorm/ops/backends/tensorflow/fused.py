@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_renorm.ops.backends.interface import Differentiable, Plain
+from keras_renorm.ops.backends.interface import Differentiable, PlainOutput
 from keras_renorm.ops.backends.tensorflow import derivatives, runtime
-from keras_renorm.ops.maths.correction import Correction, correction
+from keras_renorm.ops.maths import correction
+from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.moments import Moments, two_sum
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 
@@ -48,7 +49,7 @@ class Kept(NamedTuple):
     output: tf.Tensor | None
 
 
-class Training:
+class TrainingKernel:
     """See `keras_renorm.ops.backends.interface.FusedKernel`."""
 
     def fits(self, x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> bool:
@@ -62,7 +63,7 @@ class Training:
         )
 
     def train(
-        self, arguments: Arguments, constants: Constants, settings: Settings, plain: Plain
+        self, arguments: Arguments, constants: Constants, settings: Settings, plain: PlainOutput
     ) -> tuple[tf.Tensor, Moments]:
         """The output and the moments, with derivatives."""
 
@@ -77,7 +78,7 @@ class Training:
         return y, Moments(*batch)
 
 
-class Inference:
+class InferenceKernel:
     """See `keras_renorm.ops.backends.interface.FusedInference`."""
 
     def fits(self, x: tf.Tensor, settings: Settings) -> bool:
@@ -131,7 +132,8 @@ def forward(
         `((y, *moments), kept)`: output and moments, and what `backward` needs. The moments of a
         batch without rows are 0.
     """
-    x, gamma, _ = arguments
+    # An eager tape would keep what lies between, which has no gradient here.
+    x, gamma, _ = arguments = Arguments(*map(tf.stop_gradient, arguments))
     rows = _rows(x)
     shift = _shift(rows)
     shifted = rows - shift
@@ -140,8 +142,8 @@ def forward(
         x=shifted, scale=ones, offset=zeros, mean=[], variance=[], epsilon=settings.epsilon
     )
     batch = _moments(tf.cast(tf.shape(rows)[0], tf.float32), shift, *reserved[:2])
-    found = correction(batch, constants, settings)
-    _, _, scale, offset = found.affine(batch, arguments, found.r)
+    found = correction.of_step(batch, constants, settings)
+    _, _, scale, offset = correction.affine(found, batch, arguments, found.r)
     y = x_hat * scale + offset
     y = tf.nn.relu(y) if settings.relu else y
     kept = Kept(shifted, tuple(reserved), found, scale, y if settings.relu else None)

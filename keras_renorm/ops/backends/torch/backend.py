@@ -8,6 +8,7 @@ import keras
 import torch
 
 from keras_renorm.ops.backends.interface import (
+    Backend,
     Differentiable,
     Elsewhere,
     InferencePasses,
@@ -40,7 +41,7 @@ class Torch(PlainBackend):
 
     def own_operations_only(self) -> str | None:
         """PyTorch's compiler and exporters."""
-        return "PyTorch compiles or exports its own operations" if self.is_traced(None) else None
+        return "PyTorch compiles or exports its own operations" if _compiles() else None
 
     def step_calls(self, x: torch.Tensor) -> StepCalls | None:
         """The library's operators."""
@@ -50,7 +51,7 @@ class Torch(PlainBackend):
         self, x: torch.Tensor, *, portable: bool, demanded: bool
     ) -> InferencePasses | None:
         """The library's operators for large tensors, in eager programs only."""
-        if self.is_traced(None) or not calls.takes(x):
+        if _compiles() or not calls.takes(x):
             return None
         return calls if demanded or math.prod(x.shape) >= _LARGE else None
 
@@ -60,13 +61,13 @@ class Torch(PlainBackend):
         """By `torch.autograd.Function`."""
         return derivatives.apply(function, arguments, constants)
 
-    def kept(self, constant: torch.Tensor) -> torch.Tensor:
+    def pinned(self, constant: torch.Tensor) -> torch.Tensor:
         """A copy where PyTorch compiles."""
-        return derivatives.kept(constant)
+        return derivatives.pinned(constant)
 
     def is_traced(self, x: Any) -> bool:
         """Whether PyTorch compiles, traces or exports what is done here and now."""
-        return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())
+        return _compiles()
 
     def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
         """`torch.no_grad`."""
@@ -78,4 +79,8 @@ class Torch(PlainBackend):
         return torch.random.fork_rng(devices)
 
 
-BACKEND = Torch("torch", "PyTorch")
+def _compiles() -> bool:
+    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+BACKEND: Backend = Torch("torch", "PyTorch")

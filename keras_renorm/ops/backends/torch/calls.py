@@ -9,6 +9,7 @@ import torch
 from keras_renorm.ops.backends.interface import Forward
 from keras_renorm.ops.backends.torch.operators import ELEMENTS, register
 from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Settings, Sums
+from keras_renorm.ops.native import layout
 
 
 def takes(x: torch.Tensor) -> bool:
@@ -22,12 +23,7 @@ def forward(arguments: Arguments, constants: Constants, settings: Settings) -> F
     found = torch.ops.keras_renorm.forward.default(
         *arguments,
         *constants,
-        axis=settings.axis,
-        epsilon=settings.epsilon,
-        relu=settings.relu,
-        ghost_size=settings.ghost_size or 0,
-        momentum=settings.momentum,
-        by_stddev=settings.by_stddev,
+        **layout.attributes(settings),
     )
     return Forward(*found)
 

@@ -4,7 +4,7 @@ The first derivative backwards is by hand. A gradient that is differentiated aga
 derivative, are those of the same formula in plain operations; `torch.vmap` computes the function
 for each of its examples.
 
-For what PyTorch compiles, which is no call of the library, see `kept`.
+For what PyTorch compiles, which is no call of the library, see `pinned`.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def apply(
         function: What to compute.
         arguments: The operands that have a gradient.
         constants: A named tuple of vectors and scalars, of which copies are kept, masks of the
-            rank of `x`, and None.
+            rank of `x`, and None. None of them has a gradient.
     """
     outputs: tuple[torch.Tensor, ...] = _Differentiable.apply(
         function, type(constants), _Place(), *arguments, *constants
@@ -33,22 +33,22 @@ def apply(
     return outputs
 
 
-@torch.library.custom_op("keras_renorm::kept", mutates_args=())
-def _kept(constant: torch.Tensor) -> torch.Tensor:
+@torch.library.custom_op("keras_renorm::pinned", mutates_args=())
+def _pinned(constant: torch.Tensor) -> torch.Tensor:
     return constant.clone()
 
 
-_kept.register_fake(torch.empty_like)
-_kept.register_vmap(lambda _, in_dims, constant: (_kept(constant), in_dims[0]))
+_pinned.register_fake(torch.empty_like)
+_pinned.register_vmap(lambda _, in_dims, constant: (_pinned(constant), in_dims[0]))
 
 
-def kept(constant: torch.Tensor) -> torch.Tensor:
+def pinned(constant: torch.Tensor) -> torch.Tensor:
     """The same values, which a compiled gradient does not compute again.
 
     PyTorch's compiler would, to save memory, and of moving statistics that have changed meanwhile.
     """
     exporting = getattr(torch.compiler, "is_exporting", bool)()
-    return _kept(constant) if torch.compiler.is_compiling() and not exporting else constant
+    return _pinned(constant) if torch.compiler.is_compiling() and not exporting else constant
 
 
 class _Place:
@@ -109,13 +109,16 @@ class _Differentiable(torch.autograd.Function):
         in_dims: tuple[int | None, ...],
         function: Differentiable,
         form: type,
-        _: _Place,
+        place: _Place,
         *tensors: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
         def example(i: int) -> tuple[torch.Tensor, ...]:
             pairs = zip(tensors, in_dims[3:], strict=True)
             selected = [t if axis is None else t.select(axis, i) for t, axis in pairs]
-            return apply(function, Arguments(*selected[:3]), form(*selected[3:]))
+            found: tuple[torch.Tensor, ...] = _Differentiable.apply(
+                function, form, place, *selected
+            )
+            return found
 
         examples = zip(*map(example, range(info.batch_size)), strict=True)
         outputs = tuple(torch.stack(parts) for parts in examples)

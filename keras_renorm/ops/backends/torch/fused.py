@@ -4,7 +4,7 @@ The kernel normalises with the moments that it finds, while r and d depend on th
 found first, without a gradient, and gamma r and gamma d + beta are its scale and offset. It is
 given x - shift, with the mean of a few rows as shift, as under TensorFlow
 (`backends.tensorflow.fused`) and for the same reason: where the channels come last, its sums are
-chains of float32 additions. The output so is off by 2e-5 deviations for 1e5 positions and 1.4e-4
+chains of float32 additions. So the output is off by 2e-5 deviations for 1e5 positions and 1.4e-4
 for 4e5, and at mean 1e6 by ten times that; the moments, whose sums are other ones, by 5e-7.
 
 What is kept for the gradient is x - shift in float32 or wider; with a ReLU also the output.
@@ -14,9 +14,10 @@ import math
 
 import torch
 
-from keras_renorm.ops.backends.interface import Plain
+from keras_renorm.ops.backends.interface import PlainOutput
 from keras_renorm.ops.backends.torch import derivatives
-from keras_renorm.ops.maths.correction import Correction, correction
+from keras_renorm.ops.maths import correction
+from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.moments import Moments, two_sum
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 
@@ -102,7 +103,7 @@ def _sizes(x: torch.Tensor, axis: int) -> tuple[int, int, int]:
 
 
 def train(
-    arguments: Arguments, constants: Constants, settings: Settings, plain: Plain
+    arguments: Arguments, constants: Constants, settings: Settings, plain: PlainOutput
 ) -> tuple[torch.Tensor, Moments]:
     """The output and the moments, with all of PyTorch's derivatives.
 
@@ -115,8 +116,8 @@ def train(
     x = arguments.x
     images, shift = shifted(x, settings.axis)
     batch = moments(images, shift)
-    found = Correction(*map(derivatives.kept, correction(batch, constants, settings)))
-    affine = found.affine(batch, arguments, found.r)
+    found = Correction(*map(derivatives.pinned, correction.of_step(batch, constants, settings)))
+    affine = correction.affine(found, batch, arguments, found.r)
     y = normalize(images, affine.scale, affine.offset, epsilon=settings.epsilon)
     y = restored(y, x, settings.axis)
     return torch.relu(y) if settings.relu else y, batch

@@ -146,7 +146,7 @@ def test_what_a_plain_backend_lacks():
     assert not FOURTH.synchronizes
     assert FOURTH.off_cpu() == FOURTH.native_problem()
     assert FOURTH.of_this_graph([x]) == (x,)
-    assert FOURTH.kept(x) is x
+    assert FOURTH.pinned(x) is x
     assert FOURTH.in_one_pass(tf.abs) is tf.abs
     assert FOURTH.is_traced(keras.Input((3,)))
     assert not FOURTH.is_traced(x)

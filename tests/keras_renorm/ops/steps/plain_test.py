@@ -118,9 +118,9 @@ def test_the_output_is_one_function_for_like_steps(rng, masked):
     if masked:
         case.poisoned(rng.random((6, 5, 1)) > 0.4)
         other.poisoned(rng.random((6, 5, 1)) > 0.4)
-    function, same = (plain.Output(one.step.settings) for one in (case, other))
+    function, same = (plain.output(one.step.settings) for one in (case, other))
     assert {function: "found"}[same] == "found"
-    assert plain.Output(case.step.settings._replace(relu=True)) != function
+    assert plain.output(case.step.settings._replace(relu=True)) != function
     for step in (case.step, other.step):
         y = plain.Plain().train(step).y
         np.testing.assert_array_equal(function(step.arguments, step.constants), y)
@@ -134,14 +134,14 @@ def test_the_output_is_one_function_for_like_steps(rng, masked):
 def test_each_setting_is_in_the_output(rng, change):
     case = Case(rng, (6, 3, 3))
     step = case.step.with_settings(**change)
-    y = plain.Output(step.settings)(step.arguments, step.constants)
+    y = plain.output(step.settings)(step.arguments, step.constants)
     np.testing.assert_array_equal(y, plain.Plain().train(step).y)
     assert not np.array_equal(y, plain.Plain().train(case.step).y)
 
 
 def by_hand(case, gradients, refusal=None):
     """The gradients of a step whose gradient is said to be these."""
-    output = plain.Output(case.step.settings)
+    output = plain.output(case.step.settings)
 
     def forward(arguments, constants):
         return (output(arguments, constants),), None

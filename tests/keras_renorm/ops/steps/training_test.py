@@ -252,7 +252,7 @@ def test_every_way_to_train_is_reached(rng, on):
 def test_every_way_to_infer_is_reached(rng, on):
     own, wide = backends.current(), tf.zeros((4, 3, 3, 5))
     vectors = tf.ones(5), tf.zeros(5)
-    step = inference.Inference(
+    step = inference.InferenceStep(
         Arguments(wide, *vectors), *vectors, Settings(3, EPSILON), portable=False
     )
     found = []

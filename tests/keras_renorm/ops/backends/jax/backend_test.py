@@ -18,7 +18,7 @@ def test_what_it_has_not():
     assert BACKEND.fused is None
     assert BACKEND.native_passes is None
     assert BACKEND.inference_passes(x, portable=False, demanded=True) is None
-    assert not BACKEND.gradients_by_hand
+    assert not BACKEND.prefers_plain_passes
     assert BACKEND.elsewhere == "composite"
     assert BACKEND.synchronizes  # its minibatch is the global one
 

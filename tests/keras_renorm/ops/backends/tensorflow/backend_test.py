@@ -24,7 +24,7 @@ def test_what_it_has():
     assert BACKEND.native_passes is passes
     assert BACKEND.inference_passes(x, portable=False, demanded=False) is passes
     assert BACKEND.inference_passes(x, portable=True, demanded=True) is None
-    assert BACKEND.gradients_by_hand
+    assert BACKEND.prefers_plain_passes
     assert BACKEND.synchronizes
     assert BACKEND.elsewhere == "composite"
     assert BACKEND.collective() is None

@@ -90,7 +90,7 @@ def test_the_moments_of_no_rows_are_0(inputs):
 def test_what_fits():
     def fits(shape=(8, 4), dtype="float32", mask=None, **changes):
         settings = Settings(len(shape) - 1, EPSILON)._replace(**changes)
-        return fused.Training().fits(tf.zeros(shape, dtype), mask, settings)
+        return fused.TrainingKernel().fits(tf.zeros(shape, dtype), mask, settings)
 
     assert fits()
     assert fits((2, 3, 4, 5, 6))

@@ -85,4 +85,4 @@ def test_the_generators_are_as_they_were():
 
 def test_constants_are_themselves_where_nothing_compiles():
     x = torch.zeros(3)
-    assert BACKEND.kept(x) is x
+    assert BACKEND.pinned(x) is x
