@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.training import files
+from zoo.training.storage import files
 
 
 def arguments(description: str | None, suffix: str) -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from benchmarking import machine, write_json
 
 from zoo.errors import UserError, as_user_errors
-from zoo.training import cli
+from zoo.training.cli import program
 
 DOMAINS = 2
 CHANNELS = (32, 64, 64)
@@ -57,7 +57,7 @@ def parse(argv: list[str]) -> Settings:
     """Defines and reads the flags."""
     from absl import flags
 
-    from zoo.training import arguments
+    from zoo.training.cli import arguments
 
     flags.DEFINE_string("dataset", "cifar10", "An image classification set that is prepared.")
     flags.DEFINE_enum("second", "low_contrast", ["inverted", "low_contrast"], "The other domain.")
@@ -226,7 +226,7 @@ def main(settings: Settings) -> int:
     """Measures, prints the table and writes the file."""
     from rich.console import Console
 
-    from zoo.training import runtime
+    from zoo.training.cli import runtime
 
     runtime.load_tensorflow()
     console = Console()
@@ -239,4 +239,4 @@ def main(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(parse, main, __doc__)
+    program.run(parse, main, __doc__)

@@ -18,8 +18,9 @@ from typing import Any
 import keras
 
 from zoo.errors import UserError
-from zoo.training import builders, evaluation, files
-from zoo.training.workdir import Workdir
+from zoo.training import builders, evaluation
+from zoo.training.storage import files
+from zoo.training.storage.workdir import Workdir
 
 #: Options of a normalization layer that inference depends on, with their defaults.
 _OPTIONS = {"epsilon": 1e-3, "scale": True, "center": True}

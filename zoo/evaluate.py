@@ -14,14 +14,14 @@ those of each minibatch of --batch_size images.
 
 from typing import Any
 
-from zoo.training import cli
+from zoo.training.cli import program
 
 
 def parse(argv: list[str]) -> tuple[str, dict[str, Any]]:
     """Returns the working directory, and what to evaluate on by the names of `evaluate_workdir`."""
     from absl import flags
 
-    from zoo.training import arguments
+    from zoo.training.cli import arguments
 
     workdir = flags.DEFINE_string("workdir", None, "Folder of a finished run of zoo.train.")
     options = [
@@ -48,7 +48,7 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any]]:
 
 def main(parsed: tuple[str, dict[str, Any]]) -> int:
     """Evaluates."""
-    from zoo.training.runtime import load_tensorflow
+    from zoo.training.cli.runtime import load_tensorflow
 
     load_tensorflow()
     from rich.console import Console
@@ -62,7 +62,7 @@ def main(parsed: tuple[str, dict[str, Any]]) -> int:
 
 def run() -> None:
     """Runs the program with the arguments of the command line."""
-    cli.run(parse, main, __doc__)
+    program.run(parse, main, __doc__)
 
 
 if __name__ == "__main__":

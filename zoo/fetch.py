@@ -9,7 +9,7 @@ that is there already is checked again.
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.training import cli
+from zoo.training.cli import program
 from zoo.weights import fetch, get_record, list_weights
 
 
@@ -17,7 +17,7 @@ def parse(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     """Returns the names of the checkpoints, and the options of `fetch`."""
     from absl import flags
 
-    from zoo.training import arguments
+    from zoo.training.cli import arguments
 
     zoo_url = flags.DEFINE_string(
         "zoo_url", None, "URL or folder with the files of the publishers."
@@ -44,7 +44,7 @@ def main(parsed: tuple[list[str], dict[str, Any]]) -> int:
 
 def run() -> None:
     """Runs the program with the arguments of the command line."""
-    cli.run(parse, main, __doc__)
+    program.run(parse, main, __doc__)
 
 
 if __name__ == "__main__":

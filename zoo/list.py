@@ -6,12 +6,12 @@ PATTERN is a shell pattern such as 'resnet50*'. A wide terminal shows more about
 """
 
 from zoo.errors import UserError
-from zoo.training import cli
+from zoo.training.cli import program
 
 
 def parse(argv: list[str]) -> str:
     """Returns the pattern."""
-    from zoo.training import arguments
+    from zoo.training.cli import arguments
 
     _, *patterns = arguments.parse_flags(argv)
     if len(patterns) > 1:
@@ -34,7 +34,7 @@ def main(pattern: str) -> int:
 
 def run() -> None:
     """Runs the program with the arguments of the command line."""
-    cli.run(parse, main, __doc__)
+    program.run(parse, main, __doc__)
 
 
 if __name__ == "__main__":

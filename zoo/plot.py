@@ -9,14 +9,14 @@ names what differs between their configs. The suffix of FILE chooses the format 
 from pathlib import Path
 
 from zoo.errors import UserError
-from zoo.training import cli
+from zoo.training.cli import program
 
 
 def parse(argv: list[str]) -> tuple[list[str], str, bool]:
     """Returns the working directories, the picture's file, and whether it may be replaced."""
     from absl import flags
 
-    from zoo.training import arguments
+    from zoo.training.cli import arguments
 
     output = flags.DEFINE_string("output", "curves.png", "The picture's file.")
     overwrite = flags.DEFINE_bool("overwrite", False, "Whether to replace a file that exists.")
@@ -28,7 +28,7 @@ def parse(argv: list[str]) -> tuple[list[str], str, bool]:
 
 def main(parsed: tuple[list[str], str, bool]) -> int:
     """Draws."""
-    from zoo.training.plotting import plot_workdirs
+    from zoo.training.records.plotting import plot_workdirs
 
     workdirs, output, overwrite = parsed
     for path in plot_workdirs(workdirs, Path(output), overwrite=overwrite):
@@ -39,7 +39,7 @@ def main(parsed: tuple[list[str], str, bool]) -> int:
 
 def run() -> None:
     """Runs the program with the arguments of the command line."""
-    cli.run(parse, main, __doc__)
+    program.run(parse, main, __doc__)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ after `import keras_renorm`.
 
 from typing import Any
 
-from zoo.training import cli
+from zoo.training.cli import program
 
 
 def parse(argv: list[str]) -> tuple[dict[str, Any], str]:
     """Returns the checked config and the working directory."""
     from absl import flags
 
-    from zoo.training import arguments
+    from zoo.training.cli import arguments
 
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run: made, or resumed.")
     config, rest = arguments.parse_arguments(argv)
@@ -32,7 +32,7 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], str]:
 
 def main(parsed: tuple[dict[str, Any], str]) -> int:
     """Trains."""
-    from zoo.training.reporting import LastingConsole
+    from zoo.training.cli.terminal import LastingConsole
     from zoo.training.run import train
 
     return train(*parsed, LastingConsole())
@@ -47,7 +47,7 @@ def keys() -> str:
 
 def run() -> None:
     """Runs the program with the arguments of the command line."""
-    cli.run(parse, main, __doc__, keys)
+    program.run(parse, main, __doc__, keys)
 
 
 if __name__ == "__main__":

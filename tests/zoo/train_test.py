@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from zoo.training.recipes import recipes
+from zoo.training.cli.recipes import recipes
 
 
 def snapshot(folder):

@@ -16,7 +16,7 @@ from zoo.errors import UserError, nearest
 def default_config() -> config_dict.ConfigDict:
     """Returns the config that recipes start from, with every key there is.
 
-    It takes every key and every value: `zoo.training.recipes.load_recipe` looks at those that a
+    It takes every key and every value: `zoo.training.cli.recipes.load_recipe` looks at those that a
     recipe gives, and has clearer messages than a ConfigDict that is locked and knows its types.
     """
     config = config_dict.ConfigDict(type_safe=False)

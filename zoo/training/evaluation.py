@@ -16,10 +16,12 @@ from rich.console import Console
 from keras_renorm import statistics as population
 from zoo.data import datasets, pipeline
 from zoo.errors import UserError, as_user_errors
-from zoo.training import builders, files, reporting
+from zoo.training import builders
 from zoo.training import step as steps
-from zoo.training.replicas import own_rows
-from zoo.training.workdir import Workdir
+from zoo.training.cli import terminal
+from zoo.training.distribution.replicas import own_rows
+from zoo.training.storage import files
+from zoo.training.storage.workdir import Workdir
 
 #: Up to here all images of `statistics="precise"` go through the model together.
 _ONE_SWEEP_BYTES = 2**31
@@ -166,7 +168,7 @@ def evaluate_workdir(
         files.write_json(workdir.evaluation, report)
     except OSError as error:
         raise UserError(f"{workdir.evaluation} cannot be written: {error.strerror}.") from error
-    reporting.say(console, f"written to {workdir.evaluation}")
+    terminal.say(console, f"written to {workdir.evaluation}")
     return result
 
 
@@ -183,7 +185,7 @@ def _statistics_in_use(model: keras.Model, statistics: str) -> Iterator[None]:
 def _warn_of_last_batch(examples: int, batch_size: int, console: Console) -> None:
     """Says when the last minibatch is smaller than the others and so has other statistics."""
     if examples > batch_size and (rest := examples % batch_size):
-        reporting.say(
+        terminal.say(
             console,
             f"warning: the last minibatch has {rest} of the {examples} images, and the statistics "
             f"of those alone: choose a --batch_size that divides {examples}.",
@@ -265,7 +267,7 @@ def _describe_statistics(report: Mapping[str, Any]) -> str:
 
 def _print_report(report: Mapping[str, Any], workdir: Workdir, console: Console) -> None:
     """Prints an evaluation as a table."""
-    reporting.print_table(
+    terminal.print_table(
         console,
         f"{report['model']} with norm={report['norm']} after {report['steps']} steps",
         [
@@ -273,7 +275,7 @@ def _print_report(report: Mapping[str, Any], workdir: Workdir, console: Console)
             ("accuracy", f"{100 * report['accuracy']:.2f} %"),
             ("loss", f"{report['loss']:.4f}"),
             ("examples", f"{report['num_examples']} of {report['dataset']}, {report['split']}"),
-            ("time", reporting.duration(report["seconds"])),
+            ("time", terminal.duration(report["seconds"])),
             ("model", str(workdir.model)),
         ],
     )

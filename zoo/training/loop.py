@@ -14,35 +14,19 @@ from rich.console import Console
 from keras_renorm import statistics
 from zoo.data.datasets import Dataset
 from zoo.errors import UserError
-from zoo.training import builders, evaluation, files, metrics, reporting
-from zoo.training.checkpoints import CheckpointStore
-from zoo.training.outputs import open_outputs
-from zoo.training.replicas import OwnStatistics
-from zoo.training.runtime import seed_everything
-from zoo.training.signals import StopRequest
+from zoo.training import builders, evaluation
+from zoo.training.cli import terminal
+from zoo.training.cli.runtime import seed_everything
+from zoo.training.cli.signals import StopRequest
+from zoo.training.distribution.replicas import OwnStatistics
+from zoo.training.distribution.workers import Workers
+from zoo.training.records import metrics
+from zoo.training.records.outputs import open_outputs
+from zoo.training.state import State, Window
 from zoo.training.step import make_train_step
-from zoo.training.workdir import Workdir
-from zoo.training.workers import Workers
-
-
-@dataclasses.dataclass
-class State:
-    """What the loop remembers beside the variables; part of every checkpoint.
-
-    Attributes:
-        step: Steps done.
-        seconds: Time spent since the run began, without pauses between interruptions.
-        window: Sums over the steps since the last training record.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    window: metrics.Window = dataclasses.field(default_factory=metrics.Window)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "State":
-        """Returns the state that `dataclasses.asdict` turned into `values`."""
-        return cls(**{**values, "window": metrics.Window(**values["window"])})
+from zoo.training.storage import files
+from zoo.training.storage.checkpoints import CheckpointStore
+from zoo.training.storage.workdir import Workdir
 
 
 class Trainer:
@@ -99,7 +83,7 @@ class Trainer:
         self._store = CheckpointStore(
             self._workdir.checkpoints,
             self._variables,
-            report=lambda problem: reporting.say(self._console, f"warning: {problem}"),
+            report=lambda problem: terminal.say(self._console, f"warning: {problem}"),
         )
 
     def run(self) -> int:
@@ -123,7 +107,7 @@ class Trainer:
             self._workers.copy_from_chief(self._variables)
             self._own_statistics.scatter()
             self._state = State.from_json(state)
-            reporting.say(self._console, f"resuming from step {self._state.step}")
+            terminal.say(self._console, f"resuming from step {self._state.step}")
 
     def _restored(self) -> dict[str, Any] | None:
         """Restores this worker's variables; returns the state that was saved with them."""
@@ -136,7 +120,7 @@ class Trainer:
                 "another --workdir."
             )
         if state is not None and not records and state["step"] >= self._config["log_every_steps"]:
-            reporting.say(
+            terminal.say(
                 self._console,
                 f"warning: the records up to step {state['step']} are gone from "
                 f"{self._workdir.metrics}, which is begun anew.",
@@ -173,7 +157,7 @@ class Trainer:
         with self._workers.strategy.scope():
             self._train_step = self._make_train_step()  # A compiled step keeps what it has traced.
         self._statistics_frozen = True
-        reporting.say(self._console, f"statistics frozen after step {self._state.step}")
+        terminal.say(self._console, f"statistics frozen after step {self._state.step}")
 
     def _do_step(self, images: Any, labels: Any, stop: StopRequest) -> None:
         """Does one step and adds what it tells to the window."""
@@ -206,7 +190,7 @@ class Trainer:
 
     def _record_training(self) -> None:
         """Writes the record of the window and empties it."""
-        window, self._state.window = self._state.window, metrics.Window()
+        window, self._state.window = self._state.window, Window()
         self._record(
             split="train",
             loss=window.loss / window.steps,
@@ -249,7 +233,7 @@ class Trainer:
     def _stopped(self, stop: StopRequest) -> int:
         """Says how to go on after a signal; returns the exit status."""
         number = stop.received or signal.SIGTERM
-        reporting.say(
+        terminal.say(
             self._console,
             f"stopped by {number.name} after step {self._state.step} of "
             f"{self._config['num_steps']}, and saved: the same command resumes the run.",

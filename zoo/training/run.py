@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from zoo.training import reporting
-from zoo.training.clusters import Cluster, read_cluster
-from zoo.training.runtime import load_tensorflow
-from zoo.training.summary import print_summary
-from zoo.training.workdir import Workdir
+from zoo.training.cli import terminal
+from zoo.training.cli.runtime import load_tensorflow
+from zoo.training.distribution.clusters import Cluster, read_cluster
+from zoo.training.records.summary import print_summary
+from zoo.training.storage.workdir import Workdir
 
 
 def train(config: Mapping[str, Any], path: str, console: Console) -> int:
@@ -21,7 +21,7 @@ def train(config: Mapping[str, Any], path: str, console: Console) -> int:
     the rest.
 
     Args:
-        config: Checked, as `zoo.training.arguments.parse_arguments` returns it.
+        config: Checked, as `zoo.training.cli.arguments.parse_arguments` returns it.
         path: The working directory.
         console: Where to report to.
 
@@ -42,9 +42,9 @@ def train(config: Mapping[str, Any], path: str, console: Console) -> int:
 
 def _train(config: Mapping[str, Any], workdir: Workdir, cluster: Cluster, console: Console) -> int:
     """Trains, with the other workers if there are any, once TensorFlow is loaded."""
+    from zoo.training.distribution.strategies import make_strategy
+    from zoo.training.distribution.workers import Workers, lost_workers_named
     from zoo.training.loop import Trainer
-    from zoo.training.strategies import make_strategy
-    from zoo.training.workers import Workers, lost_workers_named
 
     with lost_workers_named(cluster), contextlib.ExitStack() as stack:
         workers = Workers(make_strategy(config, cluster), cluster)
@@ -69,6 +69,6 @@ def _finished(workdir: Workdir, config: Mapping[str, Any]) -> bool:
 
 def _nothing_to_do(workdir: Workdir, console: Console) -> int:
     """Sums up a finished run; returns the exit status."""
-    reporting.say(console, f"{workdir.path} holds this run, finished: there is nothing to do.")
+    terminal.say(console, f"{workdir.path} holds this run, finished: there is nothing to do.")
     print_summary(workdir, console)
     return 0

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from zoo.training.replicas import own_rows
+from zoo.training.distribution.replicas import own_rows
 
 
 class StepResult(NamedTuple):

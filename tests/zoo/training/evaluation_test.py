@@ -13,7 +13,7 @@ from keras_renorm import layers
 from zoo.data.datasets import Dataset, load
 from zoo.errors import UserError
 from zoo.training.evaluation import Evaluator, evaluate_workdir
-from zoo.training.workdir import Workdir
+from zoo.training.storage.workdir import Workdir
 
 
 def softmax_regression(scale=1.0):

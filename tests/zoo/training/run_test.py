@@ -8,7 +8,7 @@ from rich.console import Console
 
 from zoo.errors import UserError
 from zoo.training.config import default_config
-from zoo.training.metrics import MetricsLog, Record
+from zoo.training.records.metrics import MetricsLog, Record
 from zoo.training.run import train
 
 CONFIG = default_config().to_dict()

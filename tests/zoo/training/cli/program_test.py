@@ -1,0 +1,80 @@
+import pytest
+
+PROGRAM = """
+import sys
+from absl import logging
+from zoo.training.cli import arguments, program
+from zoo.errors import UserError, WorkerLostError
+
+def main(parsed):
+    logging.info("parsed %s", parsed)
+    {body}
+
+program.run(arguments.parse_flags, main, "What it is for.")
+"""
+
+
+def test_a_users_mistake_is_one_line_and_status_1(run_python):
+    done = run_python(PROGRAM.format(body='raise UserError("no such\\n  thing: it is [red]")'))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: no such thing: it is [red]\n"
+
+
+def test_a_defect_keeps_its_traceback(run_python):
+    done = run_python(PROGRAM.format(body='raise ValueError("a defect")'))
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ValueError: a defect" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "err"),
+    [
+        ("raise KeyboardInterrupt", 130, "error: interrupted.\n"),
+        ("return 143", 143, ""),
+        ("return 0", 0, ""),
+    ],
+)
+def test_the_exit_status_is_mains(run_python, body, status, err):
+    done = run_python(PROGRAM.format(body=body))
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", err)
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "plot"])
+def test_what_takes_time_is_imported_where_a_ctrl_c_is_caught(run_python, program):
+    done = run_python(
+        "import sys\n"
+        f"from zoo import {program}\n"
+        "slow = {'absl', 'keras', 'ml_collections', 'rich', 'tensorflow'}\n"
+        "assert not slow & set(sys.modules)\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'absl': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"{program}.run()\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("open('nowhere/x')", "No such file or directory: nowhere/x"),
+        ("open('/dev/full', 'wb', 0).write(b'x')", "No space left on device"),
+        ("raise OSError('odd')", "odd"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(run_python, body, message):
+    done = run_python(PROGRAM.format(body=body))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {message}\n"
+
+
+def test_a_worker_that_lost_another_ends_at_once(run_python):
+    body = (
+        "import atexit; atexit.register(print, 'cleaned up'); print('said before')\n"
+        "    raise WorkerLostError('lost worker 1')"
+    )
+    done = run_python(PROGRAM.format(body=body))
+    assert (done.returncode, done.stdout) == (1, "said before\n")
+    assert done.stderr == "error: lost worker 1\n"

@@ -1,0 +1,207 @@
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zoo.errors import UserError
+from zoo.training.storage.checkpoints import CheckpointStore
+
+
+class Setup:
+    """A model with every kind of variable, its optimizer, and their store."""
+
+    def __init__(self, folder, units=3, keep=2):
+        self.model = keras.Sequential(
+            [
+                keras.Input((4,)),
+                keras.layers.Dense(units),
+                keras.layers.BatchNormalization(),
+                keras.layers.Dropout(0.5),
+            ]
+        )
+        self.optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        self.optimizer.build(self.model.trainable_variables)
+        self.reports = []
+        self.store = CheckpointStore(
+            folder,
+            [*self.model.variables, *self.optimizer.variables],
+            keep=keep,
+            report=self.reports.append,
+        )
+
+    def train(self):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(self.model(tf.eye(4), training=True) ** 2)
+        variables = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+
+    def values(self):
+        # `variables` holds the random state of the dropout too, `weights` does not.
+        return [v.numpy() for v in [*self.model.variables, *self.optimizer.variables]]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def saved(folder):
+    """Checkpoints of steps 9 and 10, and the values at each."""
+    setup = Setup(folder)
+    values = {}
+    for step in (8, 9, 10):
+        setup.train()
+        setup.store.save(step, {"step": step, "loss": 0.1})
+        values[step] = setup.values()
+    return values
+
+
+def assert_equal(found, expected):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_variable_and_the_state_come_back(folder, saved):
+    setup = Setup(folder)
+    assert setup.store.restore() == {"step": 10, "loss": 0.1}
+    assert_equal(setup.values(), saved[10])
+    assert setup.reports == []
+
+
+def test_training_goes_on_as_if_nothing_had_happened(folder, saved):
+    resumed = Setup(folder)
+    (folder / "step-00000010").rename(folder / ".tmp-step-00000010")
+    resumed.store.restore()
+    assert not np.array_equal(resumed.values()[0], saved[10][0])
+    resumed.train()
+    assert_equal(resumed.values(), saved[10])
+
+
+def test_the_two_newest_are_kept(folder, saved):
+    assert names(folder) == ["step-00000009", "step-00000010"]
+
+
+@pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001", "state.json"])
+@pytest.mark.parametrize("damage", ["flip a bit", "cut", "remove"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(folder, saved, name, damage):
+    path = folder / "step-00000010" / name
+    content = path.read_bytes()
+    match damage:
+        case "flip a bit":
+            path.write_bytes(content[:20] + bytes([content[20] ^ 1]) + content[21:])
+        case "cut":
+            path.write_bytes(content[:-1])
+        case "remove":
+            path.unlink()
+    setup = Setup(folder)
+    assert setup.store.restore() == {"step": 9, "loss": 0.1}
+    assert_equal(setup.values(), saved[9])
+    reason = "is missing" if damage == "remove" else "has changed since it was written"
+    assert setup.reports == [
+        f"checkpoint {path.parent} is damaged ({name} {reason}): trying the one before it"
+    ]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_a_checkpoint_without_its_checksums_is_damaged(folder, saved, content):
+    path = folder / "step-00000010" / "sha256.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    setup = Setup(folder)
+    assert setup.store.restore() == {"step": 9, "loss": 0.1}
+    assert len(setup.reports) == 1
+
+
+def test_an_empty_folder_is_a_damaged_checkpoint(folder, saved):
+    (folder / "step-00000011").mkdir()
+    setup = Setup(folder)
+    assert setup.store.restore() == {"step": 10, "loss": 0.1}
+    assert "sha256.json" in setup.reports[0]
+
+
+def test_nothing_is_restored_when_all_are_damaged(folder, saved):
+    for checkpoint in folder.iterdir():
+        (checkpoint / "variables.index").write_bytes(b"")
+    setup = Setup(folder)
+    before = setup.values()
+    message = (
+        f"None of the 2 checkpoints in {folder} is usable: the run cannot be resumed. To train "
+        "from the beginning, choose another --workdir."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        setup.store.restore()
+    assert_equal(setup.values(), before)
+    assert len(setup.reports) == 2
+
+
+def test_no_checkpoint_is_no_error(folder):
+    assert Setup(folder).store.restore() is None
+
+
+def test_what_a_kill_left_behind_is_no_checkpoint_and_goes_away(folder, saved):
+    (folder / ".tmp-step-00000011").mkdir()
+    (folder / ".tmp-old-step-00000008").mkdir()
+    setup = Setup(folder)
+    assert setup.store.restore() == {"step": 10, "loss": 0.1}
+    setup.store.save(11, {})
+    assert names(folder) == ["step-00000010", "step-00000011"]
+
+
+def test_what_is_not_named_as_a_checkpoint_is_left_alone(folder, saved):
+    others = ["step-00000001-keep", "step-9", "step-notes"]
+    for name in others:
+        (folder / name).mkdir()
+    setup = Setup(folder)
+    assert setup.store.restore() == {"step": 10, "loss": 0.1}
+    assert setup.reports == []
+    setup.store.save(11, {})
+    assert names(folder) == sorted([*others, "step-00000010", "step-00000011"])
+
+
+def test_the_newest_is_that_of_the_greatest_number(folder):
+    setup = Setup(folder)
+    for step in (99_999_999, 100_000_000):
+        setup.store.save(step, {})
+    assert [path.name for path in setup.store.newest_first()] == ["step-100000000", "step-99999999"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_found_before_the_training(folder):
+    folder.touch()
+    with pytest.raises(NotADirectoryError):
+        Setup(folder).store.restore()
+
+
+def test_a_step_can_be_saved_again(folder, saved):
+    setup = Setup(folder)
+    setup.store.restore()
+    setup.store.save(10, {"again": True})
+    assert Setup(folder).store.restore() == {"again": True}
+
+
+def test_a_checkpoint_of_another_model_is_refused(folder, saved):
+    with pytest.raises(UserError, match="does not fit the model that this version builds"):
+        Setup(folder, units=5).store.restore()
+
+
+def test_the_checksums_are_those_of_sha256sum(folder, saved):
+    import hashlib
+
+    checkpoint = folder / "step-00000010"
+    listed = json.loads((checkpoint / "sha256.json").read_text())
+    assert sorted(listed) == [
+        "state.json",
+        "variables.data-00000-of-00001",
+        "variables.index",
+    ]
+    for name, digest in listed.items():
+        assert digest == hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()

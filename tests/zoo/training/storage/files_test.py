@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+from zoo.training.storage import files
+
+
+def test_a_file_is_replaced_when_the_body_succeeds(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    with files.replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_untouched_when_the_body_fails(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text("old")
+
+    def fail():
+        with files.replacing(path) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_temporary_path_keeps_the_suffixes(tmp_path):
+    for suffixes in ([".keras"], [".weights", ".h5"]):
+        with files.replacing(tmp_path / "".join(["model", *suffixes])) as temporary:
+            assert temporary.suffixes == suffixes
+
+
+def test_json_reads_back(tmp_path):
+    files.write_json(tmp_path / "a.json", {"b": 0.1, "a": None})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 0.1, "a": None}
+
+
+def test_no_other_file_is_taken_for_the_temporary_one(tmp_path):
+    (tmp_path / ".tmp-report.json").write_text("mine")
+    files.write_json(tmp_path / "report.json", {})
+    assert (tmp_path / ".tmp-report.json").read_text() == "mine"
+
+
+def test_a_replaced_file_is_as_readable_as_a_new_one(tmp_path):
+    (tmp_path / "new").touch()
+    files.write_text(tmp_path / "replaced", "")
+    assert (tmp_path / "replaced").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_what_a_killed_program_leaves_is_known(tmp_path):
+    path = tmp_path / "report.json"
+    with files.replacing(path) as temporary:
+        assert files.is_unfinished(temporary, of=path)
+        assert not files.is_unfinished(temporary, of=tmp_path / "report.txt")
+    assert not files.is_unfinished(tmp_path / ".tmp-report.json", of=path)
+    assert not files.is_unfinished(path, of=path)
+
+
+def test_only_unfinished_files_are_removed(tmp_path):
+    (tmp_path / "kept").touch()
+    (tmp_path / ".tmp-file").touch()
+    (tmp_path / ".tmp-folder").mkdir()
+    (tmp_path / ".tmp-folder" / "part").touch()
+    files.remove_temporary(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

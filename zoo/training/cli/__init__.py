@@ -1,0 +1,1 @@
+"""What a program has in common with the others: flags, recipes, signals, the terminal."""

@@ -1,0 +1,122 @@
+"""The command line: absl's flags, and a config that can be changed key by key."""
+
+import argparse
+import re
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from zoo.errors import UserError, nearest
+from zoo.training.cli.recipes import DEFAULT_RECIPE, load_recipe, recipes
+from zoo.training.config import TYPE_NAMES, check_key, check_values
+
+
+def parse_arguments(
+    argv: list[str], flag_values: flags.FlagValues = flags.FLAGS
+) -> tuple[config_dict.ConfigDict, list[str]]:
+    """Parses `--config=RECIPE`, `--config.KEY=VALUE` and every other absl flag.
+
+    Args:
+        argv: The program's name and its arguments; a `--flagfile` among them holds more.
+        flag_values: Where the program's other flags are defined.
+
+    Returns:
+        The checked config, and `argv` without flags.
+
+    Raises:
+        UserError: When the recipe, a key or a value is not one.
+    """
+    try:
+        argv = argv[:1] + flag_values.read_flags_from_files(argv[1:], force_gnu=False)
+    except flags.Error as error:
+        raise UserError(f"{str(error).removeprefix('ERROR:: ')}.") from error
+    recipe, argv = _split_recipe(argv)
+    config = load_recipe(recipe)
+    for argument in argv[1:]:
+        if override := re.match(r"--?(?:no)?config\.([^=]*)", argument):
+            check_key(override[1], f"{argument}: ")
+    config_flags.DEFINE_config_dict(
+        "config",
+        config,
+        "A recipe's name or file; --config.KEY=VALUE sets a key.",
+        flag_values,
+        sys_argv=argv,
+    )
+    rest = parse_flags(argv, config, flag_values)
+    check_values(config)
+    return config, rest
+
+
+def _split_recipe(argv: list[str]) -> tuple[str, list[str]]:
+    """Returns the value of --config, wherever it stands, and `argv` without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", default=DEFAULT_RECIPE)
+    # Like every flag of absl's, it may have one dash.
+    arguments = [re.sub(r"^-(?=config(=|$))", "--", argument) for argument in argv[1:]]
+    try:
+        known, others = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        raise UserError(f"--config needs a value: {', '.join(recipes())} or a file.") from None
+    return known.config, argv[:1] + others
+
+
+def parse_flags(
+    argv: list[str],
+    config: config_dict.ConfigDict | None = None,
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> list[str]:
+    """Parses absl's flags and returns what is left of `argv`.
+
+    Args:
+        argv: The program's name and its arguments.
+        config: Whose keys can be set with `--config.KEY=VALUE`.
+        flag_values: Where the flags are defined.
+
+    Raises:
+        UserError: When a flag is unknown or its value has the wrong type.
+    """
+    try:
+        return list(flag_values(argv))
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(
+            f"There is no flag --{error.flagname}.{nearest(error.flagname, flag_values)} "
+            "--help lists the flags."
+        ) from error
+    except flags.Error as error:
+        override = re.match(r"flag (--config\.(\w+))=(.*?): ", str(error), re.DOTALL)
+        if override is None or config is None:
+            raise UserError(f"{error}.") from error
+        flag, key, value = override.groups()
+        wanted = TYPE_NAMES[config.get_type(key)]
+        raise UserError(f"{flag} must be {wanted}, received {value!r}.") from error
+
+
+def no_arguments(rest: list[str]) -> None:
+    """Raises a `UserError` when something is left of the command line that is not a flag.
+
+    Args:
+        rest: `argv` without flags.
+    """
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is not a flag: flags look like --name=value.")
+
+
+def required(name: str, value: str | None, example: str) -> str:
+    """Returns the value of a flag that must be given.
+
+    Args:
+        name: The flag's name.
+        value: What was received.
+        example: A value to show when there is none.
+
+    Raises:
+        UserError: When there is no value, or one that must have been meant as a flag.
+    """
+    if not value:
+        raise UserError(f"--{name} is missing: add it, as in --{name}={example}.")
+    if value.startswith("-"):
+        raise UserError(
+            f"--{name}={value} looks like a flag: write --{name}={example}, or --{name}=./{value} "
+            "for a folder of that name."
+        )
+    return value

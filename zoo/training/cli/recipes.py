@@ -1,0 +1,77 @@
+"""Recipes: configs by name.
+
+A recipe is a Python file with a function `get_config()` that takes `default_config()` and changes
+it. Those in `zoo/configs` go by their names, a user's own by its path.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from ml_collections import config_dict
+
+from zoo.errors import UserError, nearest
+from zoo.training.config import check_key, check_value, default_config
+
+RECIPES_FOLDER = Path(__file__).parents[2] / "configs"
+DEFAULT_RECIPE = "few_labels"
+
+
+def recipes() -> list[str]:
+    """Returns the names of the recipes in `zoo/configs`."""
+    return sorted(path.stem for path in RECIPES_FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def load_recipe(name: str) -> config_dict.ConfigDict:
+    """Returns the config of a recipe.
+
+    Args:
+        name: A name in `zoo/configs`, or the path of a Python file with `get_config()`.
+
+    Returns:
+        The locked config. A key that the recipe leaves out has its default.
+
+    Raises:
+        UserError: When there is no such recipe or file, or what the file gives is not a config.
+    """
+    if name in recipes():
+        path = RECIPES_FOLDER / f"{name}.py"
+    elif name.endswith(".py") or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"--config={name}: there is no such file.")
+    else:
+        raise UserError(
+            f"--config={name}: there is no recipe {name!r}.{nearest(name, recipes())} "
+            f"Recipes are {', '.join(recipes())}; a file of your own ends in .py."
+        )
+    return _completed(path, _run_recipe(path))
+
+
+def _run_recipe(path: Path) -> Any:
+    """Returns what `get_config()` of the file gives, whatever the file holds."""
+    try:
+        spec = importlib.util.spec_from_file_location("recipe", path)
+        if spec is None or spec.loader is None:
+            raise ImportError("it is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config()
+    except (Exception, SystemExit) as error:  # It is the user's code: anything can come out of it.
+        raise UserError(f"--config={path} failed: {type(error).__name__}: {error}") from error
+
+
+def _completed(path: Path, values: Any) -> config_dict.ConfigDict:
+    """Returns the locked config that a recipe's values and the defaults make."""
+    if not isinstance(values, config_dict.ConfigDict):
+        raise UserError(
+            f"--config={path}: get_config() returned a {type(values).__name__}, not an "
+            "ml_collections.ConfigDict. Start from zoo.training.config.default_config()."
+        )
+    # Of another ConfigDict it would not know the types, which --config.KEY=VALUE needs.
+    config = config_dict.ConfigDict(default_config().to_dict(preserve_field_references=True))
+    for key, value in values.items():
+        check_key(key, f"--config={path}: ")
+        check_value(key, value, f"--config={path}: {key}")
+        config[key] = value
+    return config.lock()

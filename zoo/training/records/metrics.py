@@ -1,0 +1,143 @@
+"""`metrics.jsonl`: what was measured, one JSON object a line."""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from zoo.errors import UserError
+from zoo.training.storage import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One line of `metrics.jsonl`.
+
+    Attributes:
+        step: Steps done when it was written.
+        split: "train" for the mean over the steps since the line before, "test" for the test set.
+        loss: Mean cross-entropy in nats, without the weight decay.
+        accuracy: Fraction of the examples whose most probable label is the right one.
+        learning_rate: The rate that the last step used.
+        r_max: Batch Renorm's limit of r for the next step; None without Batch Renorm, or where its
+            statistics are frozen.
+        d_max: Its limit of d, likewise.
+        images_per_second: Over the same examples as the loss.
+        seconds: Since the run began, summed over its interruptions without the pauses.
+    """
+
+    step: int
+    split: str
+    loss: float
+    accuracy: float
+    learning_rate: float
+    r_max: float | None
+    d_max: float | None
+    images_per_second: float
+    seconds: float
+
+
+# Of a record's values; the others are numbers.
+_TYPES: dict[str, Any] = {"step": int, "split": str}
+_TYPES |= dict.fromkeys(("r_max", "d_max"), float | int | None)
+
+
+def _record(values: dict[str, Any]) -> Record:
+    """Returns the record of these values; raises a `TypeError` if they are no record's."""
+    record = Record(**values)
+    for name, value in values.items():
+        if not isinstance(value, _TYPES.get(name, float | int)):
+            raise TypeError(f"{name} is {value!r}")
+    return record
+
+
+def read(path: Path) -> list[Record]:
+    """Returns the records of a `metrics.jsonl`.
+
+    A last line that was cut off by a kill, or is being written now, is left out.
+
+    Args:
+        path: The file. One that does not exist has no records.
+
+    Raises:
+        UserError: When another line is not a record.
+    """
+    if not path.exists():
+        return []
+    *lines, cut_off = path.read_bytes().split(b"\n")
+    del cut_off
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(_record(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: line {number} is damaged: {error}.") from error
+    return records
+
+
+def evaluations(path: Path) -> list[Record]:
+    """Returns the records of the test set in a `metrics.jsonl`, as `read` does."""
+    return [record for record in read(path) if record.split == "test"]
+
+
+def read_evaluations(path: Path) -> list[Record]:
+    """Returns the records of the test set in a `metrics.jsonl`, of which there is at least one.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: When it holds none.
+    """
+    records = evaluations(path)
+    if not records:
+        raise no_evaluation(path)
+    return records
+
+
+def no_evaluation(path: Path) -> UserError:
+    """Returns the error for a `metrics.jsonl` without a record of the test set."""
+    return UserError(
+        f"{path} holds no evaluation: the run is too young for one, or its records are gone."
+    )
+
+
+class MetricsLog:
+    """Appends records to a `metrics.jsonl`, in which no step is missing or stands twice.
+
+    Args:
+        path: The file.
+        step: The step that the run resumes from: records of later steps are dropped, since the
+            run will write them again.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = [record for record in read(path) if record.step <= step]
+        files.write_text(path, "".join(_line(record) for record in kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        """Returns the log."""
+        return self
+
+    def write(self, record: Record) -> None:
+        """Appends a record, which other programs can read at once."""
+        self._file.write(_line(record))
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Waits until every record is on the disk, as it must be before a checkpoint is."""
+        os.fsync(self._file.fileno())
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _line(record: Record) -> str:
+    """Returns a record as a line of JSON, which knows no NaN."""
+    if not math.isfinite(record.loss):
+        raise ValueError(f"A record needs a finite loss, received {record.loss}.")
+    return json.dumps(dataclasses.asdict(record), allow_nan=False) + "\n"

@@ -1,0 +1,1 @@
+"""A run's folder, and files that are complete or absent."""

@@ -1,0 +1,164 @@
+"""Checkpoints that survive a kill at any moment, and damage to the newest of them.
+
+A checkpoint is a folder `step-00001500` with TensorFlow's files, `state.json` (the step and what
+else the loop must remember) and `sha256.json` (the checksum of every other file). It is written
+under a temporary name, brought to the disk and renamed. `tf.train.CheckpointManager` is not used:
+it never falls back from a damaged checkpoint, and starts from step 0 without a word when its
+pointer file is lost.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from zoo.errors import UserError
+from zoo.training.storage import files
+
+_STATE = "state.json"
+_CHECKSUMS = "sha256.json"
+_VARIABLES = "variables"
+_NAME = re.compile(r"step-[0-9]{8,}")
+
+
+class CheckpointStore:
+    """Saves and restores variables with a dictionary beside them.
+
+    Args:
+        folder: Where the checkpoints are. Made at the first save.
+        variables: The variables to save, always in the same order.
+        keep: How many of the newest checkpoints stay.
+        report: Called with a sentence for each damaged checkpoint that `restore` passes over.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        variables: Sequence[tf.Variable],
+        *,
+        keep: int = 2,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self._folder = folder
+        # The variables and not the model: tf.train.Checkpoint(model=...) misses some of them, such
+        # as the random state of a Dropout.
+        self._checkpoint = tf.train.Checkpoint(variables=list(variables))
+        self._keep = keep
+        self._report = report
+
+    def newest_first(self) -> list[Path]:
+        """Returns the folders of the checkpoints, the newest first."""
+        if not self._folder.exists():
+            return []
+        # A user may keep other things there, such as a copy called step-00000100-keep.
+        found = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(path.name[len("step-") :]), reverse=True)
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Writes a checkpoint, then removes all but the newest.
+
+        Args:
+            step: Steps done.
+            state: What `restore` shall return, as JSON can hold it.
+
+        Returns:
+            The checkpoint's folder.
+
+        Raises:
+            UserError: When the variables cannot be written.
+        """
+        final = self._folder / f"step-{step:08d}"
+        temporary = self._folder / f"{files.TEMPORARY_PREFIX}{final.name}"
+        self._folder.mkdir(exist_ok=True)
+        files.remove_temporary(self._folder)
+        temporary.mkdir()
+        try:
+            self._checkpoint.write(str(temporary / _VARIABLES))
+        except tf.errors.OpError as error:  # A full disk, mostly.
+            raise UserError(f"Checkpoint {final} cannot be written: {error.message}") from error
+        files.write_json(temporary / _STATE, state)
+        files.write_json(temporary / _CHECKSUMS, _checksums(temporary))
+        for path in [*temporary.iterdir(), temporary]:
+            files.sync(path)
+        _replace_folder(temporary, final)
+        for old in self.newest_first()[self._keep :]:
+            _remove_folder(old)
+        return final
+
+    def restore(self) -> dict[str, Any] | None:
+        """Restores the newest undamaged checkpoint.
+
+        Returns:
+            The state that was saved with it; None when there is no checkpoint at all.
+
+        Raises:
+            UserError: When there are checkpoints and none of them is usable.
+        """
+        found = self.newest_first()
+        for folder in found:
+            problem = next(_problems(folder), None)
+            if problem is None:
+                return self._read(folder)
+            self._report(f"checkpoint {folder} is damaged ({problem}): trying the one before it")
+        if found:
+            raise UserError(
+                f"None of the {len(found)} checkpoints in {self._folder} is usable: the run cannot "
+                "be resumed. To train from the beginning, choose another --workdir."
+            )
+        return None
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        """Restores the variables and returns the state of an undamaged checkpoint."""
+        try:
+            self._checkpoint.read(str(folder / _VARIABLES)).assert_consumed()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            raise UserError(
+                f"Checkpoint {folder} is undamaged but does not fit the model that this version "
+                f"builds: {error}"
+            ) from error
+        return dict(json.loads((folder / _STATE).read_text(encoding="utf-8")))
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Returns {file name: SHA-256} for the files of a folder, except the list of checksums."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.name != _CHECKSUMS
+    }
+
+
+def _problems(folder: Path) -> Iterator[str]:
+    """Yields what is wrong with a checkpoint."""
+    try:
+        expected = dict(json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8")))
+        found = _checksums(folder)
+    except (OSError, ValueError, TypeError) as error:
+        yield f"{_CHECKSUMS}: {error}"
+        return
+    for name in sorted(expected.keys() | {_STATE}):
+        if name not in found:
+            yield f"{name} is missing"
+        elif found[name] != expected.get(name):
+            yield f"{name} has changed since it was written"
+
+
+def _replace_folder(temporary: Path, final: Path) -> None:
+    """Renames a complete folder to its final name, which an older one may have."""
+    if final.exists():
+        _remove_folder(final)
+    os.rename(temporary, final)
+    files.sync(final.parent)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Removes a folder so that a kill never leaves half of it under its name."""
+    doomed = folder.with_name(f"{files.TEMPORARY_PREFIX}old-{folder.name}")
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
