@@ -40,7 +40,7 @@ def main(parsed: tuple[dict[str, Any], str]) -> int:
 
 def keys() -> str:
     """Returns the part of the help that is about the config's keys."""
-    from zoo.training.config import key_help
+    from zoo.training.keys import key_help
 
     return f"\nThe keys, and their values where a recipe has none of its own:\n\n{key_help()}\n"
 

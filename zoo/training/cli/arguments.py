@@ -8,7 +8,8 @@ from ml_collections import config_dict, config_flags
 
 from zoo.errors import UserError, nearest
 from zoo.training.cli.recipes import DEFAULT_RECIPE, load_recipe, recipes
-from zoo.training.config import TYPE_NAMES, check_key, check_values
+from zoo.training.config import check_key, check_values
+from zoo.training.keys import KEYS
 
 
 def parse_arguments(
@@ -87,7 +88,7 @@ def parse_flags(
         if override is None or config is None:
             raise UserError(f"{error}.") from error
         flag, key, value = override.groups()
-        wanted = TYPE_NAMES[config.get_type(key)]
+        wanted = KEYS[key].type_name
         raise UserError(f"{flag} must be {wanted}, received {value!r}.") from error
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from ml_collections import config_dict
 
 from zoo.errors import UserError, nearest
-from zoo.training.config import check_key, check_value, default_config
+from zoo.training.config import check_key, default_config
+from zoo.training.keys import KEYS
 
 RECIPES_FOLDER = Path(__file__).parents[2] / "configs"
 DEFAULT_RECIPE = "few_labels"
@@ -72,6 +73,6 @@ def _completed(path: Path, values: Any) -> config_dict.ConfigDict:
     config = config_dict.ConfigDict(default_config().to_dict(preserve_field_references=True))
     for key, value in values.items():
         check_key(key, f"--config={path}: ")
-        check_value(key, value, f"--config={path}: {key}")
+        KEYS[key].check_type(value, f"--config={path}: {key}")
         config[key] = value
     return config.lock()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
+from zoo.training.config import differences
 from zoo.training.records import metrics
 from zoo.training.storage import files
 from zoo.training.storage.workdir import Workdir
@@ -80,14 +81,10 @@ def legend(paths: Sequence[str], configs: Sequence[dict[str, Any]]) -> list[str]
     Returns:
         A name for each run; no two are equal unless their folders are.
     """
-    keys = sorted({key for config in configs for key in config} - _BOOKKEEPING)
-    different = [
-        key
-        for key in keys
-        if any(config.get(key, "not set") != configs[0].get(key, "not set") for config in configs)
-    ]
+    different = {key for config in configs for key in differences(configs[0], config)}
+    keys = sorted(different - _BOOKKEEPING)
     names = [
-        ", ".join(f"{key}={_short(config.get(key, 'not set'))}" for key in different)
+        ", ".join(f"{key}={_short(config.get(key, 'not set'))}" for key in keys)
         for config in configs
     ]
     return [

@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.errors import UserError
 from zoo.training import config as configs
+from zoo.training.keys import KEYS
 from zoo.training.storage import files
 
 
@@ -41,7 +42,7 @@ class Workdir:
         """Returns the config of the run in this folder.
 
         Args:
-            *needed: Keys that it must have, with values that `zoo.training.config` allows.
+            *needed: Keys that it must have, with values that of their types.
 
         Raises:
             UserError: When the folder holds none, or one that is damaged.
@@ -52,7 +53,7 @@ class Workdir:
         for key in needed:
             if key not in values:
                 raise UserError(f"{self.config} has no key {key!r}: another version wrote it.")
-            configs.check_value(key, values[key], f"{self.config}: {key}")
+            KEYS[key].check_type(values[key], f"{self.config}: {key}")
         return values
 
     def _read_json(self) -> Any:
