@@ -18,7 +18,7 @@ def test_a_narrow_terminal_gets_fewer_columns():
     heading = out.splitlines()[1]
     assert "top-1" in heading
     assert "params" not in heading
-    assert "A terminal of 170 columns shows params, MB, input, pixels," in out
+    assert "A terminal of 170 columns shows params, MB, input," in out
     assert "A terminal of" not in printed(170, "resnet50.keras_imagenet")
 
 
