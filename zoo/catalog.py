@@ -22,6 +22,9 @@ class Entry:
     source: str
 
 
+#: Depths and widths to list: of Zagoruyko & Komodakis 2016 and, with width 2, De & Smith 2020.
+WIDE_RESNETS = ((16, 2), (16, 4), (16, 8), (28, 10), (40, 4), (100, 2), (1000, 2))
+
 _IMAGENET = (224, 224, 3), 1000
 _CIFAR = (32, 32, 3), 10
 
@@ -47,6 +50,6 @@ ENTRIES: dict[str, Entry] = {
         f"wide_resnet_{depth}_{width}": Entry(
             *_CIFAR, "wide pre-activation ResNet, Zagoruyko & Komodakis 2016"
         )
-        for depth, width in (*((16, 2), (16, 4), (16, 8), (28, 10), (40, 4), (100, 2), (1000, 2)),)
+        for depth, width in WIDE_RESNETS
     },
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from zoo.catalog import WIDE_RESNETS
 from zoo.errors import nearest
 from zoo.models.arguments import choice, fraction, positive_integer, positive_integers
 from zoo.models.cifar_resnet import cifar_resnet
@@ -61,9 +62,6 @@ def _wide_resnet(depth: int, width: int) -> Architecture:
     return Architecture(functools.partial(wide_resnet, depth=depth, width=width), residual=True)
 
 
-#: Depths and widths to list: of Zagoruyko & Komodakis 2016 and, with width 2, De & Smith 2020.
-_WIDE_RESNETS = ((16, 2), (16, 4), (16, 8), (28, 10), (40, 4), (100, 2), (1000, 2))
-
 #: The models that `list_models` lists. A new one is one more entry.
 MODELS: dict[str, Architecture] = {
     "mlp": Architecture(mlp, images=False),
@@ -73,9 +71,7 @@ MODELS: dict[str, Architecture] = {
     **{f"resnet{depth}": _cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)},
     **{f"resnet{depth}": _resnet(resnet, depth) for depth in (18, 34, 50, 101, 152)},
     **{f"resnet{depth}v2": _resnet(resnet_v2, depth) for depth in (50, 101, 152)},
-    **{
-        f"wide_resnet_{depth}_{width}": _wide_resnet(depth, width) for depth, width in _WIDE_RESNETS
-    },
+    **{f"wide_resnet_{depth}_{width}": _wide_resnet(depth, width) for depth, width in WIDE_RESNETS},
 }
 
 #: Families with numbers in their names, of which `MODELS` holds some: the pattern of a name, and

@@ -25,11 +25,10 @@ import sys
 import keras
 
 from keras_renorm.typing import Tensor
+from zoo.models.cifar_resnet import STAGE_FILTERS
 from zoo.models.convolution import conv_norm, convolution
 from zoo.models.head import Head
 from zoo.models.normalization import Normalizer
-
-STAGE_FILTERS = (16, 32, 64)
 
 
 def wide_resnet(

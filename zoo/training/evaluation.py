@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import keras
@@ -145,8 +144,10 @@ def evaluate_workdir(
             num_samples,
             verbose=1 if console.is_terminal else 0,
         )
-    with _statistics_in_use(model, statistics):
+    with contextlib.ExitStack() as stack:
         if statistics == "minibatch":
+            stack.enter_context(as_user_errors(ValueError))
+            stack.enter_context(population.batch_statistics(model))
             _warn_of_last_batch(len(data), batch_size, console)
         result = Evaluator(model, data, batch_size)()
     report = {
@@ -160,7 +161,7 @@ def evaluate_workdir(
         "norm": config["norm"],
         "steps": config["num_steps"],
         "model_file": workdir.model.name,
-        "model_sha256": hashlib.sha256(workdir.model.read_bytes()).hexdigest(),
+        "model_sha256": files.sha256(workdir.model),
     }
     # What took so long is shown in any case.
     _print_report(report, workdir, console)
@@ -170,16 +171,6 @@ def evaluate_workdir(
         raise UserError(f"{workdir.evaluation} cannot be written: {error.strerror}.") from error
     terminal.say(console, f"written to {workdir.evaluation}")
     return result
-
-
-@contextlib.contextmanager
-def _statistics_in_use(model: keras.Model, statistics: str) -> Iterator[None]:
-    """The context in which the model uses the minibatch's statistics, if they are asked for."""
-    if statistics != "minibatch":
-        yield
-        return
-    with as_user_errors(ValueError), population.batch_statistics(model):
-        yield
 
 
 def _warn_of_last_batch(examples: int, batch_size: int, console: Console) -> None:

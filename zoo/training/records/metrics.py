@@ -77,31 +77,22 @@ def read(path: Path) -> list[Record]:
     return records
 
 
-def evaluations(path: Path) -> list[Record]:
-    """Returns the records of the test set in a `metrics.jsonl`, as `read` does."""
-    return [record for record in read(path) if record.split == "test"]
-
-
-def read_evaluations(path: Path) -> list[Record]:
-    """Returns the records of the test set in a `metrics.jsonl`, of which there is at least one.
+def read_evaluations(*paths: Path) -> list[list[Record]]:
+    """Returns the records of the test set in each `metrics.jsonl`, as `read` does.
 
     Args:
-        path: The file.
+        *paths: The files.
 
     Raises:
-        UserError: When it holds none.
+        UserError: When none of them holds one.
     """
-    records = evaluations(path)
-    if not records:
-        raise no_evaluation(path)
-    return records
-
-
-def no_evaluation(path: Path) -> UserError:
-    """Returns the error for a `metrics.jsonl` without a record of the test set."""
-    return UserError(
-        f"{path} holds no evaluation: the run is too young for one, or its records are gone."
-    )
+    found = [[record for record in read(path) if record.split == "test"] for path in paths]
+    if not any(found):
+        raise UserError(
+            f"{paths[0]} holds no evaluation: the run is too young for one, or its records are "
+            "gone."
+        )
+    return found
 
 
 class MetricsLog:

@@ -1,6 +1,7 @@
 """Where a run's records go: `metrics.jsonl`, TensorBoard, the screen; or nowhere."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -24,33 +25,33 @@ class Outputs:
         """Waits until every record is on the disk."""
 
 
+@dataclasses.dataclass(frozen=True)
 class ChiefsOutputs(Outputs):
     """Where the chief's records go.
 
-    Args:
+    Attributes:
         log: The open `metrics.jsonl`.
         events: TensorBoard's files.
         display: What the user sees.
     """
 
-    def __init__(self, log: metrics.MetricsLog, events: EventLog, display: Display) -> None:
-        self._log = log
-        self._events = events
-        self._display = display
+    log: metrics.MetricsLog
+    events: EventLog
+    display: Display
 
     def write(self, record: metrics.Record) -> None:
         """Writes and shows a record."""
-        self._log.write(record)
-        self._events.write(record)
-        self._display.show(record)
+        self.log.write(record)
+        self.events.write(record)
+        self.display.show(record)
 
     def advance(self, step: int) -> None:
         """Shows that `step` steps are done."""
-        self._display.advance(step)
+        self.display.advance(step)
 
     def sync(self) -> None:
         """Waits until every record is on the disk."""
-        self._log.sync()
+        self.log.sync()
 
 
 @contextlib.contextmanager

@@ -50,22 +50,16 @@ def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False
     """
     _check_output(output, overwrite)
     configs = [Workdir(path).read_config() for path in paths]
-    runs = {
-        i: found
-        for i, path in enumerate(paths)
-        if (found := metrics.evaluations(Workdir(path).metrics))
-    }
-    if not runs:
-        raise metrics.no_evaluation(Workdir(paths[0]).metrics)
-    labels = legend([str(paths[i]) for i in runs], [configs[i] for i in runs])
-    curves = list(runs.values())
-    figure = _draw(labels, curves)
+    curves = metrics.read_evaluations(*(Workdir(path).metrics for path in paths))
+    drawn = [i for i, records in enumerate(curves) if records]
+    labels = legend([paths[i] for i in drawn], [configs[i] for i in drawn])
+    figure = _draw(labels, [curves[i] for i in drawn])
     try:
         with files.replacing(output) as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")
     except OSError as error:
         raise UserError(f"--output={output} cannot be written: {error}.") from error
-    return [path for i, path in enumerate(paths) if i not in runs]
+    return [path for path, records in zip(paths, curves, strict=True) if not records]
 
 
 def legend(paths: Sequence[str], configs: Sequence[dict[str, Any]]) -> list[str]:

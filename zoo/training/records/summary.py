@@ -16,7 +16,7 @@ def print_summary(workdir: Workdir, console: Console) -> None:
     Raises:
         UserError: When the run's records are gone.
     """
-    last = metrics.read_evaluations(workdir.metrics)[-1]
+    [[*_, last]] = metrics.read_evaluations(workdir.metrics)
     config = workdir.read_config()
     terminal.print_table(
         console,

@@ -7,7 +7,6 @@ it never falls back from a damaged checkpoint, and starts from step 0 without a 
 pointer file is lost.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -128,7 +127,7 @@ class CheckpointStore:
 def _checksums(folder: Path) -> dict[str, str]:
     """Returns {file name: SHA-256} for the files of a folder, except the list of checksums."""
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        path.name: files.sha256(path)
         for path in sorted(folder.iterdir())
         if path.name != _CHECKSUMS
     }

@@ -1,6 +1,7 @@
 """Files that are either complete or absent, whatever kills the program."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Returns the hash of a file in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def test_evaluations_are_the_records_of_the_test_set(path):
         with pytest.raises(UserError, match=f"^{re.escape(str(path))} holds no evaluation: "):
             metrics.read_evaluations(path)
         log.write(record(20, "test"))
-    assert metrics.read_evaluations(path) == [record(20, "test")]
+    assert metrics.read_evaluations(path) == [[record(20, "test")]]
 
 
 def test_a_loss_that_is_not_finite_is_not_written(path):
