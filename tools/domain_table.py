@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from benchmarking import machine, write_json
 
-from zoo.errors import UserError, as_user_errors
+from zoo.errors import UserError
 from zoo.training.cli import program
 
 DOMAINS = 2
@@ -94,8 +94,7 @@ class Images:
     def __init__(self, settings: Settings, split: str) -> None:
         from zoo.data import datasets
 
-        with as_user_errors(datasets.DatasetError):
-            data = datasets.load(settings.dataset, split)
+        data = datasets.load(settings.dataset, split)
         self.labels = data.labels
         self.shape, self.num_classes = data.input_shape, data.num_classes
         self._pixels = data.images

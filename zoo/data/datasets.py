@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from zoo.errors import nearest
+from zoo.errors import UserError, nearest
 
 #: The set inside this package: 10,000 training and 2,000 test images of Fashion-MNIST.
 PACKAGED = "fashion_mnist_subset"
@@ -24,7 +24,7 @@ _NAME = re.compile(r"\w+([/:]\w[\w.*+-]*)*")
 Split = Literal["train", "test"]
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """A set cannot be had; the message says why and what to do."""
 
 

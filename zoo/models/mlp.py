@@ -3,6 +3,7 @@
 Source: Ioffe & Szegedy 2015, section 4.1.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,12 +66,8 @@ def mlp_sigmoid(
 
     Source: Ioffe & Szegedy 2015, section 4.1.
     """
-    units = (100, 100, 100)
-    return _build(input_shape, norm, head, name, units, "sigmoid", _small_gaussian)
-
-
-def _small_gaussian() -> keras.initializers.Initializer:
-    return keras.initializers.RandomNormal(stddev=0.1)
+    gaussian = functools.partial(keras.initializers.RandomNormal, stddev=0.1)
+    return _build(input_shape, norm, head, name, (100, 100, 100), "sigmoid", gaussian)
 
 
 def _build(

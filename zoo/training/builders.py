@@ -16,16 +16,6 @@ from zoo.models import registry
 Config = Mapping[str, Any]
 
 
-def load_dataset(name: str, split: str, data_dir: str | None) -> datasets.Dataset:
-    """Returns a split of a data set.
-
-    Raises:
-        UserError: When the data set is unknown or not prepared.
-    """
-    with as_user_errors(datasets.DatasetError):
-        return datasets.load(name, split, data_dir)
-
-
 def norm_options(config: Config) -> dict[str, Any]:
     """Returns the arguments of every normalization layer that a config asks for."""
     if config["norm"] == "none":

@@ -132,7 +132,7 @@ def evaluate_workdir(
     config = workdir.read_config(*_NEEDED)
     model = load_model(workdir)
     dataset = config["dataset"] if dataset is None else dataset
-    data = builders.load_dataset(dataset, split, data_dir or config["data_dir"])
+    data = datasets.load(dataset, split, data_dir or config["data_dir"])
     _check_fit(builders.classifier_of(model), data)
     batch_size = batch_size or config["eval_batch_size"]
     if statistics == "precise":
@@ -193,7 +193,7 @@ def _set_precise_statistics(
     verbose: Literal[0, 1],
 ) -> None:
     """Gives the model the statistics of the first images of the run's training split."""
-    data = builders.load_dataset(config["dataset"], "train", data_dir or config["data_dir"])
+    data = datasets.load(config["dataset"], "train", data_dir or config["data_dir"])
     if samples > len(data):
         raise UserError(
             f"--num_samples must be at most the {len(data)} images of {data.name}, {data.split}; "

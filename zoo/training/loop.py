@@ -12,7 +12,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from keras_renorm import statistics
-from zoo.data.datasets import Dataset
+from zoo.data import datasets
 from zoo.errors import UserError
 from zoo.training import builders, evaluation
 from zoo.training.cli import terminal
@@ -50,7 +50,7 @@ class Trainer:
         self._workers = workers
         self._dataset, test_set = workers.together(
             lambda: [
-                builders.load_dataset(config["dataset"], split, config["data_dir"])
+                datasets.load(config["dataset"], split, config["data_dir"])
                 for split in ("train", "test")
             ]
         )
@@ -61,7 +61,7 @@ class Trainer:
         self._state = State()
         self._statistics_frozen = False
 
-    def _build(self, test_set: Dataset) -> None:
+    def _build(self, test_set: datasets.Dataset) -> None:
         """Makes the model and what works on it, in the scope of the strategy."""
         config = self._config
         self._model = builders.build_model(config, self._dataset)
@@ -168,7 +168,7 @@ class Trainer:
         if not math.isfinite(told.objective):
             self._fail(float(told.objective))
         if told.stop:
-            stop.agree()
+            stop.agreed = True
         seconds = time.perf_counter() - begin
         self._state.window.add(float(told.loss), int(told.correct), len(labels), seconds)
         self._outputs.advance(self._state.step)

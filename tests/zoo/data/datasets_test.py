@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 import zoo.data.datasets
 from zoo.data.datasets import Dataset, DatasetError, load
+from zoo.errors import UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
 
@@ -130,11 +131,11 @@ def test_full_sets(name, shape, first_and_last):
     assert np.bincount(dataset.labels).min() >= 892  # MNIST has 892 fives.
 
 
-def store(directory, shape, dtype, splits, label):
+def store(directory, shape, dtype, splits, label, labels=(0, 1, 0, 1, 0)):
     """Prepares a set of five images a split, as TFDS does it."""
     features = {"image": tfds.features.Image(shape=shape, dtype=dtype), "label": label}
     images = np.arange(5 * 4 * 3).reshape(5, 4, 3, 1).astype(dtype)
-    examples = tf.data.Dataset.from_tensor_slices({"image": images, "label": np.arange(5) % 2})
+    examples = tf.data.Dataset.from_tensor_slices({"image": images, "label": np.array(labels)})
     tfds.dataset_builders.store_as_tfds_dataset(
         name="tiny",
         version="1.0.0",
@@ -195,6 +196,11 @@ def test_sets_of_another_kind_are_refused(tmp_path, shape, dtype, splits, label,
     store(tmp_path, shape, dtype, splits, label)
     with pytest.raises(DatasetError, match=message):
         load("tiny", "test", data_dir=str(tmp_path))
+
+
+def test_an_unknown_data_set_is_a_users_error():
+    with pytest.raises(UserError, match="Did you mean 'fashion_mnist_subset'"):
+        load("fashion_mnist_subsets", "train")
 
 
 @pytest.mark.parametrize(

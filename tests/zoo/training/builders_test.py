@@ -118,11 +118,6 @@ def test_minibatches_that_cannot_be_had_are_a_users_error(dataset, values, messa
         builders.build_sampler(config(**values), dataset.labels)
 
 
-def test_an_unknown_data_set_is_a_users_error():
-    with pytest.raises(UserError, match="Did you mean 'fashion_mnist_subset'"):
-        builders.load_dataset("fashion_mnist_subsets", "train", None)
-
-
 def test_logits_are_the_model_before_its_softmax(dataset):
     model = builders.build_model(config(), dataset)
     logits = builders.logits_of(model)

@@ -22,16 +22,12 @@ class StopRequest:
         with StopRequest() as stop:
             while not stop.agreed:
                 if do_a_step(stop.received is not None):
-                    stop.agree()
+                    stop.agreed = True
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.agreed = False
-
-    def agree(self) -> None:
-        """Notes that all workers know."""
-        self.agreed = True
 
     def __enter__(self) -> Self:
         """Starts noting signals."""
