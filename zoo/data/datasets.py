@@ -1,10 +1,12 @@
 """Image classification sets, whole and in memory."""
 
+import contextlib
 import dataclasses
 import importlib.resources
 import pathlib
 import re
 import typing
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -129,22 +131,33 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> Dataset:
     directory = None if data_dir is None else pathlib.Path(data_dir).expanduser()
     if directory is not None and not directory.is_dir():
         raise DatasetError(f"data_dir {str(directory)!r} is not a directory that can be read.")
-    stored, info = _open(name, directory)
-    _check_kind(name, split, info)
+    with _explained(name, directory) as tfds:
+        builder = tfds.builder(name, data_dir=directory)
+        info = builder.info
+    # Before the advice to prepare it, which can take hours.
+    _check_kind(name, info.features, tfds.features)
+    with _explained(name, directory):
+        stored = builder.as_dataset()
+    if split not in info.splits:
+        raise DatasetError(f"Dataset {name!r} has no split {split!r}, only {list(info.splits)}.")
     images, labels = _read(name, stored[split], info.splits[split].num_examples)
     classes = info.features["label"]
     class_names = tuple(classes.int2str(label) for label in range(classes.num_classes))
-    return Dataset(name, split, images, labels, class_names)
+    try:
+        return Dataset(name, split, images, labels, class_names)
+    except ValueError as error:
+        raise DatasetError(f"The {split!r} images of {name!r} cannot be used: {error}") from error
 
 
-def _open(name: str, directory: pathlib.Path | None) -> tuple[Any, Any]:
-    """Returns the `tf.data.Dataset` of each split, nothing of it read yet, and its description."""
+@contextlib.contextmanager
+def _explained(name: str, directory: pathlib.Path | None) -> Iterator[Any]:
+    """Yields TensorFlow Datasets, whose errors are turned into ones that say what to do."""
     try:
         import tensorflow_datasets as tfds
         from google.protobuf import json_format  # type: ignore[import-untyped]
 
         try:
-            return tfds.load(name, data_dir=directory, download=False, with_info=True)
+            yield tfds
         except tfds.core.DatasetNotFoundError as error:
             known = tfds.list_builders(with_community_datasets=False)
             raise DatasetError(_unknown(name, known)) from error
@@ -189,13 +202,11 @@ def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1] if str(error).strip() else "no message"
 
 
-def _check_kind(name: str, split: str, info: Any) -> None:
+def _check_kind(name: str, found: Any, kinds: Any) -> None:
     """Refuses what cannot become a `Dataset`, before any of it is read."""
-    import tensorflow_datasets as tfds
-
-    features = dict(info.features.items()) if hasattr(info.features, "items") else {}
+    features = dict(found.items()) if hasattr(found, "items") else {}
     image, label = features.get("image"), features.get("label")
-    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
+    if not (isinstance(image, kinds.Image) and isinstance(label, kinds.ClassLabel)):
         raise DatasetError(
             f"Dataset {name!r} is not an image classification set: its 'image' must be an Image "
             f"and its 'label' a ClassLabel, received {sorted(features)}."
@@ -205,8 +216,6 @@ def _check_kind(name: str, split: str, info: Any) -> None:
             f"The images of {name!r} must be uint8 and of one size, received "
             f"{np.dtype(image.np_dtype)} of shape {image.shape}."
         )
-    if split not in info.splits:
-        raise DatasetError(f"Dataset {name!r} has no split {split!r}, only {list(info.splits)}.")
 
 
 def _read(name: str, stored: Any, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -242,6 +242,29 @@ def test_a_set_that_is_not_prepared_is_not_downloaded(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "cats_vs_dogs",
+            r"of 'cats_vs_dogs' must be uint8 and of one size, received uint8 of shape",
+        ),
+        ("imdb_reviews", "Dataset 'imdb_reviews' is not an image classification set: "),
+    ],
+)
+def test_what_could_not_be_used_need_not_be_prepared(tmp_path, name, message):
+    with pytest.raises(DatasetError, match=re.escape(message)):
+        load(name, "train", data_dir=str(tmp_path))
+
+
+def test_images_without_labels_are_refused(tmp_path):
+    label = tfds.features.ClassLabel(names=["even", "odd"])
+    store(tmp_path, (4, 3, 1), np.uint8, ["train"], label, labels=[-1] * 5)
+    message = r"The 'train' images of 'tiny' cannot be used: `labels` must lie in \[0, 2\), .* -1"
+    with pytest.raises(DatasetError, match=message):
+        load("tiny", "train", data_dir=str(tmp_path))
+
+
 def test_a_version_that_is_not_there_is_named():
     with pytest.raises(DatasetError, match=r"Dataset 'mnist:9.9.9' cannot be had: .*9\.9\.9"):
         load("mnist:9.9.9", "train")
