@@ -1,6 +1,7 @@
 """The training program from outside: what it says and where it writes."""
 
 import shutil
+import zipfile
 
 import pytest
 
@@ -39,6 +40,29 @@ def test_a_finished_run_is_left_as_it_is(finished_run, run_program, tiny_argumen
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{workdir} holds this run, finished: there is nothing to do.\n")
     assert snapshot(workdir) == before
+
+
+@pytest.mark.parametrize("kept", [0, 1000, -1])
+def test_a_damaged_model_is_written_again(
+    finished_run, run_program, tiny_arguments, tmp_path, kept
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run[0], workdir)
+    whole = (workdir / "model.keras").read_bytes()
+    middle = bytes([whole[2000] ^ 1])
+    (workdir / "model.keras").write_bytes(
+        whole[:kept] if kept >= 0 else whole[:2000] + middle + whole[2001:]
+    )
+    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    warning = f"warning: {workdir / 'model.keras'} is damaged: it is written again.\n"
+    assert done.stdout.startswith(f"{warning}resuming from step 120\n")
+    with (
+        zipfile.ZipFile(finished_run[0] / "model.keras") as before,
+        zipfile.ZipFile(workdir / "model.keras") as after,
+    ):
+        assert after.read("config.json") == before.read("config.json")
+        assert after.testzip() is None
 
 
 def test_another_config_is_refused_with_the_keys_that_differ(

@@ -217,7 +217,7 @@ def load_model(workdir: Workdir) -> keras.Model:
     Raises:
         UserError: When the run is not finished or its model cannot be read.
     """
-    if not workdir.finished:
+    if not workdir.model.exists():
         raise UserError(
             f"{workdir.path} holds an unfinished run: it has no {workdir.model.name} yet. The "
             "zoo.train command that began it resumes it."
@@ -225,7 +225,7 @@ def load_model(workdir: Workdir) -> keras.Model:
     if workdir.model.is_dir():
         raise UserError(f"{workdir.model} is a folder, not a model.")
     # Of another file Keras says that it is not found.
-    if not zipfile.is_zipfile(workdir.model):
+    if not workdir.finished:
         raise UserError(f"{workdir.model} is damaged: it is not a whole .keras file.")
     try:
         return keras.saving.load_model(workdir.model, compile=False)

@@ -52,6 +52,8 @@ def _train(config: Mapping[str, Any], workdir: Workdir, cluster: Cluster, consol
         console.quiet |= not workers.is_chief
         if workers.chiefs(lambda: _finished(workdir, config)):
             return workers.chiefs(lambda: _nothing_to_do(workdir, console))
+        if workdir.model.exists() and workers.is_chief:
+            terminal.say(console, f"warning: {workdir.model} is damaged: it is written again.")
         # Everything that can be wrong with the config is found here, before anything is written.
         trainer = Trainer(config, workdir, console, workers)
         workers.chiefs(lambda: stack.enter_context(workdir.opened(config)))

@@ -7,6 +7,8 @@ import os
 import re
 import secrets
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,15 @@ def sync(path: Path) -> None:
 def sha256(path: Path) -> str:
     """Returns the hash of a file in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def is_whole_zip(path: Path) -> bool:
+    """Returns whether a file is a zip archive, as a .keras file is one, and undamaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zlib.error):
+        return False
 
 
 @contextlib.contextmanager

@@ -35,8 +35,8 @@ class Workdir:
 
     @property
     def finished(self) -> bool:
-        """Whether the run that this folder holds has reached its last step."""
-        return self.model.exists()
+        """Whether the run that this folder holds has reached its last step: its model is whole."""
+        return self.model.is_file() and files.is_whole_zip(self.model)
 
     def read_config(self, *needed: str) -> dict[str, Any]:
         """Returns the config of the run in this folder.
@@ -75,6 +75,11 @@ class Workdir:
         """
         if self.config.is_file():
             self._check_config(config)
+            if self.model.is_dir():
+                raise UserError(
+                    f"{self.model} is a folder, not a model: move it away, and the same command "
+                    "writes the model again."
+                )
         elif self.path.is_dir() and not self._is_new():
             raise UserError(
                 f"{self.path} is not empty and holds no run of zoo.train: nothing was written. "

@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import pytest
 
@@ -69,3 +70,14 @@ def test_only_unfinished_files_are_removed(tmp_path):
     (tmp_path / ".tmp-folder" / "part").touch()
     files.remove_temporary(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_zip_archive_is_whole_until_a_bit_of_it_changes(tmp_path):
+    path = tmp_path / "archive"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", "contents" * 10)
+    whole = path.read_bytes()
+    assert files.is_whole_zip(path)
+    for damaged in (b"", whole[:-10], whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]):
+        path.write_bytes(damaged)
+        assert not files.is_whole_zip(path)
