@@ -22,6 +22,8 @@ TINY = (
     "--config.warmup_steps=20",
     "--config.r_max_start_step=10",
     "--config.d_max_start_step=10",
+    "--config.r_max_end_step=1050",
+    "--config.d_max_end_step=750",
 )
 
 

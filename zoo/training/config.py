@@ -40,7 +40,6 @@ def check_key(key: str, where: str = "") -> None:
 def check_values(config: Mapping[str, Any]) -> None:
     """Raises a `UserError` when a value is not allowed, or does not go with another one."""
     for name, key in KEYS.items():
-        key.check_type(config[name], f"--config.{name}")
         key.check(config[name])
     for name in ("warmup_steps", "freeze_statistics_at_step"):
         if config[name] >= config["num_steps"]:

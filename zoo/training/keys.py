@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -50,12 +51,14 @@ class Key:
         default: Its value where a recipe has none of its own. None is a string that is not given.
         help: What it is, for `--help`.
         allowed: None where other code knows.
+        scaled: How a time that grows with num_steps is rounded; None for other keys.
     """
 
     name: str
     default: Any
     help: str = ""
     allowed: Allowed | None = None
+    scaled: Callable[[float], int] | None = None
 
     @property
     def kind(self) -> type:
@@ -98,7 +101,8 @@ class Key:
             )
 
     def check(self, value: Any) -> None:
-        """Raises a `UserError` when a value that passed `check_type` is not allowed."""
+        """Raises a `UserError` when a value has another type, or is not allowed."""
+        self.check_type(value, f"--config.{self.name}")
         if self.allowed and not self.allowed.holds(value):
             raise UserError(
                 f"--config.{self.name} must be {self.allowed.words}, received {value!r}."
@@ -116,13 +120,13 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
         Key("norm_epsilon", 1e-3, "", _ABOVE_0),
         Key("synchronized", False, "Whether a minibatch's moments are those of all replicas."),
         Key("virtual_batch_size", 0, "Images normalized together; 0: all.", _AT_LEAST_0),
-        Key("freeze_statistics_at_step", 0, "The moving ones, from here; 0: never.", _AT_LEAST_0),
+        Key("freeze_statistics_at_step", 0, "The moving ones; 0: never.", _AT_LEAST_0, math.floor),
         Key("r_max", 3.0, "The limit of r; 1, and d_max 0, is Batch Norm.", _AT_LEAST_1),
-        Key("r_max_start_step", 0, "From here the limit rises from 1 to r_max in a straight line."),
-        Key("r_max_end_step", 1000, "To here; with 0, and r_max_start_step 0, it is r_max always."),
+        Key("r_max_start_step", 0, "From here it rises from 1, in a line.", None, math.floor),
+        Key("r_max_end_step", 1000, "To here; 0 to 0: always r_max.", None, math.ceil),
         Key("d_max", 5.0, "The limit of d.", _AT_LEAST_0),
-        Key("d_max_start_step", 0, "From here the limit rises from 0 to d_max in a straight line."),
-        Key("d_max_end_step", 1000, "To here; with 0, and d_max_start_step 0, it is d_max always."),
+        Key("d_max_start_step", 0, "From here it rises from 0, in a line.", None, math.floor),
+        Key("d_max_end_step", 1000, "To here; 0 to 0: always d_max.", None, math.ceil),
         Key(
             "skip_init_value",
             "zero",
@@ -143,7 +147,7 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
         Key("num_steps", 1000, "", _AT_LEAST_1),
         Key("learning_rate", 0.1, "", _ABOVE_0),
         Key("learning_rate_schedule", "cosine", "Down to 0.", _one_of("cosine", "constant")),
-        Key("warmup_steps", 0, "The rate rises from zero over these, linearly.", _AT_LEAST_0),
+        Key("warmup_steps", 0, "The rate rises from 0 over these.", _AT_LEAST_0, math.floor),
         Key("sgd_momentum", 0.9, "", _BELOW_1),
         Key("auxiliary_weight", 0.4, "Of Inceptions' second loss; 0: without it.", _AT_LEAST_0),
         Key("weight_decay", 0.0, "L2: half of it times the kernels' squares.", _AT_LEAST_0),
@@ -160,7 +164,7 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
     ),
     (
         Key("log_every_steps", 50, "", _AT_LEAST_1),
-        Key("eval_every_steps", 500, "", _AT_LEAST_1),
+        Key("eval_every_steps", 500, "", _AT_LEAST_1, math.ceil),
         Key("eval_batch_size", 500, "", _AT_LEAST_1),
         Key("checkpoint_every_steps", 500, "", _AT_LEAST_1),
     ),

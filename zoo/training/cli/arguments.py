@@ -17,6 +17,8 @@ def parse_arguments(
 ) -> tuple[config_dict.ConfigDict, list[str]]:
     """Parses `--config=RECIPE`, `--config.KEY=VALUE` and every other absl flag.
 
+    The times of a recipe, such as that of its warm-up, scale with `num_steps`, but for those given.
+
     Args:
         argv: The program's name and its arguments; a `--flagfile` among them holds more.
         flag_values: Where the program's other flags are defined.
@@ -32,10 +34,12 @@ def parse_arguments(
     except flags.Error as error:
         raise UserError(f"{str(error).removeprefix('ERROR:: ')}.") from error
     recipe, argv = _split_recipe(argv)
-    config = load_recipe(recipe)
+    config, given = load_recipe(recipe), set()
+    recipe_steps = config.num_steps
     for argument in argv[1:]:
         if override := re.match(r"--?(?:no)?config\.([^=]*)", argument):
             check_key(override[1], f"{argument}: ")
+            given.add(override[1])
     config_flags.DEFINE_config_dict(
         "config",
         config,
@@ -44,8 +48,18 @@ def parse_arguments(
         sys_argv=argv,
     )
     rest = parse_flags(argv, config, flag_values)
+    if config.num_steps != recipe_steps:
+        _scale_times(config, recipe_steps, given)
     check_values(config)
     return config, rest
+
+
+def _scale_times(config: config_dict.ConfigDict, recipe_steps: int, given: set[str]) -> None:
+    """Scales the times of a recipe that are not given with the number of steps."""
+    KEYS["num_steps"].check(config.num_steps)
+    for name, key in KEYS.items():
+        if key.scaled and name not in given:
+            config[name] = key.scaled(config[name] * config.num_steps / recipe_steps)
 
 
 def _split_recipe(argv: list[str]) -> tuple[str, list[str]]:

@@ -15,6 +15,17 @@ def flag_values():
     return values
 
 
+# Those of resnet20 for 450 of its 8,000 steps.
+TIMES_OF_450 = {
+    "r_max_start_step": 22,
+    "r_max_end_step": 158,
+    "d_max_start_step": 22,
+    "d_max_end_step": 113,
+    "warmup_steps": 22,
+    "eval_every_steps": 29,
+}
+
+
 def parse(flag_values, *argv):
     return arguments.parse_arguments(["program", *argv], flag_values)
 
@@ -41,7 +52,28 @@ def test_the_quickstart_is_the_default(flag_values):
 def test_keys_are_overridden_wherever_they_stand(flag_values, argv):
     config, _ = parse(flag_values, *argv)
     expected = load_recipe("resnet20").to_dict()
-    assert config.to_dict() == expected | {"norm": "none", "num_steps": 450, "augment": False}
+    assert config.to_dict() == expected | TIMES_OF_450 | {
+        "norm": "none",
+        "num_steps": 450,
+        "augment": False,
+    }
+
+
+def test_times_that_are_given_do_not_scale_with_the_steps(flag_values):
+    config, _ = parse(flag_values, "--config=resnet20", "--config.num_steps=300")
+    assert (config.warmup_steps, config.r_max_start_step, config.r_max_end_step) == (15, 15, 105)
+    config, _ = parse(
+        flags.FlagValues(), "--config=resnet20", "--config.num_steps=300", "--config.warmup_steps=9"
+    )
+    assert (config.warmup_steps, config.checkpoint_every_steps) == (9, 500)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 16_000])
+@pytest.mark.parametrize("recipe", ["few_labels", "norm_batch", "resnet20"])
+def test_every_recipe_can_be_as_short_and_as_long_as_asked_for(recipe, num_steps):
+    config, _ = parse(flags.FlagValues(), f"--config={recipe}", f"--config.num_steps={num_steps}")
+    assert 0 <= config.r_max_start_step < config.r_max_end_step
+    assert 0 <= config.d_max_start_step < config.d_max_end_step <= max(1, num_steps)
 
 
 def test_a_whole_number_serves_as_a_number_and_data_dir_can_be_set(flag_values):
@@ -88,7 +120,10 @@ def test_a_mistake_is_answered_with_what_is_allowed(flag_values, argument, messa
 def test_flags_may_come_from_a_file(flag_values, tmp_path):
     (tmp_path / "flags").write_text("--config=resnet20\n# a remark\n--config.num_steps=450\n")
     config, _ = parse(flag_values, f"--flagfile={tmp_path / 'flags'}", "--config.seed=1")
-    assert config.to_dict() == load_recipe("resnet20").to_dict() | {"num_steps": 450, "seed": 1}
+    assert config.to_dict() == load_recipe("resnet20").to_dict() | TIMES_OF_450 | {
+        "num_steps": 450,
+        "seed": 1,
+    }
 
 
 @pytest.mark.parametrize(
