@@ -4,9 +4,9 @@ python -m zoo.train --workdir=DIR [--config=RECIPE] [--config.KEY=VALUE ...]
 
 RECIPE is a name in zoo/configs (few_labels, which is the default; norm_batch; resnet20) or the path
 of a Python file of your own. Every key of a recipe can be set, as in --config.norm=batch_norm; an
-unknown one is answered with the nearest, or with all. An interrupted run is resumed by the same
-command, bit for bit. --config.strategy=mirrored uses several devices, multi_worker several
-machines.
+unknown one is answered with the nearest, or with all. Times (warm-up, ramps, evaluations) scale
+with --config.num_steps unless they are given. An interrupted run is resumed by the same command,
+bit for bit. --config.strategy=mirrored uses several devices, multi_worker several machines.
 
 DIR gets config.json (every key and value), metrics.jsonl (one measurement a line), tensorboard/,
 checkpoints/ (the two newest) and, at the end, model.keras, which keras.saving.load_model reads

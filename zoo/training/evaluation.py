@@ -136,14 +136,8 @@ def evaluate_workdir(
     _check_fit(builders.classifier_of(model), data)
     batch_size = batch_size or config["eval_batch_size"]
     if statistics == "precise":
-        _set_precise_statistics(
-            model,
-            config,
-            data_dir,
-            batch_size,
-            num_samples,
-            verbose=1 if console.is_terminal else 0,
-        )
+        images = datasets.load(config["dataset"], "train", data_dir or config["data_dir"])
+        _set_precise_statistics(model, images, batch_size, num_samples, console)
     with contextlib.ExitStack() as stack:
         if statistics == "minibatch":
             stack.enter_context(as_user_errors(ValueError))
@@ -184,16 +178,9 @@ def _warn_of_last_batch(examples: int, batch_size: int, console: Console) -> Non
 
 
 def _set_precise_statistics(
-    model: keras.Model,
-    config: builders.Config,
-    data_dir: str | None,
-    batch_size: int,
-    samples: int,
-    *,
-    verbose: Literal[0, 1],
+    model: keras.Model, data: datasets.Dataset, batch_size: int, samples: int, console: Console
 ) -> None:
-    """Gives the model the statistics of the first images of the run's training split."""
-    data = datasets.load(config["dataset"], "train", data_dir or config["data_dir"])
+    """Gives the model the statistics of the first of the images."""
     if samples > len(data):
         raise UserError(
             f"--num_samples must be at most the {len(data)} images of {data.name}, {data.split}; "
@@ -202,6 +189,7 @@ def _set_precise_statistics(
     # With all images in one batch one sweep does, otherwise it takes one per normalization layer.
     one_batch = 3 * samples * _largest_activation(model) <= _ONE_SWEEP_BYTES
     batches = pipeline.evaluation_batches(data, samples if one_batch else batch_size)
+    verbose: Literal[0, 1] = 1 if console.is_terminal else 0
     with as_user_errors(ValueError):
         population.precise(model, batches, num_samples=samples, verbose=verbose)
 
@@ -246,23 +234,19 @@ def _check_fit(model: keras.Model, data: datasets.Dataset) -> None:
         )
 
 
-def _describe_statistics(report: Mapping[str, Any]) -> str:
-    """Returns which statistics the normalization layers used, in words."""
-    return {
-        "moving": "moving",
-        "precise": f"precise, of {report['num_samples']} training images",
-        "minibatch": "minibatch, of "
-        f"{min(report['batch_size'], report['num_examples'])} images at a time",
-    }[report["statistics"]]
-
-
 def _print_report(report: Mapping[str, Any], workdir: Workdir, console: Console) -> None:
     """Prints an evaluation as a table."""
+    at_a_time = min(report["batch_size"], report["num_examples"])
+    statistics = {
+        "moving": "moving",
+        "precise": f"precise, of {report['num_samples']} training images",
+        "minibatch": f"minibatch, of {at_a_time} images at a time",
+    }
     terminal.print_table(
         console,
         f"{report['model']} with norm={report['norm']} after {report['steps']} steps",
         [
-            ("statistics", _describe_statistics(report)),
+            ("statistics", statistics[report["statistics"]]),
             ("accuracy", f"{100 * report['accuracy']:.2f} %"),
             ("loss", f"{report['loss']:.4f}"),
             ("examples", f"{report['num_examples']} of {report['dataset']}, {report['split']}"),

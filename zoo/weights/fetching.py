@@ -71,16 +71,11 @@ def check(record: Record, file: io.BufferedReader, path: Path) -> None:
     if path.is_relative_to(PACKAGED_FILES):
         advice = "Install the package again."
     elif path.name == record.cache_name:
-        advice = (
-            f"It has changed on the disk: delete it, and it will be downloaded again{_of(record)}."
-        )
+        source = f" from {record.url}" if record.url else ""
+        advice = f"It has changed on the disk: delete it, and it will be downloaded again{source}."
     else:
         advice = "Put the published file there, or leave --zoo_url and ZOO_URL out."
     hashes.check(record, file, path, advice)
-
-
-def _of(record: Record) -> str:
-    return f" from {record.url}" if record.url else ""
 
 
 def locate(

@@ -89,10 +89,12 @@ def read_cluster(strategy: str) -> Cluster:
 def _parse(values: Any) -> Cluster:
     """Returns the cluster of a TF_CONFIG; every other exception than UserError means malformed."""
     jobs, task = values["cluster"], values["task"]
+    if wrong := [job for job in _JOBS if not isinstance(jobs.get(job, []), list)]:
+        raise ValueError(f"{wrong[0]} must be a list of addresses")
     addresses = {
         f"/job:{job}/task:{number}": _address(address)
         for job in _JOBS
-        for number, address in enumerate(_list(job, jobs.get(job, [])))
+        for number, address in enumerate(jobs.get(job, []))
     }
     if not addresses:
         raise ValueError("its cluster has no worker")
@@ -102,13 +104,6 @@ def _parse(values: Any) -> Cluster:
     if name not in addresses:
         raise ValueError(f"its cluster has no {name}, only {', '.join(addresses)}")
     return Cluster(addresses, list(addresses).index(name))
-
-
-def _list(job: str, addresses: Any) -> list[Any]:
-    """Returns the addresses of a job."""
-    if not isinstance(addresses, list):
-        raise ValueError(f"{job} must be a list of addresses")
-    return addresses
 
 
 def _address(text: Any) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import TypeAlias
 
 from rich import progress
 from rich.console import Console, RenderableType
@@ -11,16 +11,6 @@ from rich.text import Text
 
 from zoo.training.cli import terminal
 from zoo.training.records.metrics import Record
-
-
-class Display(Protocol):
-    """Shows how far a run has come."""
-
-    def advance(self, step: int) -> None:
-        """Shows that `step` steps are done."""
-
-    def show(self, record: Record) -> None:
-        """Shows a record."""
 
 
 class _DescribedProgress(progress.Progress):
@@ -92,6 +82,10 @@ class _LineDisplay:
 def _describe(record: Record) -> str:
     """Returns loss and accuracy of a record in words."""
     return f"loss {record.loss:.4f}, accuracy {100 * record.accuracy:.2f} %"
+
+
+#: What `advance`s to a step and `show`s a record.
+Display: TypeAlias = _BarDisplay | _LineDisplay
 
 
 @contextlib.contextmanager
