@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_renorm import ops
-from keras_renorm.layers.masks import attached_mask
+from keras_renorm.keras_internals import attached_mask
 from keras_renorm.typing import Tensor
 
 

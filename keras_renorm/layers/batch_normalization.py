@@ -1,13 +1,16 @@
 """Batch Normalization."""
 
-import inspect
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from keras_renorm import ops
-from keras_renorm.ops import arguments
+from keras_renorm.layers import configuration
+from keras_renorm.layers.limits import Limits
+from keras_renorm.layers.statistics_in_use import StatisticsInUse, uses_batch_at_inference
+from keras_renorm.ops import arguments, backends
 from keras_renorm.typing import Tensor
 
 
@@ -92,6 +95,17 @@ class BatchNormalization(keras.layers.Layer):
 
     # Whether the moving statistics average the deviation and not the variance.
     _by_stddev = False
+    # The axes before that of the channels, of gamma and beta and of the statistics.
+    _parameter_rows: tuple[int, ...] = ()
+    _statistic_rows: tuple[int, ...] = ()
+    _arguments: tuple[str, ...] = (
+        *("axis", "momentum", "epsilon", "virtual_batch_size"),
+        *("center", "scale", "synchronized", "frozen_statistics"),
+        *("beta_initializer", "gamma_initializer"),
+        *("moving_mean_initializer", "moving_variance_initializer"),
+        *("beta_regularizer", "gamma_regularizer", "beta_constraint", "gamma_constraint"),
+        "activation",
+    )
 
     def __init__(
         self,
@@ -123,10 +137,11 @@ class BatchNormalization(keras.layers.Layer):
                 "layer of its own: write keras_renorm.layers.BatchRenormalization("
                 f"renorm_clipping={renorm_clipping or {}!r}), or give it r_max and d_max."
             )
-        if synchronized and keras.backend.backend() not in ("tensorflow", "jax"):
+        backend = backends.current()
+        if synchronized and not backend.synchronizes:
             raise ValueError(
                 "`synchronized=True` needs the TensorFlow or JAX backend, received it with "
-                f"{keras.backend.backend()!r}."
+                f"{backend.name!r}."
             )
         super().__init__(**kwargs)
         self.axis = arguments.axis(axis)
@@ -151,6 +166,20 @@ class BatchNormalization(keras.layers.Layer):
         self.supports_masking = True
         self.gamma: Any = None
         self.beta: Any = None
+        self._limits = Limits()
+
+    @property
+    def statistics_in_use(self) -> StatisticsInUse:
+        """Which statistics the layer uses, here and now.
+
+        One of "batch", "moving", "frozen", "batch_at_inference". It follows from `trainable`,
+        `frozen_statistics` and `keras_renorm.statistics.batch_statistics`.
+        """
+        if uses_batch_at_inference(self):
+            return "batch_at_inference"
+        if not self.trainable:
+            return "moving"
+        return "frozen" if self.frozen_statistics else "batch"
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates gamma, beta, moving_mean and moving_variance, in that order.
@@ -168,44 +197,32 @@ class BatchNormalization(keras.layers.Layer):
         arguments.virtual_batch_size(
             self.virtual_batch_size, axis=axis, synchronized=self.synchronized
         )
-        if input_shape[axis] is None:
+        channels = input_shape[axis]
+        if channels is None:
             raise ValueError(
                 f"The size of the inputs' axis {self.axis}, the channels, must be known to create "
                 f"the weights; received inputs of shape {tuple(input_shape)}."
             )
-        shape = (input_shape[axis],)
         if self.scale:
-            self.gamma = self._add_parameter("gamma", shape)
+            self.gamma = self._add_parameter("gamma", channels)
         if self.center:
-            self.beta = self._add_parameter("beta", shape)
-        self.moving_mean = self._add_statistic("moving_mean", shape)
-        self.moving_variance = self._add_statistic("moving_variance", shape)
-        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={axis: shape[0]})
+            self.beta = self._add_parameter("beta", channels)
+        self.moving_mean = self._add_statistic("moving_mean", (channels,))
+        self.moving_variance = self._add_statistic("moving_variance", (channels,))
+        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={axis: channels})
         # `call` would build it, but a symbolic call does not run that, and weights may come first.
         if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
             self.activation.build(input_shape)
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
         """Normalises `inputs`; see the class."""
-        inputs = self._with_known_channels(keras.ops.convert_to_tensor(inputs))
-        if mask is not None:
-            mask = keras.ops.convert_to_tensor(mask)
-        self._check_call(inputs, mask)
-        if self._uses_minibatch(training):
-            return self._normalize_minibatch(inputs, mask)
-        relu = self.activation is keras.activations.relu
-        outputs = ops.inference_step(
-            inputs,
-            *self._moving_statistics(),
-            gamma=self.gamma,
-            beta=self.beta,
-            epsilon=self.epsilon,
-            axis=self.axis,
-            mask=of_positions(mask) if training else None,
-            relu=relu,
-            portable=not training,  # a frozen layer in training stands among those that train
+        return self._normalized(
+            *self._prepared(inputs, mask),
+            training,
+            functools.partial(ops.training_step, virtual_batch_size=self.virtual_batch_size),
+            # A frozen layer in training stands among those that train.
+            functools.partial(ops.inference_step, portable=not training),
         )
-        return outputs if relu else self.activation(outputs)
 
     def compute_output_spec(
         self, inputs: Any, training: bool | None = None, mask: Any = None
@@ -214,9 +231,17 @@ class BatchNormalization(keras.layers.Layer):
         self._check_call(inputs, mask)
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
 
-    def _uses_minibatch(self, training: bool | None) -> bool:
-        """Whether to normalise with the moments of the minibatch, and to learn from them."""
-        return bool(training and self.trainable and not self.frozen_statistics)
+    def _prepared(self, inputs: Any, mask: Any) -> tuple[Tensor, Tensor | None]:
+        """Both as tensors, checked, and with the number of channels where a graph lost it."""
+        inputs = keras.ops.convert_to_tensor(inputs)
+        axis = arguments.axis(self.axis, len(inputs.shape))
+        if inputs.shape[axis] is None:
+            shape = list(keras.ops.shape(inputs))
+            shape[axis] = self.moving_mean.shape[-1]
+            inputs = keras.ops.reshape(inputs, shape)
+        mask = None if mask is None else keras.ops.convert_to_tensor(mask)
+        self._check_call(inputs, mask)
+        return inputs, mask
 
     def _check_call(self, inputs: Any, mask: Any) -> None:
         """Raises for inputs or a mask that a call does not take."""
@@ -224,15 +249,6 @@ class BatchNormalization(keras.layers.Layer):
         arguments.axis(self.axis, len(inputs.shape))
         if mask is not None:
             arguments.mask_shape(mask.shape, inputs.shape, layer=True)
-
-    def _with_known_channels(self, inputs: Tensor) -> Tensor:
-        """`inputs` with the number of channels in its static shape, where a graph lost it."""
-        axis = arguments.axis(self.axis, len(inputs.shape))
-        if inputs.shape[axis] is not None:
-            return inputs
-        shape = list(keras.ops.shape(inputs))
-        shape[axis] = self.moving_mean.shape[0]
-        return keras.ops.reshape(inputs, shape)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The inputs' shape.
@@ -248,47 +264,51 @@ class BatchNormalization(keras.layers.Layer):
 
         Of a subclass with a constructor of its own all of them: its defaults may be hidden in it.
         """
-        defaults = _defaults(type(self))
-        config = super().get_config()
-        for name, serialize in self._serializers().items():
-            value = serialize(getattr(self, name))
-            if name not in defaults or value != serialize(defaults[name]):
-                config[name] = value
-        return config
+        return super().get_config() | configuration.own_arguments(self, self._arguments)
 
-    def _serializers(self) -> dict[str, Callable[[Any], Any]]:
-        """For each argument, what turns its value into the form that a configuration holds."""
-        flags = ("center", "scale", "synchronized", "frozen_statistics")
-        plain = ("axis", "momentum", "epsilon", "virtual_batch_size", *flags)
-        vectors = ("beta", "gamma", "moving_mean", "moving_variance")
-        return (
-            dict.fromkeys(plain, lambda value: value)
-            | dict.fromkeys((f"{name}_initializer" for name in vectors), _initializer)
-            | dict.fromkeys(("beta_regularizer", "gamma_regularizer"), _regularizer)
-            | dict.fromkeys(("beta_constraint", "gamma_constraint"), _constraint)
-            | {"activation": _activation}
-        )
+    def _normalized(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None,
+        training: bool | None,
+        training_step: Callable[..., tuple[Tensor, ops.Moving]],
+        inference_step: Callable[..., Tensor],
+    ) -> Tensor:
+        """The output; in training, updates the moving statistics.
 
-    def _normalize_minibatch(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        """The training output; updates the moving statistics."""
+        Args:
+            inputs: Inputs of `_prepared`.
+            mask: The mask of `_prepared`.
+            training: As in `call`.
+            training_step: `ops.training_step`, or one of its kind.
+            inference_step: `ops.inference_step`, or one of its kind.
+        """
         relu = self.activation is keras.activations.relu
-        outputs, moving = ops.training_step(
-            inputs,
-            self.moving_mean,
-            self.moving_variance,
-            self.gamma,
-            self.beta,
-            momentum=self.momentum,
-            by_stddev=self._by_stddev,
-            epsilon=self.epsilon,
-            axis=self.axis,
-            mask=of_positions(mask),
-            relu=relu,
-            synchronized=self.synchronized,
-            virtual_batch_size=self.virtual_batch_size,
-            **self._limits(),
-        )
-        self._update(moving)
+        options: dict[str, Any] = {"epsilon": self.epsilon, "axis": self.axis, "relu": relu}
+        options["mask"] = None if mask is None else keras.ops.expand_dims(mask, -1)
+        used = self.statistics_in_use
+        learns = training and used == "batch"
+        if learns or used == "batch_at_inference":
+            outputs, moving = training_step(
+                inputs,
+                self.moving_mean,
+                self.moving_variance,
+                self.gamma,
+                self.beta,
+                momentum=self.momentum,
+                by_stddev=self._by_stddev,
+                synchronized=self.synchronized,
+                **(self._limits.of_this_step(arguments.wide(inputs.dtype)) if learns else {}),
+                **options,
+            )
+        else:
+            options["mask"] = options["mask"] if training else None
+            statistics = self._moving_statistics()
+            outputs = inference_step(inputs, *statistics, self.gamma, self.beta, **options)
+        if learns:
+            self.moving_mean.assign(moving.mean)
+            self.moving_variance.assign(moving.variance)
+            self._limits.advance(moving.updated)
         return outputs if relu else self.activation(outputs)
 
     def _moving_statistics(self) -> tuple[Tensor, Tensor]:
@@ -299,40 +319,17 @@ class BatchNormalization(keras.layers.Layer):
         mean, variance = replicas.average(self.moving_mean, self.moving_variance)
         return mean, variance
 
-    def _limits(self) -> dict[str, Tensor]:
-        """Limits of the corrections, for `ops.batch_renormalization`. None here: plain BN."""
-        return {}
-
-    def _update(self, found: Any) -> None:
-        """One step of the moving statistics: to an `ops.Moving`, or by a minibatch's `Moments`."""
-        moving = self._moved(found)
-        self.moving_mean.assign(moving.mean)
-        self.moving_variance.assign(moving.variance)
-
-    def _moved(self, found: Any) -> ops.Moving:
-        """`found`, if it is an `ops.Moving`; or the statistics after a step by these `Moments`."""
-        if isinstance(found, ops.Moving):
-            return found
-        return ops.update_moving(
-            self.moving_mean,
-            self.moving_variance,
-            found,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-            by_stddev=self._by_stddev,
-        )
-
-    def _add_parameter(self, name: str, shape: tuple[int | None]) -> Any:
+    def _add_parameter(self, name: str, channels: int) -> Any:
         return self.add_weight(
             name=name,
-            shape=shape,
+            shape=(*self._parameter_rows, channels),
             initializer=getattr(self, f"{name}_initializer"),
             regularizer=getattr(self, f"{name}_regularizer"),
             constraint=getattr(self, f"{name}_constraint"),
             autocast=False,
         )
 
-    def _add_statistic(self, name: str, shape: tuple[int | None, ...], **options: Any) -> Any:
+    def _add_statistic(self, name: str, shape: tuple[int, ...], **options: Any) -> Any:
         """A weight that training updates without gradient: each replica updates its own.
 
         What one reads outside the replicas, and saves, is their mean; if synchronized they are
@@ -348,44 +345,9 @@ class BatchNormalization(keras.layers.Layer):
         }
         return keras.Variable(
             **(defaults | options),
-            shape=shape,
+            shape=(*self._statistic_rows, *shape),
             trainable=False,
             autocast=False,
             synchronization="on_read",
             name=name,
         )
-
-
-def of_positions(mask: Tensor | None) -> Tensor | None:
-    """A layer's mask, which lacks the inputs' last dimension, to broadcast against them."""
-    return None if mask is None else keras.ops.expand_dims(mask, -1)
-
-
-def _defaults(layer: type) -> dict[str, Any]:
-    """Defaults of a class's constructor, with those that it passes on to its bases."""
-    own = next(base for base in layer.__mro__ if "__init__" in vars(base))
-    if not own.__module__.startswith("keras_renorm."):
-        return {}
-    return {
-        name: parameter.default
-        for base in reversed(layer.__mro__)
-        if issubclass(base, BatchNormalization)
-        for name, parameter in inspect.signature(base.__init__).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-
-
-def _initializer(value: Any) -> Any:
-    return keras.initializers.serialize(keras.initializers.get(value))
-
-
-def _regularizer(value: Any) -> Any:
-    return keras.regularizers.serialize(keras.regularizers.get(value))
-
-
-def _constraint(value: Any) -> Any:
-    return keras.constraints.serialize(keras.constraints.get(value))
-
-
-def _activation(value: Any) -> Any:
-    return keras.activations.serialize(keras.activations.get(value))

@@ -1,30 +1,18 @@
 """Batch Renormalization."""
 
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_renorm import schedules
+from keras_renorm.keras_internals import own_weight_count
+from keras_renorm.layers import limits
 from keras_renorm.layers.batch_normalization import BatchNormalization
+from keras_renorm.layers.limits import Limits, RenormLimits
 from keras_renorm.ops import arguments
-from keras_renorm.ops.arguments import LEAST
 from keras_renorm.schedules import Schedule
-from keras_renorm.typing import Tensor
-
-
-class RenormLimits(NamedTuple):
-    """The limits that a layer is using.
-
-    Attributes:
-        r_max: r lies in [1 / r_max, r_max].
-        d_max: d lies in [-d_max, d_max].
-    """
-
-    r_max: float
-    d_max: float
 
 
 @keras.saving.register_keras_serializable("keras_renorm")
@@ -137,17 +125,46 @@ class BatchRenormalization(BatchNormalization):
                     "Give either `renorm_clipping` or `r_max` and `d_max`, received "
                     f"renorm_clipping={renorm_clipping!r}, r_max={r_max!r}, d_max={d_max!r}."
                 )
-            r_max, d_max = _limits_of_clipping(renorm_clipping)
-        self.r_max = schedules.get("r_max", r_max, low=LEAST["r_max"])
-        self.d_max = schedules.get("d_max", d_max, low=LEAST["d_max"])
+            r_max, d_max = limits.of_clipping(renorm_clipping)
+        self._limits = Limits(r_max, d_max)
         self.update_count: Any = None
+
+    @property
+    def r_max(self) -> float | Schedule:
+        """The limit of r; assigned, it holds in calls that are not compiled yet."""
+        return self._limits.values["r_max"]
+
+    @r_max.setter
+    def r_max(self, value: float | Schedule) -> None:
+        self._assign_limit("r_max", value)
+
+    @property
+    def d_max(self) -> float | Schedule:
+        """The limit of d; as `r_max`."""
+        return self._limits.values["d_max"]
+
+    @d_max.setter
+    def d_max(self, value: float | Schedule) -> None:
+        self._assign_limit("d_max", value)
+
+    def _assign_limit(self, name: str, value: float | Schedule) -> None:
+        new = Limits(**self._limits.values | {name: value})
+        if new.scheduled and self.built and self.update_count is None:
+            raise ValueError(
+                f"`{name}` of the layer {self.name!r} must be a number, received {value!r}. The "
+                "layer was built with numbers, so it counts no updates and a schedule would stand "
+                f"still. Make a layer with it, {type(self).__name__}({name}=...), build it, and "
+                "hand the weights over: `new.set_weights(old.get_weights())`."
+            )
+        new.count = self.update_count
+        self._limits = new
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the weights of `BatchNormalization`, then `update_count` for a schedule."""
         super().build(input_shape)
-        if isinstance(self.r_max, Schedule) or isinstance(self.d_max, Schedule):
+        if self._limits.scheduled:
             # Of integers TensorFlow forms no mean; each replica counts what its own statistics saw.
-            self.update_count = self._add_statistic(
+            self.update_count = self._limits.count = self._add_statistic(
                 "update_count",
                 (),
                 initializer="zeros",
@@ -163,14 +180,7 @@ class BatchRenormalization(BatchNormalization):
         synchronized layer counts the same everywhere. Of any other each replica counts for
         itself, as it keeps its own moving statistics; read here and saved is replica 0's count.
         """
-        limits = self._limits()
-        return RenormLimits(**{name: self._number(name, limits[name]) for name in LEAST})
-
-    def _number(self, name: str, value: Any) -> float:
-        """A limit as the step takes it, where a tensor below the least value counts as that."""
-        if arguments.is_number(value):
-            return arguments.real(name, value, low=LEAST[name])
-        return float(np.maximum(LEAST[name], keras.ops.convert_to_numpy(value)))  # NaN stays NaN
+        return self._limits.numbers()
 
     def set_weights(self, weights: list[Any]) -> None:
         """Sets the weights from arrays, with or without a counter at their end.
@@ -179,7 +189,7 @@ class BatchRenormalization(BatchNormalization):
             weights: Arrays in the order of `weights`. Without a counter, as those of a batch norm,
                 `update_count` stays as it is; a layer with fixed limits leaves one out.
         """
-        inner = len(self.weights) - self._own_count()
+        inner = len(self.weights) - own_weight_count(self)
         cut = max(len(weights) - inner, 0)  # the activation's come last, if it is a layer
         super().set_weights([*self._with_own_counter(list(weights[:cut])), *weights[cut:]])
 
@@ -190,7 +200,7 @@ class BatchRenormalization(BatchNormalization):
             ValueError: If the file holds nothing for this layer. Keras finds a layer's weights in a
                 file by the name of its class, and so not those of a batch norm.
         """
-        if self._own_count() and not store.keys():  # one that is not built has none
+        if own_weight_count(self) and not store.keys():  # one that is not built has none
             raise ValueError(
                 f"The file holds no weights for the BatchRenormalization layer {self.name!r}. "
                 "Keras files weights under the class of their layer: load the file into a model "
@@ -200,60 +210,16 @@ class BatchRenormalization(BatchNormalization):
         values = self._with_own_counter([store[str(i)] for i in range(len(store.keys()))])
         super().load_own_variables({str(i): value for i, value in enumerate(values)})
 
-    def _own_count(self) -> int:
-        """How many weights are the layer's own, and not those of an activation that is a layer."""
-        return len(self._trainable_variables) + len(self._non_trainable_variables)
-
     def _with_own_counter(self, values: list[Any]) -> list[Any]:
         """The layer's own `values`, with its counter put in or another's left out."""
-        vectors = self._own_count() - (self.update_count is not None)
+        vectors = own_weight_count(self) - (self.update_count is not None)
         if self.update_count is not None and len(values) == vectors:
             return [*values, keras.ops.convert_to_numpy(self.update_count)]
-        if self.update_count is None and len(values) == vectors + 1 and values[-1].shape == ():
-            return values[:-1]
+        if self.update_count is None and len(values) == vectors + 1:
+            return values[:-1] if np.shape(values[-1]) == self._statistic_rows else values
         return values
 
     def get_config(self) -> dict[str, Any]:
         """As that of `BatchNormalization`, and the limits in any case: they are the layer."""
-        limits = {"r_max": self.r_max, "d_max": self.d_max}
-        return super().get_config() | {k: schedules.serialize(v) for k, v in limits.items()}
-
-    def _limits(self) -> dict[str, Tensor]:
-        # Before it is built the layer has seen no update. A cast reads the variable, once for both.
-        count = keras.ops.cast(0 if self.update_count is None else self.update_count, "int")
-        limits = {"r_max": self.r_max, "d_max": self.d_max}
-        return {
-            name: limit(count) if isinstance(limit, Schedule) else limit
-            for name, limit in limits.items()
-        }
-
-    def _update(self, found: Any) -> None:
-        moving = self._moved(found)
-        super()._update(moving)
-        if self.update_count is not None:
-            self.update_count.assign_add(keras.ops.cast(moving.updated, self.update_count.dtype))
-
-
-def _limits_of_clipping(clipping: Mapping[str, float]) -> tuple[float, float]:
-    """r_max and d_max of a `renorm_clipping`."""
-    allowed = ("rmax", "rmin", "dmax")
-    if not isinstance(clipping, Mapping):
-        raise TypeError(
-            "`renorm_clipping` must be a dictionary such as {'rmax': 3.0, 'dmax': 5.0}, received "
-            f"{clipping!r} of type {type(clipping).__name__}."
-        )
-    unknown = [key for key in clipping if key not in allowed]
-    if unknown:
-        raise ValueError(
-            f"`renorm_clipping` has unknown keys {unknown}, received {dict(clipping)!r}. Allowed "
-            f"are {list(allowed)}."
-        )
-    r_max = arguments.real("rmax", clipping.get("rmax", math.inf), low=1)
-    d_max = arguments.real("dmax", clipping.get("dmax", math.inf), low=0)
-    r_min = arguments.real("rmin", clipping.get("rmin", 1 / r_max), low=0, high=1)
-    if not math.isclose(r_min, 1 / r_max, rel_tol=1e-3):
-        raise ValueError(
-            f"`rmin` must be 1 / rmax = {1 / r_max:g}, the paper's lower limit of r; received "
-            f"renorm_clipping={dict(clipping)!r}. Leave rmin out."
-        )
-    return r_max, d_max
+        limits = {k: schedules.serialize(v) for k, v in self._limits.values.items()}
+        return super().get_config() | limits

@@ -4,17 +4,18 @@ from typing import Any
 
 import keras
 
-from keras_renorm import ops
-from keras_renorm.layers.batch_renormalization import BatchRenormalization, RenormLimits
+from keras_renorm.keras_internals import attached_mask
+from keras_renorm.layers.batch_renormalization import BatchRenormalization
 from keras_renorm.layers.domain_batch_normalization import DomainBatchNormalization
-from keras_renorm.ops import arguments
-from keras_renorm.ops.arguments import limit
-from keras_renorm.schedules import Schedule
+from keras_renorm.layers.domains import Domains, without_ghosts
+from keras_renorm.layers.limits import RenormLimits
+from keras_renorm.ops.domains import Kind
 from keras_renorm.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_renorm")
-class DomainBatchRenormalization(DomainBatchNormalization, BatchRenormalization):
+@DomainBatchNormalization.register
+class DomainBatchRenormalization(BatchRenormalization):
     """Batch Renormalization with the moments and statistics of each example's own domain.
 
     ```
@@ -61,6 +62,59 @@ class DomainBatchRenormalization(DomainBatchNormalization, BatchRenormalization)
     Source: Ioffe 2017, Algorithm 1; Wu & Johnson 2021, section 5.
     """
 
+    _arguments = (*BatchRenormalization._arguments, *Domains.ARGUMENTS)
+
+    def __init__(
+        self,
+        num_domains: int,
+        *,
+        batch_statistics: Kind = "domain",
+        population_statistics: Kind = "domain",
+        affine: Kind = "shared",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**without_ghosts(kwargs))
+        self._domains = Domains(num_domains, batch_statistics, population_statistics, affine)
+        self._domains.describe(self)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the weights of `BatchRenormalization`, in its order.
+
+        Args:
+            input_shape: The inputs' shape.
+
+        Raises:
+            ValueError: If the inputs have no axis `axis`, it is the examples' own, or its size is
+                not known.
+        """
+        self._domains.check_axis(self.axis, input_shape)
+        super().build(input_shape)
+
+    def call(
+        self,
+        inputs: Tensor,
+        training: bool | None = None,
+        mask: Tensor | None = None,
+        domain: Any = None,
+    ) -> Any:
+        """Normalises `inputs`; see the class."""
+        # Keras hands a mask over itself only where there is no other tensor.
+        mask = attached_mask(inputs) if mask is None else mask
+        inputs, mask = self._prepared(inputs, mask)
+        steps = self._domains.steps(domain, inputs, self.name)
+        return self._normalized(inputs, mask, training, *steps)
+
+    def compute_output_spec(
+        self,
+        inputs: Any,
+        training: bool | None = None,
+        mask: Any = None,
+        domain: Any = None,
+    ) -> keras.KerasTensor:
+        """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
+        self._domains.ids(domain, inputs, self.name)
+        return super().compute_output_spec(inputs, training, mask)
+
     def current_limits(self, domain: int | None = None) -> RenormLimits:
         """The limits of a domain's next minibatch, as numbers; see `BatchRenormalization`.
 
@@ -70,52 +124,12 @@ class DomainBatchRenormalization(DomainBatchNormalization, BatchRenormalization)
         Raises:
             ValueError: If `domain` is not one, or is needed and missing.
         """
-        values = self._limits()
-        limits = [self._limits_of(k, values) for k in range(self.num_domains)]
+        limits = [self._limits.numbers(k) for k in range(self._domains.num_domains)]
         if domain is not None:
-            return limits[int(self._ids(domain, keras.KerasTensor((1, 1))))]
+            return limits[int(self._domains.ids(domain, keras.KerasTensor((1, 1)), self.name))]
         if len(set(limits)) > 1:
             raise ValueError(
                 f"The limits of the layer {self.name!r} differ between its domains, received "
                 f"domain=None. Write `layer.current_limits(k)` for those of domain k."
             )
         return limits[0]
-
-    def _limits_of(self, domain: int, limits: dict[str, Tensor]) -> RenormLimits:
-        return RenormLimits(
-            **{
-                name: self._number(
-                    name, value[domain] if len(getattr(value, "shape", ())) else value
-                )
-                for name, value in limits.items()
-            }
-        )
-
-    def _limits(self) -> dict[str, Tensor]:
-        """The limits; of schedules `[D]`, where each domain counts for itself."""
-        if not self._counts_by_domain():
-            return super()._limits()
-        counts = keras.ops.unstack(keras.ops.convert_to_tensor(self.update_count), self.num_domains)
-        dtype = arguments.wide(self.compute_dtype)
-        return {
-            name: keras.ops.stack([limit(name, value(count), dtype) for count in counts])
-            if isinstance(value, Schedule)
-            else value
-            for name, value in {"r_max": self.r_max, "d_max": self.d_max}.items()
-        }
-
-    def _update(self, batch: ops.Moments) -> None:
-        super()._update(batch)
-        if self._counts_by_domain():
-            # It has counted one for all, if any domain had an update.
-            updated = keras.ops.any(ops.has_update(batch), axis=1)
-            without = keras.ops.logical_and(keras.ops.any(updated), keras.ops.logical_not(updated))
-            self.update_count.assign_sub(keras.ops.cast(without, self.update_count.dtype))
-
-    def _counts_by_domain(self) -> bool:
-        return self.update_count is not None and len(self.update_count.shape) == 1
-
-    def _with_own_counter(self, values: list[Any]) -> list[Any]:
-        if self.update_count is None and len(values) == self._own_count() + 1:
-            return values[:-1]
-        return super()._with_own_counter(values)

@@ -15,9 +15,10 @@ from keras_renorm.ops import arguments
 from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.ops.maths.masks import without_masked_gradients
 from keras_renorm.ops.maths.moments import Moments, moments
+from keras_renorm.ops.maths.moving import Moving, has_update, update_moving
 from keras_renorm.ops.maths.sums import at_least, channel_shape
 from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
-from keras_renorm.ops.renorm import inference_step
+from keras_renorm.ops.renorm import inference_step as _inference_step
 from keras_renorm.typing import Tensor
 
 Kind = Literal["shared", "domain"]
@@ -53,17 +54,21 @@ class Parameters(NamedTuple):
         return Parameters(*(_row(v, domain) if _has_rows(name, v) else v for name, v in rows))
 
 
-def normalize(
+def inference_step(
     x: Tensor,
-    domain: int | Tensor,
-    parameters: Parameters,
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
     *,
+    domain: int | Tensor,
     num_domains: int,
     epsilon: float,
     axis: int,
     mask: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
-    """Normalises each example with the population statistics of its domain. For inference.
+    """Normalises each example with the population statistics of its domain.
 
     ```
     y_i = gamma_k * (x_i - mean_k) / sqrt(variance_k + epsilon) + beta_k        k = domain_i
@@ -71,27 +76,73 @@ def normalize(
 
     Args:
         x: Tensor `[B, ..., C, ...]`, floating point.
+        moving_mean: `[D, C]` or `[C]`, a constant for the gradient.
+        moving_variance: `[D, C]` or `[C]`, a constant for the gradient.
+        gamma: Optional scale `[D, C]` or `[C]`; None is 1.
+        beta: Optional offset `[D, C]` or `[C]`; None is 0.
         domain: See the module.
-        parameters: Statistics, gamma and beta; the limits are not used.
         num_domains: D.
         epsilon: Added to the variances.
         axis: The axis of the channels, not 0.
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`; of positions where
             it is False nothing reaches a gradient.
+        relu: Whether to take the positive part.
 
     Returns:
         The output, in the dtype and shape of `x`. One pass over `x`; two with a mask.
     """
+    parameters = Parameters(moving_mean, moving_variance, gamma, beta)
     if parameters.by_domain and not _is_scalar(domain):
         axis %= len(x.shape)
 
         def output(x: Tensor) -> Tensor:
             return _normalize_examples(x, domain, parameters, num_domains, epsilon, axis)
 
-        return without_masked_gradients(mask, output, x)
-    own = parameters.of(domain)
-    y = inference_step(x, *own[:4], epsilon=epsilon, axis=axis, mask=mask)
-    return y if isinstance(domain, int) else y + _blot(domain, num_domains, y)
+        y = without_masked_gradients(mask, output, x)
+    else:
+        own = parameters.of(domain)
+        y = _inference_step(x, *own[:4], epsilon=epsilon, axis=axis, mask=mask)
+        y = y if isinstance(domain, int) else y + _blot(domain, num_domains, y)
+    return keras.ops.relu(y) if relu else y
+
+
+def training_step(
+    x: Tensor,
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    *,
+    momentum: float,
+    by_stddev: bool = False,
+    r_max: float | Tensor = 1.0,
+    d_max: float | Tensor = 0.0,
+    **options: Any,
+) -> tuple[Tensor, Moving]:
+    """`batch_renormalization` and the update of the population statistics that follows it.
+
+    Args:
+        x: Tensor `[B, ..., C, ...]`, floating point.
+        moving_mean: `[D, C]` or `[C]`, before this step's update.
+        moving_variance: `[D, C]` or `[C]`, before this step's update.
+        gamma: Optional scale `[D, C]` or `[C]`; None is 1.
+        beta: Optional offset `[D, C]` or `[C]`; None is 0.
+        momentum: As in `ops.training_step`.
+        by_stddev: As in `ops.training_step`.
+        r_max: Number, scalar tensor or `[D]`.
+        d_max: Number, scalar tensor or `[D]`.
+        **options: The other arguments of `batch_renormalization`, by name.
+
+    Returns:
+        `(y, moving)`, as `ops.training_step`. Where population statistics are kept by domain
+        `moving.updated` is `[D]`: whether each domain had an update.
+    """
+    parameters = Parameters(moving_mean, moving_variance, gamma, beta, r_max, d_max)
+    y, batch = batch_renormalization(x, parameters=parameters, **options)
+    average = {"momentum": momentum, "by_stddev": by_stddev, "epsilon": options["epsilon"]}
+    moving = update_moving(moving_mean, moving_variance, batch, **average)
+    updated = keras.ops.any(has_update(batch), axis=-1)
+    return y, moving._replace(updated=keras.ops.cast(updated, moving.mean.dtype))
 
 
 def batch_renormalization(
@@ -186,7 +237,7 @@ def _of_each_domain(
     """A masked call for each domain, from which its examples are taken."""
     valid = _both(mask, _by_example(_among(domain, num_domains), x))
     rows = _has_rows("mean", parameters.mean)
-    y, found = keras.ops.full_like(x, float("nan")), []
+    y, found = keras.ops.zeros_like(x) + _blot(domain, num_domains, x), []
     for k in range(num_domains):
         own = _by_example(domain == k, x)
         mine = _both(mask, own)
@@ -301,5 +352,6 @@ def _both(mask: Tensor | None, other: Tensor) -> Tensor:
 
 def _blot(domain: Tensor, num_domains: int, y: Tensor) -> Tensor:
     """What to add to `y`, or to its offset: NaN where the id is out of range, else 0."""
-    blot = keras.ops.where(_among(domain, num_domains), 0.0, float("nan"))
+    # A root, as a NaN among the graph's constants is an error to TensorFlow's search for NaNs.
+    blot = keras.ops.sqrt(keras.ops.cast(_among(domain, num_domains), "float32") - 1)
     return _by_example(keras.ops.cast(blot, y.dtype), y)

@@ -1,34 +1,29 @@
 """Population statistics in training: FrozenBN."""
 
-from typing import Any
-
 import keras
 
 from keras_renorm.layers import BatchNormalization
-from keras_renorm.statistics import hooks, norms
-from keras_renorm.typing import Tensor
+from keras_renorm.statistics import hooks, keras_calls, norms
 
 
-class _FrozenCall:
-    """The call of a Keras batch norm, always at inference."""
-
-    def __init__(self, layer: Any) -> None:
-        self._layer = layer
-
-    def __call__(
-        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        return type(self._layer).call(self._layer, inputs, training=False, mask=mask)
-
-
-def is_frozen(layer: keras.layers.Layer) -> bool:
-    """Whether `freeze` holds for a batch norm.
+def is_frozen(model: keras.layers.Layer) -> bool:
+    """Whether `freeze` holds for every batch norm of a model; False where there is none.
 
     Args:
-        layer: A batch norm, of this package or of Keras.
+        model: A model or layer, of this package or of Keras.
+
+    Raises:
+        TypeError: If `model` is not a Keras model or layer.
     """
-    return bool(getattr(layer, "frozen_statistics", False)) or isinstance(
-        vars(layer).get("call"), _FrozenCall
+    try:
+        found = norms.find(model)
+    except ValueError:  # there is none
+        return False
+    return all(
+        layer.frozen_statistics
+        if isinstance(layer, BatchNormalization)
+        else (call := keras_calls.found(layer)) is not None and call.frozen
+        for layer in found
     )
 
 
@@ -96,10 +91,9 @@ def _set_frozen(model: keras.layers.Layer, frozen: bool, affine_trainable: bool 
     for layer in found:
         if isinstance(layer, BatchNormalization):
             layer.frozen_statistics = frozen
-        elif frozen:
-            vars(layer)["call"] = _FrozenCall(layer)
-        elif is_frozen(layer):
-            del vars(layer)["call"]
+        else:
+            keras_calls.installed(layer).frozen = frozen
+            keras_calls.release(layer)
         if layer.trainable and affine_trainable is not None:
             for parameter in (layer.gamma, layer.beta):
                 if parameter is not None:

@@ -1,6 +1,7 @@
 """Methods replaced on single layers for a while, and compiled functions that forget them."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -52,20 +53,47 @@ def seeds_kept(model: keras.layers.Layer) -> Iterator[Callable[[int], None]]:
         skip_draws(0)
 
 
+class _FunctionOfThread:
+    """A compiled function of a model: one for the thread that made this, another for the rest."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self._model, self._name = model, name
+        self._thread: int | None = threading.get_ident()
+        self._functions = {True: None, False: getattr(model, name)}
+        setattr(model, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        own = threading.get_ident() == self._thread
+        if self._functions[own] is None:
+            getattr(self._model, f"make_{self._name}")(force=True)
+            self._functions[own] = getattr(self._model, self._name)
+            setattr(self._model, self._name, self)
+        return self._functions[own](*args, **kwargs)
+
+    def close(self) -> None:
+        """Leaves the function of the rest; below one that another thread put upon it, as this."""
+        self._thread = None
+        now = getattr(self._model, self._name)
+        if not isinstance(now, _FunctionOfThread):  # made anew meanwhile, with whatever held then
+            setattr(self._model, self._name, None)
+        elif now is self:
+            setattr(self._model, self._name, self._functions[False])
+
+
 @contextlib.contextmanager
 def fresh_functions(model: keras.layers.Layer) -> Iterator[None]:
     """In the context, `fit`, `evaluate` and `predict` trace anew; then the old functions are back.
 
-    A function that was traced before has the layers' methods of that time built in.
+    A function that was traced before has the layers' state of that time built in. Other threads
+    have the old functions all the time.
     """
-    kept = [(part, name, getattr(part, name)) for part in _models(model) for name in _FUNCTIONS]
+    fresh: list[_FunctionOfThread] = []
     try:
-        for part, name, _ in kept:
-            setattr(part, name, None)
+        fresh += [_FunctionOfThread(part, name) for part in _models(model) for name in _FUNCTIONS]
         yield
     finally:
-        for part, name, function in kept:
-            setattr(part, name, function)
+        for function in reversed(fresh):
+            function.close()
 
 
 def retrace_training(model: keras.layers.Layer) -> None:

@@ -1,17 +1,17 @@
 """Minibatch statistics at inference."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from keras_renorm import ops
 from keras_renorm.layers import BatchNormalization
-from keras_renorm.statistics import hooks, norms
-from keras_renorm.typing import Tensor
+from keras_renorm.layers.statistics_in_use import batch_at_inference
+from keras_renorm.statistics import hooks, keras_calls, norms
 
-_Hook = tuple[Any, str, Callable[..., Any]]
+_lock = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -30,7 +30,9 @@ def batch_statistics(model: keras.layers.Layer) -> Iterator[None]:
 
     It holds for `model(x)`, `model.predict` and `model.evaluate`, for frozen layers
     (`trainable=False` or `freeze`), for models in the model and for Keras's own batch norms. It
-    does not hold in a `tf.function` of your own that was traced before.
+    does not hold in a `tf.function` of your own that was traced before, nor in other threads, which
+    may use the model at the same time. (Only where several replicas of a `tf.distribute` strategy
+    run does it hold in every thread.)
 
     Args:
         model: A model or layer that holds batch norms.
@@ -49,36 +51,17 @@ def batch_statistics(model: keras.layers.Layer) -> Iterator[None]:
         yield
 
 
-def uses_minibatch(layers: list[Any]) -> contextlib.AbstractContextManager[None]:
-    """The context in which `layers` use the moments of the minibatch, and update nothing."""
-    return hooks.replaced(hook for layer in layers for hook in _minibatch_hooks(layer))
-
-
-def _minibatch_hooks(layer: Any) -> list[_Hook]:
-    if not isinstance(layer, BatchNormalization):
-        return [(layer, "call", _keras_minibatch_call(layer))]
-    return [
-        (layer, "_uses_minibatch", lambda training: True),
-        (layer, "_limits", dict),
-        (layer, "_update", lambda *args, **kwargs: None),
-    ]
-
-
-def _keras_minibatch_call(layer: Any) -> Callable[..., Any]:
-    """The call of a Keras batch norm with plain minibatch moments, whatever its `renorm` is."""
-
-    def call(inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        outputs, _ = ops.batch_renormalization(
-            inputs,
-            layer.moving_mean,
-            layer.moving_variance,
-            layer.gamma,
-            layer.beta,
-            epsilon=layer.epsilon,
-            axis=layer.axis,
-            mask=None if mask is None else keras.ops.expand_dims(mask, -1),
-            synchronized=layer.synchronized,
-        )
-        return outputs
-
-    return call
+@contextlib.contextmanager
+def uses_minibatch(layers: list[Any]) -> Iterator[None]:
+    """In the context, `layers` use the moments of the minibatch, and update nothing."""
+    theirs = [layer for layer in layers if not isinstance(layer, BatchNormalization)]
+    try:
+        with batch_at_inference(layers):
+            with _lock:
+                for layer in theirs:
+                    keras_calls.installed(layer)
+            yield
+    finally:
+        with _lock:
+            for layer in theirs:
+                keras_calls.release(layer)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_renorm import ops
-from keras_renorm.layers.masks import attached_mask
+from keras_renorm.keras_internals import attached_mask
 from keras_renorm.statistics import batches, norms
 from keras_renorm.typing import Tensor
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_renorm import ops
 from keras_renorm.ops import domains, reference
 
 EPSILON = 1e-12
@@ -9,16 +10,50 @@ OPTIONS = {"num_domains": 2, "epsilon": EPSILON, "axis": -1}
 
 
 def test_inference_by_hand():
-    parameters = domains.Parameters([[1.0], [10.0]], [[4.0], [25.0]], [2.0], [[0.0], [1.0]])
-    parameters = domains.Parameters(
-        *(p if isinstance(p, float) else np.array(p) for p in parameters)
-    )
-    y = domains.normalize(
-        np.array([[5.0], [20.0], [1.0]]), tf.constant([0, 1, 1]), parameters, **OPTIONS
-    )
+    vectors = [[1.0], [10.0]], [[4.0], [25.0]], [2.0], [[0.0], [1.0]]
+    vectors = [np.array(vector) for vector in vectors]
+    x, ids = np.array([[5.0], [20.0], [1.0]]), tf.constant([0, 1, 1])
+    y = domains.inference_step(x, *vectors, domain=ids, **OPTIONS)
     np.testing.assert_allclose(y, [[4.0], [5.0], [-2.6]], rtol=1e-6)
-    y = domains.normalize(np.array([[5.0], [20.0]]), 1, parameters, **OPTIONS)
+    y = domains.inference_step(x[:2], *vectors, domain=1, **OPTIONS)
     np.testing.assert_allclose(y, [[-1.0], [5.0]], rtol=1e-6)
+    y = domains.inference_step(x[:2], *vectors, domain=1, relu=True, **OPTIONS)
+    np.testing.assert_allclose(y, [[0.0], [5.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("by_stddev", [False, True])
+@pytest.mark.parametrize("rows", [(3,), ()], ids=["domain", "shared"])
+def test_a_training_step_is_the_step_and_then_the_update(rng, rows, by_stddev):
+    mean, variance = rng.normal(size=(*rows, 4)), rng.uniform(0.5, 2.0, (*rows, 4))
+    x, ids = rng.normal(size=(5, 4)), tf.constant([0, 2, 2, 0, 2])
+    options = OPTIONS | {"num_domains": 3, "batch_statistics": "domain"}
+    limits = {"r_max": 3.0, "d_max": 5.0}
+    parameters = domains.Parameters(mean, variance, **limits)
+    y, batch = domains.batch_renormalization(x, ids, parameters, **options)
+    average = {"momentum": 0.9, "by_stddev": by_stddev}
+    desired = ops.update_moving(mean, variance, batch, epsilon=EPSILON, **average)
+    found, moving = domains.training_step(
+        x, mean, variance, domain=ids, **limits, **average, **options
+    )
+    np.testing.assert_array_equal(found, y)
+    np.testing.assert_array_equal(moving.mean, desired.mean)
+    np.testing.assert_array_equal(moving.variance, desired.variance)
+    np.testing.assert_array_equal(moving.updated, [1, 0, 1] if rows else 1)
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2], [0, 1, -1]])
+@pytest.mark.parametrize("rows", [(2,), ()], ids=["domain", "shared"])
+def test_ids_out_of_range_give_nan_and_update_nothing(rng, rows, ids):
+    statistics = np.zeros((*rows, 4)), np.ones((*rows, 4))
+    x, ids = rng.normal(size=(3, 4)), tf.constant(ids)
+    options = OPTIONS | {"batch_statistics": "domain", "momentum": 0.0}
+    y, moving = domains.training_step(x, *statistics, domain=ids, **options)
+    inference = domains.inference_step(x, *statistics, domain=ids, **OPTIONS)
+    for outputs in (y, inference):
+        np.testing.assert_array_equal(np.isnan(outputs).all(1), [False, False, True])
+        assert np.isfinite(outputs[:2]).all()
+    desired = x[:2] if rows else x[:2].mean(0)
+    np.testing.assert_allclose(moving.mean, desired)
 
 
 def test_moments_that_were_used_are_pooled_by_positions():

@@ -84,7 +84,8 @@ def test_functions_are_traced_anew_inside_and_the_old_ones_are_back(x):
     kept = [[getattr(part, name) for name in FUNCTIONS] for part in (model, inner)]
     expected = model.predict(x, verbose=0)
     with hooks.fresh_functions(model):
-        assert [getattr(p, name) for p in (model, inner) for name in FUNCTIONS] == [None] * 6
+        inside = [[getattr(part, name) for name in FUNCTIONS] for part in (model, inner)]
+        assert not any(one in kept[0] + kept[1] for one in inside[0] + inside[1])
         hook = model.layers[1], "call", lambda inputs, **_: 0 * inputs
         with hooks.replaced([hook]):
             np.testing.assert_array_equal(model.predict(x, verbose=0), np.zeros((4, 3)))

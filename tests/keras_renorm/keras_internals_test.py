@@ -2,9 +2,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm.layers.masks import _Reader, attached_mask
+from keras_renorm import layers
+from keras_renorm.keras_internals import _Reader, attached_mask, own_weight_count
 
-# Inside compiled functions, and under JAX: domain_backend_checks.py.
+# The mask inside compiled functions, and under JAX: layers/domain_backend_checks.py.
 
 
 class Both(keras.layers.Layer):
@@ -38,3 +39,10 @@ def test_keras_tells_a_reader_the_same(dtype):
         reader(x)
         (found,) = reader.found
         assert found is attached_mask(x)
+
+
+def test_own_weights_are_those_of_no_layer_inside():
+    layer = layers.BatchNormalization(activation=keras.layers.PReLU())
+    layer.build((None, 3))
+    assert len(layer.weights) == 5
+    assert own_weight_count(layer) == 4

@@ -1,0 +1,48 @@
+"""Configurations that hold what differs from the defaults, so that other versions load them."""
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+_KINDS = {
+    "initializer": keras.initializers,
+    "regularizer": keras.regularizers,
+    "constraint": keras.constraints,
+    "activation": keras.activations,
+}
+"""What serialises the argument, by the end of its name. Any other argument stays as it is."""
+
+
+def own_arguments(layer: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The named attributes, serialised, that differ from the constructor's defaults.
+
+    A subclass with a constructor of its own has all of them: its defaults may be hidden in it.
+    """
+    defaults = _defaults(type(layer))
+    values = {name: _serialized(name, getattr(layer, name)) for name in names}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in defaults or value != _serialized(name, defaults[name])
+    }
+
+
+def _serialized(name: str, value: Any) -> Any:
+    kind = _KINDS.get(name.rpartition("_")[2])
+    return value if kind is None else kind.serialize(kind.get(value))
+
+
+def _defaults(layer: type) -> dict[str, Any]:
+    """Defaults of a class's constructor, with those that it passes on to its bases."""
+    own = next(base for base in layer.__mro__ if "__init__" in vars(base))
+    if not own.__module__.startswith("keras_renorm."):
+        return {}
+    return {
+        name: parameter.default
+        for base in reversed(layer.__mro__)
+        if base.__module__.startswith("keras_renorm.") and "__init__" in vars(base)
+        for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }

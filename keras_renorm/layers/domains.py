@@ -1,0 +1,166 @@
+"""The domains of a layer: how many, what is kept by domain, and the ids of a call."""
+
+import functools
+import typing
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from keras_renorm import ops
+from keras_renorm.ops import arguments, backends, domains
+from keras_renorm.ops.domains import Kind
+from keras_renorm.typing import Tensor
+
+
+class Domains:
+    """What a layer with domains knows of them.
+
+    Args:
+        num_domains: As in `DomainBatchNormalization`, as are all the following.
+        batch_statistics: "domain" or "shared".
+        population_statistics: "domain" or "shared".
+        affine: "domain" or "shared".
+    """
+
+    ARGUMENTS: ClassVar = ("num_domains", "batch_statistics", "population_statistics", "affine")
+
+    def __init__(
+        self, num_domains: int, batch_statistics: Kind, population_statistics: Kind, affine: Kind
+    ) -> None:
+        self.num_domains = _count(num_domains)
+        self.batch_statistics = _kind("batch_statistics", batch_statistics)
+        self.population_statistics = _kind("population_statistics", population_statistics)
+        self.affine = _kind("affine", affine)
+
+    def describe(self, layer: Any) -> None:
+        """Gives a layer the arguments as attributes, and the axes before its channels."""
+        for name in self.ARGUMENTS:
+            setattr(layer, name, getattr(self, name))
+        layer._parameter_rows = (self.num_domains,) if self.affine == "domain" else ()
+        by_domain = self.population_statistics == "domain"
+        layer._statistic_rows = (self.num_domains,) if by_domain else ()
+        if self.batch_statistics != self.population_statistics:
+            warnings.warn(
+                f"{type(layer).__name__} with batch_statistics={self.batch_statistics!r} and "
+                f"population_statistics={self.population_statistics!r} breaks a rule: SGD and "
+                "population statistics must be of the same kind (Wu & Johnson 2021, section 5), or "
+                "inference normalises otherwise than training did. Set both to 'domain', or both "
+                "to 'shared'.",
+                stacklevel=3,
+            )
+
+    def check_axis(self, axis: int, shape: Sequence[int | None]) -> None:
+        """Raises if the channels of inputs of a shape lie on the examples' own axis."""
+        if arguments.axis(axis, len(shape)) == 0:
+            raise ValueError(
+                f"`axis` must not be that of the examples, 0, received axis={axis} for inputs "
+                f"of shape {tuple(shape)}: a domain is one of examples, not of channels."
+            )
+
+    def steps(
+        self, domain: Any, inputs: Tensor, name: str
+    ) -> tuple[Callable[..., tuple[Tensor, ops.Moving]], Callable[..., Tensor]]:
+        """Steps of training and of inference like those of `ops`, for the domains of a call.
+
+        Args:
+            domain: The call's ids.
+            inputs: The call's inputs.
+            name: The layer's name, for messages.
+        """
+        known = {"domain": self.ids(domain, inputs, name), "num_domains": self.num_domains}
+        return (
+            functools.partial(
+                domains.training_step, batch_statistics=self.batch_statistics, **known
+            ),
+            functools.partial(domains.inference_step, **known),
+        )
+
+    def ids(self, domain: Any, inputs: Any, name: str) -> Any:
+        """`domain` as an int or a tensor of a signed integer type, checked as far as known."""
+        if domain is None:
+            raise ValueError(self._missing(name))
+        if isinstance(domain, keras.KerasTensor):
+            self._check_ids(domain.shape, domain.dtype, inputs.shape)
+            return domain
+        if not isinstance(domain, int | np.integer):
+            domain = keras.ops.convert_to_tensor(domain)
+            self._check_ids(domain.shape, domain.dtype, inputs.shape)
+            # Of uint64 and a signed type Keras makes a float.
+            wanted = keras.backend.result_type(domain.dtype, "int32")
+            domain = keras.ops.cast(domain, wanted if "int" in wanted else "int64")
+        elif isinstance(domain, bool):
+            self._check_ids((), "bool", inputs.shape)
+        known = _known(domain)
+        if known is None:
+            return domain
+        wrong = [k for k in known if not 0 <= k < self.num_domains]
+        if wrong:
+            raise ValueError(
+                f"`domain` must hold ids in [0, {self.num_domains - 1}], for num_domains="
+                f"{self.num_domains}; received {', '.join(map(str, wrong[:5]))}."
+            )
+        return domain if len(getattr(domain, "shape", ())) else known[0]
+
+    def _check_ids(self, shape: Any, dtype: Any, inputs: Any) -> None:
+        """Raises unless ids of this shape and dtype fit inputs of a shape."""
+        dtype = keras.backend.standardize_dtype(dtype)
+        if "int" not in dtype:
+            raise TypeError(
+                f"`domain` must hold integers, received dtype {dtype}. In a functional model "
+                "write keras.Input((), dtype='int32')."
+            )
+        shape = tuple(shape)
+        if len(shape) > 1 or (shape and None not in (shape[0], inputs[0]) and shape != inputs[:1]):
+            raise ValueError(
+                "`domain` must be one id, or one id per example, of shape "
+                f"({inputs[0]},); received shape {shape} for inputs of shape {tuple(inputs)}. In "
+                "a functional model write keras.Input((), dtype='int32'), with no 1 in it."
+            )
+
+    def _missing(self, name: str) -> str:
+        return (
+            f"The layer {name!r} needs the domain of the examples: write `layer(inputs, "
+            f"domain=ids)`, with ids in [0, {self.num_domains - 1}], an integer or one per example "
+            "(shape (B,)). In a functional model make it an input: "
+            "`ids = keras.Input((), dtype='int32')`. A Sequential model cannot hand it over; write "
+            "a functional one."
+        )
+
+
+def without_ghosts(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a layer with domains, if ghost batches are not among them."""
+    if options.get("virtual_batch_size") is not None:
+        raise ValueError(
+            "`virtual_batch_size` is not for layers with domains, received virtual_batch_size="
+            f"{options['virtual_batch_size']!r}. Leave it out: the examples of each domain are "
+            "the batches here."
+        )
+    return options
+
+
+def _known(domain: Any) -> list[int] | None:
+    """The ids, each once, or None for a tensor of a graph or of a function that is being traced."""
+    if isinstance(domain, int | np.integer):
+        return [int(domain)]
+    if backends.current().is_traced(domain):
+        return None
+    return [int(k) for k in np.unique(keras.ops.convert_to_numpy(domain))]
+
+
+def _count(value: Any) -> int:
+    """`num_domains` as an int, if it is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            f"`num_domains` must be an integer, received {value!r} of type {type(value).__name__}."
+        )
+    return int(arguments.real("num_domains", value, low=1))
+
+
+def _kind(name: str, value: Any) -> Kind:
+    """`value`, if it is a kind of statistics."""
+    if value not in typing.get_args(Kind):
+        raise ValueError(f"`{name}` must be 'shared' or 'domain', received {name}={value!r}.")
+    return typing.cast(Kind, value)
