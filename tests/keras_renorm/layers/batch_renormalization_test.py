@@ -438,3 +438,72 @@ def test_a_tensor_below_the_least_limit_counts_as_that_and_is_shown_so():
         layer = layers.BatchRenormalization(r_max=Line(slope), d_max=Line(slope))
         layer(np.ones((4, 3), "f4"), training=True)
         np.testing.assert_array_equal(layer.current_limits(), shown)
+
+
+RENORMS = {
+    "plain": layers.BatchRenormalization,
+    "domains": lambda **options: layers.DomainBatchRenormalization(2, **options),
+}
+every_renorm = pytest.mark.parametrize("make", RENORMS.values(), ids=RENORMS)
+
+
+def call_of(layer, x):
+    options = {} if not hasattr(layer, "num_domains") else {"domain": [0, 1] * (len(x) // 2)}
+    return layer(x, training=True, **options)
+
+
+@every_renorm
+def test_numbers_assigned_after_building_take_effect(rng, make):
+    x = rng.normal(5.0, 2.0, (8, 3)).astype("f4")
+    changed, made = make(r_max=1.0, d_max=0.0), make(r_max=3.0, d_max=5.0)
+    for layer in (changed, made):
+        layer.build(x.shape)
+    changed.r_max, changed.d_max = 3, 5.0
+    assert changed.current_limits() == made.current_limits() == (3.0, 5.0)
+    np.testing.assert_array_equal(call_of(changed, x), call_of(made, x))
+    assert changed.get_config() == made.get_config() | {"name": changed.name}
+    with pytest.raises(ValueError, match=r"`r_max` must be at least 1, received r_max=0\.5"):
+        changed.r_max = 0.5
+    assert changed.r_max == 3.0
+
+
+@every_renorm
+def test_a_schedule_assigned_where_nothing_counts_is_refused(rng, make):
+    ramp = schedules.LinearRamp(1.0, 3.0, start_step=1, end_step=3)
+    layer = make(r_max=1.0, d_max=0.0, name="norm")
+    layer.d_max = 1.0
+    layer.build((None, 3))
+    for value in (ramp, schedules.serialize(ramp)):
+        with pytest.raises(ValueError, match=r"`r_max` of the layer .norm. must be a number.*Make"):
+            layer.r_max = value
+    assert layer.r_max == 1.0
+
+
+@every_renorm
+def test_a_schedule_assigned_where_updates_are_counted_takes_effect(rng, make):
+    ramp = schedules.LinearRamp(0.0, 2.0, start_step=1, end_step=3)
+    layer = make(r_max=1.0, d_max=0.0)
+    layer.r_max = schedules.PAPER_R_MAX  # before it is built
+    x = rng.normal(5.0, 2.0, (8, 3)).astype("f4")
+    call_of(layer, x)
+    layer.d_max = ramp
+    call_of(layer, x)
+    assert layer.current_limits() == (1.0, 1.0)
+    layer.r_max, layer.d_max = 2.0, 3.0  # fixed from now on
+    call_of(layer, x)
+    assert layer.current_limits() == (2.0, 3.0)
+    np.testing.assert_array_equal(np.unique(layer.update_count), [3])
+
+
+@every_renorm
+def test_no_limit_is_no_infinity_in_the_graph(rng, make):
+    layer = make(r_max=float("inf"), d_max=float("inf"))
+    x = rng.normal(5.0, 2.0, (8, 3)).astype("f4")
+    layer.build(x.shape)
+    assert layer.current_limits() == (float("inf"), float("inf"))
+    tf.debugging.enable_check_numerics()
+    try:
+        y = tf.function(lambda x: call_of(layer, x), autograph=False)(x)
+    finally:
+        tf.debugging.disable_check_numerics()
+    np.testing.assert_allclose(y, x / np.sqrt(1.001), rtol=1e-4)

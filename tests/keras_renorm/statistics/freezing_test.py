@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_renorm import layers
-from keras_renorm.statistics import freeze, unfreeze
+from keras_renorm.statistics import freeze, is_frozen, unfreeze
 
 NORMS = {
     "bn": layers.BatchNormalization,
@@ -158,3 +158,23 @@ def test_needs_weights_for_gamma_and_beta():
     assert model.layers[0].frozen_statistics
     with pytest.raises(ValueError, match="holds no batch norm"):
         unfreeze(keras.Sequential([keras.layers.Dense(1)]))
+
+
+@every_norm
+def test_a_model_is_frozen_if_all_its_norms_are(norm):
+    first, second = norm(), norm()
+    model = keras.Sequential([keras.Input((4,)), first, keras.Sequential([second])])
+    assert not is_frozen(model)
+    freeze(first)
+    assert is_frozen(first)
+    assert not is_frozen(model)
+    freeze(model)
+    assert is_frozen(model)
+    unfreeze(model)
+    assert not any(map(is_frozen, (first, second, model)))
+
+
+def test_without_norms_nothing_is_frozen_and_what_is_no_layer_is_refused():
+    assert not is_frozen(keras.layers.Dense(1))
+    with pytest.raises(TypeError, match="`model` must be a Keras model or layer, received 'x'"):
+        is_frozen("x")

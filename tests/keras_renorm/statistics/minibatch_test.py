@@ -1,3 +1,7 @@
+import concurrent.futures
+import functools
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -110,3 +114,49 @@ def test_models_without_norms_are_refused():
         batch_statistics(keras.Sequential([keras.layers.Dense(2)], name="plain")),
     ):
         pass
+
+
+def in_another_thread(function):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+@pytest.mark.parametrize("compiled_before", [False, True])
+@every_norm
+def test_other_threads_infer_as_ever(norm, x, compiled_before):
+    model = model_of(norm)
+    x = x[:8]
+    call, infer = numpy(model(x)), functools.partial(model.predict, x, batch_size=8, verbose=0)
+    if compiled_before:
+        infer()
+    with batch_statistics(model):
+        np.testing.assert_allclose(in_another_thread(lambda: numpy(model(x))), call, rtol=1e-6)
+        np.testing.assert_allclose(in_another_thread(infer), call, rtol=1e-6)
+        np.testing.assert_allclose(infer(), normalized(x), atol=1e-5)
+        np.testing.assert_allclose(in_another_thread(infer), call, rtol=1e-6)
+    np.testing.assert_allclose(infer(), call, rtol=1e-6)
+
+
+@every_norm
+def test_contexts_of_two_threads_end_in_any_order(norm, x):
+    model = model_of(norm)
+    x = x[:8]
+    own = [sorted(vars(layer)) for layer in model._flatten_layers()]
+    call, infer = numpy(model(x)), functools.partial(model.predict, x, batch_size=8, verbose=0)
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with batch_statistics(model):
+            entered.set()
+            leave.wait(60)
+            return infer()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with batch_statistics(model):
+            other = pool.submit(hold)
+            entered.wait(60)
+        np.testing.assert_allclose(infer(), call, rtol=1e-6)
+        leave.set()
+        np.testing.assert_allclose(other.result(), normalized(x), atol=1e-5)
+    np.testing.assert_allclose(infer(), call, rtol=1e-6)
+    assert [sorted(vars(layer)) for layer in model._flatten_layers()] == own

@@ -1,0 +1,54 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm.layers.statistics_in_use import batch_at_inference
+from keras_renorm.statistics import keras_calls
+
+
+@pytest.fixture
+def layer():
+    layer = keras.layers.BatchNormalization()
+    layer.build((None, 3))
+    return layer
+
+
+def test_it_comes_once_and_goes_without_a_trace(layer):
+    before = sorted(vars(layer))
+    call = keras_calls.installed(layer)
+    assert keras_calls.installed(layer) is keras_calls.found(layer) is call
+    call.frozen = True
+    keras_calls.release(layer)
+    assert keras_calls.found(layer) is call
+    call.frozen = False
+    with batch_at_inference([layer]):
+        keras_calls.release(layer)
+        assert keras_calls.found(layer) is call
+    keras_calls.release(layer)
+    keras_calls.release(layer)
+    assert sorted(vars(layer)) == before
+    assert keras_calls.found(layer) is None
+
+
+def test_the_output_of_each_state(layer, rng):
+    x = rng.normal(5.0, 2.0, (8, 3)).astype("f4")
+    inference = layer(x)
+    call = keras_calls.installed(layer)
+    np.testing.assert_array_equal(layer(x), inference)
+    call.frozen = True
+    np.testing.assert_array_equal(layer(x, training=True), inference)
+    with batch_at_inference([layer]):
+        np.testing.assert_allclose(np.mean(layer(x), 0), np.zeros(3), atol=1e-5)
+    call.frozen = False
+    np.testing.assert_allclose(np.mean(layer(x, training=True), 0), np.zeros(3), atol=1e-5)
+
+
+def test_what_stood_there_before_is_called_and_comes_back(layer):
+    def twice(inputs, **_):
+        return 2 * inputs
+
+    vars(layer)["call"] = twice
+    keras_calls.installed(layer)
+    np.testing.assert_array_equal(layer(np.ones((1, 3))), 2 * np.ones((1, 3)))
+    keras_calls.release(layer)
+    assert vars(layer)["call"] is twice
