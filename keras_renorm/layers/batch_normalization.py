@@ -284,10 +284,11 @@ class BatchNormalization(keras.layers.Layer):
             inference_step: `ops.inference_step`, or one of its kind.
         """
         relu = self.activation is keras.activations.relu
-        options: dict[str, Any] = {"epsilon": self.epsilon, "axis": self.axis, "relu": relu}
-        options["mask"] = None if mask is None else keras.ops.expand_dims(mask, -1)
         used = self.statistics_in_use
         learns = training and used == "batch"
+        counts = mask is not None and (training or used == "batch_at_inference")
+        options: dict[str, Any] = {"epsilon": self.epsilon, "axis": self.axis, "relu": relu}
+        options["mask"] = keras.ops.expand_dims(mask, -1) if counts else None
         if learns or used == "batch_at_inference":
             outputs, moving = training_step(
                 inputs,
@@ -302,7 +303,6 @@ class BatchNormalization(keras.layers.Layer):
                 **options,
             )
         else:
-            options["mask"] = options["mask"] if training else None
             statistics = self._moving_statistics()
             outputs = inference_step(inputs, *statistics, self.gamma, self.beta, **options)
         if learns:
