@@ -1,19 +1,15 @@
 """Batch Normalization for minibatches of several domains."""
 
 import abc
-from typing import Any
 
 import keras
 
-from keras_renorm.keras_internals import attached_mask
 from keras_renorm.layers.batch_normalization import BatchNormalization
-from keras_renorm.layers.domains import Domains, without_ghosts
-from keras_renorm.ops.domains import Kind
-from keras_renorm.typing import Tensor
+from keras_renorm.layers.domain_layer import DomainLayer
 
 
 @keras.saving.register_keras_serializable("keras_renorm")
-class DomainBatchNormalization(BatchNormalization, metaclass=abc.ABCMeta):
+class DomainBatchNormalization(DomainLayer, BatchNormalization, metaclass=abc.ABCMeta):
     """Normalises each example with the moments of its own domain.
 
     ```
@@ -84,56 +80,3 @@ class DomainBatchNormalization(BatchNormalization, metaclass=abc.ABCMeta):
 
     Source: Wu & Johnson 2021, section 5 and table 5.
     """
-
-    _arguments = (*BatchNormalization._arguments, *Domains.ARGUMENTS)
-
-    def __init__(
-        self,
-        num_domains: int,
-        *,
-        batch_statistics: Kind = "domain",
-        population_statistics: Kind = "domain",
-        affine: Kind = "shared",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**without_ghosts(kwargs))
-        self._domains = Domains(num_domains, batch_statistics, population_statistics, affine)
-        self._domains.describe(self)
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates gamma, beta, moving_mean and moving_variance, in that order.
-
-        Args:
-            input_shape: The inputs' shape.
-
-        Raises:
-            ValueError: If the inputs have no axis `axis`, it is the examples' own, or its size is
-                not known.
-        """
-        self._domains.check_axis(self.axis, input_shape)
-        super().build(input_shape)
-
-    def call(
-        self,
-        inputs: Tensor,
-        training: bool | None = None,
-        mask: Tensor | None = None,
-        domain: Any = None,
-    ) -> Any:
-        """Normalises `inputs`; see the class."""
-        # Keras hands a mask over itself only where there is no other tensor.
-        mask = attached_mask(inputs) if mask is None else mask
-        inputs, mask = self._prepared(inputs, mask)
-        steps = self._domains.steps(domain, inputs, self.name)
-        return self._normalized(inputs, mask, training, *steps)
-
-    def compute_output_spec(
-        self,
-        inputs: Any,
-        training: bool | None = None,
-        mask: Any = None,
-        domain: Any = None,
-    ) -> keras.KerasTensor:
-        """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
-        self._domains.ids(domain, inputs, self.name)
-        return super().compute_output_spec(inputs, training, mask)

@@ -1,21 +1,16 @@
 """Batch Renormalization for minibatches of several domains."""
 
-from typing import Any
-
 import keras
 
-from keras_renorm.keras_internals import attached_mask
 from keras_renorm.layers.batch_renormalization import BatchRenormalization
 from keras_renorm.layers.domain_batch_normalization import DomainBatchNormalization
-from keras_renorm.layers.domains import Domains, without_ghosts
+from keras_renorm.layers.domain_layer import DomainLayer
 from keras_renorm.layers.limits import RenormLimits
-from keras_renorm.ops.domains import Kind
-from keras_renorm.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_renorm")
 @DomainBatchNormalization.register
-class DomainBatchRenormalization(BatchRenormalization):
+class DomainBatchRenormalization(DomainLayer, BatchRenormalization):
     """Batch Renormalization with the moments and statistics of each example's own domain.
 
     ```
@@ -61,59 +56,6 @@ class DomainBatchRenormalization(BatchRenormalization):
 
     Source: Ioffe 2017, Algorithm 1; Wu & Johnson 2021, section 5.
     """
-
-    _arguments = (*BatchRenormalization._arguments, *Domains.ARGUMENTS)
-
-    def __init__(
-        self,
-        num_domains: int,
-        *,
-        batch_statistics: Kind = "domain",
-        population_statistics: Kind = "domain",
-        affine: Kind = "shared",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**without_ghosts(kwargs))
-        self._domains = Domains(num_domains, batch_statistics, population_statistics, affine)
-        self._domains.describe(self)
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the weights of `BatchRenormalization`, in its order.
-
-        Args:
-            input_shape: The inputs' shape.
-
-        Raises:
-            ValueError: If the inputs have no axis `axis`, it is the examples' own, or its size is
-                not known.
-        """
-        self._domains.check_axis(self.axis, input_shape)
-        super().build(input_shape)
-
-    def call(
-        self,
-        inputs: Tensor,
-        training: bool | None = None,
-        mask: Tensor | None = None,
-        domain: Any = None,
-    ) -> Any:
-        """Normalises `inputs`; see the class."""
-        # Keras hands a mask over itself only where there is no other tensor.
-        mask = attached_mask(inputs) if mask is None else mask
-        inputs, mask = self._prepared(inputs, mask)
-        steps = self._domains.steps(domain, inputs, self.name)
-        return self._normalized(inputs, mask, training, *steps)
-
-    def compute_output_spec(
-        self,
-        inputs: Any,
-        training: bool | None = None,
-        mask: Any = None,
-        domain: Any = None,
-    ) -> keras.KerasTensor:
-        """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
-        self._domains.ids(domain, inputs, self.name)
-        return super().compute_output_spec(inputs, training, mask)
 
     def current_limits(self, domain: int | None = None) -> RenormLimits:
         """The limits of a domain's next minibatch, as numbers; see `BatchRenormalization`.

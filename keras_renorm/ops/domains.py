@@ -182,81 +182,67 @@ def batch_renormalization(
         there are none. `[C]`: those that were used; of several domains' the mean, weighted by the
         number of their positions.
     """
-    options |= {"axis": axis, "synchronized": synchronized}
     if _is_scalar(domain) and synchronized and Replicas.running() is not None:
         domain = keras.ops.broadcast_to(domain, (keras.ops.shape(x)[0],))
+    options |= {"axis": axis, "synchronized": synchronized}
+    call = _Call(x, domain, parameters, num_domains, mask, options)
     if _is_scalar(domain):
-        return _of_one_domain(x, domain, parameters, num_domains, mask, options)
+        return call.of_one_domain()
     shared = batch_statistics == "shared"
-    if shared and not parameters.by_domain:
-        return _of_all(x, domain, parameters, num_domains, mask, options)
-    return _of_each_domain(x, domain, parameters, num_domains, shared, mask, options)
+    return call.of_each_domain(shared) if parameters.by_domain or not shared else call.of_all()
 
 
-def _of_one_domain(
-    x: Tensor,
-    domain: int | Tensor,
-    parameters: Parameters,
-    num_domains: int,
-    mask: Tensor | None,
-    options: dict[str, Any],
-) -> tuple[Tensor, Moments]:
-    """All examples are of one domain, so that its moments are those of the minibatch."""
-    y, batch = _step(x, parameters.of(domain), mask, options)
-    if not isinstance(domain, int):
-        y = y + _blot(domain, num_domains, y)
-    own = keras.ops.equal(keras.ops.arange(num_domains), domain)
-    rows = _has_rows("mean", parameters.mean)
-    own = keras.ops.expand_dims(own, 1) if rows else keras.ops.any(own)
-    return y, Moments(*(keras.ops.where(own, value, 0) for value in batch))
+class _Call(NamedTuple):
+    """A call of `batch_renormalization`, and the ways to compute it."""
 
+    x: Tensor
+    domain: Any
+    parameters: Parameters
+    num_domains: int
+    mask: Tensor | None
+    options: dict[str, Any]
 
-def _of_all(
-    x: Tensor,
-    domain: Tensor,
-    parameters: Parameters,
-    num_domains: int,
-    mask: Tensor | None,
-    options: dict[str, Any],
-) -> tuple[Tensor, Moments]:
-    """Nothing is kept by domain."""
-    valid = _by_example(_among(domain, num_domains), x)
-    y, batch = _step(x, parameters, _both(mask, valid), options)
-    return y + _blot(domain, num_domains, y), batch
+    def of_one_domain(self) -> tuple[Tensor, Moments]:
+        """All examples are of one domain, so that its moments are those of the minibatch."""
+        y, batch = self._step(self.parameters.of(self.domain), self.mask)
+        if not isinstance(self.domain, int):
+            y = y + _blot(self.domain, self.num_domains, y)
+        own = keras.ops.equal(keras.ops.arange(self.num_domains), self.domain)
+        own = keras.ops.expand_dims(own, 1) if self._has_rows() else keras.ops.any(own)
+        return y, Moments(*(keras.ops.where(own, value, 0) for value in batch))
 
+    def of_all(self) -> tuple[Tensor, Moments]:
+        """Nothing is kept by domain."""
+        y, batch = self._step(self.parameters, self._valid())
+        return y + _blot(self.domain, self.num_domains, y), batch
 
-def _of_each_domain(
-    x: Tensor,
-    domain: Tensor,
-    parameters: Parameters,
-    num_domains: int,
-    shared: bool,
-    mask: Tensor | None,
-    options: dict[str, Any],
-) -> tuple[Tensor, Moments]:
-    """A masked call for each domain, from which its examples are taken."""
-    valid = _both(mask, _by_example(_among(domain, num_domains), x))
-    rows = _has_rows("mean", parameters.mean)
-    y, found = keras.ops.zeros_like(x) + _blot(domain, num_domains, x), []
-    for k in range(num_domains):
-        own = _by_example(domain == k, x)
-        mine = _both(mask, own)
-        part, batch = _step(x, parameters.of(k), valid if shared else mine, options)
-        y = keras.ops.where(own, part, y)
-        if shared and rows:  # these moments, of all examples, are not those of row k
-            batch = _moments(x, mine, options)
-        found.append(batch)
-    if shared and not rows:
-        return y, found[0]
-    stacked = Moments(*(keras.ops.stack(values) for values in zip(*found, strict=True)))
-    return y, stacked if rows else _mean(stacked)
+    def of_each_domain(self, shared: bool) -> tuple[Tensor, Moments]:
+        """A masked call for each domain, from which its examples are taken."""
+        x, valid, rows = self.x, self._valid(), self._has_rows()
+        y, found = keras.ops.zeros_like(x) + _blot(self.domain, self.num_domains, x), []
+        for k in range(self.num_domains):
+            own = _by_example(self.domain == k, x)
+            mine = _both(self.mask, own)
+            part, batch = self._step(self.parameters.of(k), valid if shared else mine)
+            y = keras.ops.where(own, part, y)
+            if shared and rows:  # these moments, of all examples, are not those of row k
+                batch = _moments(x, mine, self.options)
+            found.append(batch)
+        if shared and not rows:
+            return y, found[0]
+        stacked = Moments(*(keras.ops.stack(values) for values in zip(*found, strict=True)))
+        return y, stacked if rows else _mean(stacked)
 
+    def _step(self, parameters: Parameters, mask: Tensor | None) -> tuple[Tensor, Moments]:
+        *vectors, r_max, d_max = parameters
+        options = {"r_max": r_max, "d_max": d_max, "mask": mask, **self.options}
+        return _batch_renormalization(self.x, *vectors, **options)
 
-def _step(
-    x: Tensor, parameters: Parameters, mask: Tensor | None, options: dict[str, Any]
-) -> tuple[Tensor, Moments]:
-    *vectors, r_max, d_max = parameters
-    return _batch_renormalization(x, *vectors, r_max=r_max, d_max=d_max, mask=mask, **options)
+    def _valid(self) -> Tensor:
+        return _both(self.mask, _by_example(_among(self.domain, self.num_domains), self.x))
+
+    def _has_rows(self) -> bool:
+        return _has_rows("mean", self.parameters.mean)
 
 
 def _moments(x: Tensor, mask: Tensor, options: dict[str, Any]) -> Moments:
