@@ -65,9 +65,10 @@ class _FunctionOfThread:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         own = threading.get_ident() == self._thread
         if self._functions[own] is None:
+            in_place = getattr(self._model, self._name)
             getattr(self._model, f"make_{self._name}")(force=True)
             self._functions[own] = getattr(self._model, self._name)
-            setattr(self._model, self._name, self)
+            setattr(self._model, self._name, in_place)
         return self._functions[own](*args, **kwargs)
 
     def close(self) -> None:

@@ -448,7 +448,7 @@ every_renorm = pytest.mark.parametrize("make", RENORMS.values(), ids=RENORMS)
 
 
 def call_of(layer, x):
-    options = {} if not hasattr(layer, "num_domains") else {"domain": [0, 1] * (len(x) // 2)}
+    options = {} if not hasattr(layer, "num_domains") else {"domain": [0, 1] * (x.shape[0] // 2)}
     return layer(x, training=True, **options)
 
 

@@ -14,14 +14,14 @@ class Count:
     dtype = "int32"
 
     def __init__(self, value):
-        self.value = np.array(value, "int32")
+        self.value = np.array(value, self.dtype)
         self.shape = self.value.shape
 
     def __array__(self, dtype=None, copy=None):
         return self.value
 
     def assign_add(self, value):
-        self.value = self.value + np.asarray(value)
+        self.value = np.array(self.value + value, self.dtype)
 
 
 def test_the_default_is_batch_normalization():
