@@ -5,13 +5,150 @@ else in the package touches a private name of Keras, nor asks for what Keras doe
 only.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 
 from keras_renorm.typing import Tensor
 
 Layer: TypeAlias = keras.layers.Layer
+
+
+def flattened(layer: Layer) -> list[Layer]:
+    """A layer and all layers in it, at any depth, each once.
+
+    `Layer._flatten_layers`, in all.
+    """
+    return layer._flatten_layers()
+
+
+def children(layer: Layer) -> list[Layer]:
+    """The layers directly in a layer, each once; of a model also its input layers.
+
+    `Layer._flatten_layers(include_self=False, recursive=False)`, in all.
+    """
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def functional(operation: Any) -> Any:
+    """The functional model that an operation is, or that a built Sequential holds, or None.
+
+    `Sequential._functional`, in all. No public name exists for the class of functional models:
+    they alone have `_nodes_by_depth`, in all.
+    """
+    if isinstance(operation, keras.Sequential):
+        return operation._functional
+    return operation if hasattr(operation, "_nodes_by_depth") else None
+
+
+def nodes(model: Any) -> list[Any]:
+    """The calls in a functional model's graph, in the order in which Keras makes them.
+
+    `Function._nodes_by_depth`, in all, and the attributes of its nodes, which have no underscore
+    and no public class: `operation`, `arguments`, `input_tensors`, `outputs`, `is_input`.
+    """
+    by_depth = model._nodes_by_depth
+    depths = sorted(by_depth, reverse=True)
+    return [node for depth in depths for node in by_depth[depth] if not node.is_input]
+
+
+def number_of_calls(layer: Layer) -> int:
+    """How many calls of a layer the graphs of all models hold.
+
+    `Operation._inbound_nodes`, in all.
+    """
+    return len(layer._inbound_nodes)
+
+
+def operation_of(tensor: keras.KerasTensor) -> Any:
+    """The operation that gives a symbolic tensor; an `InputLayer` for an input.
+
+    `KerasTensor._keras_history`, in all.
+    """
+    return tensor._keras_history.operation
+
+
+def same_operation(operation: Any) -> Any:
+    """A copy of an operation that is no layer, without its calls in a graph.
+
+    It has no weights, and a configuration could not hold its functions and arrays.
+    `Operation._inbound_nodes` and `_outbound_nodes`, in all.
+    """
+    new = object.__new__(type(operation))
+    vars(new).update(vars(operation))
+    new._inbound_nodes, new._outbound_nodes = [], []
+    return new
+
+
+def seed_generators(layer: Layer) -> list[keras.random.SeedGenerator]:
+    """The generators that a layer itself draws random numbers from.
+
+    `Layer._seed_generators`, in all.
+    """
+    return layer._seed_generators
+
+
+def knows_training(layer: Layer) -> bool:
+    """Whether a layer's `call` takes `training`.
+
+    `Layer._call_has_training_arg`, in all.
+    """
+    return layer._call_has_training_arg
+
+
+def output_shape_of_lambda(layer: keras.layers.Lambda) -> Any:
+    """The `output_shape` that a `Lambda` was given.
+
+    `Lambda._output_shape`, in all.
+    """
+    return layer._output_shape
+
+
+def batches_seen(optimizer: keras.optimizers.Optimizer) -> int:
+    """The batches that an optimizer was given; `iterations` counts gathered ones as one step.
+
+    `Optimizer._iterations`, in all.
+    """
+    return int(keras.ops.convert_to_numpy(optimizer._iterations))
+
+
+def is_keras_method(kind: type, method: str) -> bool:
+    """Whether a method of a class is as Keras wrote it.
+
+    The package of its module, `keras`, in all.
+    """
+    base = next(base for base in kind.__mro__ if method in vars(base))
+    return base.__module__.partition(".")[0] == "keras"
+
+
+def synchronizes() -> bool:
+    """Whether `keras.layers.BatchNormalization` takes `synchronized=True`.
+
+    It refuses that under other backends than TensorFlow, in all.
+    """
+    return keras.backend.backend() == "tensorflow"
+
+
+def trains_fixed_variables() -> bool:
+    """Whether a running `fit` cannot change which variables it trains.
+
+    The JAX trainer sorts them as `fit` begins, in all.
+    """
+    return keras.backend.backend() == "jax"
+
+
+def may_mistake_width(layer: Layer) -> bool:
+    """Whether a convolution with channels first may add its bias along the width.
+
+    `ops.add` under TensorFlow tells the channels' axis by its size and takes the last axis where
+    both sizes are equal, in all from 3.8 on.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    if number_of_calls(layer) != 1:  # other models use it, too: their widths are not this one's
+        return True
+    shape = layer.output.shape
+    return shape[-1] is None or shape[-1] == shape[1]
 
 
 def own_weight_count(layer: Layer) -> int:

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_renorm import keras_internals
 from keras_renorm.ops import arguments
 from keras_renorm.statistics import freeze
 from keras_renorm.statistics.batches import whole_number
@@ -39,7 +40,7 @@ class FreezeStatistics(keras.callbacks.Callback):
         super().__init__()
         self._at_step = whole_number("at_step", at_step, low=0)
         self._affine_trainable = arguments.flag("affine_trainable", affine_trainable)
-        if not affine_trainable and keras.backend.backend() == "jax":
+        if not affine_trainable and keras_internals.trains_fixed_variables():
             raise ValueError(
                 "`affine_trainable=False` is not possible during a fit with the JAX backend. Fit "
                 "up to the step, then write `keras_renorm.statistics.freeze(model, "
@@ -63,8 +64,8 @@ class FreezeStatistics(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Reads the optimizer's count, which a callback may have restored as training began."""
-        # Of batches, as `iterations` is not. During an epoch only JAX's compiled step knows it.
-        self._before_epoch = int(keras.ops.convert_to_numpy(self._optimizer()._iterations))
+        # During an epoch only JAX's compiled step knows it.
+        self._before_epoch = keras_internals.batches_seen(self._optimizer())
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Freezes, if the time has come."""

@@ -4,8 +4,9 @@ from typing import Any
 
 import keras
 
+from keras_renorm.models import batch_norms
 from keras_renorm.ops import arguments
-from keras_renorm.statistics import PreciseReport, norms, precise
+from keras_renorm.statistics import PreciseReport, precise
 from keras_renorm.statistics.batches import is_one_shot, whole_number
 from keras_renorm.statistics.population import check_arguments
 
@@ -81,7 +82,7 @@ class PreciseStatistics(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Sees to it that the model has the batch norms; one that is not built may get them yet."""
         if self.model.built:
-            norms.find(self.model, self._arguments.get("layers"))
+            batch_norms(self.model, self._arguments.get("layers"))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes whether the statistics are due after this epoch."""

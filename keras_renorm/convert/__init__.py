@@ -4,8 +4,8 @@ Each converter returns a new model and leaves the old one as it is; what it did 
 function that it is given as `report=`, such as `print`.
 """
 
-from keras_renorm.convert.folding import fold
-from keras_renorm.convert.norms import (
+from keras_renorm.convert.changes import Change, Report
+from keras_renorm.convert.converters import (
     from_keras,
     to_batch_normalization,
     to_batch_renormalization,
@@ -13,7 +13,7 @@ from keras_renorm.convert.norms import (
     to_synchronized,
     to_unsynchronized,
 )
-from keras_renorm.convert.report import Change, Report
+from keras_renorm.convert.folding import fold
 
 __all__ = [
     "Change",

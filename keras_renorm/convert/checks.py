@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_renorm import keras_internals
 from keras_renorm.convert.configurations import layer_activation
 from keras_renorm.convert.rewrite import Rewrite
 
@@ -48,7 +49,7 @@ def paired(old: Layer, new: Layer) -> Iterator[tuple[Layer, Layer]]:
     Raises:
         ValueError: If the copy has more of them, or fewer.
     """
-    before, after = old._flatten_layers(), new._flatten_layers()
+    before, after = map(keras_internals.flattened, (old, new))
     if len(before) != len(after):
         raise ValueError(
             f"The {type(old).__name__} {old.name!r} has {len(before) - 1} layers in it, and a copy "

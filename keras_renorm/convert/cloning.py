@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import keras
 
+from keras_renorm import keras_internals
 from keras_renorm.convert.checks import check_copy, check_model, check_sharing
 from keras_renorm.convert.copier import Copier
 from keras_renorm.convert.rewrite import Rewrite
@@ -36,7 +37,7 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
         check_copy(old, new, rewrite)
     check_sharing(pairs)
     # What holds others sets theirs, too; it has more layers than they, and so comes before them.
-    for old, new in sorted(pairs, key=lambda pair: -len(pair[0]._flatten_layers())):
+    for old, new in sorted(pairs, key=lambda pair: -len(keras_internals.flattened(pair[0]))):
         new.trainable = rewrite.trainable(old)
     for old, new in pairs:
         hand_over(old, new, rewrite)
@@ -46,7 +47,8 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
 @contextlib.contextmanager
 def _uncompiled(model: keras.Model) -> Iterator[None]:
     """Has Keras clone `model` without its loss, which for a Python lambda it refuses."""
-    compiled = [m for m in model._flatten_layers() if getattr(m, "compiled", False)]
+    parts = keras_internals.flattened(model)
+    compiled = [part for part in parts if getattr(part, "compiled", False)]
     try:
         for part in compiled:
             part.compiled = False

@@ -5,6 +5,8 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_renorm.keras_internals import is_keras_method, output_shape_of_lambda
+
 Layer: TypeAlias = keras.layers.Layer
 
 
@@ -24,7 +26,7 @@ def config_of(layer: Layer) -> dict[str, Any]:
         raise no_copy(layer, error) from error
     if type(layer) is keras.layers.Lambda:
         held = {key: getattr(layer, key) for key in ("function", "mask", "arguments")}
-        return config | held | {"output_shape": layer._output_shape}
+        return config | held | {"output_shape": output_shape_of_lambda(layer)}
     if is_keras_method(type(layer), "from_config"):
         config |= _functions(layer, config)
     activation = layer_activation(layer)
@@ -74,12 +76,6 @@ def layer_activation(layer: Layer) -> Layer | None:
     config = layer.get_config().get("activation")
     given = isinstance(config, dict) and config.get("class_name") == type(activation).__name__
     return activation if given else None
-
-
-def is_keras_method(kind: type, method: str) -> bool:
-    """Whether a method of a class is as Keras wrote it."""
-    base = next(base for base in kind.__mro__ if method in vars(base))
-    return base.__module__.partition(".")[0] == "keras"
 
 
 def no_copy(layer: Layer, error: Exception) -> TypeError:

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_renorm import keras_internals
 from keras_renorm.convert.checks import lost_class, no_room, paired
 from keras_renorm.convert.configurations import (
     config_of,
@@ -12,9 +13,9 @@ from keras_renorm.convert.configurations import (
     layer_activation,
     made_like,
 )
-from keras_renorm.convert.graphs import is_graph
-from keras_renorm.convert.names import Names
+from keras_renorm.convert.free_names import FreeNames
 from keras_renorm.convert.rewrite import Rewrite
+from keras_renorm.models import is_graph
 
 Layer: TypeAlias = keras.layers.Layer
 #: What stands in the place of a model, layer or other operation, one after the other: first its
@@ -32,7 +33,7 @@ class Copier:
 
     def __init__(self, model: keras.Model, rewrite: Rewrite) -> None:
         self._rewrite = rewrite
-        self._names = Names(model)
+        self._names = FreeNames(model)
         self._chains: dict[int, Chain] = {}
         self._moved: dict[int, Layer] = {}  # activations that follow, by the layers that had them
 
@@ -56,7 +57,7 @@ class Copier:
 
     def _new_chain(self, operation: Any) -> Chain:
         if not isinstance(operation, keras.layers.Layer):
-            return (_same_operation(operation),)
+            return (keras_internals.same_operation(operation),)
         if self._rewrite.removes(operation):
             return (None, *self._following(operation))
         if is_graph(operation):
@@ -107,7 +108,7 @@ class Copier:
         )
 
     def _sequential(self, model: keras.Sequential) -> keras.Sequential:
-        layers = [_input(layer) for layer in model._layers[:1] if _is_input(layer)]
+        layers = [_input(layer) for layer in keras_internals.children(model) if _is_input(layer)]
         for layer in model.layers:
             layers += [part for part in self._chain(layer) if part is not None]
         if type(model).__init__ is not keras.Sequential.__init__:
@@ -124,7 +125,7 @@ class Copier:
         if activation is not None:
             config["activation"] = self._inner(activation, layer)
         new = made_like(layer, self._replaced_in(config, self._replaceable(layer), layer))
-        before, after = layer._flatten_layers(), new._flatten_layers()
+        before, after = map(keras_internals.flattened, (layer, new))
         # A class without the argument `name` loses it, and layers that one makes count on.
         for part, copy in zip(before, after if len(before) == len(after) else [new], strict=False):
             copy.name = part.name
@@ -134,7 +135,7 @@ class Copier:
         """The names of the classes of layers in `layer` that may be replaced."""
         return {
             type(inner).__name__
-            for inner in layer._flatten_layers()
+            for inner in keras_internals.flattened(layer)
             if inner is not layer and self._rewrite.replace(inner) is not None
         }
 
@@ -171,7 +172,7 @@ class Copier:
     def _parts(self, old: Layer) -> list[Layer] | None:
         """What is in a layer, if it was copied by itself; None if with its configuration."""
         if is_graph(old):
-            layers = [layer for layer in old._layers if not _is_input(layer)]
+            layers = [one for one in keras_internals.children(old) if not _is_input(one)]
             if any(id(layer) not in self._chains for layer in layers):
                 raise lost_class(old)
             return layers
@@ -194,17 +195,6 @@ def _call(chain: Chain, *args: Any, **kwargs: Any) -> Any:
     return outputs
 
 
-def _same_operation(operation: Any) -> Any:
-    """A copy of an operation that is no layer, without its place in a graph.
-
-    It has no weights, and a configuration could not hold its functions and arrays.
-    """
-    new = object.__new__(type(operation))
-    vars(new).update(vars(operation))
-    new._inbound_nodes, new._outbound_nodes = [], []
-    return new
-
-
 def _is_input(layer: Any) -> bool:
     return isinstance(layer, keras.layers.InputLayer)
 
@@ -216,5 +206,5 @@ def _input(layer: Layer) -> Layer:
 def _inputs(model: keras.Model) -> Any:
     """New inputs for a copy of a functional model. Keras's own are never sparse or optional."""
     return keras.tree.map_structure(
-        lambda tensor: _input(tensor._keras_history.operation).output, model.input
+        lambda tensor: _input(keras_internals.operation_of(tensor)).output, model.input
     )

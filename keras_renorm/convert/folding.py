@@ -6,20 +6,20 @@ from typing import TypeAlias
 import keras
 
 from keras_renorm.convert.affine import LARGE_MEAN, folded_weights, has_large_mean
+from keras_renorm.convert.changes import Change, Report, Reporter, check_reporter, deliver
 from keras_renorm.convert.cloning import rewritten
 from keras_renorm.convert.configurations import config_of, layer_activation
-from keras_renorm.convert.graphs import Graph, Use, graphs_in, used_by
-from keras_renorm.convert.report import Change, Report, Reporter, check_reporter, deliver
-from keras_renorm.convert.rewrite import Rewrite
-from keras_renorm.convert.rules import (
+from keras_renorm.convert.counterparts import (
     activation_after,
     as_keras,
     hand_over_norm,
-    is_batch_norm,
+    is_one_affine,
     normalizations,
 )
+from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.convert.targets import find_target
 from keras_renorm.layers import DomainBatchNormalization
+from keras_renorm.models import Graph, Use, called_by, graphs_in
 
 Layer: TypeAlias = keras.layers.Layer
 
@@ -90,19 +90,20 @@ class _Folding(Rewrite):
         self._asked: set[int] = set()  # of those, the norms that are called with `training`
         self._placed: set[int] = set()  # norms in graphs, where another layer can follow
         graphs = graphs_in(model)
-        uses = [id(layer) for graph in graphs for use in graph.uses for layer in used_by(use.layer)]
+        uses = [use for graph in graphs for use in graph.uses]
+        called = [id(layer) for use in uses for layer in called_by(use.operation)]
         for graph in graphs:
-            for use in graph.uses:
+            for use in reversed(graph.uses):  # so that a reason is that of the first call
                 if use.training:
-                    self._keep_asked(use.layer)
-                if is_batch_norm(use.layer):
-                    self._plan(graph, use, uses.count)
+                    self._keep_asked(use.operation)
+                if is_one_affine(use.operation):
+                    self._plan(graph, use, called.count)
 
     def replace(self, layer: Layer) -> Layer | None:
         """The layer with a bias and the norm's activation, or one affine for a norm."""
         if id(layer) in self._norms:
             return _with_bias(layer, self._norms[id(layer)])
-        if not is_batch_norm(layer) or id(layer) in self._kept:
+        if not is_one_affine(layer) or id(layer) in self._kept:
             return None
         if id(layer) not in self._placed and activation_after(layer) is not None:
             return None
@@ -129,7 +130,7 @@ class _Folding(Rewrite):
     def trainable(self, layer: Layer) -> bool:
         """False for an affine, which so stays one in training, too."""
         # With False a norm would be in inference whatever it is called with.
-        return layer.trainable and (id(layer) in self._asked or not is_batch_norm(layer))
+        return layer.trainable and (id(layer) in self._asked or not is_one_affine(layer))
 
     def report(self, model: keras.Model) -> Report:
         """What became of each norm."""
@@ -151,15 +152,15 @@ class _Folding(Rewrite):
 
     def _keep_asked(self, layer: Layer) -> None:
         """Has the norms stay that a call for training reaches by no graph of their own."""
-        for norm in used_by(layer):
-            if is_batch_norm(norm) and norm.trainable:
+        for norm in called_by(layer):
+            if is_one_affine(norm) and norm.trainable:
                 self._kept.add(id(norm))
                 self._asked.add(id(norm))
                 self._reasons[id(norm)] = "called with `training`, so not in inference"
 
     def _plan(self, graph: Graph, use: Use, count: Callable[[int], int]) -> None:
         """Decides on a norm where it is called."""
-        norm = use.layer
+        norm = use.operation
         self._placed.add(id(norm))
         if id(norm) in self._asked:
             return
@@ -188,7 +189,7 @@ def _why_kept(layer: Layer) -> str:
     """Why a layer that no graph calls, or that is no batch norm, stays; empty if it is plain."""
     if isinstance(layer, DomainBatchNormalization):
         return "an affine for each domain"
-    return "its activation has no room in the layer around it" if is_batch_norm(layer) else ""
+    return "its activation has no room in the layer around it" if is_one_affine(layer) else ""
 
 
 def _plain(norm: Layer) -> Layer:

@@ -6,8 +6,9 @@ from typing import TypeAlias
 import keras
 
 from keras_renorm.convert.affine import KERNELS, folded_weights, largest
-from keras_renorm.convert.graphs import Graph, Use
-from keras_renorm.convert.rules import is_linear
+from keras_renorm.convert.counterparts import is_linear
+from keras_renorm.keras_internals import may_mistake_width
+from keras_renorm.models import Graph, Use
 
 Layer: TypeAlias = keras.layers.Layer
 
@@ -37,7 +38,7 @@ def find_target(graph: Graph, use: Use, count: Callable[[int], int]) -> tuple[La
     """
     layer, reason = _before(graph, use)
     if layer is not None:
-        reason = _obstacle(layer, use.layer, count)
+        reason = _obstacle(layer, use.operation, count)
     return (None, reason) if reason else (layer, "")
 
 
@@ -47,13 +48,13 @@ def _before(graph: Graph, use: Use) -> tuple[Layer | None, str]:
         made_by = graph.maker(use.inputs[0])
         if made_by is None:
             return None, "follows the input"
-        kind = type(made_by.layer)
+        kind = type(made_by.operation)
         if kind not in KERNELS and (kind not in _IDENTITIES or made_by.training):
             return None, f"follows {kind.__name__}"
         if graph.readers(use.inputs[0]) > 1:
-            return None, f"the output of {made_by.layer.name} is used elsewhere, too"
+            return None, f"the output of {made_by.operation.name} is used elsewhere, too"
         if kind in KERNELS:
-            return made_by.layer, ""
+            return made_by.operation, ""
         use = made_by
 
 
@@ -71,23 +72,10 @@ def _obstacle(layer: Layer, norm: Layer, count: Callable[[int], int]) -> str:
     first = getattr(layer, "data_format", None) == "channels_first"
     if norm.axis % rank != (1 if first else rank - 1):
         return f"axis {norm.axis} is not that of {layer.name}'s channels"
-    if first and _may_mistake_width(layer):
+    if first and may_mistake_width(layer):
         return f"Keras may add the bias of {layer.name} to the wrong axis"
     # What overflowed would be NaN after the sum.
     is_half = norm.compute_dtype == "float16"
     if is_half and largest(folded_weights(layer, norm)) > _LARGEST_FLOAT16:
         return "the kernel would overflow float16"
     return ""
-
-
-def _may_mistake_width(layer: Layer) -> bool:
-    """Whether Keras 3.15's `ops.add` under TensorFlow may take the width for the channels.
-
-    It tells them apart by their sizes, and takes the last axis where both are equal.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return False
-    if len(layer._inbound_nodes) != 1:  # other models use it, too: their widths are not this one's
-        return True
-    shape = layer.output.shape
-    return shape[-1] is None or shape[-1] == shape[1]

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from keras_renorm.convert.rewrite import Rewrite
+from keras_renorm.keras_internals import flattened
+from keras_renorm.models import is_batch_norm
 from keras_renorm.statistics import freeze, is_frozen
-from keras_renorm.statistics.norms import NORMS
 
 Layer: TypeAlias = keras.layers.Layer
 
@@ -39,7 +40,7 @@ def hand_over(old: Layer, new: Layer, rewrite: Rewrite) -> None:
     if old.built and not new.built:
         _build_as(old, new)
     expected = rewrite.replace(old) or old
-    if isinstance(expected, NORMS) and is_frozen(expected):
+    if is_batch_norm(expected) and is_frozen(expected):
         freeze(new)
     if expected is old:
         _hand_over_own(old, new)
@@ -94,7 +95,7 @@ def _hand_over_own(old: Layer, new: Layer) -> None:
 
 def _own_variables(layer: Layer) -> list[Any]:
     """The variables of a layer that are not of a layer in it."""
-    inner = {id(v) for part in layer._flatten_layers() if part is not layer for v in part.variables}
+    inner = {id(v) for part in flattened(layer) if part is not layer for v in part.variables}
     return [variable for variable in layer.variables if id(variable) not in inner]
 
 

@@ -12,11 +12,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_renorm.diagnostics import graphs, passes
+from keras_renorm import keras_internals
+from keras_renorm.diagnostics.forward_pass import forward
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.step_callback import StepCallback
+from keras_renorm.models import named_layers, replaced
 from keras_renorm.ops import arguments
-from keras_renorm.statistics import hooks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,35 +235,29 @@ def _unit_values(model: keras.Model, layer: Any, unit: int, x: Any) -> npt.NDArr
             seen.append(inputs)
             return activation(inputs)
 
-        with hooks.replaced([(layer, "activation", recording)]):
+        with replaced([(layer, "activation", recording)]):
             return call(*args, **kwargs)
 
-    passes.forward(model, x, [layer], around, training=True)
+    forward(model, x, {layer: around}, training=True)
     return _of_unit(seen, unit, layer.name)
 
 
 def _tensor_value(model: keras.Model, tensor: keras.KerasTensor, x: Any) -> Any:
     """What a tensor of a functional model is for a batch."""
-    own = graphs.functional(model)
+    own = keras_internals.functional(model)
     if own is None:
         raise ValueError(
             f"{tensor!r} is no tensor of {model.name!r}, for it is neither a functional model nor "
             "a built Sequential one. Name a layer instead."
         )
     try:
-        part = keras.Model(own._inputs_struct, tensor)
+        part = keras.Model(own.input, tensor)
     except ValueError as error:
         raise ValueError(
             f"{tensor!r} is no tensor of {model.name!r}: it lies in a model within it, or in "
             'another model. Name its layer instead, e.g. "encoder/dense".'
         ) from error
-    return passes.forward(part, x, (), _unwatched, training=True)
-
-
-def _unwatched(
-    layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    return call(*args, **kwargs)
+    return forward(part, x, {}, training=True)
 
 
 def _of_unit(tensors: Sequence[Any], unit: int, name: str) -> npt.NDArray[np.float64]:
@@ -280,7 +275,7 @@ def _of_unit(tensors: Sequence[Any], unit: int, name: str) -> npt.NDArray[np.flo
 
 
 def _find(model: keras.Model, layer: str | keras.layers.Layer) -> keras.layers.Layer:
-    names = dict(graphs.layers(model))
+    names = dict(named_layers(model))
     if isinstance(layer, str) and layer in names:
         return names[layer]
     if any(layer is one for one in names.values()):

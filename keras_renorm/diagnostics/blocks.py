@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from keras_renorm.diagnostics.graphs import Call, Graph, Value
-from keras_renorm.diagnostics.norms import is_norm
+from keras_renorm.models import Call, Calls, Value, is_batch_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Block:
         return 1 - self.skip
 
 
-def residual_blocks(graph: Graph) -> tuple[list[Block], list[Call]]:
+def residual_blocks(graph: Calls) -> tuple[list[Block], list[Call]]:
     """The blocks of a model, and the additions whose two paths are equally long.
 
     The two inputs of an addition are followed back to where they part. The skip path is the one
@@ -89,7 +88,7 @@ def _came_from(value: Value) -> tuple[Value, ...]:
     call = value.producer
     if call is None:
         return ()
-    return call.inputs[:1] if is_norm(call.operation) else call.inputs
+    return call.inputs[:1] if is_batch_norm(call.operation) else call.inputs
 
 
 def _before(skip: Value, blocks: dict[Call, Block]) -> Block | None:
@@ -98,7 +97,7 @@ def _before(skip: Value, blocks: dict[Call, Block]) -> Block | None:
     while call is not None:
         if call in blocks:
             return blocks[call]
-        if is_norm(call.operation) or len(call.inputs) != 1:
+        if is_batch_norm(call.operation) or len(call.inputs) != 1:
             return None
         call = call.inputs[0].producer
     return None

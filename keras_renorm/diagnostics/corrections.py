@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_renorm import schedules
-from keras_renorm.diagnostics import passes
+from keras_renorm.diagnostics.forward_pass import forward
+from keras_renorm.diagnostics.layer_traits import kind, update_count
 from keras_renorm.diagnostics.minibatches import Minibatch, observe, statistics
-from keras_renorm.diagnostics.norms import kind, update_count
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from keras_renorm.typing import Tensor
 
@@ -91,7 +91,7 @@ def watch(model: keras.Model, x: Any, names: dict[Any, str]) -> dict[Any, list[L
         minibatches[layer] += observe(layer, number, moving[layer], *args, **kwargs)
         return call(*args, **kwargs)
 
-    passes.forward(model, x, names, around, training=True, random=True)
+    forward(model, x, dict.fromkeys(names, around), training=True, random=True)
     return {
         layer: [_row(layer, names[layer], one, of_layer) for one in of_layer]
         for layer, of_layer in minibatches.items()

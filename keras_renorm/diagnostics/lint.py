@@ -6,10 +6,12 @@ from typing import Any
 
 import keras
 
-from keras_renorm.diagnostics import graphs, rules
+from keras_renorm import models
+from keras_renorm.diagnostics import lint_rules
 from keras_renorm.diagnostics.figures import label_layers
-from keras_renorm.diagnostics.norms import is_norm, kind, positions
+from keras_renorm.diagnostics.layer_traits import kind, positions
 from keras_renorm.diagnostics.report import Finding, Report
+from keras_renorm.models import is_batch_norm
 from keras_renorm.statistics.batches import whole_number
 
 
@@ -119,23 +121,23 @@ def lint(
         batch_size = whole_number("batch_size", batch_size)
     if num_steps is not None:
         num_steps = whole_number("num_steps", num_steps)
-    graph = graphs.graph(model)
-    batch = None if batch_size is None else rules.Batch(batch_size, replicas)
-    calls = [call for call in graph.calls if is_norm(call.operation)]
-    norms = {name: layer for name, layer in graphs.layers(model) if is_norm(layer)}
+    graph = models.calls(model)
+    batch = None if batch_size is None else lint_rules.Batch(batch_size, replicas)
+    calls = [call for call in graph.calls if is_batch_norm(call.operation)]
+    norms = {name: layer for name, layer in models.named_layers(model) if is_batch_norm(layer)}
     findings = [
-        *_each(calls, lambda call: rules.useless_bias(call, graph.calls)),
-        *_each(calls, rules.norm_after_norm),
-        *_each(calls, lambda call: rules.few_values(call, batch)),
-        *rules.shared(calls),
-        *(found for item in norms.items() for found in rules.settings(*item, num_steps)),
+        *_each(calls, lambda call: lint_rules.useless_bias(call, graph.calls)),
+        *_each(calls, lint_rules.norm_after_norm),
+        *_each(calls, lambda call: lint_rules.few_values(call, batch)),
+        *lint_rules.shared(calls),
+        *(found for item in norms.items() for found in lint_rules.settings(*item, num_steps)),
     ]
     notes = (*graph.unknown, *_notes(norms, batch, num_steps))
     return LintReport(tuple(findings), notes, tuple(_use(call, batch) for call in calls))
 
 
 def _each(
-    calls: Sequence[graphs.Call], rule: Callable[[graphs.Call], Finding | None]
+    calls: Sequence[models.Call], rule: Callable[[models.Call], Finding | None]
 ) -> Iterator[Finding]:
     """What a rule finds in calls; of a layer that is called several times, once."""
     seen = set()
@@ -146,19 +148,19 @@ def _each(
             yield finding
 
 
-def _use(call: graphs.Call, batch: rules.Batch | None) -> NormUse:
+def _use(call: models.Call, batch: lint_rules.Batch | None) -> NormUse:
     layer = call.operation
     return NormUse(
         layer=call.name,
         kind=kind(layer),
         call=call.index + 1,
         positions=positions(layer, call.inputs[0].shape),
-        values=rules.values_per_channel(call, batch),
+        values=lint_rules.values_per_channel(call, batch),
     )
 
 
 def _notes(
-    norms: dict[str, keras.layers.Layer], batch: rules.Batch | None, num_steps: int | None
+    norms: dict[str, keras.layers.Layer], batch: lint_rules.Batch | None, num_steps: int | None
 ) -> list[str]:
     notes = []
     if not norms:

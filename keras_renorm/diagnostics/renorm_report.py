@@ -6,18 +6,18 @@ from typing import Any
 
 import keras
 
-from keras_renorm.diagnostics import graphs, renorm_rules
+from keras_renorm.diagnostics import renorm_rules
 from keras_renorm.diagnostics.corrections import LayerCorrections, watch
 from keras_renorm.diagnostics.figures import label_layers
-from keras_renorm.diagnostics.norms import (
+from keras_renorm.diagnostics.layer_traits import (
     has_ghosts,
-    is_norm,
     is_plain,
     optimizer_steps,
     uses_minibatch,
 )
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
+from keras_renorm.models import is_batch_norm, named_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def renorm_report(
 
     Source: Ioffe 2017, Algorithm 1 and section 4.1.
     """
-    names = {layer: name for name, layer in graphs.layers(model) if is_norm(layer)}
+    names = {layer: name for name, layer in named_layers(model) if is_batch_norm(layer)}
     steps = optimizer_steps(model) if steps is None else steps
     seen = watch(model, x, names)
     findings: list[Finding] = []

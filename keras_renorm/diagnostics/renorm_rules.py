@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_renorm.diagnostics.corrections import LayerCorrections
-from keras_renorm.diagnostics.norms import is_untouched, update_count, uses_minibatch
+from keras_renorm.diagnostics.layer_traits import is_untouched, update_count, uses_minibatch
 from keras_renorm.diagnostics.progress import DONE, end_value, unfinished, value
 from keras_renorm.diagnostics.report import Finding
 from keras_renorm.layers import BatchRenormalization

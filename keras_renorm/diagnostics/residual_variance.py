@@ -8,10 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_renorm.diagnostics import graphs, passes
 from keras_renorm.diagnostics.blocks import Block, residual_blocks
+from keras_renorm.diagnostics.forward_pass import forward, noise
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
+from keras_renorm.models import calls
 
 # The skip path's variance may grow by this times the number of blocks: a normalised branch adds
 # 1 in each block, so the growth is then about that number, and the factor lets first blocks vary.
@@ -120,7 +121,7 @@ def residual_variance(model: keras.Model, x: Any) -> ResidualVarianceReport:
 
     Source: De & Smith 2020, section 3.
     """
-    graph = graphs.graph(model)
+    graph = calls(model)
     blocks, undecided = residual_blocks(graph)
     variances = _measure(model, x, {block.call.operation for block in blocks})
     measured = {
@@ -129,13 +130,13 @@ def residual_variance(model: keras.Model, x: Any) -> ResidualVarianceReport:
         if block.call.index < len(variances.get(block.call.operation, ()))
     }
     rows = tuple(measured.values())
-    notes = [*graph.unknown, *passes.noise(model), *_notes(rows)]
-    for calls, reason in (
+    notes = [*graph.unknown, *noise(model), *_notes(rows)]
+    for left_out, reason in (
         (undecided, "neither input is the shorter path"),
         ([b.call for b in blocks if b not in measured], "the model's own `call` skips them"),
     ):
-        if calls:
-            names = listing([call.name for call in calls])
+        if left_out:
+            names = listing([call.name for call in left_out])
             notes.append(f"Left out, for {reason}: {names}.")
     return ResidualVarianceReport(tuple(_findings(model, measured)), tuple(notes), rows, _fit(rows))
 
@@ -153,7 +154,7 @@ def _measure(
         variances.setdefault(layer, []).append((_variance(first), _variance(second)))
         return call(*args, **kwargs)
 
-    passes.forward(model, x, additions, around, training=True)
+    forward(model, x, dict.fromkeys(additions, around), training=True)
     return variances
 
 

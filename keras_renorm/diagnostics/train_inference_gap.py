@@ -8,10 +8,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_renorm.diagnostics import graphs, passes
 from keras_renorm.diagnostics.figures import label_layers
-from keras_renorm.diagnostics.norms import (
-    is_norm,
+from keras_renorm.diagnostics.forward_pass import forward, left_out, noise
+from keras_renorm.diagnostics.layer_traits import (
     is_untouched,
     kind,
     optimizer_steps,
@@ -19,6 +18,7 @@ from keras_renorm.diagnostics.norms import (
 )
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
+from keras_renorm.models import is_batch_norm, named_layers
 
 # Half of the output's size. The noise of a minibatch alone makes about 1/sqrt(m) of m values,
 # which is 0.35 for 8 of them.
@@ -111,7 +111,7 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
 
     Source: Ioffe 2017, section 3.
     """
-    names = {layer: name for name, layer in graphs.layers(model) if is_norm(layer)}
+    names = {layer: name for name, layer in named_layers(model) if is_batch_norm(layer)}
     inference, own, inference_output = _run(model, x, names, training=False)
     training, _, training_output = _run(model, x, names, training=True)
     rows = tuple(
@@ -124,7 +124,7 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
     faulty = [] if untouched and optimizer_steps(model) == 0 else rows
     ends = zip(*map(keras.tree.flatten, (training_output, inference_output)), strict=True)
     output = max(gap(_array(other), _array(one)) for other, one in ends)
-    findings = tuple(_findings(faulty, passes.left_out(model)))
+    findings = tuple(_findings(faulty, left_out(model)))
     notes = tuple(_notes(model, names, untouched))
     return TrainInferenceGapReport(findings, notes, rows, output)
 
@@ -160,7 +160,7 @@ def _run(
             own.setdefault(layer, []).append(gap(_array(other), _array(result)))
         return result
 
-    output = passes.forward(model, x, layers, around, training=training)
+    output = forward(model, x, dict.fromkeys(layers, around), training=training)
     return outputs, own, output
 
 
@@ -175,7 +175,7 @@ def _row(name: str, layer: Any, number: int, calls: int, own: float, total: floa
 
 def _notes(model: keras.Model, names: dict[Any, str], untouched: list[str]) -> Iterator[str]:
     """What was left out, and what explains a gap."""
-    yield from passes.noise(model)
+    yield from noise(model)
     if not names:
         yield "The model has no batch normalization layers."
     frozen = [name for layer, name in names.items() if not uses_minibatch(layer)]

@@ -87,6 +87,8 @@ def split(x: Any, size: int, parts: int) -> list[tuple[Any, np.float32]]:
     Where there are too few, a part is an example of another part, with weight 0: TensorFlow's
     convolution of an empty batch on a CPU has its input's channels.
     """
+    if parts == 1:
+        return [(x, np.float32(1))]
     ends = [size * part // parts for part in range(parts + 1)]
     return [
         (_rows(x, slice(low, max(high, low + 1))), np.float32(low < high))

@@ -3,7 +3,8 @@
 import keras
 
 from keras_renorm.layers import BatchNormalization
-from keras_renorm.statistics import hooks, keras_calls, norms
+from keras_renorm.models import batch_norms
+from keras_renorm.statistics import hooks, keras_calls, moving_statistics
 
 
 def is_frozen(model: keras.layers.Layer) -> bool:
@@ -16,7 +17,7 @@ def is_frozen(model: keras.layers.Layer) -> bool:
         TypeError: If `model` is not a Keras model or layer.
     """
     try:
-        found = norms.find(model)
+        found = batch_norms(model)
     except ValueError:  # there is none
         return False
     return all(
@@ -84,10 +85,10 @@ def unfreeze(model: keras.layers.Layer) -> None:
 
 
 def _set_frozen(model: keras.layers.Layer, frozen: bool, affine_trainable: bool | None) -> None:
-    found = norms.find(model)
+    found = batch_norms(model)
     if affine_trainable is False:
         for layer in found:
-            norms.require_weights(layer)
+            moving_statistics.require_weights(layer)
     for layer in found:
         if isinstance(layer, BatchNormalization):
             layer.frozen_statistics = frozen

@@ -1,56 +1,15 @@
-"""Methods replaced on single layers for a while, and compiled functions that forget them."""
+"""Compiled functions that forget the state that they were traced with."""
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
+
+from keras_renorm.keras_internals import flattened
 
 _FUNCTIONS = ("train_function", "test_function", "predict_function")
-
-
-@contextlib.contextmanager
-def replaced(hooks: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
-    """In the context, each `(layer, name, function)` has `layer.name` be `function`.
-
-    They stand in the instances' dictionaries, which Keras's tracking of attributes does not see
-    and a configuration does not hold. On leaving, also by an exception, all is as before.
-    """
-    undo: list[tuple[Any, str, Any]] = []
-    try:
-        for layer, name, function in hooks:
-            undo.append((layer, name, vars(layer).get(name)))
-            vars(layer)[name] = function
-        yield
-    finally:
-        for layer, name, before in reversed(undo):
-            if before is None:
-                vars(layer).pop(name, None)
-            else:
-                vars(layer)[name] = before
-
-
-@contextlib.contextmanager
-def seeds_kept(model: keras.layers.Layer) -> Iterator[Callable[[int], None]]:
-    """In the context, a function has the model's random numbers be those after so many draws.
-
-    Of those that its seed generators draw, as a layer does that samples in inference. On leaving
-    they are as before.
-    """
-    parts = model._flatten_layers()
-    states = [generator.state for part in parts for generator in part._seed_generators]
-    before = [np.array(keras.ops.convert_to_numpy(state)) for state in states]
-
-    def skip_draws(number: int) -> None:
-        for state, value in zip(states, before, strict=True):
-            state.assign(value + np.array([0, number]).astype(value.dtype))  # wraps around
-
-    try:
-        yield skip_draws
-    finally:
-        skip_draws(0)
 
 
 class _FunctionOfThread:
@@ -105,4 +64,4 @@ def retrace_training(model: keras.layers.Layer) -> None:
 
 
 def _models(model: keras.layers.Layer) -> list[Any]:
-    return [part for part in model._flatten_layers() if isinstance(part, keras.Model)]
+    return [part for part in flattened(model) if isinstance(part, keras.Model)]

@@ -9,7 +9,8 @@ import keras
 
 from keras_renorm.layers import BatchNormalization
 from keras_renorm.layers.statistics_in_use import batch_at_inference
-from keras_renorm.statistics import hooks, keras_calls, norms
+from keras_renorm.models import batch_norms
+from keras_renorm.statistics import hooks, keras_calls
 
 _lock = threading.Lock()
 
@@ -47,7 +48,7 @@ def batch_statistics(model: keras.layers.Layer) -> Iterator[None]:
 
     Source: Wu & Johnson 2021, section 4.
     """
-    with hooks.fresh_functions(model), uses_minibatch(norms.find(model)):
+    with hooks.fresh_functions(model), uses_minibatch(batch_norms(model)):
         yield
 
 

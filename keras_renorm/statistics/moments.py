@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_renorm.statistics.norms import MeanVariance
+from keras_renorm.statistics.moving_statistics import MeanVariance
 
 
 class PopulationMoments:

@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 
+from keras_renorm.models import batch_norms
 from keras_renorm.ops import arguments
-from keras_renorm.statistics import norms
+from keras_renorm.statistics import moving_statistics
 from keras_renorm.statistics.batches import Batches
 from keras_renorm.statistics.minibatch import uses_minibatch
 from keras_renorm.statistics.sweeps import Sweeper
@@ -123,13 +124,13 @@ def precise(
     Source: Wu & Johnson 2021, section 3.
     """
     _check_options(estimator, upstream, tolerance, verbose)
-    chosen = norms.find(model, layers)
+    chosen = batch_norms(model, layers)
     for layer in chosen:
-        norms.require_weights(layer)
+        moving_statistics.require_weights(layer)
     minibatch = upstream == "minibatch"
     examples = Batches(dataset, num_samples, batch_size, keep=not minibatch)
     sweeper = Sweeper(model, chosen, examples, estimator, 1 if verbose == "auto" else verbose)
-    with uses_minibatch(norms.find(model)) if minibatch else contextlib.nullcontext():
+    with uses_minibatch(batch_norms(model)) if minibatch else contextlib.nullcontext():
         change = sweeper.sweep_once() if minibatch else sweeper.sweep_until(tolerance)
     called = sweeper.assign()
     return PreciseReport(

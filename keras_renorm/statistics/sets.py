@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_renorm.statistics import norms
+from keras_renorm.models import batch_norms
+from keras_renorm.statistics import moving_statistics
 
 #: The statistics of all batch norms of a model: arrays by `number/path of the layer/weight`.
 StatisticsSet: TypeAlias = dict[str, np.ndarray]
@@ -28,7 +29,7 @@ def save_set(model: keras.layers.Layer, name: str) -> StatisticsSet:
     set.
 
     Args:
-        model: A model or layer that holds batch norms.
+        model: A model or layer that holds batch moving_statistics.
         name: The name; a set that has it already is replaced.
 
     Returns:
@@ -56,7 +57,7 @@ def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.nda
     """Gives `model` the population statistics of a set.
 
     Args:
-        model: A model or layer that holds batch norms.
+        model: A model or layer that holds batch moving_statistics.
         statistics_set: The name of a set that `save_set` or `read_sets` keeps for this model, or
             a set itself. It fits a model with as many batch norms, of the same kinds and numbers
             of channels in the same order; layers may have other names.
@@ -75,8 +76,10 @@ def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.nda
             'statistics of now with `save_set(model, "day")`, then write `use_set(model, "day")`.'
         )
     arrays = iter(_fitting(model, statistics_set).values())
-    for layer in norms.find(model):
-        norms.write(layer, {name: next(arrays) for name in norms.variables(layer)})
+    for layer in batch_norms(model):
+        moving_statistics.write(
+            layer, {name: next(arrays) for name in moving_statistics.variables(layer)}
+        )
 
 
 def sets(model: keras.layers.Layer) -> dict[str, StatisticsSet]:
@@ -134,9 +137,9 @@ def read_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> list[s
 
 def _read(model: keras.layers.Layer) -> StatisticsSet:
     arrays = {}
-    for number, layer in enumerate(norms.find(model)):
-        norms.require_weights(layer)
-        for name, variable in norms.variables(layer).items():
+    for number, layer in enumerate(batch_norms(model)):
+        moving_statistics.require_weights(layer)
+        for name, variable in moving_statistics.variables(layer).items():
             value = np.array(keras.ops.convert_to_numpy(variable))
             if value.dtype not in _OF_NUMPY:
                 value = value.astype("float32")

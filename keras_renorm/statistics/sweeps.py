@@ -1,4 +1,4 @@
-"""Sweeps of examples through a model, for the statistics of its batch norms."""
+"""Sweeps of examples through a model, for the statistics of its batch moving_statistics."""
 
 import itertools
 import warnings
@@ -7,11 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_renorm.statistics import hooks, norms
+from keras_renorm.models import draws_kept
+from keras_renorm.statistics import moving_statistics
 from keras_renorm.statistics.batches import Batches
 from keras_renorm.statistics.moments import PopulationMoments
-from keras_renorm.statistics.norms import MeanVariance
-from keras_renorm.statistics.passes import Call, Pass
+from keras_renorm.statistics.moments_pass import MomentsPass, Received
+from keras_renorm.statistics.moving_statistics import MeanVariance
 
 # A batch norm that is called several times may depend on itself, and never settle.
 _MOST_ROUNDS = 50
@@ -42,7 +43,7 @@ class Sweeper:
         self._layers = layers
         self._examples = examples
         self._estimator = estimator
-        self._statistics = [norms.read(layer) for layer in layers]
+        self._statistics = [moving_statistics.read(layer) for layer in layers]
         self._order: list[int] = []
         self._bar = keras.utils.Progbar(None, verbose=verbose, unit_name="example")
         self._seen = 0
@@ -59,7 +60,7 @@ class Sweeper:
         Args:
             at_once: Whether each batch norm uses the moments of the batch, which must be all.
         """
-        moments = self._sweep(Pass(self._model, self._layers, at_once=at_once))
+        moments = self._sweep(MomentsPass(self._model, self._layers, at_once=at_once))
         for number in self.called:
             self._statistics[number] = self._estimate(number, moments[number])
         return 0.0
@@ -76,7 +77,7 @@ class Sweeper:
             self.sweep_once(at_once=True)
             if len(self._order) == len(self.called):
                 return 0.0
-        forward, change = Pass(self._model, self._layers), np.inf
+        forward, change = MomentsPass(self._model, self._layers), np.inf
         for _ in range(_MOST_ROUNDS):
             change = self._round(forward)
             if len(self._order) == len(self.called):
@@ -97,10 +98,12 @@ class Sweeper:
         self._bar.update(self._seen, finalize=True)
         for number in self.called:
             layer = self._layers[number]
-            norms.write(layer, norms.values(layer, self._statistics[number]))
+            moving_statistics.write(
+                layer, moving_statistics.values(layer, self._statistics[number])
+            )
         return [self._layers[number] for number in self.called]
 
-    def _round(self, forward: Pass) -> float:
+    def _round(self, forward: MomentsPass) -> float:
         """Sets the statistics of each batch norm once; returns the largest change."""
         changes = [0.0]
         for place in itertools.count():
@@ -116,15 +119,17 @@ class Sweeper:
                 break
         return max(changes)
 
-    def _sweep(self, forward: Pass, place: int | None = None) -> dict[int, PopulationMoments]:
+    def _sweep(
+        self, forward: MomentsPass, place: int | None = None
+    ) -> dict[int, PopulationMoments]:
         """The moments of all batch norms, or of the one at a place in the order of the calls."""
         present = [
-            norms.values(layer, statistics)
+            moving_statistics.values(layer, statistics)
             for layer, statistics in zip(self._layers, self._statistics, strict=True)
         ]
         moments: dict[int, PopulationMoments] = {}
         first = 0
-        with hooks.replaced(forward.hooks()), hooks.seeds_kept(self._model) as skip_draws:
+        with forward.watching(), draws_kept(self._model) as skip_draws:
             for batch, (x, size) in enumerate(self._examples):
                 skip_draws(batch * _DRAWS)
                 recorded = forward(x, size, present)
@@ -159,7 +164,7 @@ class Sweeper:
         return np.where(seen, mean, before[0]), np.where(seen, variance, before[1])
 
 
-def _check_finite(layer: Any, call: Call, first: int, end: int) -> None:
+def _check_finite(layer: Any, call: Received, first: int, end: int) -> None:
     if not all(np.isfinite(vector).all() for vector in call):
         raise ValueError(
             f"The inputs of the batch norm {layer.path!r} are not finite in the examples {first} "

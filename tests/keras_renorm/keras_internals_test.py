@@ -1,28 +1,172 @@
+"""What Keras's private names hold in the Keras that runs here."""
+
 import keras
 import numpy as np
 import pytest
 
-from keras_renorm import layers
-from keras_renorm.keras_internals import _Reader, attached_mask, own_weight_count
+from keras_renorm import keras_internals, layers
+
+L = keras.layers
+
+
+class Own(keras.Model):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(x)
+
+
+def nested():
+    shared = L.Dense(4, name="shared")
+    inner = keras.Sequential([keras.Input((4,), name="inside"), shared], name="inner")
+    x = keras.Input((4,), name="x")
+    return keras.Model(x, shared(inner(x)), name="outer"), inner, shared, x
+
+
+def test_layers_in_a_model_at_any_depth_and_directly():
+    model, inner, shared, _ = nested()
+    assert [layer.name for layer in keras_internals.flattened(model)] == [
+        *("outer", "x", "inner", "shared", "inside")
+    ]
+    assert [layer.name for layer in keras_internals.children(model)] == ["x", "inner", "shared"]
+    assert [layer.name for layer in keras_internals.children(inner)] == ["inside", "shared"]
+    assert keras_internals.flattened(shared) == [shared]
+    assert keras_internals.children(shared) == []
+
+
+def test_functional_models():
+    model, inner, shared, _ = nested()
+    assert keras_internals.functional(model) is model
+    built = keras_internals.functional(inner)
+    assert [layer.name for layer in built.layers] == ["inside", "shared"]
+    for other in (keras.Sequential([L.Dense(3)]), shared, Own(shared), None):
+        assert keras_internals.functional(other) is None
+
+
+def test_calls_in_the_order_in_which_they_are_made_without_inputs():
+    model, inner, shared, x = nested()
+    nodes = keras_internals.nodes(model)
+    assert [node.operation for node in nodes] == [inner, shared]
+    assert nodes[0].input_tensors == [x]
+    assert nodes[1].input_tensors == list(nodes[0].outputs)
+    assert nodes[0].arguments.args[0] is x
+    assert keras_internals.number_of_calls(shared) == 2
+    assert keras_internals.number_of_calls(L.Dense(3)) == 0
+
+
+def test_the_operation_of_a_tensor():
+    model, _, shared, x = nested()
+    assert keras_internals.operation_of(model.outputs[0]) is shared
+    assert isinstance(keras_internals.operation_of(x), L.InputLayer)
+
+
+def test_a_copied_operation_has_no_place_in_a_graph():
+    x = keras.Input((4,))
+    operation = keras_internals.operation_of(keras.ops.pad(x, [[0, 0], [1, 1]]))
+    copy = keras_internals.same_operation(operation)
+    assert type(copy) is type(operation)
+    assert copy.pad_width == operation.pad_width
+    assert keras_internals.number_of_calls(operation) == 1
+    assert keras_internals.number_of_calls(copy) == 0
+    assert copy(x).shape == (None, 6)
+    assert keras_internals.number_of_calls(operation) == 1
+
+
+def test_seed_generators_are_those_of_the_layer_itself():
+    dropout = L.Dropout(0.5, seed=1)
+    (generator,) = keras_internals.seed_generators(dropout)
+    assert isinstance(generator, keras.random.SeedGenerator)
+    assert keras_internals.seed_generators(keras.Sequential([dropout])) == []
+    assert keras_internals.seed_generators(L.Dense(3)) == []
+
+
+def test_layers_that_know_training():
+    assert keras_internals.knows_training(L.Dropout(0.5))
+    for layer in (L.ReLU(), Own(L.Dense(3))):
+        assert not keras_internals.knows_training(layer)
+
+
+def test_the_output_shape_of_a_lambda():
+    assert keras_internals.output_shape_of_lambda(L.Lambda(abs, output_shape=(3,))) == (3,)
+    assert keras_internals.output_shape_of_lambda(L.Lambda(abs)) is None
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_batches_count_also_where_their_gradients_are_gathered(steps, rng):
+    model = keras.Sequential([keras.Input((4,)), L.Dense(1)])
+    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=steps), "mse")
+    x = rng.normal(size=(12, 4)).astype("f4")
+    model.fit(x, x[:, :1], batch_size=3, verbose=0)
+    assert keras_internals.batches_seen(model.optimizer) == 4
+    assert int(np.array(model.optimizer.iterations)) == 4 // (steps or 1)
+
+
+def test_methods_as_keras_wrote_them():
+    assert keras_internals.is_keras_method(keras.Sequential, "call")
+    assert keras_internals.is_keras_method(Own, "get_config")
+    assert not keras_internals.is_keras_method(Own, "call")
+
+
+def test_keras_synchronizes_where_it_takes_the_argument():
+    if keras_internals.synchronizes():
+        assert L.BatchNormalization(synchronized=True).synchronized
+    else:
+        with pytest.raises(ValueError, match="only supported with the TensorFlow backend"):
+            L.BatchNormalization(synchronized=True)
+
+
+def test_only_jax_sorts_what_is_trained_as_fit_begins(rng):
+    model = keras.Sequential([keras.Input((4,)), L.Dense(1)])
+
+    class Freezes(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            model.layers[0].bias.trainable = False
+            if keras.backend.backend() != "jax":
+                model.make_train_function(force=True)
+
+    assert keras_internals.trains_fixed_variables() == (keras.backend.backend() == "jax")
+    if not keras_internals.trains_fixed_variables():
+        model.compile("sgd", "mse")
+        x = rng.normal(size=(8, 4)).astype("f4")
+        model.fit(x, x[:, :1] + 9, batch_size=8, verbose=0, callbacks=[Freezes()])
+        bias = model.layers[0].bias.numpy().copy()
+        model.fit(x, x[:, :1] + 9, batch_size=8, verbose=0, callbacks=[Freezes()])
+        np.testing.assert_array_equal(model.layers[0].bias.numpy(), bias)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's `ops.add`")
+@pytest.mark.parametrize(
+    ("width", "calls", "expected"),
+    [(9, 1, False), (6, 1, True), (None, 1, True), (9, 0, True), (9, 2, True)],
+)
+def test_widths_that_may_be_mistaken_for_channels(width, calls, expected):
+    conv = L.Conv2D(4, 3, data_format="channels_first")
+    conv.build((None, 3, 6, width))
+    for _ in range(calls):
+        conv(keras.Input((3, 6, width)))
+    assert keras_internals.may_mistake_width(conv) == expected
+
 
 # The mask inside compiled functions, and under JAX: layers/domain_backend_checks.py.
 
 
-class Both(keras.layers.Layer):
+class Both(L.Layer):
     """Of two tensors, to which Keras hands no mask."""
 
     supports_masking = True
 
     def call(self, x, other, mask=None):
         assert mask is None
-        self.found = attached_mask(x), attached_mask(other)
+        self.found = keras_internals.attached_mask(x), keras_internals.attached_mask(other)
         return x
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_mask_of_the_tensor_and_none_of_another(dtype):
     x = np.array([[[1.0], [0.0], [2.0]]], dtype)
-    masked = keras.layers.Masking(dtype=dtype)(x)
+    masked = L.Masking(dtype=dtype)(x)
     layer = Both(dtype=dtype)
     layer(masked, keras.ops.ones((1, 3)))
     mask, none = layer.found
@@ -33,16 +177,16 @@ def test_the_mask_of_the_tensor_and_none_of_another(dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_keras_tells_a_reader_the_same(dtype):
     """Which stands for the attribute under JAX."""
-    masked = keras.layers.Masking(dtype=dtype)(np.array([[[1.0], [0.0], [2.0]]], dtype))
+    masked = L.Masking(dtype=dtype)(np.array([[[1.0], [0.0], [2.0]]], dtype))
     for x in (masked, keras.ops.ones((1, 3))):
-        reader = _Reader()
+        reader = keras_internals._Reader()
         reader(x)
         (found,) = reader.found
-        assert found is attached_mask(x)
+        assert found is keras_internals.attached_mask(x)
 
 
 def test_own_weights_are_those_of_no_layer_inside():
-    layer = layers.BatchNormalization(activation=keras.layers.PReLU())
+    layer = layers.BatchNormalization(activation=L.PReLU())
     layer.build((None, 3))
     assert len(layer.weights) == 5
-    assert own_weight_count(layer) == 4
+    assert keras_internals.own_weight_count(layer) == 4

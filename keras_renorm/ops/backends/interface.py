@@ -318,6 +318,41 @@ class Backend(Protocol):
         """Whether `x` is a tensor without values, of a function that is traced or compiled."""
         ...
 
+    @property
+    def untraced(self) -> str:
+        """What to write so that a call is not traced, as a sentence."""
+        ...
+
+    def graph(self) -> Any:
+        """The graph that is traced here and now; None where there is none to tell apart."""
+        ...
+
+    @property
+    def leaks(self) -> tuple[type[Exception], ...]:
+        """The errors for a tensor of a traced loop that is used outside of it."""
+        ...
+
+    def number_of_replicas(self, variables: Sequence[Any]) -> int:
+        """How many replicas `variables` were made for."""
+        ...
+
+    def compiled(
+        self, function: Callable[..., Any], variables: Sequence[Any], *, eager: bool
+    ) -> Callable[[Sequence[Any], Any], Any]:
+        """`function` as one compiled call without gradients, run by every replica.
+
+        Args:
+            function: `function(state, part, shared)`, of structures of tensors. `state` is pairs
+                of a variable and its value, for a `keras.StatelessScope`.
+            variables: The variables that `function` reads.
+            eager: Whether its operations run one by one instead, which replicas cannot.
+
+        Returns:
+            A function of one part for each replica and what they share, structures of arrays,
+            that returns what `function` returns on the first replica.
+        """
+        ...
+
     def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which nothing is recorded for gradients."""
         ...
@@ -349,6 +384,8 @@ class PlainBackend:
     fused_inference: FusedInference | None = None
     prefers_plain_passes = False
     synchronizes = False
+    untraced = "Run the gauge where nothing is compiled."
+    leaks: tuple[type[Exception], ...] = ()
 
     def native_problem(self) -> str | None:
         """The library does not serve it."""
@@ -404,6 +441,25 @@ class PlainBackend:
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is one of Keras's symbolic tensors."""
         return isinstance(x, keras.KerasTensor)
+
+    def graph(self) -> Any:
+        """None."""
+        return None
+
+    def number_of_replicas(self, variables: Sequence[Any]) -> int:
+        """One."""
+        return 1
+
+    def compiled(
+        self, function: Callable[..., Any], variables: Sequence[Any], *, eager: bool
+    ) -> Callable[[Sequence[Any], Any], Any]:
+        """Its operations run one by one."""
+
+        def run(parts: Sequence[Any], shared: Any) -> Any:
+            with self.without_gradients():
+                return function((), *parts, shared)
+
+        return run
 
     def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
         """One that does nothing."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_renorm import convert, layers
-from keras_renorm.convert.rules import as_keras
+from keras_renorm.convert.counterparts import as_keras
 
 X = np.random.default_rng(2).normal(1.0, 2.0, (6, 5)).astype("f4")
 SYNCHRONIZES = keras.backend.backend() != "torch"

@@ -4,8 +4,8 @@ import keras
 import pytest
 
 from keras_renorm.diagnostics.blocks import residual_blocks
-from keras_renorm.diagnostics.graphs import graph
 from keras_renorm.layers import BatchNormalization, DomainBatchNormalization
+from keras_renorm.models import calls as graph
 
 L = keras.layers
 

@@ -5,20 +5,20 @@ import numpy as np
 import pytest
 
 from keras_renorm.diagnostics.corrections import watch
-from keras_renorm.diagnostics.norms import is_norm
 from keras_renorm.layers import (
     BatchNormalization,
     BatchRenormalization,
     DomainBatchNormalization,
     DomainBatchRenormalization,
 )
+from keras_renorm.models import is_batch_norm
 from keras_renorm.schedules import PAPER_D_MAX, PAPER_R_MAX, LinearRamp
 
 L = keras.layers
 
 
 def rows(model, x):
-    norms = {layer: layer.name for layer in model._flatten_layers() if is_norm(layer)}
+    norms = {layer: layer.name for layer in model._flatten_layers() if is_batch_norm(layer)}
     return [row for of_layer in watch(model, x, norms).values() for row in of_layer]
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from keras_renorm import layers
+from keras_renorm.models import replaced
 from keras_renorm.statistics import hooks
 
 FUNCTIONS = ("train_function", "test_function", "predict_function")
@@ -10,14 +11,6 @@ FUNCTIONS = ("train_function", "test_function", "predict_function")
 
 def numpy(value):
     return np.array(keras.ops.convert_to_numpy(value))
-
-
-def one(*_, **__):
-    return 1
-
-
-def two(*_, **__):
-    return 2
 
 
 def nested_model():
@@ -28,51 +21,6 @@ def nested_model():
 @pytest.fixture
 def x(rng):
     return rng.normal(size=(4, 3)).astype("f4")
-
-
-def test_a_method_is_replaced_on_one_layer_and_comes_back(x):
-    layer, other = keras.layers.ReLU(), keras.layers.ReLU()
-    layer(x)
-    before, config = dict(vars(layer)), layer.get_config()
-    with hooks.replaced([(layer, "call", lambda inputs: inputs + 10)]):
-        np.testing.assert_array_equal(numpy(layer(x)), x + 10)
-        np.testing.assert_array_equal(numpy(other(x)), np.maximum(x, 0))
-        assert layer.get_config() == config
-    assert vars(layer) == before
-    np.testing.assert_array_equal(numpy(layer(x)), np.maximum(x, 0))
-
-
-def test_what_stood_on_the_layer_itself_is_there_again():
-    layer = keras.layers.ReLU()
-    vars(layer)["call"] = one
-    with hooks.replaced([(layer, "call", two)]):
-        assert vars(layer)["call"] is two
-    assert vars(layer)["call"] is one
-
-
-def test_contexts_and_hooks_for_one_method_come_off_in_turn():
-    layer = keras.layers.ReLU()
-    with hooks.replaced([(layer, "call", one), (layer, "call", two)]):
-        assert layer.call() == 2
-        with hooks.replaced([(layer, "call", one)]):
-            assert layer.call() == 1
-        assert layer.call() == 2
-    assert "call" not in vars(layer)
-
-
-def test_an_error_inside_or_among_the_hooks_takes_all_off():
-    first, second = keras.layers.ReLU(), keras.layers.ReLU()
-
-    def failing():
-        yield first, "call", one
-        yield second, "call", one
-        raise OSError("no more hooks")
-
-    with pytest.raises(OSError, match="no more hooks"), hooks.replaced(failing()):
-        pytest.fail("entered")
-    with pytest.raises(OSError, match="inside"), hooks.replaced([(first, "call", one)]):
-        raise OSError("inside")
-    assert "call" not in vars(first) | vars(second)
 
 
 def test_functions_are_traced_anew_inside_and_the_old_ones_are_back(x):
@@ -87,7 +35,7 @@ def test_functions_are_traced_anew_inside_and_the_old_ones_are_back(x):
         inside = [[getattr(part, name) for name in FUNCTIONS] for part in (model, inner)]
         assert not any(one in kept[0] + kept[1] for one in inside[0] + inside[1])
         hook = model.layers[1], "call", lambda inputs, **_: 0 * inputs
-        with hooks.replaced([hook]):
+        with replaced([hook]):
             np.testing.assert_array_equal(model.predict(x, verbose=0), np.zeros((4, 3)))
     for part, functions in zip((model, inner), kept, strict=True):
         for name, function in zip(FUNCTIONS, functions, strict=True):
@@ -125,7 +73,7 @@ def test_fit_forgets_the_methods_that_it_was_traced_with(x):
         calls.append(inputs.shape)
         return own(inputs, **options)
 
-    with hooks.replaced([(model.layers[1], "call", call)]):
+    with replaced([(model.layers[1], "call", call)]):
         model.fit(x, x, **fit)
         assert not calls
         hooks.retrace_training(model)

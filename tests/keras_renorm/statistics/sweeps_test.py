@@ -8,7 +8,8 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("other backends are in backend_checks.py", allow_module_level=True)
 
 from keras_renorm import layers
-from keras_renorm.statistics import norms
+from keras_renorm.models import batch_norms
+from keras_renorm.statistics import moving_statistics
 from keras_renorm.statistics.batches import Batches
 from keras_renorm.statistics.sweeps import Sweeper
 
@@ -21,7 +22,7 @@ def numpy(value):
 
 def sweeper_of(model, dataset, *, batch_size=None, estimator="total", chosen=None):
     examples = Batches(dataset, None, batch_size, keep=True)
-    return Sweeper(model, norms.find(model, chosen), examples, estimator, 0)
+    return Sweeper(model, batch_norms(model, chosen), examples, estimator, 0)
 
 
 def normalized(x, mean, variance):
@@ -71,7 +72,9 @@ def test_the_statistics_follow_the_calls_and_are_given_in_the_end(x, batch_size)
     check(model.b, x)
     exact = np.float64(x)
     check(model.a, 3 * normalized(exact, exact.mean(0), exact.var(0)) + 1)
-    changed = {id(v) for layer in (model.a, model.b) for v in norms.variables(layer).values()}
+    changed = {
+        id(v) for layer in (model.a, model.b) for v in moving_statistics.variables(layer).values()
+    }
     for old, new in zip(before, model.variables, strict=True):
         assert np.array_equal(numpy(new), old) == (id(new) not in changed)
 

@@ -1,7 +1,7 @@
 """JAX."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,10 @@ class Jax(PlainBackend):
     """See `keras_renorm.ops.backends.interface.Backend`."""
 
     synchronizes = True
+    untraced = (
+        "Take out the jax.jit or the scan around it, or run the gauge in `with jax.disable_jit():`."
+    )
+    leaks = (jax.errors.UnexpectedTracerError,)
 
     def native_problem(self) -> str | None:
         """Why JAX does not take the library, or None."""
@@ -46,6 +50,17 @@ class Jax(PlainBackend):
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is a tracer."""
         return isinstance(x, jax.core.Tracer)
+
+    def compiled(
+        self, function: Callable[..., Any], variables: Sequence[Any], *, eager: bool
+    ) -> Callable[[Sequence[Any], Any], Any]:
+        """`jax.jit`, for which the variables are arguments, or they would be constants."""
+
+        def run(values: Sequence[Any], part: Any, shared: Any) -> Any:
+            return function([*zip(variables, values, strict=True)], part, shared)
+
+        call = run if eager else jax.jit(run)
+        return lambda parts, shared: call([v.value for v in variables], parts[0], shared)
 
 
 @functools.cache

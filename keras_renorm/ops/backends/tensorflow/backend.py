@@ -1,6 +1,6 @@
 """TensorFlow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -30,6 +30,10 @@ class TensorFlow(PlainBackend):
     native_passes: Passes | None = passes
     prefers_plain_passes = True
     synchronizes = True
+    untraced = (
+        "Take out the tf.function around it, or run tf.config.run_functions_eagerly(True) before "
+        "the gauge."
+    )
 
     def native_problem(self) -> str | None:
         """Why TensorFlow does not take the library, or None."""
@@ -73,6 +77,60 @@ class TensorFlow(PlainBackend):
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is a tensor of a graph."""
         return keras.ops.is_tensor(x) and not hasattr(x, "numpy")
+
+    def graph(self) -> Any:
+        """The default graph of a function, which is another one in the body of a loop."""
+        return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+    def number_of_replicas(self, variables: Sequence[Any]) -> int:
+        """Those of the strategy that the variables were made under."""
+        strategy = _strategy(variables)
+        return strategy.num_replicas_in_sync if strategy else 1
+
+    def compiled(
+        self, function: Callable[..., Any], variables: Sequence[Any], *, eager: bool
+    ) -> Callable[[Sequence[Any], Any], Any]:
+        """A `tf.function`, which reads the variables as they are."""
+
+        def on_one(part: Any, shared: Any) -> Any:
+            return function((), part, shared)
+
+        strategy = _strategy(variables)
+        if strategy:
+            return _on_replicas(on_one, strategy)
+        call = on_one if eager else tf.function(on_one, autograph=False, reduce_retracing=True)
+        return lambda parts, shared: call(_tensors(*parts), _tensors(shared))
+
+
+def _on_replicas(
+    function: Callable[[Any, Any], Any], strategy: Any
+) -> Callable[[Sequence[Any], Any], Any]:
+    """See `Backend.compiled`; all replicas of a strategy."""
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def run(own: Any, shared: Any) -> Any:
+        return strategy.run(function, args=(own, shared))
+
+    def distributed(parts: Sequence[Any], shared: Any) -> Any:
+        own = strategy.experimental_distribute_values_from_function(
+            lambda context: _tensors(parts[context.replica_id_in_sync_group])
+        )
+        return keras.tree.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0],
+            run(own, _tensors(shared)),
+        )
+
+    return distributed
+
+
+def _strategy(variables: Sequence[Any]) -> Any:
+    """The strategy of several replicas that variables were made under; None if there is none."""
+    strategies = (getattr(one.value, "distribute_strategy", None) for one in variables)
+    return next((one for one in strategies if one and one.num_replicas_in_sync > 1), None)
+
+
+def _tensors(arrays: Any) -> Any:
+    return keras.tree.map_structure(tf.convert_to_tensor, arrays)
 
 
 BACKEND: Backend = TensorFlow("tensorflow", "TensorFlow")

@@ -29,6 +29,7 @@ class Torch(PlainBackend):
 
     elsewhere: Elsewhere = "fused"
     fused = fused
+    untraced = "Take out the torch.compile or the export around it."
 
     def native_problem(self) -> str | None:
         """Why PyTorch does not take the library, or None."""

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_renorm import layers, schedules, statistics
-from keras_renorm.convert import rules
+from keras_renorm.convert import counterparts
 
 L = keras.layers
 BN = layers.BatchNormalization
@@ -12,12 +12,12 @@ DomainBN = layers.DomainBatchNormalization
 DomainBRN = layers.DomainBatchRenormalization
 
 
-@keras.saving.register_keras_serializable("rules_test")
+@keras.saving.register_keras_serializable("counterparts_test")
 class Own(BN):
     pass
 
 
-@keras.saving.register_keras_serializable("rules_test")
+@keras.saving.register_keras_serializable("counterparts_test")
 class OwnOfKeras(L.BatchNormalization):
     pass
 
@@ -89,33 +89,33 @@ def filled(layer):
 
 
 def test_each_layer_has_its_counterpart():
-    assert list(rules.RENORM_OF.items()) == [(BN, BRN), (DomainBN, DomainBRN)]
-    assert list(rules.PLAIN_OF.items()) == [(BRN, BN), (DomainBRN, DomainBN)]
+    assert list(counterparts.RENORM_OF.items()) == [(BN, BRN), (DomainBN, DomainBRN)]
+    assert list(counterparts.PLAIN_OF.items()) == [(BRN, BN), (DomainBRN, DomainBN)]
 
 
 @pytest.mark.parametrize("make", [L.BatchNormalization, BN, BRN])
-def test_batch_norms_are_told(make):
-    assert rules.is_batch_norm(make())
+def test_norms_of_one_affine_are_told(make):
+    assert counterparts.is_one_affine(make())
 
 
 def test_a_batch_norm_of_keras_with_renorm_is_one():
-    assert rules.is_batch_norm(L.BatchNormalization(renorm=True))
+    assert counterparts.is_one_affine(L.BatchNormalization(renorm=True))
 
 
 @pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
-def test_other_layers_are_no_batch_norms(make):
-    assert not rules.is_batch_norm(make())
+def test_other_layers_are_not_one_affine(make):
+    assert not counterparts.is_one_affine(make())
 
 
 @pytest.mark.parametrize("other", [None, BN, "BatchNormalization"])
-def test_what_is_no_layer_is_no_batch_norm(other):
-    assert not rules.is_batch_norm(other)
+def test_what_is_no_layer_is_not_one_affine(other):
+    assert not counterparts.is_one_affine(other)
 
 
 @pytest.mark.parametrize("kind", [BN, BRN])
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "float64"])
 def test_as_keras_keeps_what_both_have(kind, policy):
-    keras_layer = rules.as_keras(kind(**COMMON, **OBJECTS, dtype=policy))
+    keras_layer = counterparts.as_keras(kind(**COMMON, **OBJECTS, dtype=policy))
     assert type(keras_layer) is L.BatchNormalization
     assert_has_options(keras_layer, policy)
     assert not keras_layer.renorm
@@ -125,7 +125,7 @@ def test_as_keras_keeps_what_both_have(kind, policy):
 @pytest.mark.parametrize("kind", [BN, BRN])
 def test_as_keras_of_the_defaults(kind):
     """Configurations leave defaults out, so that Keras's must be the same."""
-    keras_layer = rules.as_keras(kind())
+    keras_layer = counterparts.as_keras(kind())
     assert (keras_layer.axis, keras_layer.momentum, keras_layer.epsilon) == (-1, 0.99, 1e-3)
     assert keras_layer.center
     assert keras_layer.scale
@@ -138,7 +138,7 @@ def test_as_keras_of_the_defaults(kind):
 def test_as_keras_leaves_out_what_keras_has_not():
     ramp = schedules.LinearRamp(1.0, 3.0, 2, 9)
     options = {"activation": "relu", "virtual_batch_size": 2, "frozen_statistics": True}
-    keras_layer = rules.as_keras(BRN(r_max=ramp, d_max=1.0, name="norm", **options))
+    keras_layer = counterparts.as_keras(BRN(r_max=ramp, d_max=1.0, name="norm", **options))
     assert keras_layer.name == "norm"
     assert not keras_layer.renorm
     for name in ("r_max", "d_max", "activation", "virtual_batch_size"):
@@ -147,12 +147,12 @@ def test_as_keras_leaves_out_what_keras_has_not():
 
 
 def test_as_keras_keeps_the_moments_of_all_replicas():
-    assert rules.as_keras(BN(synchronized=True)).synchronized
+    assert counterparts.as_keras(BN(synchronized=True)).synchronized
 
 
 @pytest.mark.parametrize("make", [*OTHERS.values(), L.BatchNormalization])
 def test_keras_has_nothing_for_other_layers(make):
-    assert rules.as_keras(make()) is None
+    assert counterparts.as_keras(make()) is None
 
 
 @pytest.mark.parametrize("kind", [BN, BRN])
@@ -160,8 +160,11 @@ def test_keras_computes_in_inference_what_ours_does_and_the_activation_follows(k
     norm = built(kind(epsilon=1.0, activation="relu"), (None, 2))
     for name, values in zip(VECTORS, ([2, 5], [1, 1], [3, 10], [3, 24]), strict=True):
         getattr(norm, name).assign(values)
-    keras_layer, follows = built(rules.as_keras(norm), (None, 2)), rules.activation_after(norm)
-    rules.hand_over_norm(norm, keras_layer)
+    keras_layer, follows = (
+        built(counterparts.as_keras(norm), (None, 2)),
+        counterparts.activation_after(norm),
+    )
+    counterparts.hand_over_norm(norm, keras_layer)
     # The deviations are sqrt(3 + 1) = 2 and sqrt(24 + 1) = 5: y = x - 3 + 1 and x - 10 + 1.
     y = keras_layer(np.array([[5, 8], [0, 12]], "f4"))
     np.testing.assert_allclose(y, [[3, -1], [-2, 3]], atol=1e-5)
@@ -171,7 +174,7 @@ def test_keras_computes_in_inference_what_ours_does_and_the_activation_follows(k
 @pytest.mark.parametrize("kind", [BN, BRN])
 def test_a_function_follows_as_a_layer(kind):
     norm = kind(activation="relu", name="norm", dtype="mixed_float16")
-    layer = rules.activation_after(norm)
+    layer = counterparts.activation_after(norm)
     assert type(layer) is L.Activation
     assert layer.activation is keras.activations.relu
     assert layer.name == "norm_activation"
@@ -180,12 +183,12 @@ def test_a_function_follows_as_a_layer(kind):
 
 def test_the_activation_of_domains_and_subclasses_follows():
     for norm in (DomainBN(num_domains=2, activation="tanh"), Own(activation="tanh")):
-        assert rules.activation_after(norm).activation is keras.activations.tanh
+        assert counterparts.activation_after(norm).activation is keras.activations.tanh
 
 
 def test_an_activation_that_is_a_layer_is_given_as_it_is():
     slopes = L.PReLU(name="slopes")
-    assert rules.activation_after(BN(activation=slopes)) is slopes
+    assert counterparts.activation_after(BN(activation=slopes)) is slopes
 
 
 @pytest.mark.parametrize(
@@ -194,21 +197,21 @@ def test_an_activation_that_is_a_layer_is_given_as_it_is():
     ids=["default", "linear", "Keras's", "no norm"],
 )
 def test_nothing_follows(layer):
-    assert rules.activation_after(layer) is None
+    assert counterparts.activation_after(layer) is None
 
 
 @pytest.mark.parametrize(
     "activation", [None, BN().activation, L.Dense(3).activation, L.Activation("linear").activation]
 )
 def test_linear_activations(activation):
-    assert rules.is_linear(activation)
+    assert counterparts.is_linear(activation)
 
 
 @pytest.mark.parametrize(
     "activation", [keras.activations.relu, keras.activations.tanh, L.PReLU(), lambda x: 2 * x]
 )
 def test_other_activations(activation):
-    assert not rules.is_linear(activation)
+    assert not counterparts.is_linear(activation)
 
 
 PAIRS = {
@@ -225,7 +228,7 @@ def test_weights_go_over_by_their_names(make_old, make_new, dtype):
     old, new = filled(built(make_old(dtype=dtype))), built(make_new(dtype=dtype))
     before = bits(old)
     assert len({value for _, value in before.values()}) == 4
-    rules.hand_over_norm(old, new)
+    counterparts.hand_over_norm(old, new)
     assert bits(new) == before
     assert bits(old) == before
 
@@ -237,10 +240,10 @@ def test_statistics_that_half_precision_does_not_hold_are_refused():
     old.moving_variance.assign([1.0, 1e6])
     problem = r"'norm' has 1e\+06 in its moving_variance, which is too large for the new layer's"
     with pytest.raises(ValueError, match=problem):
-        rules.hand_over_norm(old, new)
+        counterparts.hand_over_norm(old, new)
     old.moving_mean.assign([0.0, -65504.0])
     old.moving_variance.assign([np.inf, 6e4])
-    rules.hand_over_norm(old, new)
+    counterparts.hand_over_norm(old, new)
     np.testing.assert_array_equal(new.moving_variance.numpy(), np.float16([np.inf, 6e4]))
 
 
@@ -249,7 +252,7 @@ def test_float64_statistics_of_any_size_go_over():
     for layer in (old, new):
         layer.build((None, 2))
     old.moving_variance.assign([1.0, 1e39])
-    rules.hand_over_norm(old, new)
+    counterparts.hand_over_norm(old, new)
     np.testing.assert_array_equal(new.moving_variance.numpy(), [1.0, 1e39])
 
 
@@ -259,7 +262,7 @@ def test_weights_go_over_bit_for_bit():
     old, new = built(BN()), built(BRN())
     for name in VECTORS:
         getattr(old, name).assign(values)
-    rules.hand_over_norm(old, new)
+    counterparts.hand_over_norm(old, new)
     for name in VECTORS:
         actual = keras.ops.convert_to_numpy(getattr(new, name))
         np.testing.assert_array_equal(actual.view("u4"), values.view("u4"))
@@ -267,7 +270,7 @@ def test_weights_go_over_bit_for_bit():
 
 def test_the_copy_has_variables_of_its_own():
     old, new = filled(built(BN())), built(BN())
-    rules.hand_over_norm(old, new)
+    counterparts.hand_over_norm(old, new)
     before = bits(old)
     new.gamma.assign(np.zeros(4))
     assert bits(old) == before
@@ -277,7 +280,7 @@ def test_the_copy_has_variables_of_its_own():
 def test_a_parameter_that_neither_has_is_left_out(parameter):
     old, new = (built(kind(**{parameter: False})) for kind in (L.BatchNormalization, BN))
     old.moving_mean.assign([1, 2, 3, 4])
-    rules.hand_over_norm(old, new)
+    counterparts.hand_over_norm(old, new)
     assert {"center": new.beta, "scale": new.gamma}[parameter] is None
     assert len(new.weights) == 3
     np.testing.assert_array_equal(new.moving_mean, [1, 2, 3, 4])
@@ -287,7 +290,7 @@ def test_the_count_of_updates_goes_over():
     ramp = schedules.LinearRamp(1.0, 3.0, 2, 6)
     old, new = (built(BRN(r_max=ramp, d_max=1.0)) for _ in range(2))
     old.update_count.assign(4)
-    rules.hand_over_norm(old, new)
+    counterparts.hand_over_norm(old, new)
     assert int(new.update_count) == 4
     assert new.current_limits().r_max == 2.0  # halfway
 
@@ -297,9 +300,9 @@ def test_a_count_of_updates_that_the_other_has_not_stays(make):
     ramp = schedules.LinearRamp(1.0, 3.0, 2, 6)
     counting, other = built(BRN(r_max=ramp, d_max=1.0)), built(make())
     counting.update_count.assign(3)
-    rules.hand_over_norm(other, counting)
+    counterparts.hand_over_norm(other, counting)
     assert int(counting.update_count) == 3
-    rules.hand_over_norm(counting, other)
+    counterparts.hand_over_norm(counting, other)
     assert len(other.weights) == 4
 
 
@@ -308,21 +311,21 @@ def test_whether_parameters_are_trained_goes_over(trained):
     old, new = built(L.BatchNormalization()), built(BN())
     for name in ("gamma", "beta"):
         getattr(old, name).trainable = name in trained
-    rules.hand_over_norm(old, new)
+    counterparts.hand_over_norm(old, new)
     assert [variable.name for variable in new.trainable_variables] == trained
     assert new.trainable
 
 
 def test_parameters_of_a_layer_that_is_not_trained_are_not():
     new = built(BN(trainable=False))
-    rules.hand_over_norm(built(L.BatchNormalization()), new)
+    counterparts.hand_over_norm(built(L.BatchNormalization()), new)
     assert not any(variable.trainable for variable in new.variables)
     assert not new.trainable
 
 
 def test_statistics_are_never_trained():
     new = built(BN())
-    rules.hand_over_norm(built(L.BatchNormalization()), new)
+    counterparts.hand_over_norm(built(L.BatchNormalization()), new)
     assert [variable.name for variable in new.non_trainable_variables] == [
         "moving_mean",
         "moving_variance",
@@ -346,7 +349,7 @@ def test_normalizations_are_told_by_class_and_name():
             keras.Sequential([keras.Input((4, 4)), BN(name="nested")]),
         ]
     )
-    names = [layer.name for layer in rules.normalizations(model)]
+    names = [layer.name for layer in counterparts.normalizations(model)]
     assert sorted(names) == sorted(
         ["keras", "renorm", "subclass", "layer", "group", "named", "wrapped", "nested"]
     )
@@ -355,9 +358,9 @@ def test_normalizations_are_told_by_class_and_name():
 def test_normalizations_of_domains_are_told():
     inputs, domain = keras.Input((5,)), keras.Input((), dtype="int32")
     norm = DomainBRN(num_domains=2)
-    assert rules.normalizations(keras.Model([inputs, domain], norm(inputs, domain=domain))) == [
-        norm
-    ]
+    assert counterparts.normalizations(
+        keras.Model([inputs, domain], norm(inputs, domain=domain))
+    ) == [norm]
 
 
 def test_a_normalization_that_is_used_often_is_given_once():
@@ -365,24 +368,26 @@ def test_a_normalization_that_is_used_often_is_given_once():
     inner = keras.Sequential([keras.Input((5,)), shared])
     inputs = keras.Input((5,))
     outputs = shared(inner(shared(inner(inputs))))
-    assert rules.normalizations(keras.Model(inputs, outputs)) == [shared]
+    assert counterparts.normalizations(keras.Model(inputs, outputs)) == [shared]
 
 
 def test_normalizations_of_one_name_are_all_given():
     norms = [BN(name="norm") for _ in range(2)]
     model = keras.Sequential([keras.Sequential([keras.Input((5,)), norm]) for norm in norms])
-    assert {id(layer) for layer in rules.normalizations(model)} == {id(norm) for norm in norms}
+    assert {id(layer) for layer in counterparts.normalizations(model)} == {
+        id(norm) for norm in norms
+    }
 
 
 def test_a_model_without_normalizations_has_none():
-    assert rules.normalizations(keras.Sequential([keras.Input((5,)), L.Dense(3)])) == []
+    assert counterparts.normalizations(keras.Sequential([keras.Input((5,)), L.Dense(3)])) == []
 
 
 @pytest.mark.parametrize(("renorm", "kind"), [(False, BN), (True, BRN)])
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "float64"])
 def test_as_ours_keeps_the_options(renorm, kind, policy):
     old = L.BatchNormalization(**COMMON, **OBJECTS, renorm=renorm, dtype=policy)
-    ours = rules.as_ours(old)
+    ours = counterparts.as_ours(old)
     assert type(ours) is kind
     assert_has_options(ours, policy)
     assert ours.activation is keras.activations.linear
@@ -392,7 +397,7 @@ def test_as_ours_keeps_the_options(renorm, kind, policy):
 
 
 def test_as_ours_keeps_the_moments_of_all_replicas():
-    assert rules.as_ours(L.BatchNormalization(synchronized=True)).synchronized
+    assert counterparts.as_ours(L.BatchNormalization(synchronized=True)).synchronized
 
 
 @pytest.mark.parametrize(
@@ -407,42 +412,42 @@ def test_as_ours_keeps_the_moments_of_all_replicas():
 )
 def test_as_ours_keeps_the_limits_of_renorm(clipping, limits):
     old = L.BatchNormalization(renorm=True, renorm_clipping=clipping)
-    ours = rules.as_ours(old)
+    ours = counterparts.as_ours(old)
     assert (ours.r_max, ours.d_max) == limits
 
 
 def test_as_ours_leaves_the_limits_of_a_layer_without_renorm():
-    assert type(rules.as_ours(L.BatchNormalization(renorm_clipping={"rmax": 3.0}))) is BN
+    assert type(counterparts.as_ours(L.BatchNormalization(renorm_clipping={"rmax": 3.0}))) is BN
 
 
 def test_as_ours_has_one_momentum():
     old = L.BatchNormalization(renorm=True, momentum=0.9, renorm_momentum=0.5)
-    assert rules.as_ours(old).momentum == 0.9
+    assert counterparts.as_ours(old).momentum == 0.9
 
 
 @pytest.mark.parametrize("renorm", [False, True])
 def test_as_ours_keeps_statistics_frozen(renorm):
     old = L.BatchNormalization(renorm=renorm)
     statistics.freeze(old)
-    assert rules.as_ours(old).frozen_statistics
+    assert counterparts.as_ours(old).frozen_statistics
     statistics.unfreeze(old)
-    assert not rules.as_ours(old).frozen_statistics
+    assert not counterparts.as_ours(old).frozen_statistics
 
 
 @pytest.mark.parametrize("make", [*OTHERS.values(), BN, BRN])
 def test_ours_has_nothing_for_other_layers(make):
-    assert rules.as_ours(make()) is None
+    assert counterparts.as_ours(make()) is None
 
 
 def test_without_gives_the_rest_and_leaves_the_configuration():
     config = {"a": 1, "b": None, "c": [3]}
-    rest = rules.without(config, "a", "b", "absent")
+    rest = counterparts.without(config, "a", "b", "absent")
     assert rest == {"c": [3]}
     assert config == {"a": 1, "b": None, "c": [3]}
 
 
 def test_without_any_key_is_a_copy():
     config = {"a": 1}
-    rest = rules.without(config)
+    rest = counterparts.without(config)
     assert rest == config
     assert rest is not config

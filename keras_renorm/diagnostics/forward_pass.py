@@ -1,25 +1,20 @@
 """Forward passes that are watched and leave the model as it was."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 
-from keras_renorm.diagnostics.graphs import layers
-from keras_renorm.diagnostics.norms import is_norm
 from keras_renorm.diagnostics.tables import listing
-from keras_renorm.statistics import hooks
-
-# Runs in the place of a layer's `call`, on (layer, its call, positional and keyword arguments).
-Around: TypeAlias = Callable[[Any, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+from keras_renorm.keras_internals import flattened, knows_training, seed_generators
+from keras_renorm.models import Around, is_batch_norm, named_layers, watched
+from keras_renorm.ops import backends
 
 
 def forward(
     model: keras.Model,
     x: Any,
-    watched: Iterable[Any],
-    around: Around,
+    around: Mapping[Any, Around],
     *,
     training: bool,
     random: bool = False,
@@ -32,8 +27,7 @@ def forward(
     Args:
         model: The model.
         x: A batch of its inputs.
-        watched: The layers or operations.
-        around: What runs in the place of their `call`.
+        around: For each layer or operation to watch, what runs in the place of its `call`.
         training: Whether the model runs in training mode.
         random: Whether dropout, noise and augmentation are on in training mode. Without them what
             differs from inference is the normalization.
@@ -59,21 +53,10 @@ def forward(
     if any(leaf.shape[:1] == (0,) for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")):
         raise ValueError("`x` holds no examples. Give a batch of the size that training uses.")
     quiet = [] if random else _without_norm(model)
-    calls = dict.fromkeys(quiet, _quiet) | dict.fromkeys(watched, around)
-    wrapped = [(layer, "call", _wrapped(layer, one)) for layer, one in calls.items()]
-    with hooks.replaced(wrapped), keras.StatelessScope(), _generators_kept():
+    calls = dict.fromkeys(quiet, _quiet) | {layer: _seeing(one) for layer, one in around.items()}
+    kept = backends.current().generators_kept()
+    with watched(calls), keras.StatelessScope(), kept:
         return model(x, training=training)
-
-
-def _generators_kept() -> contextlib.AbstractContextManager[None]:
-    """The context after which PyTorch's generators, no variables of Keras, are as they were."""
-    if keras.backend.backend() != "torch":
-        return contextlib.nullcontext()
-    import torch
-
-    # Its dropout without a seed draws from those of the process.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    return torch.random.fork_rng(devices)
 
 
 def left_out(model: keras.Model) -> list[str]:
@@ -90,14 +73,14 @@ def noise(model: keras.Model) -> list[str]:
     if out:
         notes.append(f"Left out, for they are random in training: {listing(out)}.")
     for modes, reason in ((True, "for a norm lies in them"), (False, "which inference has, too")):
-        names = [name for name, layer in kept if layer._call_has_training_arg == modes]
+        names = [name for name, layer in kept if knows_training(layer) == modes]
         if names:
             notes.append(f"With their randomness, {reason}: {listing(names)}.")
     return notes
 
 
 def _random(model: keras.Model) -> list[tuple[str, keras.layers.Layer]]:
-    return [(name, layer) for name, layer in layers(model) if layer._seed_generators]
+    return [(name, layer) for name, layer in named_layers(model) if seed_generators(layer)]
 
 
 def _quiet(
@@ -111,8 +94,8 @@ def _without_norm(model: keras.Model) -> list[keras.layers.Layer]:
     """Layers that know training from inference and hold no normalization."""
     return [
         layer
-        for _, layer in layers(model)
-        if layer._call_has_training_arg and not any(map(is_norm, layer._flatten_layers()))
+        for _, layer in named_layers(model)
+        if knows_training(layer) and not any(map(is_batch_norm, flattened(layer)))
     ]
 
 
@@ -124,34 +107,18 @@ def _gives_batches(x: Any) -> bool:
     return isinstance(x, Iterable) and not batch
 
 
-def _wrapped(layer: Any, around: Around) -> Callable[..., Any]:
-    """What stands in the place of the layer's `call`."""
-    call = layer.call
+def _seeing(around: Around) -> Around:
+    """`around`, which is told where the call's tensors have no values to look at."""
+    backend = backends.current()
 
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        # A layer that is only to be quiet is not looked at, so its call may be compiled.
-        if around is not _quiet and any(map(_is_traced, keras.tree.flatten((args, kwargs)))):
-            instead = {
-                "tensorflow": "Take out the tf.function around it, or run "
-                "tf.config.run_functions_eagerly(True) before the gauge.",
-                "jax": "Take out the jax.jit or the scan around it, or run the gauge in "
-                "`with jax.disable_jit():`.",
-            }[keras.backend.backend()]
+    def checked(
+        layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if any(map(backend.is_traced, keras.tree.flatten((args, kwargs)))):
             raise ValueError(
                 f"The layer {layer.name!r} is called in a function or a loop that is compiled by "
-                f"itself, so what it is called on cannot be read. {instead}"
+                f"itself, so what it is called on cannot be read. {backend.untraced}"
             )
         return around(layer, call, args, kwargs)
 
-    return wrapped
-
-
-def _is_traced(x: Any) -> bool:
-    """Whether `x` is a tensor without values."""
-    if keras.backend.backend() == "tensorflow":
-        return keras.ops.is_tensor(x) and not hasattr(x, "numpy")
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return isinstance(x, jax.core.Tracer)
-    return False
+    return checked

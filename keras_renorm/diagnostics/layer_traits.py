@@ -1,4 +1,4 @@
-"""Which layers are normalization layers, and what the gauges need to know of them."""
+"""What the gauges need to know of a batch norm."""
 
 import math
 from typing import Any
@@ -8,12 +8,6 @@ import numpy as np
 
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from keras_renorm.statistics import is_frozen
-from keras_renorm.statistics.norms import NORMS
-
-
-def is_norm(layer: Any) -> bool:
-    """Whether a layer normalises with statistics of the minibatch: ours or Keras's batch norm."""
-    return isinstance(layer, NORMS)
 
 
 def uses_minibatch(layer: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from keras_renorm import keras_internals
 from keras_renorm.convert.configurations import config_of
 from keras_renorm.layers import (
     BatchNormalization,
@@ -13,6 +14,7 @@ from keras_renorm.layers import (
     DomainBatchNormalization,
     DomainBatchRenormalization,
 )
+from keras_renorm.models import is_batch_norm
 from keras_renorm.statistics import is_frozen
 
 Layer: TypeAlias = keras.layers.Layer
@@ -28,8 +30,8 @@ PLAIN_OF = {renorm: plain for plain, renorm in RENORM_OF.items()}
 _WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
-def is_batch_norm(layer: Any) -> bool:
-    """Whether `layer` is a batch norm of Keras's or ours, and of no subclass of them."""
+def is_one_affine(layer: Any) -> bool:
+    """Whether a layer's inference is one affine: a batch norm without domains, of no subclass."""
     return type(layer) in (KerasBatchNormalization, BatchNormalization, BatchRenormalization)
 
 
@@ -41,8 +43,8 @@ def as_keras(layer: Layer) -> Layer | None:
     if is_linear(layer.activation):  # or else it is of the activation that follows
         known.add("activity_regularizer")
     config = {key: value for key, value in config_of(layer).items() if key in known}
-    if keras.backend.backend() != "tensorflow":
-        # Keras refuses it elsewhere. Under JAX the moments are global either way.
+    if not keras_internals.synchronizes():
+        # Under JAX the moments are global either way.
         config.pop("synchronized", None)
     return KerasBatchNormalization.from_config(config)
 
@@ -108,12 +110,10 @@ def _check_range(layer: Layer, name: str, value: Any, variable: Any) -> None:
 
 def normalizations(model: keras.Model) -> list[Layer]:
     """The layers of a model that normalise, by their classes and names; each once."""
-    layers = {id(layer): layer for layer in model._flatten_layers()}
     return [
         layer
-        for layer in layers.values()
-        if isinstance(layer, BatchNormalization | KerasBatchNormalization)
-        or type(layer).__name__.endswith("Normalization")
+        for layer in keras_internals.flattened(model)
+        if is_batch_norm(layer) or type(layer).__name__.endswith("Normalization")
     ]
 
 

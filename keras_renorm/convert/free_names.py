@@ -5,10 +5,11 @@ from typing import Any
 
 import keras
 
-from keras_renorm.convert.graphs import is_graph
+from keras_renorm import keras_internals
+from keras_renorm.models import is_graph
 
 
-class Names:
+class FreeNames:
     """The names of all layers and other operations in a model, and those given to new ones.
 
     Args:
@@ -16,7 +17,7 @@ class Names:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        parts = model._flatten_layers()
+        parts = keras_internals.flattened(model)
         operations = [
             one for part in parts if is_graph(part) for one in getattr(part, "operations", ())
         ]

@@ -10,9 +10,10 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_renorm import layers
+from keras_renorm.models import batch_norms
 from keras_renorm.ops import reference
-from keras_renorm.statistics import hooks, norms
-from keras_renorm.statistics.passes import Pass
+from keras_renorm.statistics import moving_statistics
+from keras_renorm.statistics.moments_pass import MomentsPass
 
 KINDS = {
     "bn": layers.BatchNormalization,
@@ -29,15 +30,15 @@ def numpy(value):
 
 def calls_in(forward, x, statistics=None, size=None):
     """The moments of a pass with given means and variances, by default the weights."""
-    found = norms.find(forward._model, forward._layers)
-    given = statistics or [norms.read(layer) for layer in found]
-    values = [norms.values(layer, one) for layer, one in zip(found, given, strict=True)]
-    with hooks.replaced(forward.hooks()):
+    found = batch_norms(forward._model, forward._layers)
+    given = statistics or [moving_statistics.read(layer) for layer in found]
+    values = [moving_statistics.values(layer, one) for layer, one in zip(found, given, strict=True)]
+    with forward.watching():
         return forward(x, len(x) if size is None else size, values)
 
 
 def run(model, x, statistics=None, **options):
-    forward = Pass(model, norms.find(model), **options)
+    forward = MomentsPass(model, batch_norms(model), **options)
     return calls_in(forward, x, statistics, size=None if hasattr(x, "shape") else 1)
 
 
@@ -96,10 +97,13 @@ def test_the_order_is_that_of_the_calls_with_each_of_a_shared_layer(x):
 
     model = Model()
     model(x, training=True)
-    given = [norms.read(layer) for layer in (first, shared)]
-    forward = Pass(model, [first, shared, never])
-    values = [norms.values(layer, norms.read(layer)) for layer in (first, shared, never)]
-    with hooks.replaced(forward.hooks()):
+    given = [moving_statistics.read(layer) for layer in (first, shared)]
+    forward = MomentsPass(model, [first, shared, never])
+    values = [
+        moving_statistics.values(layer, moving_statistics.read(layer))
+        for layer in (first, shared, never)
+    ]
+    with forward.watching():
         one, both, none = forward(x, len(x), values)
     assert forward.order == [1, 0, 1]
     assert [len(calls) for calls in (one, both, none)] == [1, 2, 0]
@@ -117,7 +121,7 @@ def test_only_the_layers_that_are_asked_for_are_looked_at(x):
     first, second = layers.BatchNormalization(), layers.BatchNormalization()
     model = keras.Sequential([keras.Input((4,)), first, second])
     first.moving_mean.assign(np.full(4, 5.0))
-    ((call,),) = calls_in(Pass(model, [second]), x)
+    ((call,),) = calls_in(MomentsPass(model, [second]), x)
     check(call, (np.float64(x) - 5) / np.sqrt(1.001), rtol=2e-6)
     assert "call" not in vars(first) | vars(second)
 
@@ -211,7 +215,7 @@ def test_a_compiled_pass_is_that_of_a_model_that_runs_eagerly(norm, x):
 def test_a_pass_takes_batches_of_any_size_and_new_statistics(x):
     first, second = layers.BatchNormalization(epsilon=0.1), layers.BatchNormalization()
     model = keras.Sequential([keras.Input((4,)), first, second])
-    forward = Pass(model, norms.find(model))
+    forward = MomentsPass(model, batch_norms(model))
     for rows in (9, 4, 1):
         for mean in (0.0, 3.0):
             given = [(np.full(4, mean), np.full(4, 3.9)), (np.zeros(4), np.ones(4))]
@@ -250,7 +254,7 @@ def test_out_of_a_loop_or_branch_nothing_can_be_brought(x, wrap):
 
 def test_statistics_have_to_be_as_many_as_the_weights(x):
     model = keras.Sequential([keras.Input((4,)), *(layers.BatchNormalization() for _ in range(2))])
-    forward = Pass(model, norms.find(model))
+    forward = MomentsPass(model, batch_norms(model))
     one = {"moving_mean": np.zeros(4), "moving_variance": np.ones(4)}
-    with hooks.replaced(forward.hooks()), pytest.raises(ValueError, match="shorter"):
+    with forward.watching(), pytest.raises(ValueError, match="shorter"):
         forward(x, 9, [one])

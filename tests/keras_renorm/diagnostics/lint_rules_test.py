@@ -4,15 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm.diagnostics import rules
-from keras_renorm.diagnostics.graphs import graph
-from keras_renorm.diagnostics.norms import is_norm
+from keras_renorm.diagnostics import lint_rules
 from keras_renorm.layers import (
     BatchNormalization,
     BatchRenormalization,
     DomainBatchNormalization,
     DomainBatchRenormalization,
 )
+from keras_renorm.models import calls, is_batch_norm
 from keras_renorm.schedules import LinearRamp
 
 L = keras.layers
@@ -21,7 +20,7 @@ RENORMS = [BatchRenormalization, lambda **options: L.BatchNormalization(renorm=T
 
 
 def norm_calls(model):
-    return [call for call in graph(model).calls if is_norm(call.operation)]
+    return [call for call in calls(model).calls if is_batch_norm(call.operation)]
 
 
 def call_of(norm, shape=(5,), **options):
@@ -37,8 +36,8 @@ def call_of(norm, shape=(5,), **options):
 @pytest.mark.parametrize("which", [0, 1], ids=["ours", "keras"])
 def test_the_fewest_values_that_are_enough(norms, fewest, which):
     call = call_of(norms[which](name="norm"))
-    assert rules.few_values(call, rules.Batch(fewest, 1)) is None
-    finding = rules.few_values(call, rules.Batch(fewest - 1, 1))
+    assert lint_rules.few_values(call, lint_rules.Batch(fewest, 1)) is None
+    finding = lint_rules.few_values(call, lint_rules.Batch(fewest - 1, 1))
     assert (finding.layer, finding.kind) == ("norm", "few values")
     assert f"of {fewest - 1} values per channel" in finding.message
     advice = "Raise the batch size."
@@ -50,7 +49,9 @@ def test_the_fewest_values_that_are_enough(norms, fewest, which):
 @pytest.mark.parametrize("values", [3, 5, 7])
 def test_the_error_of_a_deviation_that_is_named(values, rng):
     """It is about 1/sqrt(2m): held against the deviations of many samples."""
-    message = rules.few_values(call_of(BatchNormalization()), rules.Batch(values, 1)).message
+    message = lint_rules.few_values(
+        call_of(BatchNormalization()), lint_rules.Batch(values, 1)
+    ).message
     named = float(message.split("an error of ")[1].split("%")[0]) / 100
     assert named == pytest.approx((2 * values) ** -0.5, abs=0.005)
     deviations = rng.normal(size=(values, 20_000)).std(axis=0, ddof=1)
@@ -77,8 +78,8 @@ def test_the_error_of_a_deviation_that_is_named(values, rng):
 )
 def test_values_per_channel(options, shape, batch, replicas, values):
     call = call_of(BatchNormalization(**options), shape)
-    assert rules.values_per_channel(call, rules.Batch(batch, replicas)) == values
-    assert rules.values_per_channel(call, None) is None
+    assert lint_rules.values_per_channel(call, lint_rules.Batch(batch, replicas)) == values
+    assert lint_rules.values_per_channel(call, None) is None
 
 
 @pytest.mark.parametrize("kind", ["shared", "domain"])
@@ -90,17 +91,20 @@ def test_values_of_a_domain(norm, kind):
     one = keras.Input((), dtype="int32")
     (by_one,) = norm_calls(keras.Model([x, one], layer(x, domain=one[0])))
     part = 4 if kind == "domain" else 1
-    assert rules.values_per_channel(by_ids, rules.Batch(16, 1)) == 48 // part
-    assert rules.values_per_channel(by_ids, rules.Batch(3, 1)) == (3 if part == 4 else 9)
-    assert rules.values_per_channel(call_of(layer, (3, 5), domain=1), rules.Batch(16, 1)) == 48
-    assert rules.values_per_channel(by_one, rules.Batch(16, 1)) == 48
+    assert lint_rules.values_per_channel(by_ids, lint_rules.Batch(16, 1)) == 48 // part
+    assert lint_rules.values_per_channel(by_ids, lint_rules.Batch(3, 1)) == (3 if part == 4 else 9)
+    assert (
+        lint_rules.values_per_channel(call_of(layer, (3, 5), domain=1), lint_rules.Batch(16, 1))
+        == 48
+    )
+    assert lint_rules.values_per_channel(by_one, lint_rules.Batch(16, 1)) == 48
 
 
 def test_a_mask_of_the_examples_is_no_ids():
     x, mask = keras.Input((5,)), keras.Input((), dtype="bool")
     layer = DomainBatchNormalization(4, batch_statistics="domain", population_statistics="domain")
     (call,) = norm_calls(keras.Model([x, mask], layer(x, domain=1, mask=mask)))
-    assert rules.values_per_channel(call, rules.Batch(16, 1)) == 16
+    assert lint_rules.values_per_channel(call, lint_rules.Batch(16, 1)) == 16
 
 
 @pytest.mark.parametrize(
@@ -115,13 +119,13 @@ def test_a_mask_of_the_examples_is_no_ids():
     ],
 )
 def test_what_to_do_about_few_values(layer, batch, advice):
-    finding = rules.few_values(call_of(layer), rules.Batch(*batch))
+    finding = lint_rules.few_values(call_of(layer), lint_rules.Batch(*batch))
     assert advice in finding.message
 
 
 def test_frozen_norms_need_no_values():
     for layer in (BatchNormalization(trainable=False), BatchNormalization(frozen_statistics=True)):
-        assert rules.few_values(call_of(layer), rules.Batch(1, 1)) is None
+        assert lint_rules.few_values(call_of(layer), lint_rules.Batch(1, 1)) is None
 
 
 @pytest.mark.parametrize("second", BATCH_NORMS + RENORMS)
@@ -141,7 +145,7 @@ def test_norm_after_norm(first, named, second):
     x = keras.Input((5,))
     first = type(first).from_config(first.get_config() | {"name": "first"})
     y = second(name="second")(first(x))
-    finding = rules.norm_after_norm(norm_calls(keras.Model(x, y))[-1])
+    finding = lint_rules.norm_after_norm(norm_calls(keras.Model(x, y))[-1])
     assert (finding is not None) == named
     if named:
         assert (finding.layer, finding.kind) == ("second", "norm after norm")
@@ -149,8 +153,8 @@ def test_norm_after_norm(first, named, second):
 
 def test_a_norm_on_the_inputs_follows_nothing():
     call = call_of(BatchNormalization())
-    assert rules.norm_after_norm(call) is None
-    assert rules.useless_bias(call, [call]) is None
+    assert lint_rules.norm_after_norm(call) is None
+    assert lint_rules.useless_bias(call, [call]) is None
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_useless_bias(layer, named):
     layer = type(layer).from_config(layer.get_config() | {"name": "before"})
     model = keras.Model(x, BatchNormalization()(layer(x)))
     (call,) = norm_calls(model)
-    finding = rules.useless_bias(call, graph(model).calls)
+    finding = lint_rules.useless_bias(call, calls(model).calls)
     assert (finding is not None) == named
     if named:
         assert (finding.layer, finding.kind) == ("before", "useless bias")
@@ -183,7 +187,7 @@ def test_a_bias_of_channels_first_before_a_norm_of_axis_1():
     layer = L.Conv1D(4, 1, data_format="channels_first", name="before")
     model = keras.Model(x, BatchNormalization(axis=1)(layer(x)))
     (call,) = norm_calls(model)
-    assert rules.useless_bias(call, graph(model).calls).layer == "before"
+    assert lint_rules.useless_bias(call, calls(model).calls).layer == "before"
 
 
 def kinds(findings):
@@ -200,7 +204,7 @@ def test_a_norm_is_shared_by_nested_models():
     a, b = keras.Input((5,)), keras.Input((5,))
     calls = norm_calls(keras.Model([a, b], towers[0](a) + towers[1](b)))
     assert {call.name for call in calls} == {"one/norm", "two/norm"}
-    (finding,) = rules.shared(calls)
+    (finding,) = lint_rules.shared(calls)
     assert (finding.layer, finding.kind) == (calls[0].name, "shared norm")
     assert f"{calls[0].name} is called on 2 inputs" in finding.message
 
@@ -210,7 +214,7 @@ def test_a_norm_with_statistics_for_each_input_is_not_shared(kind, findings):
     norm = DomainBatchNormalization(2, batch_statistics=kind, population_statistics=kind)
     inputs = [keras.Input((5,)) for _ in range(2)]
     model = keras.Model(inputs, [norm(x, domain=k) for k, x in enumerate(inputs)])
-    assert len(list(rules.shared(norm_calls(model)))) == findings
+    assert len(list(lint_rules.shared(norm_calls(model)))) == findings
 
 
 def test_norms_that_are_not_shared():
@@ -220,8 +224,8 @@ def test_norms_that_are_not_shared():
     y = twice(x) + twice(x) + frozen(frozen(x))
     for name in ("one", "two"):
         y = keras.Sequential([keras.Input((5,)), BatchNormalization(name="norm")], name=name)(y)
-    assert list(rules.shared(norm_calls(keras.Model(x, y)))) == []
-    assert list(rules.shared([])) == []
+    assert list(lint_rules.shared(norm_calls(keras.Model(x, y)))) == []
+    assert list(lint_rules.shared([])) == []
 
 
 @pytest.mark.parametrize("norm", BATCH_NORMS + RENORMS)
@@ -240,7 +244,7 @@ def test_norms_that_are_not_shared():
 def test_the_momentum_leaves_at_most_a_twentieth_of_the_initial_values(
     norm, momentum, num_steps, rest
 ):
-    found = list(rules.settings("norm", norm(momentum=momentum), num_steps))
+    found = list(lint_rules.settings("norm", norm(momentum=momentum), num_steps))
     found = [finding for finding in found if finding.kind == "momentum"]
     assert len(found) == (rest is not None)
     if found:
@@ -249,7 +253,7 @@ def test_the_momentum_leaves_at_most_a_twentieth_of_the_initial_values(
 
 
 def test_the_momentum_of_the_advice_forgets_in_300_steps():
-    finding = next(rules.settings("norm", BatchNormalization(momentum=1.0), None))
+    finding = next(lint_rules.settings("norm", BatchNormalization(momentum=1.0), None))
     assert "(0.99 forgets in 300 steps)" in finding.message
     assert 0.99**300 < 0.05 < 0.99**250
 
@@ -257,10 +261,10 @@ def test_the_momentum_of_the_advice_forgets_in_300_steps():
 def test_settings_of_a_frozen_layer_do_not_matter():
     ramp = LinearRamp(1, 3, 0, 10)
     layer = BatchRenormalization(momentum=1.0, r_max=ramp)
-    assert kinds(rules.settings("norm", layer, 5)) == [
+    assert kinds(lint_rules.settings("norm", layer, 5)) == [
         ("norm", "momentum"),
         ("norm", "unfinished schedule"),
         ("norm", "unfinished schedule"),
     ]
     layer.trainable = False
-    assert list(rules.settings("norm", layer, 5)) == []
+    assert list(lint_rules.settings("norm", layer, 5)) == []

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_renorm import layers
-from keras_renorm.statistics import norms
+from keras_renorm.statistics import moving_statistics
 
 OWN = ["moving_mean", "moving_variance"]
 RENORM = [*OWN, "moving_stddev", "renorm_mean", "renorm_stddev"]
@@ -33,63 +33,21 @@ def built(norm, channels=3, **options):
     return layer
 
 
-class Subclass(layers.BatchRenormalization):
-    pass
-
-
-def test_norms_are_found_once_in_the_model_s_order():
-    shared, last = layers.BatchNormalization(), keras.layers.BatchNormalization()
-    deep = Subclass()
-    inner = keras.Sequential([keras.Input((3,)), shared, keras.Sequential([deep])])
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, last(keras.layers.ReLU()(shared(inner(shared(inputs))))))
-    found = norms.find(model)
-    assert len(found) == 3
-    assert {id(layer) for layer in found} == {id(shared), id(deep), id(last)}
-    # Those that are chosen come in that order too, once.
-    for chosen in ([last, shared, last], (last, shared), {last, shared}):
-        assert norms.find(model, chosen) == [one for one in found if one is not deep]
-    assert norms.find(inner) == [one for one in found if one is not last]
-
-
-@every_kind
-def test_a_layer_is_a_model_of_one(norm, names):
-    layer = norm()
-    assert norms.find(layer) == [layer]
-
-
-def test_equal_layers_are_not_the_same():
-    """It is the model's own layer that counts, and not one of its name."""
-    model = keras.Sequential([layers.BatchNormalization(name="norm")], name="model")
-    with pytest.raises(
-        ValueError, match=r"batch norms of the model 'model', received 'norm'\. It has \['norm'\]"
-    ):
-        norms.find(model, [layers.BatchNormalization(name="norm")])
-
-
-@pytest.mark.parametrize("model", [None, [layers.BatchNormalization()], layers.BatchNormalization])
-def test_what_is_no_layer_is_named(model):
-    with pytest.raises(
-        TypeError, match=r"`model` must be a Keras model or layer, received .* of t"
-    ):
-        norms.find(model)
-
-
 @every_kind
 def test_weights_are_required_by_name(norm, names):
     with pytest.raises(ValueError, match=r"'fresh' has no weights yet\. Call the model once"):
-        norms.require_weights(norm(name="fresh"))
-    norms.require_weights(built(norm))
+        moving_statistics.require_weights(norm(name="fresh"))
+    moving_statistics.require_weights(built(norm))
 
 
 @every_kind
 def test_the_weights_that_are_statistics(norm, names):
     layer = built(norm)
-    found = norms.variables(layer)
+    found = moving_statistics.variables(layer)
     assert list(found) == names
     assert all(found[name] is getattr(layer, name) for name in names)
     layer = norm(name="fresh")
-    assert norms.variables(layer) == {}
+    assert moving_statistics.variables(layer) == {}
 
 
 @every_kind
@@ -98,10 +56,10 @@ def test_what_is_written_is_read_and_is_what_inference_uses(rng, norm, names, ep
     layer = built(norm, epsilon=epsilon)
     shape = tuple(layer.moving_mean.shape)
     statistics = rng.normal(size=shape), rng.uniform(0.5, 2.0, shape)
-    arrays = norms.values(layer, statistics)
+    arrays = moving_statistics.values(layer, statistics)
     assert list(arrays) == names
-    norms.write(layer, arrays)
-    for actual, value in zip(norms.read(layer), statistics, strict=True):
+    moving_statistics.write(layer, arrays)
+    for actual, value in zip(moving_statistics.read(layer), statistics, strict=True):
         assert actual.dtype == np.float64
         np.testing.assert_array_equal(actual, value.astype("f4"))
     x = rng.normal(size=(5, 3)).astype("f4")
@@ -117,7 +75,7 @@ def test_the_weights_of_keras_renorm_are_those_of_its_own_update(rng):
     x = rng.normal(3.0, 2.0, (50, 4)).astype("f4")
     layer(x, training=True)
     exact = np.float64(x)
-    for name, value in norms.values(layer, (exact.mean(0), exact.var(0))).items():
+    for name, value in moving_statistics.values(layer, (exact.mean(0), exact.var(0))).items():
         np.testing.assert_allclose(numpy(getattr(layer, name)), value, rtol=1e-5)
 
 
@@ -126,11 +84,13 @@ def test_the_weights_of_keras_renorm_are_those_of_its_own_update(rng):
 @pytest.mark.parametrize("norm", [KINDS["bn"][0], KINDS["keras"][0]], ids=["bn", "keras"])
 def test_half_precision_is_read_as_float32(norm, dtype):
     layer = built(norm, dtype=dtype)
-    assert norms.dtype(layer.moving_mean) == ("float64" if dtype == "float64" else "float32")
+    assert moving_statistics.dtype(layer.moving_mean) == (
+        "float64" if dtype == "float64" else "float32"
+    )
     third = np.full(3, 1 / 3)
-    norms.write(layer, norms.values(layer, (third, third)))
+    moving_statistics.write(layer, moving_statistics.values(layer, (third, third)))
     kept = numpy(keras.ops.cast(third, layer.moving_mean.dtype)).astype("f8")
-    for value in norms.read(layer):
+    for value in moving_statistics.read(layer):
         assert value.dtype == np.float64
         np.testing.assert_array_equal(value, kept)
     if dtype == "float64":

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
-from keras_renorm.diagnostics.graphs import Call
-from keras_renorm.diagnostics.norms import is_norm, positions, renormalizes, uses_minibatch
+from keras_renorm.diagnostics.layer_traits import positions, renormalizes, uses_minibatch
 from keras_renorm.diagnostics.progress import unfinished
 from keras_renorm.diagnostics.report import Finding
 from keras_renorm.layers import BatchRenormalization, DomainBatchNormalization
+from keras_renorm.models import Call, is_batch_norm
 
 # A standard deviation of m values has a relative error of about 1/sqrt(2m): 25 % of 8.
 FEW_VALUES = 8
@@ -74,7 +74,7 @@ def useless_bias(call: Call, calls: Sequence[Call]) -> Finding | None:
 def norm_after_norm(call: Call) -> Finding | None:
     """A normalization of what has just been normalised."""
     before = call.inputs[0].producer
-    if before is None or not is_norm(before.operation):
+    if before is None or not is_batch_norm(before.operation):
         return None
     activation = getattr(before.operation, "activation", None)
     if activation not in (None, keras.activations.linear):
@@ -200,7 +200,7 @@ def _momentum(name: str, layer: keras.layers.Layer, num_steps: int | None) -> It
 
 def _subtracts_mean(call: Call) -> bool:
     """Whether a call is of a normalization that uses the minibatch's statistics in training."""
-    return is_norm(call.operation) and uses_minibatch(call.operation)
+    return is_batch_norm(call.operation) and uses_minibatch(call.operation)
 
 
 def _has_plain_bias(layer: keras.layers.Layer) -> bool:

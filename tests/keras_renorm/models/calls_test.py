@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm.diagnostics import graphs
+from keras_renorm import models
 from keras_renorm.layers import BatchNormalization, DomainBatchNormalization
 
 L = keras.layers
@@ -56,7 +56,7 @@ MODELS = [
 def test_the_calls_one_after_the_other_are_the_model(make, rng):
     """In these models the shape tells the inputs apart, and the outputs."""
     model = make()
-    graph = graphs.graph(model)
+    graph = models.calls(model)
     given = [rng.normal(size=(3, *one.shape[1:])).astype("float32") for one in model.inputs]
     of_shape = {array.shape[1:]: array for array in given}
     values = {v: of_shape[v.shape[1:]] for v in values_of(graph) if v.producer is None}
@@ -85,7 +85,7 @@ def values_of(graph):
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
 def test_values_know_both_sides(make):
-    graph = graphs.graph(make())
+    graph = models.calls(make())
     for call in graph.calls:
         assert all(call in value.consumers for value in call.inputs)
         assert all(value.producer is call for value in call.outputs)
@@ -95,7 +95,7 @@ def test_values_know_both_sides(make):
 
 
 def test_calls_of_a_shared_layer_have_numbers_and_the_names_of_their_places():
-    calls = graphs.graph(shared_and_nested()).calls
+    calls = models.calls(shared_and_nested()).calls
     dense = [call for call in calls if call.name.endswith("tower/dense")]
     assert [call.index for call in dense] == [0, 1, 2]
     assert len({call.operation for call in dense}) == 1
@@ -119,17 +119,17 @@ def test_a_part_of_ones_own_is_one_call_and_is_said_once_if_a_norm_is_in_it():
     own = Own(BatchNormalization(name="norm"), name="own")
     harmless = Own(L.Dense(4), name="harmless")
     x = keras.Input((4,))
-    graph = graphs.graph(keras.Model(x, own(harmless(own(x)))))
+    graph = models.calls(keras.Model(x, own(harmless(own(x)))))
     assert [call.name for call in graph.calls] == ["own", "harmless", "own"]
     (sentence,) = graph.unknown
     assert sentence.startswith("What 'own' (Own) does inside is not known: only functional and")
 
 
 def test_a_model_of_ones_own_and_one_that_is_not_built():
-    graph = graphs.graph(Own(L.Dense(4), name="own"))
+    graph = models.calls(Own(L.Dense(4), name="own"))
     assert graph.calls == ()
     assert graph.unknown[0].startswith("What 'own' (Own) does inside is not known")
-    graph = graphs.graph(keras.Sequential([L.Dense(4)], name="net"))
+    graph = models.calls(keras.Sequential([L.Dense(4)], name="net"))
     assert graph.calls == ()
     assert graph.unknown == (
         "The graph of 'net' is not known, for the Sequential model is not built: call it once on a "
@@ -140,43 +140,11 @@ def test_a_model_of_ones_own_and_one_that_is_not_built():
 def test_ids_and_masks_are_inputs_behind_the_first():
     x, ids = keras.Input((4,)), keras.Input((), dtype="int32")
     norm = DomainBatchNormalization(2, name="norm")
-    (call,) = graphs.graph(keras.Model([ids, x], norm(x, domain=ids))).calls
+    (call,) = models.calls(keras.Model([ids, x], norm(x, domain=ids))).calls
     assert [value.shape for value in call.inputs] == [(None, 4), (None,)]
 
 
-def test_layers_within_layers_have_one_name_each():
-    shared = BatchNormalization(name="norm")
-    x = keras.Input((4,), name="x")
-    b = Own(shared, name="b")(L.ReLU(name="relu")(Own(shared, name="a")(x)))
-    found = dict(graphs.layers(keras.Model(x, b)))
-    assert list(found) == ["x", "a", "a/norm", "relu", "b"]
-    assert found["a/norm"] is shared
-
-
-def test_layers_of_one_name_are_numbered():
-    class Three(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.parts = [Own(BatchNormalization(name="norm"), name="part") for _ in range(3)]
-
-    assert [name for name, _ in graphs.layers(Three())] == [
-        *("part", "part/norm"),
-        *("part#2", "part#2/norm"),
-        *("part#3", "part#3/norm"),
-    ]
-
-
-@pytest.mark.parametrize("function", [graphs.graph, graphs.layers])
 @pytest.mark.parametrize("model", [L.Dense(3), None, "model", [keras.Sequential()]])
-def test_what_is_no_model_is_refused(function, model):
+def test_what_is_no_model_is_refused(model):
     with pytest.raises(TypeError, match=r"`model` must be a Keras model, received .* of type"):
-        function(model)
-
-
-def test_functional_models():
-    unbuilt, built = keras.Sequential([L.Dense(3)]), tower()
-    assert graphs.functional(plain()) is not None
-    assert graphs.functional(built) is not None
-    assert graphs.functional(unbuilt) is None
-    assert graphs.functional(L.Dense(3)) is None
-    assert graphs.functional(Own(L.Dense(3))) is None
+        models.calls(model)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm.diagnostics import passes
+from keras_renorm.diagnostics import forward_pass
 from keras_renorm.layers import BatchNormalization
 
 L = keras.layers
@@ -62,7 +62,9 @@ def test_the_function_stands_in_the_place_of_the_call(training, x):
         seen.append((layer, keras.ops.convert_to_numpy(args[0]), kwargs["training"]))
         return 2 * call(*args, **kwargs)
 
-    output = passes.forward(model, x, [first, second], around, training=training)
+    output = forward_pass.forward(
+        model, x, dict.fromkeys([first, second], around), training=training
+    )
     assert [(layer, mode) for layer, _, mode in seen] == [(first, training), (second, training)]
     np.testing.assert_array_equal(seen[0][1], x)
 
@@ -82,10 +84,10 @@ def test_what_stood_in_the_place_of_a_call_before_stands_there_again(x):
     norm = BatchNormalization()
     model = sequential(norm)
     own = vars(norm)["call"] = lambda inputs, **_: 3 * inputs
-    output = passes.forward(model, x, [norm], through, training=True)
+    output = forward_pass.forward(model, x, {norm: through}, training=True)
     np.testing.assert_array_equal(output, 3 * x)
     with pytest.raises(ZeroDivisionError):
-        passes.forward(model, x, [norm], lambda *_: 1 / 0, training=True)
+        forward_pass.forward(model, x, {norm: lambda *_: 1 / 0}, training=True)
     assert vars(norm)["call"] is own
 
 
@@ -93,8 +95,8 @@ def test_what_stood_in_the_place_of_a_call_before_stands_there_again(x):
 @pytest.mark.parametrize("random", [False, True])
 def test_dropout_only_where_it_is_asked_for_and_in_training(training, random, x):
     model = sequential(L.Dropout(0.5))
-    output = np.array(passes.forward(model, x, (), through, training=training, random=random))
-    again = np.array(passes.forward(model, x, (), through, training=training, random=random))
+    output = np.array(forward_pass.forward(model, x, {}, training=training, random=random))
+    again = np.array(forward_pass.forward(model, x, {}, training=training, random=random))
     np.testing.assert_array_equal(output, again)  # the same numbers are drawn in each pass
     kept = output != 0
     assert kept.all() == (not (training and random))
@@ -110,10 +112,10 @@ def test_a_layer_that_holds_a_norm_stays_in_training_mode(x):
         watched.append(np.array(args[0]))
         return call(*args, **kwargs)
 
-    passes.forward(model, x, [block.norm], around, training=True)
+    forward_pass.forward(model, x, {block.norm: around}, training=True)
     assert 0.2 < np.mean(watched[0] == 0) < 0.8
-    assert passes.left_out(model) == ["drop"]
-    assert passes.noise(model) == [
+    assert forward_pass.left_out(model) == ["drop"]
+    assert forward_pass.noise(model) == [
         "Left out, for they are random in training: drop.",
         "With their randomness, for a norm lies in them: block.",
     ]
@@ -121,35 +123,35 @@ def test_a_layer_that_holds_a_norm_stays_in_training_mode(x):
 
 def test_what_draws_in_inference_too_is_not_left_out(x):
     model = sequential(Draws(name="draws"), BatchNormalization())
-    first, second = (passes.forward(model, x, (), through, training=mode) for mode in (False, True))
+    first, second = (forward_pass.forward(model, x, {}, training=mode) for mode in (False, True))
     drawn = np.array(first) * np.sqrt(1.001) - x
     assert np.std(drawn) > 0.5
     z = x.astype("float64") + drawn
     np.testing.assert_allclose(
         second, (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-3), rtol=1e-3, atol=1e-4
     )
-    assert passes.left_out(model) == []
-    assert passes.noise(model) == ["With their randomness, which inference has, too: draws."]
+    assert forward_pass.left_out(model) == []
+    assert forward_pass.noise(model) == ["With their randomness, which inference has, too: draws."]
 
 
 def test_a_model_that_draws_nothing_has_no_notes():
     model = sequential(L.Dense(3), L.Dropout(0.0), BatchNormalization())
-    assert passes.left_out(model) == []
-    assert passes.noise(model) == []
+    assert forward_pass.left_out(model) == []
+    assert forward_pass.noise(model) == []
 
 
 def test_layers_that_keep_quiet_are_named_behind_their_models():
     inner = keras.Sequential([L.Dropout(0.5, name="drop"), L.GaussianNoise(1.0, name="noise")])
     inner.name = "inner"
     model = sequential(inner, L.Dropout(0.1, name="drop"))
-    assert passes.left_out(model) == ["inner/drop", "inner/noise", "drop"]
+    assert forward_pass.left_out(model) == ["inner/drop", "inner/noise", "drop"]
 
 
 def test_a_model_without_weights_is_refused(x):
     model = keras.Sequential([L.Dense(3)], name="net")
     message = r"The model 'net' has no weights yet. Call it once on a batch, `model\(x\)`, and then"
     with pytest.raises(ValueError, match=message):
-        passes.forward(model, x, (), through, training=True)
+        forward_pass.forward(model, x, {}, training=True)
 
 
 def two_inputs():
@@ -161,12 +163,12 @@ def two_inputs():
 def test_a_batch_without_examples_is_refused_in_any_of_the_inputs(rows, x):
     batch = {"a": x[: rows[0]], "b": keras.ops.convert_to_tensor(x[: rows[1]])}
     with pytest.raises(ValueError, match=r"`x` holds no examples\. Give a batch of the size that"):
-        passes.forward(two_inputs(), batch, (), through, training=True)
+        forward_pass.forward(two_inputs(), batch, {}, training=True)
 
 
 def test_one_example_is_a_batch(x):
     batch = {"a": x[:1], "b": x[:1]}
-    output = passes.forward(two_inputs(), batch, (), through, training=True)
+    output = forward_pass.forward(two_inputs(), batch, {}, training=True)
     np.testing.assert_array_equal(output, 2 * x[:1])
 
 
@@ -174,4 +176,4 @@ def test_one_example_is_a_batch(x):
 def test_what_gives_batches_is_refused(x):
     message = rf"`x` must be one batch of the model's inputs, received a {type(x).__name__}\."
     with pytest.raises(TypeError, match=message):
-        passes.forward(two_inputs(), x, (), through, training=True)
+        forward_pass.forward(two_inputs(), x, {}, training=True)

@@ -9,11 +9,10 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_renorm.convert.changes import Change, Report, Reporter, check_reporter, deliver
 from keras_renorm.convert.cloning import rewritten
 from keras_renorm.convert.configurations import config_of
-from keras_renorm.convert.report import Change, Report, Reporter, check_reporter, deliver
-from keras_renorm.convert.rewrite import Rewrite
-from keras_renorm.convert.rules import (
+from keras_renorm.convert.counterparts import (
     PLAIN_OF,
     RENORM_OF,
     KerasBatchNormalization,
@@ -21,12 +20,15 @@ from keras_renorm.convert.rules import (
     as_keras,
     as_ours,
     hand_over_norm,
-    is_batch_norm,
     is_linear,
+    is_one_affine,
     normalizations,
     without,
 )
+from keras_renorm.convert.rewrite import Rewrite
+from keras_renorm.keras_internals import flattened
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
+from keras_renorm.models import is_batch_norm
 
 Layer: TypeAlias = keras.layers.Layer
 # They change the weights, what is computed in inference, or what tells the layers apart.
@@ -209,8 +211,8 @@ def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Mod
         >>> keras_renorm.convert.to_keras(model).save("served.keras")
     """
     check_reporter(report)
-    for layer in model._flatten_layers() if isinstance(model, keras.Model) else ():
-        if _is_of_this_package(layer) and not is_batch_norm(layer):
+    for layer in flattened(model) if isinstance(model, keras.Model) else ():
+        if _is_of_this_package(layer) and not is_one_affine(layer):
             raise ValueError(
                 f"The {type(layer).__name__} layer {layer.path!r} has no equivalent in Keras. "
                 "Leave it out of the model, or install keras_renorm where the model is used."
@@ -234,7 +236,7 @@ class _NormRewrite(Rewrite):
 
     def replace(self, layer: Layer) -> Layer | None:
         """What the rule gives; None, with the reason noted, where an argument does not fit."""
-        if not isinstance(layer, BatchNormalization | KerasBatchNormalization):
+        if not is_batch_norm(layer):
             return None
         known = type(layer) in {KerasBatchNormalization, *RENORM_OF, *PLAIN_OF}
         if not known and not (self._subclasses and isinstance(layer, BatchNormalization)):

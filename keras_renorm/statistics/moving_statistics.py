@@ -1,65 +1,18 @@
-"""The batch norms of a model, and the weights that are their population statistics."""
+"""The weights of a batch norm that are its population statistics."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
-from keras_renorm.layers import BatchNormalization
 from keras_renorm.ops import arguments
-
-#: The layers that have population statistics: ours with their subclasses, and Keras's.
-NORMS = (BatchNormalization, keras.layers.BatchNormalization)
 
 #: Mean and variance of each channel, float64 `[C]`; of a layer with domains `[D, C]`.
 MeanVariance: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 # Keras's layer with renorm=True keeps the last three on top.
 _STATISTICS = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
-
-
-def find(model: keras.layers.Layer, chosen: Collection[Any] | None = None) -> list[Any]:
-    """The batch norms in `model`, also in models and layers inside it, each one once.
-
-    Args:
-        model: A model, or any layer.
-        chosen: Those of them to take; by default all.
-
-    Raises:
-        TypeError: If `model` is not a layer, or `chosen` no list.
-        ValueError: If there is none, `chosen` is empty, or one of it is not among them.
-    """
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(
-            f"`model` must be a Keras model or layer, received {model!r} of type "
-            f"{type(model).__name__}."
-        )
-    found = [layer for layer in model._flatten_layers() if isinstance(layer, NORMS)]
-    if not found:
-        raise ValueError(
-            f"The model {model.name!r} holds no batch norm: no layer of keras_renorm.layers."
-            "BatchNormalization, BatchRenormalization or keras.layers.BatchNormalization."
-        )
-    if chosen is None:
-        return found
-    if isinstance(chosen, str) or not isinstance(chosen, Collection):
-        raise TypeError(
-            f"`layers` must be a list of batch norms, received {chosen!r} of type "
-            f"{type(chosen).__name__}. Of one layer write layers=[layer]."
-        )
-    if not chosen:
-        raise ValueError(
-            f"`layers` must hold at least one batch norm of the model {model.name!r}, or be None "
-            f"for all; received {chosen!r}. It has {[one.name for one in found]}."
-        )
-    for layer in chosen:
-        if not any(layer is one for one in found):
-            raise ValueError(
-                f"`layers` must be batch norms of the model {model.name!r}, received "
-                f"{getattr(layer, 'name', layer)!r}. It has {[one.name for one in found]}."
-            )
-    return [one for one in found if any(one is layer for layer in chosen)]
 
 
 def require_weights(layer: Any) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_renorm import statistics
-from keras_renorm.diagnostics import norms
+from keras_renorm.diagnostics import layer_traits
 from keras_renorm.layers import (
     BatchNormalization,
     BatchRenormalization,
@@ -13,6 +13,7 @@ from keras_renorm.layers import (
     DomainBatchRenormalization,
     SkipInit,
 )
+from keras_renorm.models import is_batch_norm
 
 L = keras.layers
 
@@ -35,10 +36,10 @@ class Own(BatchRenormalization):
     ids=lambda value: type(value).__name__ if isinstance(value, L.Layer) else value,
 )
 def test_kinds(layer, kind):
-    assert norms.is_norm(layer)
-    assert norms.kind(layer) == kind
-    assert norms.renormalizes(layer) == (kind in ("BRN", "Keras renorm"))
-    assert norms.is_plain(layer) == (kind == "BN")
+    assert is_batch_norm(layer)
+    assert layer_traits.kind(layer) == kind
+    assert layer_traits.renormalizes(layer) == (kind in ("BRN", "Keras renorm"))
+    assert layer_traits.is_plain(layer) == (kind == "BN")
 
 
 @pytest.mark.parametrize(
@@ -47,21 +48,21 @@ def test_kinds(layer, kind):
     ids=lambda layer: type(layer).__name__,
 )
 def test_what_does_not_use_the_minibatch_is_no_norm(layer):
-    assert not norms.is_norm(layer)
+    assert not is_batch_norm(layer)
 
 
 @pytest.mark.parametrize("norm", [BatchNormalization, Own, L.BatchNormalization])
 def test_a_frozen_layer_does_not_use_the_minibatch(norm):
     layer = norm()
     model = keras.Sequential([keras.Input((4,)), layer])
-    assert norms.uses_minibatch(layer)
+    assert layer_traits.uses_minibatch(layer)
     model.trainable = False
-    assert not norms.uses_minibatch(layer)
+    assert not layer_traits.uses_minibatch(layer)
     model.trainable = True
-    assert norms.uses_minibatch(layer)
+    assert layer_traits.uses_minibatch(layer)
     statistics.freeze(model)
     assert layer.trainable
-    assert not norms.uses_minibatch(layer)
+    assert not layer_traits.uses_minibatch(layer)
 
 
 @pytest.mark.parametrize("norm", [BatchNormalization, L.BatchNormalization])
@@ -72,12 +73,12 @@ def test_a_frozen_layer_does_not_use_the_minibatch(norm):
 def test_positions_are_the_others_sizes_without_the_batch(norm, shape, axis):
     per_channel = np.moveaxis(np.ones(shape), axis, -1).sum(tuple(range(len(shape) - 1)))
     for given in (shape, (None, *shape[1:])):
-        assert norms.positions(norm(axis=axis), given) * 7 == per_channel[0]
+        assert layer_traits.positions(norm(axis=axis), given) * 7 == per_channel[0]
 
 
 def test_positions_of_a_size_that_is_not_known():
-    assert norms.positions(BatchNormalization(), (None, None, 3, 4)) is None
-    assert norms.positions(BatchNormalization(axis=1), (None, None, 3, 4)) == 12
+    assert layer_traits.positions(BatchNormalization(), (None, None, 3, 4)) is None
+    assert layer_traits.positions(BatchNormalization(axis=1), (None, None, 3, 4)) == 12
 
 
 def test_counters(rng):
@@ -89,17 +90,17 @@ def test_counters(rng):
         layer(x, training=False)
     for domain in (1, 1, 2):
         domains(x, training=True, domain=domain)
-    assert norms.update_count(fixed) is None
-    assert norms.update_count(BatchNormalization()) is None
-    assert norms.update_count(L.BatchNormalization()) is None
-    assert norms.update_count(counting) == 1
-    assert norms.update_count(domains) == 2  # the greatest of 0, 2 and 1
-    assert [norms.update_count(domains, one) for one in range(3)] == [0, 2, 1]
+    assert layer_traits.update_count(fixed) is None
+    assert layer_traits.update_count(BatchNormalization()) is None
+    assert layer_traits.update_count(L.BatchNormalization()) is None
+    assert layer_traits.update_count(counting) == 1
+    assert layer_traits.update_count(domains) == 2  # the greatest of 0, 2 and 1
+    assert [layer_traits.update_count(domains, one) for one in range(3)] == [0, 2, 1]
     shared = DomainBatchRenormalization(
         3, batch_statistics="shared", population_statistics="shared"
     )
     shared(x, training=True, domain=1)
-    assert norms.update_count(shared, 2) == 1
+    assert layer_traits.update_count(shared, 2) == 1
 
 
 @pytest.mark.parametrize("norm", [BatchNormalization, BatchRenormalization, L.BatchNormalization])
@@ -107,34 +108,34 @@ def test_untouched_statistics(norm, rng):
     layer = norm()
     x = rng.normal(size=(8, 4)).astype("float32")
     layer(x)
-    assert norms.is_untouched(layer)
+    assert layer_traits.is_untouched(layer)
     layer.moving_mean.assign([0.0, 0.0, 0.0, 1e-30])
-    assert not norms.is_untouched(layer)
+    assert not layer_traits.is_untouched(layer)
     layer.moving_mean.assign(np.zeros(4))
     layer.moving_variance.assign([1.0, 1.0, 1.0, np.nan])
-    assert not norms.is_untouched(layer)
+    assert not layer_traits.is_untouched(layer)
 
 
 def test_statistics_of_one_domain_alone_are_touched(rng):
     layer = DomainBatchNormalization(3)
     x = rng.normal(size=(8, 4)).astype("float32")
     layer(x, domain=0)
-    assert norms.is_untouched(layer)
+    assert layer_traits.is_untouched(layer)
     layer(x, training=True, domain=2)
-    assert not norms.is_untouched(layer)
+    assert not layer_traits.is_untouched(layer)
 
 
 def test_ghosts():
-    assert norms.has_ghosts(BatchNormalization(virtual_batch_size=2))
+    assert layer_traits.has_ghosts(BatchNormalization(virtual_batch_size=2))
     for layer in (BatchNormalization(), L.BatchNormalization(), DomainBatchNormalization(2)):
-        assert not norms.has_ghosts(layer)
+        assert not layer_traits.has_ghosts(layer)
 
 
 def test_steps_of_the_optimizer(rng):
     model = keras.Sequential([keras.Input((4,)), L.Dense(1)])
-    assert norms.optimizer_steps(model) is None
+    assert layer_traits.optimizer_steps(model) is None
     model.compile("sgd", "mse")
-    assert norms.optimizer_steps(model) == 0
+    assert layer_traits.optimizer_steps(model) == 0
     x = rng.normal(size=(12, 4)).astype("float32")
     model.fit(x, x[:, :1], batch_size=4, verbose=0)
-    assert norms.optimizer_steps(model) == 3
+    assert layer_traits.optimizer_steps(model) == 3

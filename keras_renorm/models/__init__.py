@@ -1,0 +1,30 @@
+"""How a Keras model is walked and watched: its layers, norms, calls and graph, once.
+
+`members` has the layers with their names and the batch norms among them, `graphs` the calls in the
+graph of each model, `calls` those of nested models one after the other, `watching` puts functions
+in the place of the layers' calls.
+"""
+
+from keras_renorm.models.calls import Call, Calls, Value, calls
+from keras_renorm.models.graphs import Graph, Use, called_by, graphs_in, is_graph
+from keras_renorm.models.members import batch_norms, is_batch_norm, named_layers
+from keras_renorm.models.watching import Around, draws_kept, replaced, watched
+
+__all__ = [
+    "Around",
+    "Call",
+    "Calls",
+    "Graph",
+    "Use",
+    "Value",
+    "batch_norms",
+    "called_by",
+    "calls",
+    "draws_kept",
+    "graphs_in",
+    "is_batch_norm",
+    "is_graph",
+    "named_layers",
+    "replaced",
+    "watched",
+]

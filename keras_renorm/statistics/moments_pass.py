@@ -1,0 +1,169 @@
+"""Forward passes that give the moments of what every batch norm receives.
+
+The model's own call runs, in inference mode, and each batch norm's call is wrapped. The statistics
+that the batch norms use are given to the pass in the place of the weights: so a pass changes no
+variable of the model, whatever happens in it.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+from keras_renorm import models, ops
+from keras_renorm.keras_internals import attached_mask
+from keras_renorm.ops import backends
+from keras_renorm.statistics import batches, moving_statistics
+from keras_renorm.typing import Tensor
+
+#: Count, mean and variance of what a batch norm received in one call on one replica, `[C]` each.
+Received: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class MomentsPass:
+    """A function of inputs and statistics; compiled, unless the model runs eagerly.
+
+    Args:
+        model: The model.
+        layers: The batch norms whose inputs to look at.
+        at_once: Whether each of them normalises with the moments of the batch that it is called
+            with, instead of the statistics that are given. All examples must be in that batch.
+
+    Attributes:
+        order: The numbers of the batch norms that are called, in the order of the calls. Known
+            after a pass.
+    """
+
+    def __init__(self, model: Any, layers: Sequence[Any], *, at_once: bool = False) -> None:
+        self._model = model
+        self._layers = list(layers)
+        self._at_once = at_once
+        self.order: list[int] = []
+        self._variables = [v for one in layers for v in moving_statistics.variables(one).values()]
+        # A thread for each replica, of which one may be half through while another starts.
+        self._here = threading.local()
+        self._backend = backends.current()
+        self._replicas = self._backend.number_of_replicas(self._variables)
+        self._run = self._backend.compiled(
+            self._forward, model.variables, eager=bool(getattr(model, "run_eagerly", False))
+        )
+
+    def watching(self) -> contextlib.AbstractContextManager[None]:
+        """The context that calls of this must be in."""
+        return models.watched(dict.fromkeys(self._layers, self._record))
+
+    def __call__(
+        self, x: Any, size: int, statistics: Sequence[dict[str, np.ndarray]]
+    ) -> list[list[Received]]:
+        """The moments in one batch, for each batch norm of its calls on all replicas.
+
+        Args:
+            x: The model's inputs, arrays.
+            size: The number of examples in them.
+            statistics: For each batch norm the values of its `moving_statistics.variables`.
+        """
+        arrays = (array for one in statistics for array in one.values())
+        values = [
+            array.astype(moving_statistics.dtype(variable))
+            for variable, array in zip(self._variables, arrays, strict=True)
+        ]
+        try:
+            recorded = self._run(batches.split(x, size, self._replicas), values)
+        except self._backend.leaks as error:
+            raise _in_a_loop(self._model.name) from error
+        return [[part for call in calls for part in _parts(call)] for calls in recorded]
+
+    def _forward(self, state: Sequence[Any], part: tuple[Any, Any], values: Sequence[Any]) -> Any:
+        """For each batch norm its calls' moments on all replicas, `[R, 4, C]` each."""
+        x, self._here.weight = part
+        self._here.calls = [[] for _ in self._layers]
+        self._here.order = []
+        self._here.graph = self._backend.graph()
+        mapping = [*state, *zip(self._variables, values, strict=True)]
+        with keras.StatelessScope(state_mapping=mapping):
+            self._model(x, training=False)
+        self.order = self._here.order
+        return _on_all_replicas(self._here.calls)
+
+    def _record(
+        self, layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A call of `layer` that also records the moments of its inputs."""
+        if self._backend.graph() is not self._here.graph:
+            raise _in_a_loop(layer.path)
+        moments = _moments(layer, *args, **kwargs)
+        weight = keras.ops.cast(self._here.weight, moments.count.dtype)
+        moments = moments._replace(count=moments.count * weight)
+        if self._at_once:
+            moments = self._used(layer, moments)
+        rows = [moments.count, moments.mean, moments.mean_remainder, moments.variance]
+        number = next(i for i, one in enumerate(self._layers) if one is layer)
+        self._here.calls[number].append(keras.ops.stack(rows))
+        self._here.order.append(number)
+        return call(*args, **kwargs)
+
+    @staticmethod
+    def _used(layer: Any, moments: ops.Moments) -> ops.Moments:
+        """What `layer` normalises with in this pass: `moments`, of all replicas, as rounded."""
+        replicas = ops.Replicas.running()
+        merged = replicas.merge(moments) if replicas else moments
+        for variable, value in [
+            (layer.moving_mean, merged.mean),
+            (layer.moving_variance, merged.variance),
+        ]:
+            # In a StatelessScope this assigns for the rest of the scope.
+            variable.assign(keras.ops.where(merged.count > 0, value, variable.value))
+        return merged._replace(mean_remainder=keras.ops.zeros_like(merged.mean))
+
+
+def _moments(
+    layer: Any,
+    inputs: Tensor,
+    training: bool | None = None,
+    mask: Tensor | None = None,
+    domain: Any = None,
+) -> ops.Moments:
+    """The moments of a call's inputs, in the shape of the statistics: `[C]`, or `[D, C]`."""
+    # Keras hands it over only where a layer has one tensor argument.
+    mask = attached_mask(inputs) if mask is None else mask
+    mask = None if mask is None else keras.ops.expand_dims(mask, -1)
+    if len(layer.moving_mean.shape) == 1:
+        return ops.moments(inputs, layer.axis, mask)
+    examples = (-1, *(1 for _ in inputs.shape[1:]))
+    ids = keras.ops.broadcast_to(domain, (keras.ops.shape(inputs)[0],))
+    rows = []
+    for number in range(layer.moving_mean.shape[0]):
+        own = keras.ops.reshape(ids == number, examples)
+        own = own if mask is None else keras.ops.logical_and(own, mask)
+        rows.append(ops.moments(inputs, layer.axis, own))
+    return ops.Moments(*(keras.ops.stack(values) for values in zip(*rows, strict=True)))
+
+
+def _parts(call: Tensor) -> list[Received]:
+    """The replicas' moments in one call, from `[R, 4, ...]`; each mean with its remainder."""
+    rows = keras.ops.convert_to_numpy(call).astype("float64")
+    return [(count, mean + rest, variance) for count, mean, rest, variance in rows]
+
+
+def _in_a_loop(path: str) -> ValueError:
+    return ValueError(
+        f"A batch norm is called in a loop or a branch of the compiled graph: at {path!r}. The "
+        "statistics of its inputs cannot be brought out of there. Give the layer the whole "
+        "sequence instead, or leave the layer out of `layers`."
+    )
+
+
+def _on_all_replicas(recorded: Any) -> Any:
+    """All replicas' moments, `[R, 4, C]` each, in one collective."""
+    replicas = ops.Replicas.running()
+    if replicas is None:
+        return [[keras.ops.expand_dims(rows, 0) for rows in calls] for calls in recorded]
+    flat = [keras.ops.cast(keras.ops.reshape(r, (-1,)), "float64") for c in recorded for r in c]
+    ends = np.cumsum([part.shape[0] for part in flat])[:-1].tolist()
+    table = replicas.gather(keras.ops.concatenate(flat))
+    # Of an empty list of ends Keras makes a float under TensorFlow.
+    parts = iter(keras.ops.split(table, ends, axis=1) if ends else [table])
+    return [[keras.ops.reshape(next(parts), (-1, *r.shape)) for r in c] for c in recorded]

@@ -1,0 +1,121 @@
+"""What stands in the place of methods, and that all is as before afterwards."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm import models
+
+
+def numpy(value):
+    return np.array(keras.ops.convert_to_numpy(value))
+
+
+def one(*_, **__):
+    return 1
+
+
+def two(*_, **__):
+    return 2
+
+
+@pytest.fixture
+def x(rng):
+    return rng.normal(size=(4, 3)).astype("f4")
+
+
+def test_a_method_is_replaced_on_one_layer_and_comes_back(x):
+    layer, other = keras.layers.ReLU(), keras.layers.ReLU()
+    layer(x)
+    before, config = dict(vars(layer)), layer.get_config()
+    with models.replaced([(layer, "call", lambda inputs: inputs + 10)]):
+        np.testing.assert_array_equal(numpy(layer(x)), x + 10)
+        np.testing.assert_array_equal(numpy(other(x)), np.maximum(x, 0))
+        assert layer.get_config() == config
+    assert vars(layer) == before
+    np.testing.assert_array_equal(numpy(layer(x)), np.maximum(x, 0))
+
+
+def test_what_stood_on_the_layer_itself_is_there_again():
+    layer = keras.layers.ReLU()
+    vars(layer)["call"] = one
+    with models.replaced([(layer, "call", two)]):
+        assert vars(layer)["call"] is two
+    assert vars(layer)["call"] is one
+
+
+def test_contexts_and_hooks_for_one_method_come_off_in_turn():
+    layer = keras.layers.ReLU()
+    with models.replaced([(layer, "call", one), (layer, "call", two)]):
+        assert layer.call() == 2
+        with models.replaced([(layer, "call", one)]):
+            assert layer.call() == 1
+        assert layer.call() == 2
+    assert "call" not in vars(layer)
+
+
+def test_an_error_inside_or_among_the_hooks_takes_all_off():
+    first, second = keras.layers.ReLU(), keras.layers.ReLU()
+
+    def failing():
+        yield first, "call", one
+        yield second, "call", one
+        raise OSError("no more hooks")
+
+    with pytest.raises(OSError, match="no more hooks"), models.replaced(failing()):
+        pytest.fail("entered")
+    with pytest.raises(OSError, match="inside"), models.replaced([(first, "call", one)]):
+        raise OSError("inside")
+    assert "call" not in vars(first) | vars(second)
+
+
+def test_a_watched_call_is_seen_with_its_arguments_and_may_be_made_otherwise(x):
+    first, second = keras.layers.ReLU(), keras.layers.Dropout(0.5)
+    seen = []
+
+    def around(layer, call, args, kwargs):
+        seen.append((layer, args, kwargs))
+        return 2 * call(*args, **kwargs)
+
+    with models.watched({first: around, second: around}):
+        np.testing.assert_array_equal(numpy(first(x)), 2 * np.maximum(x, 0))
+        np.testing.assert_array_equal(numpy(second(x, training=False)), 2 * x)
+    assert [layer for layer, _, _ in seen] == [first, second]
+    np.testing.assert_array_equal(numpy(seen[0][1][0]), x)
+    assert seen[1][2] == {"training": False}
+    np.testing.assert_array_equal(numpy(first(x)), np.maximum(x, 0))
+    assert len(seen) == 2
+
+
+class Draws(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.seed = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + keras.random.normal((2,), seed=self.seed)
+
+
+def draw_and_fail(model, x):
+    model(x)
+    return 1 / 0
+
+
+def test_draws_go_on_from_where_they_are_said_to_and_are_as_before_afterwards():
+    draws = [Draws(), Draws()]
+    model = keras.Sequential([keras.Input((2,)), keras.Sequential(draws)])
+    zeros = np.zeros((1, 2), "f4")
+    before = [numpy(one.seed.state) for one in draws]
+    with models.draws_kept(model) as skip_draws:
+        first, second, third = (numpy(model(zeros)) for _ in range(3))
+        skip_draws(0)
+        np.testing.assert_array_equal(numpy(model(zeros)), first)
+        skip_draws(2)
+        np.testing.assert_array_equal(numpy(model(zeros)), third)
+        assert not np.array_equal(first, second)
+    for one, state in zip(draws, before, strict=True):
+        np.testing.assert_array_equal(numpy(one.seed.state), state)
+    with pytest.raises(ZeroDivisionError), models.draws_kept(model):
+        draw_and_fail(model, zeros)
+    for one, state in zip(draws, before, strict=True):
+        np.testing.assert_array_equal(numpy(one.seed.state), state)
