@@ -90,6 +90,7 @@ def lint(
     - A normalization directly after another.
     - One layer called on several inputs: each has its own minibatch statistics, but they share
       the population's. `DomainBatchNormalization` whose two kinds of statistics differ.
+    - Moving statistics that no data has: NaN, infinity, a negative variance.
     - A momentum of 0 or 1, or one at which the initial values 0 and 1 still make up more than 5 %
       of the moving statistics after `num_steps`; schedules that `num_steps` do not finish.
 
@@ -131,6 +132,7 @@ def lint(
         *_each(calls, lambda call: lint_rules.few_values(call, batch)),
         *lint_rules.shared(calls),
         *(found for item in norms.items() for found in lint_rules.settings(*item, num_steps)),
+        *(found for item in norms.items() for found in lint_rules.broken_statistics(*item)),
     ]
     notes = (*graph.unknown, *_notes(norms, batch, num_steps))
     return LintReport(tuple(findings), notes, tuple(_use(call, batch) for call in calls))

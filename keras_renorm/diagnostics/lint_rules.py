@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import keras
+import numpy as np
 
 from keras_renorm.diagnostics.layer_traits import positions, renormalizes, uses_minibatch
 from keras_renorm.diagnostics.progress import unfinished
 from keras_renorm.diagnostics.report import Finding
 from keras_renorm.layers import BatchRenormalization, DomainBatchNormalization
 from keras_renorm.models import Call, is_batch_norm
+from keras_renorm.statistics import moving_statistics
 
 # A standard deviation of m values has a relative error of about 1/sqrt(2m): 25 % of 8.
 FEW_VALUES = 8
@@ -160,6 +162,23 @@ def settings(name: str, layer: keras.layers.Layer, num_steps: int | None) -> Ite
                 name,
                 "unfinished schedule",
                 f"The schedule of {name} does not end: {phrase}. Shorten it, or train longer.",
+            )
+
+
+def broken_statistics(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
+    """Population statistics that no data has: not finite, or a negative variance or deviation."""
+    for statistic, variable in moving_statistics.variables(layer).items():
+        values = np.ravel(keras.ops.convert_to_numpy(variable)).astype(np.float64)
+        lowest = -np.inf if statistic.endswith("mean") else 0.0
+        broken = values[~np.isfinite(values) | (values < lowest)]
+        if broken.size:
+            yield Finding(
+                name,
+                "broken statistics",
+                f"{name} holds {broken[0]:g} in its {statistic}, in {broken.size} of "
+                f"{values.size} values: no data has that, and inference may be NaN. Averaging or "
+                "editing weights leaves such values. Load the weights anew, or run "
+                "keras_renorm.statistics.precise.",
             )
 
 

@@ -24,6 +24,9 @@ from keras_renorm.models import is_batch_norm, named_layers
 # which is 0.35 for 8 of them.
 _LARGE = 0.5
 
+# The largest gap beside which small ones can be read on a linear axis.
+_READABLE = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerGap:
@@ -75,6 +78,8 @@ class TrainInferenceGapReport(Report):
         axes.plot([layer.own for layer in self.layers], "o", label="of the layer itself")
         axes.plot([layer.total for layer in self.layers], ".-", label="with those before it")
         axes.axhline(self.output, color="C2", linestyle=":", label="at the model's output")
+        if any(_READABLE < gap < np.inf for row in self.layers for gap in (row.own, row.total)):
+            axes.set_yscale("symlog", linthresh=1)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("|training - inference| / |inference|, root mean squares")
         axes.legend()

@@ -268,3 +268,52 @@ def test_settings_of_a_frozen_layer_do_not_matter():
     ]
     layer.trainable = False
     assert list(lint_rules.settings("norm", layer, 5)) == []
+
+
+EVERY_NORM = [*BATCH_NORMS, *RENORMS, lambda **options: DomainBatchNormalization(2, **options)]
+
+
+@pytest.mark.parametrize("norm", EVERY_NORM)
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("statistic", "value", "shown"),
+    [
+        ("moving_variance", -0.2, "-0.2"),
+        ("moving_variance", -1e-4, "-0.0001"),  # which epsilon hides
+        ("moving_variance", np.nan, "nan"),
+        ("moving_variance", np.inf, "inf"),
+        ("moving_mean", np.nan, "nan"),
+        ("moving_mean", -np.inf, "-inf"),
+    ],
+)
+def test_statistics_that_none_can_be_are_named(norm, frozen, statistic, value, shown):
+    layer = norm(name="norm", trainable=not frozen)
+    layer.build((None, 4))
+    assert list(lint_rules.broken_statistics("enc/norm", layer)) == []
+    variable = getattr(layer, statistic)
+    values = np.array(keras.ops.convert_to_numpy(variable))
+    values[..., 2] = value
+    variable.assign(values)
+    (finding,) = lint_rules.broken_statistics("enc/norm", layer)
+    assert (finding.layer, finding.kind) == ("enc/norm", "broken statistics")
+    of = f"1 of {values.size} values" if values.size == 4 else f"2 of {values.size} values"
+    assert f"enc/norm holds {shown} in its {statistic}, in {of}" in finding.message
+    assert "keras_renorm.statistics.precise" in finding.message
+
+
+def test_all_that_keras_keeps_for_its_renorm_is_looked_at():
+    layer = L.BatchNormalization(renorm=True, name="norm")
+    layer.build((None, 2))
+    layer.renorm_stddev.assign([1.0, -3.0])
+    layer.moving_stddev.assign([np.nan, 1.0])
+    messages = [finding.message for finding in lint_rules.broken_statistics("norm", layer)]
+    assert ["moving_stddev" in messages[0], "renorm_stddev" in messages[1]] == [True, True]
+
+
+def test_statistics_of_any_size_and_of_layers_without_weights_are_no_fault():
+    layer = BatchNormalization()
+    assert list(lint_rules.broken_statistics("norm", layer)) == []
+    layer.build((None, 3))
+    layer.moving_variance.assign([0.0, 1e-30, 3e38])
+    layer.moving_mean.assign([0.0, -3e38, 3e38])
+    assert list(lint_rules.broken_statistics("norm", layer)) == []

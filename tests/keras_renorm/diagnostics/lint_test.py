@@ -337,3 +337,20 @@ def test_plot(tmp_path):
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == [288, 128]
     assert path.stat().st_size > 1000
+
+
+def test_statistics_that_none_can_be_are_found_also_inside_ones_own_classes():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.norm = BatchRenormalization(name="norm")
+
+        def call(self, x, training=None):
+            return self.norm(x, training=training)
+
+    model = Own()
+    model(np.zeros((2, 4), "f4"))
+    assert "Findings: none." in str(lint(model))
+    model.norm.moving_variance.assign([1.0, -0.2, 1.0, 1.0])
+    (finding,) = lint(model).findings
+    assert finding.message.startswith("norm holds -0.2 in its moving_variance, in 1 of 4 values:")

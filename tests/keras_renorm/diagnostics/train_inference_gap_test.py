@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_renorm import statistics
 from keras_renorm.diagnostics import train_inference_gap
-from keras_renorm.diagnostics.train_inference_gap import gap
+from keras_renorm.diagnostics.train_inference_gap import LayerGap, TrainInferenceGapReport, gap
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 
 L = keras.layers
@@ -280,3 +280,20 @@ def test_layers_of_one_name_are_told_apart(rng):
     report = train_inference_gap(model, x)
     assert [row.layer for row in report.layers] == ["norm", "norm#2", "norm#3"]
     assert len(report.scalars()) == 7
+
+
+@pytest.mark.parametrize("largest", [1.5, 1e3, 1e11, float("inf")])
+def test_small_gaps_can_be_read_beside_large_ones(largest):
+    """On a linear axis up to 1e11 all others were one line at 0."""
+    gaps = [0.0, 0.1, 0.5, 1.0, largest]
+    rows = tuple(LayerGap(f"norm{i}", "BN", own, own) for i, own in enumerate(gaps))
+    figure = TrainInferenceGapReport((), (), rows, 0.5).plot()
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    heights = [
+        axes.transAxes.inverted().transform(axes.transData.transform((0, gap)))[1]
+        for gap in gaps[:4]
+    ]
+    assert heights[0] == pytest.approx(0)
+    assert np.diff(heights).min() > 0.005
+    assert max(heights) <= 1
