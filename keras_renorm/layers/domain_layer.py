@@ -10,7 +10,10 @@ from keras_renorm.layers.domains import Domains, without_ghosts
 from keras_renorm.ops.domains import Kind
 from keras_renorm.typing import Tensor
 
-_Beside = BatchNormalization if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    _Beside = BatchNormalization
+else:
+    _Beside = object
 
 
 class DomainLayer(_Beside):
