@@ -5,7 +5,7 @@ the mean over the ghosts of their means and variances (or sigmas), in which ever
 weight of its number of positions `m_g`. With equal ghosts that is their plain mean. A ghost that
 has no position in a channel, or whose moments are not finite, is left out of it.
 
-The native kernels compute the same in their own call: `UpdateMoving` in `ops/native`.
+The native kernels compute the same in their own call: `UpdateMoving` in `native/formulas.h`.
 """
 
 from typing import NamedTuple

@@ -5,8 +5,8 @@
 // come last, and need not be there: a mask (bool) or weights (float32),
 // [outer..., channels or 1, inner...].
 
-#ifndef KERAS_RENORM_OPS_XLA_CALLS_H_
-#define KERAS_RENORM_OPS_XLA_CALLS_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_CALLS_H_
+#define KERAS_RENORM_OPS_NATIVE_CALLS_H_
 
 #include <cstdint>
 #include <vector>
@@ -50,4 +50,4 @@ Error RunInto(const CallKind& kind, const Call& call);
 
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_CALLS_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_CALLS_H_

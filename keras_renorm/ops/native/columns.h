@@ -3,8 +3,8 @@
 // Eight or four rows are taken together, one of their vectors after the other, so that sums are
 // loaded and stored once per group of rows.
 
-#ifndef KERAS_RENORM_OPS_XLA_COLUMNS_H_
-#define KERAS_RENORM_OPS_XLA_COLUMNS_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_COLUMNS_H_
+#define KERAS_RENORM_OPS_NATIVE_COLUMNS_H_
 
 #include "common.h"
 
@@ -355,4 +355,4 @@ template <typename T> struct Columns {
 }  // namespace KR_ISA
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_COLUMNS_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_COLUMNS_H_

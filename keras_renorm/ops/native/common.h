@@ -1,7 +1,7 @@
 // What the column and run kernels share: block sizes, merging in double, the formulas of one vector.
 
-#ifndef KERAS_RENORM_OPS_XLA_COMMON_H_
-#define KERAS_RENORM_OPS_XLA_COMMON_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_COMMON_H_
+#define KERAS_RENORM_OPS_NATIVE_COMMON_H_
 
 #include "simd.h"
 
@@ -93,4 +93,4 @@ template <typename V> KR_INLINE V Keep(V weight, V value) { return weight > 0 ? 
 }  // namespace KR_ISA
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_COMMON_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_COMMON_H_

@@ -6,8 +6,10 @@
 #error "compile with -DKR_ISA=avx512, avx2 or baseline"
 #endif
 
-#include "channels.h"
 #include "columns.h"
+#include "formulas.h"
+#include "lanes.h"
+#include "rest.h"
 #include "runs.h"
 
 namespace keras_renorm {
@@ -73,15 +75,15 @@ template <typename T> constexpr Kernels Table() {
           Normalize<T>,
           GradientSums<T>,
           InputGradient<T>,
-          Channels<T>::MergeMoments,
-          Channels<T>::MergeSums,
-          Channels<T>::NormalizeRest,
-          Channels<T>::InputGradientRest,
-          Channels<T>::FinishForward,
-          Channels<T>::UpdateMoving,
-          Channels<T>::StartBackward,
-          Channels<T>::FinishBackward,
-          Channels<T>::SpreadParameters};
+          Lanes<T>::MergeMoments,
+          Lanes<T>::MergeSums,
+          Rest<T>::Normalize,
+          Rest<T>::InputGradient,
+          Formulas<T>::FinishForward,
+          Formulas<T>::UpdateMoving,
+          Formulas<T>::StartBackward,
+          Formulas<T>::FinishBackward,
+          Lanes<T>::SpreadParameters};
 }
 
 }  // namespace

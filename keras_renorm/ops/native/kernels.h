@@ -1,7 +1,7 @@
 // The kernels as the calls see them: one table of functions per input type and instruction set.
 
-#ifndef KERAS_RENORM_OPS_XLA_KERNELS_H_
-#define KERAS_RENORM_OPS_XLA_KERNELS_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_KERNELS_H_
+#define KERAS_RENORM_OPS_NATIVE_KERNELS_H_
 
 #include <cstdint>
 
@@ -119,4 +119,4 @@ const char* InstructionSet();
 
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_KERNELS_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_KERNELS_H_

@@ -1,7 +1,7 @@
 // The tensor of a call: checked, cut into ghost batches, and worked on in passes.
 
-#ifndef KERAS_RENORM_OPS_XLA_OPERAND_H_
-#define KERAS_RENORM_OPS_XLA_OPERAND_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_OPERAND_H_
+#define KERAS_RENORM_OPS_NATIVE_OPERAND_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -248,4 +248,4 @@ class Operand {
 
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_OPERAND_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_OPERAND_H_

@@ -1,7 +1,7 @@
 // Large pages for large results.
 
-#ifndef KERAS_RENORM_OPS_XLA_PAGES_H_
-#define KERAS_RENORM_OPS_XLA_PAGES_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_PAGES_H_
+#define KERAS_RENORM_OPS_NATIVE_PAGES_H_
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -38,4 +38,4 @@ inline void AskForLargePages(const Tensor& result) {
 
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_PAGES_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_PAGES_H_

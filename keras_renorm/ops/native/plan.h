@@ -3,8 +3,8 @@
 // A plan depends on the shape alone, never on the number of threads: the order in which sums are
 // added is then fixed, and the same input gives the same bits on any number of cores.
 
-#ifndef KERAS_RENORM_OPS_XLA_PLAN_H_
-#define KERAS_RENORM_OPS_XLA_PLAN_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_PLAN_H_
+#define KERAS_RENORM_OPS_NATIVE_PLAN_H_
 
 #include <cstdint>
 
@@ -59,4 +59,4 @@ Plan MakePlan(int64_t outer, int64_t channels, int64_t inner, int64_t groups, in
 
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_PLAN_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_PLAN_H_

@@ -3,8 +3,8 @@
 // Memory is read in its order: all channels of the tile for one unit, then the next unit. Each
 // channel's sums are a vector in L1, and added up across its lanes only once per block.
 
-#ifndef KERAS_RENORM_OPS_XLA_RUNS_H_
-#define KERAS_RENORM_OPS_XLA_RUNS_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_RUNS_H_
+#define KERAS_RENORM_OPS_NATIVE_RUNS_H_
 
 #include "common.h"
 
@@ -275,4 +275,4 @@ template <typename T> struct Runs {
 }  // namespace KR_ISA
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_RUNS_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_RUNS_H_

@@ -4,8 +4,8 @@
 // SSE2 and ARM; included only by kernels.cc, which is compiled once per instruction set, with
 // everything in a namespace of that set.
 
-#ifndef KERAS_RENORM_OPS_XLA_SIMD_H_
-#define KERAS_RENORM_OPS_XLA_SIMD_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_SIMD_H_
+#define KERAS_RENORM_OPS_NATIVE_SIMD_H_
 
 #include <cstdint>
 
@@ -178,4 +178,4 @@ template <typename T> KR_INLINE void StoreOne(T* p, typename Wide<T>::Scalar s) 
 }  // namespace KR_ISA
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_SIMD_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_SIMD_H_

@@ -1,7 +1,7 @@
 // The threads that work on one call.
 
-#ifndef KERAS_RENORM_OPS_XLA_TEAM_H_
-#define KERAS_RENORM_OPS_XLA_TEAM_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_TEAM_H_
+#define KERAS_RENORM_OPS_NATIVE_TEAM_H_
 
 #include <sched.h>
 
@@ -117,4 +117,4 @@ class Team {
 
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_TEAM_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_TEAM_H_

@@ -1,7 +1,7 @@
 // A call's tensors and errors, the same for every runtime that calls.
 
-#ifndef KERAS_RENORM_OPS_XLA_TENSOR_H_
-#define KERAS_RENORM_OPS_XLA_TENSOR_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_TENSOR_H_
+#define KERAS_RENORM_OPS_NATIVE_TENSOR_H_
 
 #include <cstdint>
 #include <new>
@@ -67,4 +67,4 @@ template <typename F> Error WithinMemory(const F& f) {
 
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_TENSOR_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_TENSOR_H_

@@ -1,7 +1,7 @@
 // Threads of the library's own, for a runtime that lends none.
 
-#ifndef KERAS_RENORM_OPS_XLA_WORKERS_H_
-#define KERAS_RENORM_OPS_XLA_WORKERS_H_
+#ifndef KERAS_RENORM_OPS_NATIVE_WORKERS_H_
+#define KERAS_RENORM_OPS_NATIVE_WORKERS_H_
 
 #include <sched.h>
 #include <unistd.h>
@@ -98,4 +98,4 @@ Workers& SharedWorkers();
 
 }  // namespace keras_renorm
 
-#endif  // KERAS_RENORM_OPS_XLA_WORKERS_H_
+#endif  // KERAS_RENORM_OPS_NATIVE_WORKERS_H_
