@@ -17,9 +17,6 @@ template <typename T> struct Columns {
   static constexpr int64_t kLanes = LanesOf<V>::value;
   static constexpr int64_t kTile = kTileVectors * kLanes;
 
-  // Positions of a row of the plan: fold * inner, at most 64 / channels + 16 * inner (see Fold).
-  static constexpr int64_t kMostPositions = 640;
-
   // How far ahead memory is fetched into the cache, in the order in which it lies: the vectors of
   // some rows are read side by side, an order that processors do not foresee. What is not in the
   // core's own cache is so read up to twice as fast as without at 128 to 512 channels, and no faster

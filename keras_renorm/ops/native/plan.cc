@@ -15,17 +15,33 @@ constexpr int64_t kShortRun = 32;
 
 constexpr int64_t kSegment = 16384;
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Rows to fold into one: the fewest that reach kFoldedWidth in whole vectors.
-int64_t Fold(int64_t row, int64_t rows, int64_t lanes) {
+constexpr int64_t Fold(int64_t row, int64_t rows, int64_t lanes) {
   if (row >= kFoldedWidth) return 1;
   int64_t fold = CeilDiv(kFoldedWidth, row);
   while (fold * row % lanes != 0) ++fold;
   return fold <= rows || row < lanes ? fold : 1;
 }
+
+// The most positions that a row of columns has: of all rows that are folded, and of those that are not.
+constexpr int64_t MostPositions(int64_t lanes) {
+  int64_t most = kShortRun;
+  for (int64_t channels = 2; channels < kFoldedWidth; ++channels) {
+    for (int64_t inner = 1; inner <= kShortRun && channels * inner < kFoldedWidth; ++inner) {
+      most = Max(most, Fold(channels * inner, kFoldedWidth, lanes) * inner);
+    }
+  }
+  return Max(most, Fold(1, kFoldedWidth, lanes));  // one channel: MakePlan makes the inner size 1
+}
+static_assert(MostPositions(kMostLanes) == kMostPositions, "the kernels' buffers fit all rows");
+static_assert(MostPositions(kMostLanes / 2) <= kMostPositions, "those of float64, too");
+static_assert(kFoldedWidth >= kMostLanes, "a folded row is as long as a vector");
+static_assert(kShortRun >= kMostLanes, "a run is longer than a vector, which may end at its last value");
+static_assert(kSegment >= kShortRun, "and so is a segment");
 
 void PlanColumns(Plan& plan, int64_t outer) {
   plan.fold = Fold(plan.channels * plan.inner, outer, plan.lanes);

@@ -14,11 +14,19 @@ namespace keras_renorm {
 // of SSE or NEON.
 constexpr int64_t kVectorBytes = 64;
 
+// Values of float32 in a vector; the wider types have fewer.
+constexpr int64_t kMostLanes = kVectorBytes / sizeof(float);
+
+// The kernels hold these many sums and weights in arrays on the stack. plan.cc shows that no plan has
+// more.
+
+//
 // Vectors of columns in one task: 32 of float32 are 2 KB of a row, and their sums stay in L1.
 constexpr int64_t kTileVectors = 32;
-
 // Channels in one task over runs: their sums, 8 KB in float32, stay in L1.
 constexpr int64_t kTileChannels = 64;
+// Positions in a row of columns, fold * inner: 16 rows of 3 channels and 21 values have so many.
+constexpr int64_t kMostPositions = 336;
 
 // Two ways through memory, both in the order in which it lies but for the few rows that are taken
 // together:

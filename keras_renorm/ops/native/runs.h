@@ -16,6 +16,7 @@ KR_INLINE double Total(F64 v) {
 }
 KR_INLINE double Total(F32 v) {
   Floats8 halves[2];
+  static_assert(sizeof halves == sizeof v);
   __builtin_memcpy(halves, &v, sizeof v);
   return Total(__builtin_convertvector(halves[0], F64) + __builtin_convertvector(halves[1], F64));
 }

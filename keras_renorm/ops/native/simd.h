@@ -51,6 +51,8 @@ template <> struct LanesOf<F64> {
   using Bytes = Bytes8;
   using Ints = Ints8;
 };
+static_assert(sizeof(F32) == kVectorBytes && LanesOf<F32>::value == kMostLanes);
+static_assert(sizeof(F64) == kVectorBytes && LanesOf<F64>::value == kMostLanes / 2);
 
 template <typename V, typename S> KR_INLINE V LoadRaw(const S* p) {
   V v;
@@ -150,8 +152,10 @@ template <typename T> KR_INLINE void Stream(T* p, typename Wide<T>::Vector v) {
   alignas(64) T stored[LanesOf<typename Wide<T>::Vector>::value];
   Store(stored, v);
   if constexpr (kBytes < (int)sizeof(Register)) {
+    static_assert(kBytes == sizeof(HalfRegister));
     StreamRegister((HalfRegister*)p, *(const HalfRegister*)stored);
   } else {
+    static_assert(kBytes % sizeof(Register) == 0);
     for (int i = 0; i < kBytes / (int)sizeof(Register); ++i) {
       StreamRegister((Register*)p + i, ((const Register*)stored)[i]);
     }
