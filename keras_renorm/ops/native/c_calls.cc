@@ -81,17 +81,42 @@ class Region : public Pool {
   std::atomic<bool> closed_{false};
 };
 
-// Reads `count` tensors, each given as its address, element, rank and sizes; moves `words` past them.
-std::vector<Tensor> ReadTensors(const int64_t*& words, int64_t count) {
-  std::vector<Tensor> tensors(count);
-  for (Tensor& tensor : tensors) {
-    tensor.data = reinterpret_cast<void*>(words[0]);
-    tensor.type.element = static_cast<Element>(words[1]);
-    const int64_t* const sizes = words + 3;
-    words = sizes + words[2];
-    tensor.type.sizes.assign(sizes, words);
+// What no caller exceeds, and a wrong word does. With so many values the memory for the sums of all
+// ghost batches, at most 4.5 KB a value, still has a size that 64 bits hold.
+constexpr int64_t kMostRank = 64, kMostValues = int64_t{1} << 48;
+
+Error CheckSizes(const Tensor& tensor) {
+  int64_t values = 1;
+  bool empty = false;
+  for (const int64_t size : tensor.type.sizes) {
+    if (size < 0 || size > kMostValues / values) {
+      return Error::Invalid("a size of " + std::to_string(size));
+    }
+    empty |= size == 0;
+    values *= std::max<int64_t>(size, 1);
   }
-  return tensors;
+  if (tensor.data == nullptr && !empty) return Error::Invalid("a tensor at the address 0");
+  return {};
+}
+
+// Reads `count` tensors, each given as its address, element, rank and sizes; moves `words` past them.
+Error ReadTensors(const int64_t*& words, int64_t count, std::vector<Tensor>& tensors) {
+  tensors.resize(count);
+  for (Tensor& tensor : tensors) {
+    const int64_t rank = words[2];
+    if (rank < 0 || rank > kMostRank) {
+      return Error::Invalid("a tensor of rank " + std::to_string(rank));
+    }
+    tensor.data = reinterpret_cast<void*>(words[0]);
+    tensor.type.element = words[1] >= 0 && words[1] < static_cast<int64_t>(Element::kOther)
+                              ? static_cast<Element>(words[1])
+                              : Element::kOther;
+    const int64_t* const sizes = words + 3;
+    words = sizes + rank;
+    tensor.type.sizes.assign(sizes, words);
+    KR_RETURN_IF_ERROR(CheckSizes(tensor));
+  }
+  return {};
 }
 
 }  // namespace
@@ -114,12 +139,17 @@ KR_EXPORT const char* keras_renorm_call(int number, const int64_t* words, int64_
                                         double momentum, bool by_stddev) {
   using namespace keras_renorm;
   static thread_local std::string message;
-  const CallKind& kind = kCallKinds[number];
   Error error = WithinMemory([&] {
+    if (number < 0 || number >= kCalls) {
+      return Error::Invalid("there is no call " + std::to_string(number));
+    }
+    const CallKind& kind = kCallKinds[number];
+    KR_RETURN_IF_ERROR(CheckCounts(kind, inputs, outputs));
+    if (words == nullptr) return Error::Invalid("the operands' description is at the address 0");
     FewerWorkers workers(threads);
     Call call = {{}, {}, {axis, ghost_size, relu, epsilon, momentum, by_stddev}, &workers};
-    call.in = ReadTensors(words, inputs);
-    call.out = ReadTensors(words, outputs);
+    KR_RETURN_IF_ERROR(ReadTensors(words, inputs, call.in));
+    KR_RETURN_IF_ERROR(ReadTensors(words, outputs, call.out));
     Parallel* const parallel = OpenMp();
     const int64_t helped = std::min(threads, MostThreads(call.in[kind.x].type.count()));
     if (parallel == nullptr || helped < 2) return RunInto(kind, call);

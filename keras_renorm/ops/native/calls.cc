@@ -155,10 +155,6 @@ Error InputGradient(const Call& call, Operand& operand) {
 
 // Whether results that the caller has allocated are as they have to be.
 Error CheckResults(const Call& call, const std::vector<Type>& types) {
-  if (call.out.size() != types.size()) {
-    return Error::Invalid(std::to_string(call.out.size()) + " results, not " +
-                          std::to_string(types.size()));
-  }
   for (size_t i = 0; i < types.size(); ++i) {
     const Type& declared = call.out[i].type;
     if (declared.element == types[i].element && declared.count() == types[i].count()) continue;
@@ -172,23 +168,33 @@ Error CheckResults(const Call& call, const std::vector<Type>& types) {
 }  // namespace
 
 const CallKind kCallKinds[kCalls] = {
-    {"forward", 7, true, 0, false, true, false, ForwardTypes, Forward},
-    {"backward", 3, true, 1, true, true, true, BackwardTypes, Backward},
-    {"moments", 1, true, 0, false, false, false, MomentsTypes, Moments},
-    {"normalize", 2, false, 0, false, true, true, NormalizeTypes, Normalize},
-    {"gradient_sums", 3, true, 1, true, false, false, GradientSumsTypes, GradientSums},
-    {"input_gradient", 3, true, 1, true, true, true, InputGradientTypes, InputGradient},
+    {"forward", 7, true, 0, false, 5, true, true, false, ForwardTypes, Forward},
+    {"backward", 3, true, 1, true, 3, true, true, true, BackwardTypes, Backward},
+    {"moments", 1, true, 0, false, 1, false, false, false, MomentsTypes, Moments},
+    {"normalize", 2, false, 0, false, 1, false, true, true, NormalizeTypes, Normalize},
+    {"gradient_sums", 3, true, 1, true, 1, false, false, false, GradientSumsTypes, GradientSums},
+    {"input_gradient", 3, true, 1, true, 1, false, true, true, InputGradientTypes, InputGradient},
 };
+
+Error CheckCounts(const CallKind& kind, int64_t inputs, int64_t outputs) {
+  const bool fits = inputs == kind.inputs || (kind.weighted && inputs == kind.inputs + 1);
+  if (fits && outputs == kind.outputs) return {};
+  const std::string weights = kind.weighted ? ", or one more, " : " ";
+  return Error::Invalid(std::string(kind.name) + " has " + std::to_string(inputs) +
+                        " operands and " + std::to_string(outputs) + " results; it takes " +
+                        std::to_string(kind.inputs) + weights + "and returns " +
+                        std::to_string(kind.outputs));
+}
 
 Error Prepare(const CallKind& kind, const Call& call, Operand& operand,
               std::vector<Type>& outputs) {
-  const int given = static_cast<int>(call.in.size());
-  if (given < kind.inputs || given > kind.inputs + (kind.weighted ? 1 : 0)) {
-    return Error::Invalid(std::string(kind.name) + " of " + std::to_string(given) + " operands");
-  }
   const Tensor& x = call.in[kind.x];
+  if (call.attributes.ghost_size != 0 && !kind.ghosts) {
+    return Error::Invalid(std::string(kind.name) + " knows no ghost batches");
+  }
   KR_RETURN_IF_ERROR(operand.Prepare(x, call.attributes));
-  if (given > kind.inputs) KR_RETURN_IF_ERROR(operand.SetWeights(call.in[given - 1]));
+  const bool weighted = static_cast<int>(call.in.size()) > kind.inputs;
+  if (weighted) KR_RETURN_IF_ERROR(operand.SetWeights(call.in.back()));
   if (kind.gradient) {
     KR_RETURN_IF_ERROR(Check("dy", call.in[0], x.type.element, x.type.count()));
     operand.SetGradient(call.in[0]);
@@ -197,6 +203,7 @@ Error Prepare(const CallKind& kind, const Call& call, Operand& operand,
 }
 
 Error RunInto(const CallKind& kind, const Call& call) {
+  KR_RETURN_IF_ERROR(CheckCounts(kind, call.in.size(), call.out.size()));
   Operand operand;
   std::vector<Type> types;
   KR_RETURN_IF_ERROR(Prepare(kind, call, operand, types));

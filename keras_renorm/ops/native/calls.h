@@ -29,6 +29,8 @@ struct CallKind {
   bool weighted;    // whether one more may follow, the weights
   int x;            // which of the inputs is x
   bool gradient;    // whether input 0 is dy
+  int outputs;
+  bool ghosts;      // whether it heeds a ghost size
   bool like_first;  // whether output 0 has the type and sizes of input 0
   bool in_place;    // whether it may lie there, if no value is read after it was written
   // Checks the inputs but x and the weights; returns the types of all outputs.
@@ -42,7 +44,11 @@ enum CallNumber {
 
 extern const CallKind kCallKinds[kCalls];
 
-// Checks all inputs of a call and prepares its operand; returns the types of its outputs.
+// Whether a call of this kind may have so many operands and results: before any of them is looked at.
+Error CheckCounts(const CallKind& kind, int64_t inputs, int64_t outputs);
+
+// Checks all inputs of a call, whose number is right, and prepares its operand; returns the types of
+// its outputs.
 Error Prepare(const CallKind& kind, const Call& call, Operand& operand, std::vector<Type>& outputs);
 
 // The whole of a call whose results are there already, in memory of the caller's.

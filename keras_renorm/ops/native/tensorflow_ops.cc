@@ -196,6 +196,7 @@ TF_Tensor* Allocate(TF_OpKernelContext* context, int output, const Type& type, b
 Error RunKernel(const Kernel& kernel, TF_OpKernelContext* context, const Status& status) {
   Call call = {{}, {}, kernel.attributes, &SharedWorkers()};
   const int inputs = tf.NumInputs(context), outputs = tf.NumOutputs(context);
+  KR_RETURN_IF_ERROR(CheckCounts(kernel.kind, inputs, outputs));
   for (int i = 0; i < inputs; ++i) {
     TF_Tensor* tensor = nullptr;
     tf.GetInput(context, i, &tensor, status);
@@ -205,10 +206,6 @@ Error RunKernel(const Kernel& kernel, TF_OpKernelContext* context, const Status&
   Operand operand;
   std::vector<Type> types;
   KR_RETURN_IF_ERROR(Prepare(kernel.kind, call, operand, types));
-  if (outputs != static_cast<int>(types.size())) {
-    return Error::Invalid(std::to_string(outputs) + " results, not " +
-                          std::to_string(types.size()));
-  }
   for (int i = 0; i < outputs; ++i) {
     if (ElementOf(tf.ExpectedOutputDataType(context, i)) != types[i].element) {
       return Error::Invalid("result " + std::to_string(i) + " is of another type");
@@ -235,7 +232,7 @@ void ComputeKernel(void* kernel, TF_OpKernelContext* context) {
 
 // ---- registration
 
-// What the operands alone tell; tensorflow_calls.py knows the rest.
+// What the operands alone tell; the callers in Python know the rest.
 template <int kNumber> void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
   tf.ShapeInferenceContextSetUnknownShape(context, status);
   if (!kCallKinds[kNumber].like_first || tf.GetCode(status) != kOk) return;
