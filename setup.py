@@ -5,7 +5,6 @@ package is installed without the library and computes with TensorFlow's own oper
 """
 
 import concurrent.futures
-import hashlib
 import importlib.util
 import os
 import pathlib
@@ -101,8 +100,6 @@ class BuildLibrary(build_ext):
         self.compiler.link_shared_object(
             objects, str(path), extra_postargs=["-Wl,-s", "-pthread", "-ldl"], target_lang="c++"
         )
-        library = path.read_bytes()  # loader.py checks what is appended; the linker ignores it
-        path.write_bytes(library + hashlib.sha256(library).hexdigest().encode("ascii"))
 
     def _compile(self, headers: pathlib.Path) -> list[str]:
         """Compiles all sources at once; returns the object files."""

@@ -2,9 +2,9 @@
 
 import ctypes
 import functools
-import hashlib
 import os
 import pathlib
+import struct
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,14 @@ HANDLERS = ("forward", "backward", "moments", "normalize", "gradient_sums", "inp
 
 LIBRARY = "libkeras_renorm.so"
 
-_DIGEST_SIZE = 64  # of SHA-256 in hexadecimal
+_REINSTALL = "reinstall keras_renorm to rebuild it"
+_INTERPRETER = pathlib.Path("/proc/self/exe")  # is for this processor, whatever that is called
+_ELF_64 = b"\x7fELF\x02"
+
+# An ELF header: offsets of the tables of segments and of sections, sizes and numbers of their
+# entries. An entry of the former: where in the file the segment is, and its size there.
+_HEADER = struct.Struct("=32xQQ6xHHHH2x")
+_SEGMENT = struct.Struct("=8xQ16xQ")
 
 
 class NativeLibraryError(Exception):
@@ -49,18 +56,51 @@ def library_path() -> pathlib.Path:
 
 
 def _check_file(path: pathlib.Path) -> None:
-    """Raises unless the file is the one that was built: setup.py appends its SHA-256.
+    """Raises unless the file is a whole ELF library for this processor.
 
-    Opening a library that was cut short ends the process with a bus error, so damage has to be
-    found before the dynamic linker does. Reading 2 MB takes 2 ms.
+    Opening a library that was cut short ends the process with a bus error, so the loader has to
+    find it before the dynamic linker does. A whole file holds the ends of its tables and of its
+    segments; `strip` and `patchelf` keep them right. The dynamic linker says of a library for
+    another processor that there is no such file.
     """
-    data = path.read_bytes()
-    actual = hashlib.sha256(data[:-_DIGEST_SIZE]).hexdigest()
-    if actual.encode() != data[-_DIGEST_SIZE:]:
+    own = _head(_INTERPRETER)
+    if own[:5] != _ELF_64:
+        return  # not a system whose files are known here
+    head, size = _head(path), path.stat().st_size
+    if head[:4] != own[:4] or size < len(head):
         raise NativeLibraryError(
-            f"the native library {path.name} is damaged: its {len(data)} bytes do not end with "
-            "their SHA-256; reinstall keras_renorm to rebuild it"
+            f"the native library {path.name} is damaged: its {size} bytes do not begin as a "
+            f"library does; {_REINSTALL}"
         )
+    if head[4:6] + head[18:20] != own[4:6] + own[18:20]:
+        raise NativeLibraryError(
+            f"the native library {path.name} is for another processor; {_REINSTALL}"
+        )
+    if (end := _end(path, head, size)) > size:
+        raise NativeLibraryError(
+            f"the native library {path.name} is damaged: it has {size} bytes of {end}; {_REINSTALL}"
+        )
+
+
+def _head(path: pathlib.Path) -> bytes:
+    """Returns a file's ELF header, filled up with zeros; all zeros where there is no file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEADER.size).ljust(_HEADER.size, b"\0")
+    except OSError:
+        return bytes(_HEADER.size)
+
+
+def _end(path: pathlib.Path, head: bytes, size: int) -> int:
+    """Returns where the last of an ELF file's tables and segments ends."""
+    segments, sections, segment, segment_count, section, section_count = _HEADER.unpack(head)
+    ends = [_HEADER.size, sections + section * section_count, segments + segment * segment_count]
+    with path.open("rb") as file:
+        file.seek(min(segments, size))
+        table = file.read(segment * segment_count)
+    for at in range(0, len(table) - _SEGMENT.size + 1, max(segment, 1)):
+        ends.append(sum(_SEGMENT.unpack_from(table, at)))
+    return max(ends)
 
 
 def _open(path: pathlib.Path) -> ctypes.CDLL:
@@ -87,7 +127,7 @@ def _check_abi(handle: ctypes.CDLL, path: pathlib.Path) -> None:
     if abi != ABI:
         raise NativeLibraryError(
             f"the native library {path.name} has interface version {abi}, this package needs "
-            f"{ABI}; reinstall keras_renorm to rebuild it"
+            f"{ABI}; {_REINSTALL}"
         )
 
 
