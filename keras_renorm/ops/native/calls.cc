@@ -1,5 +1,6 @@
 #include "calls.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -66,8 +67,9 @@ Error BackwardTypes(const Call& call, const Operand& x, std::vector<Type>& outpu
 Error Backward(const Call& call, Operand& operand) {
   const Tensor &dgamma = call.out[1], &dbeta = call.out[2];
   operand.SetOutput(call.out[0]);
-  std::memset(dgamma.data, 0, dgamma.type.bytes());  // where there is no ghost
-  std::memset(dbeta.data, 0, dbeta.type.bytes());
+  for (const Tensor* sums : {&dgamma, &dbeta}) {  // where there is no ghost
+    std::fill_n(static_cast<char*>(sums->data), sums->type.bytes(), 0);
+  }
   std::vector<double> sums(2 * operand.channels);
   const BackwardChannels per_channel = {call.in[2].data, sums.data(),
                                         sums.data() + operand.channels, dgamma.data, dbeta.data};

@@ -195,6 +195,7 @@ class Operand {
 
   // Calls f(work) for the full ghosts, then for the smaller one, if there are such.
   template <typename F> Error ForEachPart(Pool& pool, const F& f) const {
+    if (channels == 0) return {};  // of their vectors, which may lie at the address 0, nothing is copied
     Team team(pool, MostThreads(size_));
     return ForEachPlan([&](const Plan& plan, int64_t first_ghost, int64_t from) {
       Work work(whole_, kernels, &team);
