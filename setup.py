@@ -1,7 +1,8 @@
 """Builds keras_renorm/ops/native/libkeras_renorm.so where there is a C++ compiler.
 
-Everything else about the package is in setup.cfg. Without a compiler, or where compiling fails, the
-package is installed without the library and computes with TensorFlow's own operations.
+Everything else about the package is in setup.cfg. Without a compiler or headers, or where compiling
+fails, the package is installed without the library, as a wheel for any platform, and computes with
+the backends' own operations. One message says why.
 """
 
 import concurrent.futures
@@ -11,8 +12,11 @@ import pathlib
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import sysconfig
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from setuptools import Extension, setup
@@ -60,16 +64,30 @@ def compiler() -> str | None:
     return None
 
 
-def include_folders() -> list[pathlib.Path]:
-    """Returns folders that hold XLA's FFI headers, those of this build's requirement first."""
-    found = []
+def include_folders() -> Iterator[pathlib.Path]:
+    """Yields folders with XLA's FFI headers that fit, of packages that can be imported."""
     for package in ("jaxlib", "tensorflow"):
         spec = importlib.util.find_spec(package)
         for location in (spec.submodule_search_locations or ()) if spec else ():
-            folder = pathlib.Path(location, "include")
-            if (folder / "xla/ffi/api/ffi.h").is_file():
-                found.append(folder)
-    return found
+            yield from fitting(pathlib.Path(location, "include"))
+
+
+def fitting(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folder if it holds headers of a version that fits."""
+    there = (folder / "xla/ffi/api/ffi.h").is_file()
+    return [folder] if there and version(folder) <= NEWEST_HEADERS else []
+
+
+def fetched_headers(folder: pathlib.Path) -> pathlib.Path:
+    """Installs the package that has the headers into a folder; returns where they are.
+
+    A build requirement would do the same, but where it cannot be had, pip would refuse to install
+    keras_renorm at all.
+    """
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"]
+    limits = ["--retries=1", "--timeout=20", "--disable-pip-version-check"]
+    subprocess.run([*command, *limits, "--target", str(folder), HEADERS], check=True, timeout=900)
+    return folder / "jaxlib/include"
 
 
 def version(folder: pathlib.Path) -> tuple[int, int]:
@@ -88,13 +106,19 @@ class BuildLibrary(build_ext):
         """Returns the library's name: it is no Python module, and has no tag of one."""
         return os.path.join(*fullname.split(".")) + ".so"
 
+    def run(self) -> None:
+        """Builds the library; whatever fails is reported and leaves the package without one."""
+        try:
+            super().run()
+        except Exception as error:
+            sys.stderr.write(f"keras_renorm: no native library: {error}\n")
+            self.extensions = self.distribution.ext_modules = []
+
     def build_extension(self, ext: Extension) -> None:
-        """Compiles and links; a failure is reported and leaves the package without a library."""
-        headers = [folder for folder in include_folders() if version(folder) <= NEWEST_HEADERS]
-        if not headers:
-            sys.stderr.write(f"keras_renorm: no headers of {HEADERS}: no native library\n")
-            return
-        objects = self._compile(min(headers, key=version))
+        """Compiles and links."""
+        headers = min(include_folders(), key=version, default=None)
+        with tempfile.TemporaryDirectory() as folder:
+            objects = self._compile(headers or fetched_headers(pathlib.Path(folder)))
         path = pathlib.Path(self.get_ext_fullpath(ext.name))
         path.parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(
@@ -128,7 +152,16 @@ class BuildLibrary(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """A wheel for any Python 3 of this platform: the library does not use Python's interface."""
+    """A wheel for any Python 3 of this platform: the library does not use Python's interface.
+
+    Without the library it is one for any platform.
+    """
+
+    def run(self) -> None:
+        """Builds first, and then knows whether there is a library."""
+        self.run_command("build")
+        self.root_is_pure = not self.distribution.has_ext_modules()
+        super().run()
 
     def get_tag(self) -> tuple[str, str, str]:
         """Returns (python, abi, platform)."""
@@ -141,7 +174,6 @@ library = Extension(
     sources=[str(SOURCES / f"{name}.cc") for name in (*COMMON, "kernels")],
     depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
     language="c++",
-    optional=True,
 )
 can_build = compiler() is not None
 if not can_build:
@@ -149,6 +181,5 @@ if not can_build:
 
 setup(
     ext_modules=[library] if can_build else [],
-    setup_requires=[HEADERS] if can_build else [],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
 )
