@@ -1,0 +1,23 @@
+"""The cases in a process of its own: `cases_test.py` says which package, lowering and backend."""
+
+import os
+import pathlib
+
+import pytest
+
+import keras_renorm
+from goldens import matrix, running
+
+# Where the library is missing, this is said once in a process.
+pytestmark = pytest.mark.filterwarnings("ignore:keras_renorm computes without its native library")
+PACKAGE, LOWERING = os.environ["GOLDENS_EXPECT"].split()
+
+
+def test_the_process_is_as_asked_for():
+    assert pathlib.Path(keras_renorm.__file__).parent == pathlib.Path(PACKAGE)
+    assert keras_renorm.ops.lowering().name == LOWERING
+
+
+@pytest.mark.parametrize(("name", "mode", "dtype"), matrix.every())
+def test_case(name, mode, dtype):
+    running.assert_as_written(name, running.run(name, mode, dtype), running.TOLERANCES[dtype])
