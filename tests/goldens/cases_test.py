@@ -1,17 +1,85 @@
-"""Every case under TensorFlow, and in processes of their own what takes one."""
+"""Every case under TensorFlow, and in processes of their own what takes one.
 
+Those run beside the tests of this process, two at a time, from the first test on.
+"""
+
+import concurrent.futures
 import importlib.util
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
+import matplotlib
 import pytest
 
 import keras_renorm
-from goldens import matrix, running, write
+from goldens import matrix, models, running, structure_cases, write, write_checkpoints, zoo_cases
 
-ROOT = pathlib.Path(__file__).parents[2]
-BACKENDS = ["jax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
+PROCESSES = ["without_the_library", "fresh", "replicas", "jax", "torch"]
+FUNCTIONS = {**structure_cases.CASES, **zoo_cases.CASES}.values()
+matplotlib.use("agg")
+
+
+def _environments(folder):
+    """For each process its files of checks, and the variables that it differs in."""
+    package = ROOT / "keras_renorm"
+    saved = str(HERE / "checkpoints")
+    lowering = keras_renorm.ops.lowering().name
+    elsewhere = {"GOLDENS_EXPECT": f"{package} {lowering}", "GOLDENS_FILES": saved}
+    everything = ("case_checks.py", "structure_checks.py", "file_checks.py")
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    copy = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONSAFEPATH": "1",
+        "GOLDENS_EXPECT": f"{folder / 'keras_renorm'} fused",
+    }
+    return {
+        "without_the_library": (("case_checks.py",), copy),
+        "fresh": (("file_checks.py",), {"GOLDENS_FILES": f"{saved}{os.pathsep}{folder / 'now'}"}),
+        "replicas": (("replica_checks.py",), {}),
+        "jax": (everything, elsewhere | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}),
+        "torch": (everything, elsewhere | {"KERAS_BACKEND": "torch"}),
+    }
+
+
+def _checked(names, environment):
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        + [str(HERE / name) for name in names],
+        env=os.environ | environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes(request, tmp_path_factory):
+    """The results, as they come, of those processes whose test is to run."""
+    names = {
+        item.callspec.params.get("process")
+        for item in request.session.items
+        if hasattr(item, "callspec")
+    }
+    folder = tmp_path_factory.mktemp("goldens")
+    if "without_the_library" in names:
+        ignored = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(ROOT / "keras_renorm", folder / "keras_renorm", ignore=ignored)
+    if "fresh" in names:
+        (folder / "now").mkdir()
+        for name in models.MODELS:
+            write_checkpoints.write(folder / "now", name)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        environments = _environments(folder)
+        yield {
+            name: pool.submit(_checked, *environments[name]) for name in PROCESSES if name in names
+        }
 
 
 @pytest.mark.parametrize(("name", "mode", "dtype"), matrix.every())
@@ -19,33 +87,22 @@ def test_case(name, mode, dtype):
     running.assert_as_written(name, running.run(name, mode, dtype), running.TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("lowering", ["native", "fused", "composite"])
 @pytest.mark.parametrize(("name", "mode", "dtype"), matrix.float32())
-def test_lowering(name, mode, dtype, lowering, monkeypatch):
-    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+def test_composite(name, mode, dtype, monkeypatch):
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", "composite")
     running.assert_as_written(name, running.run(name, mode, dtype), running.TOLERANCES[dtype])
 
 
-def test_without_the_library(run_checks, tmp_path):
-    """A copy of the package in which it is not there."""
-    package = tmp_path / "keras_renorm"
-    shutil.copytree(ROOT / "keras_renorm", package, ignore=shutil.ignore_patterns("*.so"))
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
-    run_checks("case_checks.py", GOLDENS_EXPECT=f"{package} fused", **environment)
+@pytest.mark.parametrize("name", write.CASES)
+@pytest.mark.parametrize("lowering", ["native", "fused"])
+def test_lowering(name, lowering, monkeypatch):
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+    running.assert_as_written(name, running.run(name, "eager", "float32"), 2e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_backend(run_checks, backend):
-    checkpoints = pathlib.Path(__file__).with_name("checkpoints")
-    environment = {
-        "KERAS_BACKEND": backend,
-        "JAX_PLATFORMS": "cpu",
-        "GOLDENS_EXPECT": f"{ROOT / 'keras_renorm'} {keras_renorm.ops.lowering().name}",
-        "GOLDENS_FILES": str(checkpoints),
-    }
-    files = str(pathlib.Path(__file__).with_name("file_checks.py"))
-    run_checks("case_checks.py", files, **environment)
+@pytest.mark.parametrize("case", dict.fromkeys(FUNCTIONS), ids=lambda case: case.__name__)
+def test_structure(case, tmp_path):
+    case(tmp_path)
 
 
 @pytest.mark.parametrize("name", write.CASES)
@@ -55,3 +112,13 @@ def test_what_is_written_is_what_the_equations_say(name):
     assert fresh.keys() == outputs.keys()
     for key, array in fresh.items():
         running.assert_close(outputs[key], array, 1e-13, key)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_process(process, processes):
+    if process == "torch" and importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed")
+    result = processes[process].result()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
+    assert "skipped" not in result.stdout

@@ -1,29 +1,14 @@
-"""What is saved is loaded: now, in another process, by every later version."""
+"""The files of released versions are there; `cases_test.py` has them loaded elsewhere."""
 
-import os
 import pathlib
 
 import keras
 import numpy as np
-import pytest
 
 import keras_renorm
-from goldens import models, write_checkpoints
+from goldens import models
 
 CHECKPOINTS = pathlib.Path(__file__).with_name("checkpoints")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Folders of the files of released versions, and of files that were written now."""
-    folder = tmp_path_factory.mktemp("now")
-    for name in models.MODELS:
-        write_checkpoints.write(folder, name)
-    return os.pathsep.join(map(str, [CHECKPOINTS, folder]))
-
-
-def test_fresh_process(run_checks, files):
-    run_checks("file_checks.py", GOLDENS_FILES=files)
 
 
 def test_this_version_has_its_checkpoints():

@@ -49,7 +49,9 @@ def compiled(function, arguments, mode, *, batched=()):
         return tf.TensorSpec((None, *tensor.shape[1:]) if unknown else tensor.shape, tensor.dtype)
 
     signature = {name: spec(name, tensor) for name, tensor in arguments.items()}
-    return tf.function(function, input_signature=[signature], jit_compile=mode == "jit")
+    return tf.function(
+        function, input_signature=[signature], jit_compile=mode == "jit", autograph=False
+    )
 
 
 def differentiated(function, wrt, layer=None):
