@@ -117,7 +117,8 @@ def residual_variance(model: keras.Model, x: Any) -> ResidualVarianceReport:
 
     Example:
         >>> report = keras_renorm.diagnostics.residual_variance(model, images)
-        >>> report.exponent  # -1.0 with Batch Normalization
+        >>> round(report.exponent)  # with Batch Normalization
+        -1
 
     Source: De & Smith 2020, section 3.
     """

@@ -53,6 +53,8 @@ class DomainBatchRenormalization(DomainLayer, BatchRenormalization):
         >>> layer = keras_renorm.layers.DomainBatchRenormalization(2, r_max=3.0, d_max=5.0)
         >>> x = np.random.normal(size=(8, 4)) + np.repeat([[0.0], [100.0]], 4, axis=0)
         >>> y = layer(x, domain=np.repeat([0, 1], 4), training=True)
+        >>> layer.current_limits(domain=1)
+        RenormLimits(r_max=3.0, d_max=5.0)
 
     Source: Ioffe 2017, Algorithm 1; Wu & Johnson 2021, section 5.
     """

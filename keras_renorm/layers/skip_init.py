@@ -50,7 +50,9 @@ class SkipInit(keras.layers.Layer):
     Example:
         >>> skip = np.random.normal(size=(8, 32, 32, 16))
         >>> branch = keras.layers.Conv2D(16, 3, padding="same")(skip)
-        >>> y = skip + keras_renorm.layers.SkipInit()(branch)  # equals skip, until it is trained
+        >>> y = skip + keras_renorm.layers.SkipInit()(branch)
+        >>> np.allclose(y, skip)  # until it is trained
+        True
 
     Source: De & Smith 2020 (SkipInit).
     """

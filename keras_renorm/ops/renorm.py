@@ -91,7 +91,9 @@ def batch_renormalization(
     Example:
         >>> x = np.array([[1.0], [3.0]])
         >>> y, batch = batch_renormalization(x, [0.0], [1.0], r_max=3.0, d_max=5.0)
-        >>> y  # [[1], [3]]: nothing clips, so training equals inference
+        >>> print(np.asarray(y))  # nothing clips, so training equals inference
+        [[0.9995]
+         [2.9985]]
 
     Source: Ioffe 2017, Algorithm 1 and the gradients of section 3. The ghost batches: Hoffer,
     Hubara & Soudry 2017, Algorithm 1.
@@ -162,7 +164,8 @@ def training_step(
     Example:
         >>> x = np.array([[1.0], [3.0]])
         >>> y, moving = training_step(x, [0.0], [1.0], momentum=0.9)
-        >>> moving.mean  # [0.2]
+        >>> print(np.asarray(moving.mean))
+        [0.2]
 
     Source: Ioffe 2017, Algorithm 1.
     """
@@ -255,7 +258,10 @@ def normalize(
         ValueError: If an argument is out of range or of the wrong shape.
 
     Example:
-        >>> normalize(np.array([[1.0], [3.0]]), [1.0], [4.0], epsilon=1e-12)  # [[0], [1]]
+        >>> y = normalize(np.array([[1.0], [3.0]]), [1.0], [4.0], epsilon=1e-12)
+        >>> print(np.asarray(y))
+        [[0.]
+         [1.]]
 
     Source: Ioffe & Szegedy 2015, Algorithm 2; Ioffe 2017, Algorithm 1.
     """
@@ -317,7 +323,10 @@ def inference_step(
         ValueError: If an argument is out of range or of the wrong shape.
 
     Example:
-        >>> inference_step(np.array([[1.0], [3.0]]), [1.0], [4.0], epsilon=1e-12)  # [[0], [1]]
+        >>> y = inference_step(np.array([[1.0], [3.0]]), [1.0], [4.0], epsilon=1e-12)
+        >>> print(np.asarray(y))
+        [[0.]
+         [1.]]
 
     Source: Ioffe & Szegedy 2015, Algorithm 2; Ioffe 2017, Algorithm 1.
     """

@@ -87,7 +87,7 @@ def weights(tmp_path):
     assert isinstance(zoo.weights.load(other, source), zoo.weights.Loaded)
     for new, old in zip(other.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
-    with pytest.raises(zoo.weights.WeightsError, match="no_such.weights"):
+    with pytest.raises(zoo.weights.WeightsError, match=r"no_such\.weights"):
         zoo.weights.fetch("no_such.weights", cache=tmp_path)
 
 

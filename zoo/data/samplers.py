@@ -34,7 +34,9 @@ class ShuffledSampler:
         ValueError: If a number is not positive, or `batch_size` is larger than N.
 
     Example:
-        >>> ShuffledSampler(num_examples=4, batch_size=2, seed=0)(tf.constant(0, tf.int64))
+        >>> sampler = ShuffledSampler(num_examples=4, batch_size=2, seed=0)
+        >>> print(sampler(tf.constant(0, tf.int64)).numpy())
+        [2 0]
     """
 
     def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:

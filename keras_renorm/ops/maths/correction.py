@@ -86,7 +86,9 @@ def renorm_correction(
 
     Example:
         >>> batch = moments(np.array([[1.0], [3.0]]))
-        >>> renorm_correction(batch, [0.0], [1.0], r_max=3.0, d_max=1.0)  # r = 1, d = 1
+        >>> r, d = renorm_correction(batch, [0.0], [1.0], r_max=3.0, d_max=1.0)
+        >>> print(np.asarray(r), np.asarray(d))  # d is clipped from 2
+        [1.] [1.]
 
     Source: Ioffe 2017, Algorithm 1.
     """

@@ -64,7 +64,8 @@ def moments(
 
     Example:
         >>> mean, variance, count, _ = moments(np.array([[1.0, 10.0], [3.0, 20.0]]))
-        >>> mean, variance, count  # [2, 15], [1, 25], [2, 2]
+        >>> print(np.asarray(mean), np.asarray(variance), np.asarray(count))
+        [ 2. 15.] [ 1. 25.] [2. 2.]
 
     Source: Ioffe & Szegedy 2015, Algorithm 1. The shifted sums: Chan, Golub & LeVeque 1983,
     equation 1.7, there the corrected two-pass algorithm.

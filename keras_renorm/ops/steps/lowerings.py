@@ -83,7 +83,7 @@ def lowering() -> Lowering:
 
     Example:
         >>> keras_renorm.ops.lowering()
-        Lowering(name='native', reason='avx512 kernels of libkeras_renorm.so')
+        Lowering(name='native', reason='... kernels of libkeras_renorm.so')
     """
     backend, demanded = backends.current(), forced()
     if demanded == "fused" and backend.fused is None:
