@@ -47,10 +47,11 @@ def _environments(folder):
 
 
 def _checked(names, environment):
+    """Runs checks; `environment` is whole, for tests of this process change its own meanwhile."""
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         + [str(HERE / name) for name in names],
-        env=os.environ | environment,
+        env=environment,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -75,8 +76,10 @@ def processes(request, tmp_path_factory):
         (folder / "now").mkdir()
         for name in models.MODELS:
             write_checkpoints.write(folder / "now", name)
+    environments = {
+        name: (checks, os.environ | own) for name, (checks, own) in _environments(folder).items()
+    }
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        environments = _environments(folder)
         yield {
             name: pool.submit(_checked, *environments[name]) for name in PROCESSES if name in names
         }

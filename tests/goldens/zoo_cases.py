@@ -87,8 +87,12 @@ def weights(tmp_path):
     assert isinstance(zoo.weights.load(other, source), zoo.weights.Loaded)
     for new, old in zip(other.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
-    with pytest.raises(zoo.weights.WeightsError, match=r"no_such\.weights"):
-        zoo.weights.fetch("no_such.weights", cache=tmp_path)
+    packaged = [record for record in zoo.weights.RECORDS.values() if record.url is None]
+    assert packaged
+    for record in packaged:
+        assert zoo.weights.fetch(record).name == record.file
+    with pytest.raises(zoo.weights.WeightsError, match="no_such"):
+        zoo.weights.find("mlp", "no_such")
 
 
 @covers("zoo.data.Dataset", "zoo.data.load", "zoo.data.DatasetError")
