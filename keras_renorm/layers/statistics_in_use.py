@@ -1,9 +1,8 @@
 """Which statistics a layer normalises with, and where inference takes those of the minibatch."""
 
 import contextlib
-import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from keras_renorm.ops import Replicas
@@ -14,25 +13,22 @@ from keras_renorm.ops import Replicas
 #: corrections, and nothing is updated.
 StatisticsInUse = Literal["batch", "moving", "frozen", "batch_at_inference"]
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Context:
-    thread: int
-    layers: Sequence[Any]
-
-
-_contexts: list[_Context] = []
+# The layers of each context that holds now, in all threads and, as `contexts`, in this one.
+_everywhere: list[tuple[Any, ...]] = []
+_here = threading.local()
 
 
 @contextlib.contextmanager
-def batch_at_inference(layers: Sequence[Any]) -> Iterator[None]:
+def batch_at_inference(layers: Iterable[Any]) -> Iterator[None]:
     """In the context, in this thread, `layers` use the minibatch's statistics, update nothing."""
-    context = _Context(threading.get_ident(), layers)
-    _contexts.append(context)
+    context, outer = tuple(layers), getattr(_here, "contexts", ())
+    _everywhere.append(context)
+    _here.contexts = (*outer, context)
     try:
         yield
     finally:
-        _contexts.remove(context)
+        _here.contexts = outer
+        _everywhere.remove(context)
 
 
 def uses_batch_at_inference(layer: Any, *, in_any_thread: bool = False) -> bool:
@@ -41,7 +37,8 @@ def uses_batch_at_inference(layer: Any, *, in_any_thread: bool = False) -> bool:
     A `tf.distribute` strategy runs each replica in a thread that it makes for it: there a context
     of any thread holds, as nothing tells whose replica it is.
     """
-    threads = {one.thread for one in tuple(_contexts) if any(layer is o for o in one.layers)}
-    if threads and (in_any_thread or Replicas.running() is not None):
-        return True
-    return threading.get_ident() in threads
+    if not _everywhere:
+        return False
+    everywhere = in_any_thread or Replicas.running() is not None
+    contexts = tuple(_everywhere) if everywhere else getattr(_here, "contexts", ())
+    return any(layer is one for context in contexts for one in context)
