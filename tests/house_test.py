@@ -27,8 +27,8 @@ ROOMS = [
     "keras_renorm.ops.maths",
     "keras_renorm.ops.arguments",
     "keras_renorm.ops.reference",
-    "keras_renorm.typing",
     "keras_renorm.keras_internals",
+    "keras_renorm.typing",
 ]
 BACKENDS = ROOT / "keras_renorm" / "ops" / "backends"
 # The one module that may look inside TensorFlow, and the one that may look inside Keras.
