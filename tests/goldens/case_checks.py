@@ -1,4 +1,4 @@
-"""The cases in a process of its own: `cases_test.py` says which package, lowering and backend."""
+"""The cases in a process of its own: `processes_test.py` says which package, lowering and backend."""
 
 import os
 import pathlib

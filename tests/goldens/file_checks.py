@@ -1,4 +1,4 @@
-"""Loads saved models in a process that did not save them: `files_test.py` says which.
+"""Loads saved models in a process that did not save them: `processes_test.py` says which.
 
 Under TensorFlow, where the kernels are those that computed what is stored beside the files, all
 must be the same bits; elsewhere the same numbers.

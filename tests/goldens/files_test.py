@@ -1,4 +1,4 @@
-"""The files of released versions are there; `cases_test.py` has them loaded elsewhere."""
+"""The files of released versions are there; `processes_test.py` has them loaded."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""The cases without golden numbers; `cases_test.py` runs this on the other backends, too."""
+"""The cases without golden numbers; `processes_test.py` runs this on other backends."""
 
 import matplotlib
 import pytest
