@@ -1,4 +1,4 @@
-"""The cases in a process of its own: `processes_test.py` says which package, lowering and backend."""
+"""The cases in a process of its own, of which `processes_test.py` says what it is."""
 
 import os
 import pathlib
