@@ -126,6 +126,7 @@ def test_private_names_of_keras_stand_in_one_module(path):
 ACROSS = {
     "house_test.py",
     "doctests_test.py",
+    "sanitize_test.py",
     "replicas_test.py",
     "keras_conformance_test.py",
     "backends_test.py",

@@ -13,27 +13,10 @@ from keras_renorm.ops.backends.tensorflow import calls as tensorflow_calls
 from keras_renorm.ops.backends.torch import calls as torch_calls
 from keras_renorm.ops.backends.torch import operators as torch_operators
 from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Settings
-from keras_renorm.ops.native import layout, loader
 
 TOLERANCES = {"float64": 1e-13, "float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
 LIMITS = (1.5, 0.5)
 EPSILON = 1e-3
-
-
-@pytest.fixture
-def make(rng):
-    """x, dy, and gamma, beta, moving mean and moving variance."""
-
-    def case(shape, axis, dtype="float32", offset=0.0):
-        dtype = getattr(torch, dtype)
-        wide = torch.promote_types(dtype, torch.float32)
-        channels = shape[axis]
-        x, dy = (torch.as_tensor(rng.normal(at, 2.0, shape)).to(dtype) for at in (offset, 0.0))
-        vectors = [*rng.normal(1.0, 0.5, (2, channels)), rng.normal(offset, 1.0, channels)]
-        vectors.append(rng.uniform(0.5, 9.0, channels))
-        return x, dy, [torch.as_tensor(vector, dtype=wide) for vector in vectors]
-
-    return case
 
 
 def lying(tensor, order):
@@ -156,10 +139,6 @@ def pool(request):
     library.handle.keras_renorm_use_openmp(torch_operators.openmp())
 
 
-def test_the_threads_are_those_of_pytorch():
-    assert torch_operators.openmp() or not torch.backends.openmp.is_available()
-
-
 @pytest.mark.usefixtures("pool")
 def test_the_same_bits_on_any_number_of_threads(make, threads):
     case = make((64, 9, 9, 96), 3)
@@ -232,30 +211,6 @@ def test_which_inputs_it_takes():
     assert not torch_calls.takes(torch.zeros(3, dtype=torch.complex64))
 
 
-@pytest.mark.parametrize("ghost_size", [0, 3])
-def test_pytorch_finds_the_operators_well_made(make, ghost_size):
-    """Their schemas, and the shapes and strides that they promise to a tracer."""
-    x, dy, vectors = make((8, 5, 6), 2)
-    limits = torch.tensor(1.5), torch.tensor(0.5)
-    checks = ("test_schema", "test_faketensor")
-    for given in (x, lying(x, (0, 2, 1)), x[:, ::2]):
-        mask = torch.ones(8, given.shape[1], 1, dtype=torch.bool)
-        parameters = torch.stack(vectors)
-        statistics = torch.ones(layout.STATISTICS, 3 if ghost_size else 1, 6)
-        gradient = dy[:, : given.shape[1]]
-        attributes = {"axis": 2, "relu": True}
-        cut = attributes | {"ghost_size": ghost_size}
-        more = {"epsilon": EPSILON, "momentum": 0.9, "by_stddev": True}
-        for name, arguments, keywords in (
-            ("forward", (given, *vectors, *limits, mask), cut | more),
-            ("backward", (gradient, given, statistics, mask), cut),
-            ("normalize", (given, parameters), attributes),
-            ("gradient_sums", (gradient, given, parameters, mask), attributes),
-        ):
-            operator = getattr(torch.ops.keras_renorm, name).default
-            torch.library.opcheck(operator, arguments, keywords, test_utils=checks)
-
-
 def test_a_tracer_that_runs_the_operators_keeps_them(make):
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -263,12 +218,6 @@ def test_a_tracer_that_runs_the_operators_keeps_them(make):
     graph = make_fx(lambda x: step(x, dy, vectors, axis=1)[0])(x)
     other = 2 * x + 1
     torch.testing.assert_close(graph(other), step(other, dy, vectors, axis=1)[0])
-
-
-def test_all_calls_have_their_numbers():
-    """c_calls.cc takes them by number."""
-    assert loader.HANDLERS[:2] == ("forward", "backward")
-    assert len(loader.HANDLERS) == 6
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
