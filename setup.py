@@ -116,11 +116,12 @@ class BuildLibrary(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compiles and links."""
+        path = pathlib.Path(self.get_ext_fullpath(ext.name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # of a build before: a failure leaves none
         headers = min(include_folders(), key=version, default=None)
         with tempfile.TemporaryDirectory() as folder:
             objects = self._compile(headers or fetched_headers(pathlib.Path(folder)))
-        path = pathlib.Path(self.get_ext_fullpath(ext.name))
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(
             objects, str(path), extra_postargs=["-Wl,-s", "-pthread", "-ldl"], target_lang="c++"
         )
