@@ -58,16 +58,6 @@ def test_values_in_a_graph_are_not_looked_at(domains):
     np.testing.assert_array_equal(run(tf.constant([0, 7, 0, 0])), [0, 7, 0, 0])
 
 
-def test_both_layers_are_of_both_kinds():
-    layer = layers.DomainBatchRenormalization(2)
-    assert isinstance(layer, layers.BatchRenormalization)
-    assert isinstance(layer, layers.DomainBatchNormalization)
-    assert issubclass(layers.DomainBatchRenormalization, layers.DomainBatchNormalization)
-    plain = layers.DomainBatchNormalization(2)
-    assert not isinstance(plain, layers.BatchRenormalization | layers.DomainBatchRenormalization)
-    assert not isinstance(layers.BatchRenormalization(), layers.DomainBatchNormalization)
-
-
 def test_ghosts_are_refused():
     assert without_ghosts({"virtual_batch_size": None}) == {"virtual_batch_size": None}
     with pytest.raises(ValueError, match=r"is not for layers with domains.*=2"):
