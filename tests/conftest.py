@@ -54,7 +54,7 @@ def run_checks(request):
             cwd=pathlib.Path(__file__).parents[1],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         assert result.returncode == 0, result.stdout + result.stderr
