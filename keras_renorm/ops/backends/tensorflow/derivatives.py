@@ -24,20 +24,25 @@ def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tup
         arguments: The operands that have a gradient.
         constants: A named tuple whose entries are tensors without gradient, or None.
     """
+    others: list[tf.Tensor] = []
 
     @tf.custom_gradient
-    def outputs(*tensors: tf.Tensor) -> Any:
+    def output(*tensors: tf.Tensor) -> Any:
         own, fixed = Arguments(*tensors[:3]), _packed(constants, tensors[3:])
-        found, kept = function.forward(Arguments(*_held(own)), fixed)
+        (y, *rest), kept = function.forward(Arguments(*_held(own)), fixed)
+        others.extend(rest)
 
         def gradients(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
             first = _gradients(function, dy, own, fixed, kept)
             return *first, *(None for _ in tensors[3:])
 
-        return found, gradients
+        return y, gradients
 
-    found: tuple[tf.Tensor, ...] = outputs(*arguments, *_flat(constants))
-    return found
+    # The others go past TensorFlow's operation for such a function, which ties all results to all
+    # operands: an update by them would seem to come after any read of a variable that is one, such
+    # as the counter that a limit is of, and the optimizer of graphs drops the edge that says so.
+    y = output(*arguments, *_flat(constants))
+    return y, *others
 
 
 def _gradients(
