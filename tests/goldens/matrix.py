@@ -18,7 +18,7 @@ def every(names=tuple(write.CASES)):
     return found
 
 
-def float32(names=tuple(write.CASES)):
-    """Every mode in float32, and float16 eagerly."""
-    single = [(name, mode, "float32") for name in names for mode in running.MODES]
+def float32(names=tuple(write.CASES), modes=running.MODES):
+    """The modes in float32, and float16 eagerly."""
+    single = [(name, mode, "float32") for name in names for mode in modes]
     return single + [(name, "eager", "float16") for name in names]
