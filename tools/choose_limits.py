@@ -14,8 +14,6 @@ import math
 import pathlib
 import re
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -453,16 +451,11 @@ def standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """The mean accuracies in percent, as Markdown, with batch norm's standard error."""
-    names = list(next(iter(found.values())))
-    lines = ["| case | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
-    for case, rows in found.items():
-        cells = [f"{100 * statistics.mean(rows[name]):.1f}" for name in names]
-        if BATCH_NORM in rows:
-            cells[names.index(BATCH_NORM)] += f" ± {100 * standard_error(rows[BATCH_NORM]):.1f}"
-        lines.append(f"| {case} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def row(case: str, rows: dict[str, list[float]]) -> str:
+    """The mean accuracies in percent, with batch norm's standard error."""
+    cells = {name: f"{100 * statistics.mean(values):.1f}" for name, values in rows.items()}
+    cells[BATCH_NORM] += f" ± {100 * standard_error(rows[BATCH_NORM]):.1f}"
+    return f"| {case} | " + " | ".join(cells.values()) + " |"
 
 
 def shortfall(rows: dict[str, list[float]], name: str) -> float:
@@ -531,12 +524,12 @@ def main(settings: Settings) -> int:
     if not cases:
         raise UserError(f"--cases={settings.cases!r} matches none of the cases.")
     found: dict[str, dict[str, list[float]]] = {}
+    print("| case | " + " | ".join(RULES) + " |", "|---" * (1 + len(RULES)) + "|", sep="\n")
     for case in cases:
-        begun = time.perf_counter()
         values = run(case, list(RULES.values()), settings.seeds, settings.scale)
-        found[str(case)] = {name: row.tolist() for name, row in zip(RULES, values, strict=True)}
-        print(f"{case}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-    print(table(found), verdicts(found), sep="\n\n")
+        found[str(case)] = {name: one.tolist() for name, one in zip(RULES, values, strict=True)}
+        print(row(str(case), found[str(case)]), flush=True)
+    print("", verdicts(found), sep="\n")
     document = {"machine": machine(), "seeds": settings.seeds, "scale": settings.scale}
     write_json(settings.json, document | {"accuracy": found})
     return 0
