@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from benchmarking import machine, write_json
 
-from zoo.errors import UserError, as_user_errors
-from zoo.training import cli
+from zoo.errors import UserError
+from zoo.training.cli import program
 
 EPSILON = 1e-3
 Array = Any
@@ -405,8 +405,7 @@ def load(dataset: str, split: str, pixels: int) -> tuple[Any, Any]:
     """Images in [0, 1], averaged down to `pixels`, and labels."""
     from zoo.data import datasets
 
-    with as_user_errors(datasets.DatasetError):
-        data = datasets.load(dataset, split)
+    data = datasets.load(dataset, split)
     size = data.images.shape[1] // pixels
     images = data.images.reshape(-1, pixels, size, pixels, size, data.images.shape[-1])
     return images.mean((2, 4), dtype=np.float32) / 255, data.labels.astype(np.int32)
@@ -498,7 +497,7 @@ def parse(argv: list[str]) -> Settings:
     """Defines and reads the flags."""
     from absl import flags
 
-    from zoo.training import arguments
+    from zoo.training.cli import arguments
 
     flags.DEFINE_string("cases", "", "A regular expression for the cases to run.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Comma-separated integers.")
@@ -536,4 +535,4 @@ def main(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(parse, main, __doc__)
+    program.run(parse, main, __doc__)
