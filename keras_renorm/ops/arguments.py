@@ -14,6 +14,12 @@ import numpy as np
 
 from keras_renorm.typing import Tensor
 
+# Read once: `torch.compile` cannot trace `finfo`.
+_LARGEST: dict[str, float] = {
+    name: float(ml_dtypes.finfo(name).max)  # type: ignore[no-untyped-call]
+    for name in ("float16", "bfloat16", "float32", "float64")
+}
+
 LEAST = {"r_max": 1.0, "d_max": 0.0}
 """The least values of the limits, which make Batch Renormalization Batch Normalization."""
 
@@ -115,8 +121,7 @@ def wide(dtype: Any) -> str:
 
 def largest(dtype: Any) -> float:
     """The largest finite number of a floating-point dtype."""
-    name = keras.backend.standardize_dtype(dtype)
-    return float(ml_dtypes.finfo(name).max)  # type: ignore[no-untyped-call]
+    return _LARGEST[keras.backend.standardize_dtype(dtype)]
 
 
 def converted(value: Any, dtype: str) -> Tensor:
