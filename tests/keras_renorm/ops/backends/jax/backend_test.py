@@ -4,6 +4,7 @@ import pytest
 
 from keras_renorm.ops.backends.jax import calls
 from keras_renorm.ops.backends.jax.backend import BACKEND
+from keras_renorm.ops.maths.operands import Settings
 from keras_renorm.ops.native import loader
 
 
@@ -41,11 +42,12 @@ def test_what_is_traced():
 
 
 def test_one_pass_is_compiled():
-    def function(x):
-        traced.append(BACKEND.is_traced(x))
+    def function(x, settings):
+        traced.append((BACKEND.is_traced(x), settings))
         return 2 * x
 
     traced = []
     one = BACKEND.in_one_pass(function)
-    assert [float(one(jnp.float32(value))) for value in (1, 2)] == [2, 4]
-    assert traced == [True]
+    assert [float(one(jnp.float32(value), settings=Settings(0))) for value in (1, 2)] == [2, 4]
+    assert traced == [(True, Settings(0))]
+    assert BACKEND.in_one_pass(function) is one
