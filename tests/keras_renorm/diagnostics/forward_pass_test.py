@@ -172,7 +172,9 @@ def test_one_example_is_a_batch(x):
     np.testing.assert_array_equal(output, 2 * x[:1])
 
 
-@pytest.mark.parametrize("x", [range(3), "images", {1, 2}, map(abs, [1])], ids=repr)
+@pytest.mark.parametrize(
+    "x", [range(3), "images", {1, 2}, map(abs, [1])], ids=lambda x: type(x).__name__
+)
 def test_what_gives_batches_is_refused(x):
     message = rf"`x` must be one batch of the model's inputs, received a {type(x).__name__}\."
     with pytest.raises(TypeError, match=message):
