@@ -189,7 +189,7 @@ def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Mod
     For where this package is not installed. Inference stays the same, but for layers with weights
     of half precision (the dtype policies `float16` and `bfloat16`, not the mixed ones): Keras
     rounds moving statistics to that, where ours are float32. Training does not: Batch
-    Renormalization becomes batch norm, and what else Keras has not is left out, as the report
+    Renormalization becomes batch norm, and what else Keras does not have is left out, as the report
     says. An `activation` becomes a layer of its own, `NAME_activation`; one that is a layer, such
     as `PReLU`, keeps its weights and its name. Where a name is taken, it gets a number.
 
@@ -252,7 +252,7 @@ class _NormRewrite(Rewrite):
             return None
 
     def follow(self, layer: Layer) -> Layer | None:
-        """The activation that the new layer has not."""
+        """The activation that the new layer does not have."""
         return self._follow(layer) if self._follow is not None else None
 
     def transfer(self, old: Layer, new: Layer) -> None:

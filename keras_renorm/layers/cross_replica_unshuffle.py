@@ -27,7 +27,7 @@ class CrossReplicaUnshuffle(keras.layers.Layer):
         The inputs, each row at the place of the example that it was made of.
 
     Raises:
-        ValueError: If `order` has not the shape of one.
+        ValueError: If `order` does not have the shape of one.
         tensorflow.errors.InvalidArgumentError: If the inputs have another number of rows.
 
     Example:

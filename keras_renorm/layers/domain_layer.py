@@ -17,7 +17,7 @@ else:
 
 
 class DomainLayer(_Beside):
-    """The constructor and the calls, which stand before those of a batch norm."""
+    """A mixin in front of a batch norm: its arguments, its checks and `domain` in its calls."""
 
     _arguments = (*BatchNormalization._arguments, *Domains.ARGUMENTS)
 
@@ -34,8 +34,36 @@ class DomainLayer(_Beside):
         self._domains = Domains(num_domains, batch_statistics, population_statistics, affine)
         self._domains.describe(self)
 
+    @property
+    def num_domains(self) -> int:
+        """Number of domains."""
+        return self._domains.num_domains
+
+    @property
+    def batch_statistics(self) -> Kind:
+        """Whose moments an example is normalised with in training."""
+        return self._domains.batch_statistics
+
+    @property
+    def population_statistics(self) -> Kind:
+        """Whether `moving_mean` and `moving_variance` have a row for each domain."""
+        return self._domains.population_statistics
+
+    @property
+    def affine(self) -> Kind:
+        """Whether gamma and beta have a row for each domain."""
+        return self._domains.affine
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the weights of the batch norm, in its order; the channels are not on axis 0."""
+        """Creates gamma, beta, moving_mean and moving_variance, in that order.
+
+        Args:
+            input_shape: The inputs' shape.
+
+        Raises:
+            ValueError: If the inputs have no axis `axis`, it is the examples' own, or its size is
+                not known.
+        """
         self._domains.check_axis(self.axis, input_shape)
         super().build(input_shape)
 

@@ -36,9 +36,7 @@ class Domains:
         self.affine = _kind("affine", affine)
 
     def describe(self, layer: Any) -> None:
-        """Gives a layer the arguments as attributes, and the axes before its channels."""
-        for name in self.ARGUMENTS:
-            setattr(layer, name, getattr(self, name))
+        """Gives a layer the axes before its channels."""
         layer._parameter_rows = (self.num_domains,) if self.affine == "domain" else ()
         by_domain = self.population_statistics == "domain"
         layer._statistic_rows = (self.num_domains,) if by_domain else ()

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-from keras_renorm.ops import Replicas
+from keras_renorm.ops import backends
 
 #: "batch": the minibatch's in training, from which the moving ones learn, and the moving ones at
 #: inference. "moving": the moving ones always, for the layer is not trainable. "frozen": the moving
@@ -21,13 +21,14 @@ _here = threading.local()
 @contextlib.contextmanager
 def batch_at_inference(layers: Iterable[Any]) -> Iterator[None]:
     """In the context, in this thread, `layers` use the minibatch's statistics, update nothing."""
-    context, outer = tuple(layers), getattr(_here, "contexts", ())
+    context = tuple(layers)
     _everywhere.append(context)
-    _here.contexts = (*outer, context)
+    _here.contexts = (*getattr(_here, "contexts", ()), context)
     try:
         yield
     finally:
-        _here.contexts = outer
+        # Others that were entered since, and are still open, stay.
+        _here.contexts = tuple(one for one in _here.contexts if one is not context)
         _everywhere.remove(context)
 
 
@@ -39,6 +40,6 @@ def uses_batch_at_inference(layer: Any, *, in_any_thread: bool = False) -> bool:
     """
     if not _everywhere:
         return False
-    everywhere = in_any_thread or Replicas.running() is not None
+    everywhere = in_any_thread or backends.current().in_replica()
     contexts = tuple(_everywhere) if everywhere else getattr(_here, "contexts", ())
     return any(layer is one for context in contexts for one in context)

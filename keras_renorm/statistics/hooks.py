@@ -18,24 +18,30 @@ class _FunctionOfThread:
     def __init__(self, model: Any, name: str) -> None:
         self._model, self._name = model, name
         self._thread: int | None = threading.get_ident()
-        self._functions = {True: None, False: getattr(model, name)}
+        before = getattr(model, name)
+        self._make()  # where Keras would: JAX's trainer takes the variables away before the call
+        self._functions = {True: getattr(model, name), False: before}
         setattr(model, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         own = threading.get_ident() == self._thread
         if self._functions[own] is None:
             in_place = getattr(self._model, self._name)
-            getattr(self._model, f"make_{self._name}")(force=True)
+            self._make()
             self._functions[own] = getattr(self._model, self._name)
             setattr(self._model, self._name, in_place)
         return self._functions[own](*args, **kwargs)
 
+    def _make(self) -> None:
+        """Has Keras make the function anew, with what holds in this thread."""
+        getattr(self._model, f"make_{self._name}")(force=True)
+
     def close(self) -> None:
-        """Leaves the function of the rest; below one that another thread put upon it, as this."""
+        """Leaves the function of the other threads, unless another thread's stands on top."""
         self._thread = None
         now = getattr(self._model, self._name)
         if not isinstance(now, _FunctionOfThread):  # made anew meanwhile, with whatever held then
-            setattr(self._model, self._name, None)
+            self._make()
         elif now is self:
             setattr(self._model, self._name, self._functions[False])
 

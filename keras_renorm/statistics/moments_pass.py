@@ -125,8 +125,12 @@ def _moments(
     training: bool | None = None,
     mask: Tensor | None = None,
     domain: Any = None,
+    **_others: Any,
 ) -> ops.Moments:
-    """The moments of a call's inputs, in the shape of the statistics: `[C]`, or `[D, C]`."""
+    """The moments of a call's inputs, in the shape of the statistics: `[C]`, or `[D, C]`.
+
+    A subclass may have other arguments.
+    """
     # Keras hands it over only where a layer has one tensor argument.
     mask = attached_mask(inputs) if mask is None else mask
     mask = None if mask is None else keras.ops.expand_dims(mask, -1)

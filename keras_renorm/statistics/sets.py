@@ -29,7 +29,7 @@ def save_set(model: keras.layers.Layer, name: str) -> StatisticsSet:
     set.
 
     Args:
-        model: A model or layer that holds batch moving_statistics.
+        model: A model or layer that holds batch norms.
         name: The name; a set that has it already is replaced.
 
     Returns:
@@ -57,7 +57,7 @@ def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.nda
     """Gives `model` the population statistics of a set.
 
     Args:
-        model: A model or layer that holds batch moving_statistics.
+        model: A model or layer that holds batch norms.
         statistics_set: The name of a set that `save_set` or `read_sets` keeps for this model, or
             a set itself. It fits a model with as many batch norms, of the same kinds and numbers
             of channels in the same order; layers may have other names.

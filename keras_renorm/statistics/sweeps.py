@@ -1,4 +1,4 @@
-"""Sweeps of examples through a model, for the statistics of its batch moving_statistics."""
+"""Sweeps of examples through a model, for the statistics of its batch norms."""
 
 import itertools
 import warnings

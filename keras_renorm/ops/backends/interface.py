@@ -309,6 +309,10 @@ class Backend(Protocol):
 
     # What the rest of the package asks.
 
+    def in_replica(self) -> bool:
+        """Whether this runs in a replica of a strategy, also of one with a single replica."""
+        ...
+
     @property
     def synchronizes(self) -> bool:
         """Whether the moments of a minibatch can be those of all replicas."""
@@ -437,6 +441,10 @@ class PlainBackend:
     def collective(self) -> Collective | None:
         """None: a single one."""
         return None
+
+    def in_replica(self) -> bool:
+        """Never: there is no strategy."""
+        return False
 
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is one of Keras's symbolic tensors."""

@@ -22,9 +22,9 @@ class Moving(NamedTuple):
     """The moving statistics after a step.
 
     Attributes:
-        mean: `[C]`.
-        variance: `[C]`.
-        updated: Scalar, 1 if a channel had an update and 0 if none had.
+        mean: `[C]`; of statistics kept by domain `[D, C]`.
+        variance: Likewise.
+        updated: Scalar, 1 if a channel had an update and 0 if none had; kept by domain `[D]`.
     """
 
     mean: Tensor

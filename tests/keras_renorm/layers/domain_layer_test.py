@@ -47,3 +47,15 @@ def test_ids_are_checked_in_symbolic_calls(layer_class):
         layer_class(2)(inputs, domain=keras.Input(()))
     with pytest.raises(ValueError, match=r"ids in \[0, 1\].*received 2\."):
         layer_class(2)(inputs, domain=2)
+
+
+@both
+@pytest.mark.parametrize(
+    "name", ["num_domains", "batch_statistics", "population_statistics", "affine"]
+)
+def test_what_is_kept_by_domain_is_settled_in_the_constructor(layer_class, name):
+    layer = layer_class(2, affine="domain")
+    values = (layer.num_domains, layer.batch_statistics, layer.population_statistics, layer.affine)
+    assert values == (2, "domain", "domain", "domain")
+    with pytest.raises(AttributeError, match=name):
+        setattr(layer, name, "shared")

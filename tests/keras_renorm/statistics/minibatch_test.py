@@ -161,3 +161,19 @@ def test_contexts_of_two_threads_end_in_any_order(norm, x):
         np.testing.assert_allclose(other.result(), normalized(x), atol=1e-5)
     np.testing.assert_allclose(infer(), call, rtol=1e-6)
     assert sorted(vars(norm)) == own
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strategies of TensorFlow")
+@every_norm
+def test_a_strategy_with_a_single_replica(norm, x):
+    """Which runs in a thread of its own all the same."""
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = keras.Sequential([keras.Input((x.shape[-1],)), norm()])
+    before = model.predict(x, verbose=0)
+    with batch_statistics(model):
+        inside = model.predict(x, batch_size=len(x), verbose=0)
+    np.testing.assert_allclose(inside.mean(0), 0, atol=1e-5)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+    assert np.abs(before.mean(0)).max() > 0.1

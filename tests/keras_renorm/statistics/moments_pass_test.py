@@ -258,3 +258,26 @@ def test_statistics_have_to_be_as_many_as_the_weights(x):
     one = {"moving_mean": np.zeros(4), "moving_variance": np.ones(4)}
     with forward.watching(), pytest.raises(ValueError, match="shorter"):
         forward(x, 9, [one])
+
+
+class Tagged(layers.BatchNormalization):
+    """A subclass whose calls have an argument more."""
+
+    def call(self, inputs, training=None, mask=None, tag=None):
+        return super().call(inputs, training=training, mask=mask)
+
+
+class Tagging(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.norm = Tagged()
+
+    def call(self, x):
+        return self.norm(x, tag="a")
+
+
+def test_a_subclass_may_have_other_call_arguments(x):
+    model = Tagging()
+    model(x)
+    ((call,),) = run(model, x)
+    check(call, x)

@@ -74,6 +74,10 @@ class TensorFlow(PlainBackend):
         """The replicas of the running strategy."""
         return StrategyReplicas.running()
 
+    def in_replica(self) -> bool:
+        """Whether a `tf.distribute` strategy runs this, in a thread that it may have made."""
+        return bool(tf.distribute.has_strategy() and tf.distribute.get_replica_context())
+
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is a tensor of a graph."""
         return keras.ops.is_tensor(x) and not hasattr(x, "numpy")
