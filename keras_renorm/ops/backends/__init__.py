@@ -8,7 +8,8 @@ import importlib.util
 
 import keras
 
-from keras_renorm.ops.backends.interface import Backend, PlainBackend
+from keras_renorm.ops.backends.interface import Backend
+from keras_renorm.ops.backends.plain import PlainBackend
 
 __all__ = ["Backend", "current"]
 

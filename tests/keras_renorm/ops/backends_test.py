@@ -2,7 +2,7 @@ import keras
 import pytest
 
 from keras_renorm.ops import backends
-from keras_renorm.ops.backends.interface import PlainBackend
+from keras_renorm.ops.backends.plain import PlainBackend
 
 
 def test_the_backend_is_keras_own_and_always_the_same():

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
-from keras_renorm.ops.backends.interface import Backend, Differentiable, PlainBackend, StepCalls
+from keras_renorm.ops.backends.interface import Backend, Differentiable, StepCalls
 from keras_renorm.ops.backends.jax import calls, derivatives
+from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
 

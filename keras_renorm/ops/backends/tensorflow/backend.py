@@ -12,9 +12,9 @@ from keras_renorm.ops.backends.interface import (
     Differentiable,
     InferencePasses,
     Passes,
-    PlainBackend,
     StepCalls,
 )
+from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.backends.tensorflow import calls, derivatives, passes, runtime
 from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
 from keras_renorm.ops.backends.tensorflow.fused import InferenceKernel, TrainingKernel

@@ -12,9 +12,9 @@ from keras_renorm.ops.backends.interface import (
     Differentiable,
     Elsewhere,
     InferencePasses,
-    PlainBackend,
     StepCalls,
 )
+from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.backends.torch import calls, derivatives, fused, operators
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader

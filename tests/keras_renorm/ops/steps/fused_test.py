@@ -8,7 +8,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_renorm.ops import backends
-from keras_renorm.ops.backends.interface import PlainBackend
+from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps.fused import Fused

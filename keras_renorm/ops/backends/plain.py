@@ -1,0 +1,136 @@
+"""A backend that lacks everything that it may lack.
+
+The steps then run in plain operations, which the backend differentiates itself. So a new backend
+derives from it and overrides what it has.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from keras_renorm.ops.backends.interface import (
+    Collective,
+    Differentiable,
+    Elsewhere,
+    FusedInference,
+    FusedKernel,
+    InferencePasses,
+    Passes,
+    StepCalls,
+)
+from keras_renorm.ops.maths.operands import Arguments
+from keras_renorm.typing import Tensor
+
+
+class PlainBackend:
+    """A backend that has plain operations only, which it differentiates itself.
+
+    What a subclass overrides belongs together: `step_calls`, `native_passes` and `inference_passes`
+    need `native_problem`, `off_cpu` and `differentiable`; `collective` needs `differentiable` and
+    `prefers_plain_passes`.
+
+    Args:
+        name: Keras's name for it.
+        title: Its name in messages; by default the same.
+    """
+
+    def __init__(self, name: str, title: str | None = None) -> None:
+        self.name = name
+        self.title = title or name
+
+    elsewhere: Elsewhere = "composite"
+    native_passes: Passes | None = None
+    fused: FusedKernel | None = None
+    fused_inference: FusedInference | None = None
+    prefers_plain_passes = False
+    synchronizes = False
+    untraced = "Run the gauge where nothing is compiled."
+    leaks: tuple[type[Exception], ...] = ()
+
+    def native_problem(self) -> str | None:
+        """The library does not serve it."""
+        return f"the native library does not serve the {self.name} backend"
+
+    def off_cpu(self) -> str | None:
+        """The library's problem, so that nobody is told to miss it."""
+        return self.native_problem()
+
+    def own_operations_only(self) -> str | None:
+        """None: `native_problem` says all."""
+        return None
+
+    def check_environment(self) -> None:
+        """Nothing to check."""
+
+    def step_calls(self, x: Tensor) -> StepCalls | None:
+        """None: the library does not serve it."""
+        return None
+
+    def inference_passes(
+        self, x: Tensor, *, portable: bool, demanded: bool
+    ) -> InferencePasses | None:
+        """None: the library does not serve it."""
+        return None
+
+    def differentiable(
+        self, function: Differentiable, arguments: Arguments, constants: Any
+    ) -> tuple[Tensor, ...]:
+        """None: a backend that gives the library's calls or passes has to write it.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(f"{self.title} attaches no gradient by hand.")
+
+    def of_this_graph(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The tensors: no graph is traced around them."""
+        return tuple(tensors)
+
+    def pinned(self, constant: Tensor) -> Tensor:
+        """The constant: nothing is computed again."""
+        return constant
+
+    def in_one_pass(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The function."""
+        return function
+
+    def collective(self) -> Collective | None:
+        """None: a single one."""
+        return None
+
+    def in_replica(self) -> bool:
+        """Never: there is no strategy."""
+        return False
+
+    def is_traced(self, x: Any) -> bool:
+        """Whether `x` is one of Keras's symbolic tensors."""
+        return isinstance(x, keras.KerasTensor)
+
+    def graph(self) -> Any:
+        """None."""
+        return None
+
+    def number_of_replicas(self, variables: Sequence[Any]) -> int:
+        """One."""
+        return 1
+
+    def compiled(
+        self, function: Callable[..., Any], variables: Sequence[Any], *, eager: bool
+    ) -> Callable[[Sequence[Any], Any], Any]:
+        """Its operations run one by one."""
+
+        def run(parts: Sequence[Any], shared: Any) -> Any:
+            with self.without_gradients():
+                return function((), *parts, shared)
+
+        return run
+
+    def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
+        """One that does nothing."""
+        return contextlib.nullcontext()
+
+    def generators_kept(self) -> contextlib.AbstractContextManager[Any]:
+        """One that does nothing."""
+        return contextlib.nullcontext()
