@@ -1,0 +1,163 @@
+"""Limits of Batch Renormalization that follow from what a layer sees, without a number of steps.
+
+A minibatch deviates from the moving statistics for two reasons. The statistics lag, as weights
+move: that has the same sign step after step. And it is a small or uneven sample: that changes its
+sign, and is what the corrections are there for. The limits are wide where there is much of the
+second and little of the first.
+
+Leading axes `...` are none, or `[D]` where each domain has statistics of its own.
+"""
+
+from typing import NamedTuple
+
+import keras
+
+from keras_renorm.ops.maths.moving import Moving
+from keras_renorm.ops.maths.sums import at_least
+from keras_renorm.typing import Tensor
+
+# Standard deviations of the noise that the limits let pass.
+WIDTH = 3.0
+# The squared lag, as a share of the noise's variance, from which on the limits shrink.
+SHARE = 0.05
+
+_LEAST_LAG = 1e-12
+# The squares of larger deviations, summed over channels, could leave float32.
+_LARGEST = 1e9
+
+
+class State(NamedTuple):
+    """What a layer has seen of its minibatches. All zeros before the first.
+
+    Attributes:
+        deviations: `[..., 4, C]`, moving averages of z = (mu_B - mu) / sigma, of e = sigma_B /
+            sigma - 1, and of their squares in single ghost batches.
+        seen: `[..., 2]`, the shares of the moving statistics and of `deviations` that were seen in
+            minibatches: the initial values make up the rest.
+    """
+
+    deviations: Tensor
+    seen: Tensor
+
+
+def limits(state: State) -> tuple[Tensor, Tensor]:
+    """The limits of r and d for the next minibatch, without greatest values.
+
+    ```
+    lag_z   = mean_c Z^2                    lag_e   = mean_c E^2
+    noise_z = mean_c Z2 - lag_z             noise_e = mean_c E2 - lag_e
+    open    = min(1, SHARE * (noise_z + noise_e) / (lag_z + lag_e))
+    r_max   = 1 + WIDTH * sqrt(noise_e) * open
+    d_max   = WIDTH * sqrt(noise_z) * open
+    ```
+
+    with Z, E, Z2, E2 the rows of `deviations`. After one minibatch lag is all there is, and the
+    limits are those of Batch Normalization, 1 and 0.
+
+    Args:
+        state: What the layer has seen.
+
+    Returns:
+        `(r_max, d_max)`, each `[...]`, in the dtype of `deviations`.
+
+    Source: ours; docs/default_limits.md has the measurements.
+    """
+    averages, squares = state.deviations[..., :2, :], state.deviations[..., 2:, :]
+    lags = keras.ops.mean(keras.ops.square(averages), axis=-1)
+    noises = at_least(0, keras.ops.mean(squares, axis=-1) - lags)
+    lag = at_least(_LEAST_LAG, keras.ops.sum(lags, axis=-1, keepdims=True))
+    ratio = SHARE * keras.ops.sum(noises, axis=-1, keepdims=True) / lag
+    widths = WIDTH * keras.ops.sqrt(noises) * _at_most(1, ratio)
+    return 1 + widths[..., 1], widths[..., 0]
+
+
+def advance(
+    state: State,
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    batch: Moving,
+    *,
+    momentum: float,
+    epsilon: float,
+    ghosts: float | Tensor = 1,
+) -> tuple[State, Moving]:
+    """One step of the state, and of moving statistics in which the initial values weigh nothing.
+
+    ```
+    seen  <- seen + alpha * (1 - seen)      step = alpha / seen            1, 1/2, 1/3, ..., alpha
+    mu    <- mu + step_0 * (mu_B - mu)      sigma <- sigma + step_0 * (sigma_B - sigma)
+    Z     <- Z + step_1 * (z - Z)
+    Z2    <- Z2 + step_1 * (z^2 + (G - 1) * (z - Z) * (z - Z') - Z2)       Z' is Z after the step
+    ```
+
+    with alpha = 1 - momentum, E and E2 likewise, and z and e against the moving statistics before
+    the step. G is the number of ghost batches, of which only the mean z is known: its noise is a
+    G-th of theirs. The average of (z - Z) (z - Z') is mean z^2 - Z^2 exactly, the noise of the
+    mean, so that Z2 - Z^2 is G times that.
+
+    Args:
+        state: What the layer has seen.
+        moving_mean: `[..., C]`, before the step.
+        moving_variance: `[..., C]`, sigma^2 - epsilon before the step.
+        batch: The mean and sigma^2 - epsilon of the minibatch, `[..., C]`, of ghost batches the
+            means of theirs; `updated` `[...]`. It is what `update_moving` with a momentum of 0
+            returns: the statistics before, in channels without finite moments.
+        momentum: Weight of the old value, in [0, 1]. At 1 nothing moves.
+        epsilon: The epsilon of the normalisation.
+        ghosts: G, at least 1.
+
+    Returns:
+        `(state, moving)`: both as they were where `updated` is 0. Otherwise a channel with the
+        minibatch's moments equal to the moving statistics, or without finite ones, keeps its
+        moving statistics, and has z = e = 0.
+
+    Source: ours, with docs/default_limits.md; the bias correction is that of Kingma & Ba 2015,
+    section 3.
+    """
+    kept = Moving(moving_mean, moving_variance, batch.updated)
+    if momentum == 1:
+        return state, kept
+    updated = keras.ops.expand_dims(batch.updated > 0, -1)
+    seen = state.seen + (1 - momentum) * (1 - state.seen)
+    steps = (1 - momentum) / seen
+    moving, found = _moved(kept, batch, steps[..., :1], epsilon)
+    step = keras.ops.expand_dims(steps[..., 1:], -1)
+    deviations = _averaged(state.deviations, found, step, ghosts)
+    own = keras.ops.expand_dims(updated, -1)
+    state = State(
+        keras.ops.where(own, deviations, state.deviations),
+        keras.ops.where(updated, seen, state.seen),
+    )
+    mean, variance = (keras.ops.where(updated, *pair) for pair in zip(moving, kept, strict=False))
+    return state, Moving(mean, variance, batch.updated)
+
+
+def _moved(
+    kept: Moving, batch: Moving, step: Tensor, epsilon: float
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The moving statistics after a step, and z and e: `[..., 2, C]`."""
+    sigma = keras.ops.sqrt(kept.variance + epsilon)
+    by_mean = batch.mean - kept.mean
+    by_sigma = (batch.variance - kept.variance) / (keras.ops.sqrt(batch.variance + epsilon) + sigma)
+    found = keras.ops.stack([by_mean / sigma, by_sigma / sigma], axis=-2)
+    change = step * by_sigma
+    variance = at_least(0, kept.variance + change * (2 * sigma + change))
+    # As at a momentum of 0, no rounding of the initial values may stay.
+    first = step >= 1
+    mean = keras.ops.where(first, batch.mean, kept.mean + step * by_mean)
+    return (mean, keras.ops.where(first, batch.variance, variance)), found
+
+
+def _averaged(deviations: Tensor, found: Tensor, step: Tensor, ghosts: float | Tensor) -> Tensor:
+    """The four rows after a step by `found`, the rows z and e."""
+    found = _at_most(_LARGEST, at_least(-_LARGEST, found))
+    averages, squares = deviations[..., :2, :], deviations[..., 2:, :]
+    moved = averages + step * (found - averages)
+    ghosts = keras.ops.cast(ghosts, deviations.dtype)
+    square = found * found + (ghosts - 1) * (found - averages) * (found - moved)
+    new = keras.ops.concatenate([moved, squares + step * (square - squares)], axis=-2)
+    return keras.ops.where(keras.ops.isfinite(new), new, deviations)
+
+
+def _at_most(high: float, x: Tensor) -> Tensor:
+    return -at_least(-high, -x)

@@ -1,0 +1,164 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_renorm.ops import Moving
+from keras_renorm.ops.maths import adaptive
+
+EPSILON = 1e-3
+
+
+class Specification:
+    """The rule in float64, by docs/default_limits.md, with moments of every ghost."""
+
+    def __init__(self, channels, momentum):
+        self.alpha, self.seen = 1 - momentum, 0.0
+        self.mu, self.sigma = np.zeros(channels), np.full(channels, np.sqrt(1 + EPSILON))
+        self.rows = np.zeros((4, channels))
+
+    def limits(self):
+        lag = np.mean(self.rows[:2] ** 2, axis=1)
+        noise = np.maximum(np.mean(self.rows[2:], axis=1) - lag, 0)
+        shut = min(1, 0.05 * noise.sum() / max(lag.sum(), 1e-12))
+        return 1 + 3 * np.sqrt(noise[1]) * shut, 3 * np.sqrt(noise[0]) * shut
+
+    def advance(self, mu, sigma):
+        z, e = (mu - self.mu) / self.sigma, sigma / self.sigma - 1
+        self.seen += self.alpha * (1 - self.seen)
+        step = self.alpha / self.seen
+        self.rows += step * (np.stack([z, e, z * z, e * e]) - self.rows)
+        self.mu = self.mu + step * (mu - self.mu)
+        self.sigma = self.sigma + step * (sigma - self.sigma)
+
+
+def zeros(*channels):
+    *rows, size = channels
+    return adaptive.State(keras.ops.zeros((*rows, 4, size)), keras.ops.zeros((*rows, 2))), Moving(
+        keras.ops.zeros(channels), keras.ops.ones(channels), keras.ops.ones(rows)
+    )
+
+
+def moments(mu, sigma, updated=1.0):
+    tensor = keras.ops.convert_to_tensor
+    return Moving(
+        tensor(mu, "float32"), tensor(sigma**2 - EPSILON, "float32"), tensor(updated, "float32")
+    )
+
+
+def step(state, moving, batch, momentum=0.99, **options):
+    return adaptive.advance(
+        state, moving.mean, moving.variance, batch, momentum=momentum, epsilon=EPSILON, **options
+    )
+
+
+def drawn(rng, drift=0.0, size=6):
+    for i in range(300):
+        yield 2 + drift * i + rng.normal(0, 0.5, size), np.exp(rng.normal(1, 0.2, size))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
+def test_the_rule_is_the_specification(rng, momentum):
+    desired = Specification(6, momentum)
+    state, moving = zeros(6)
+    for mu, sigma in drawn(rng):
+        state, moving = step(state, moving, moments(mu, sigma), momentum)
+        desired.advance(mu, sigma)
+        np.testing.assert_allclose(adaptive.limits(state), desired.limits(), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(moving.mean, desired.mu, rtol=1e-5)
+    np.testing.assert_allclose(np.sqrt(moving.variance + EPSILON), desired.sigma, rtol=1e-5)
+    np.testing.assert_allclose(state.deviations, desired.rows, rtol=1e-3, atol=1e-4)
+
+
+def test_limits_open_by_noise_and_are_batch_normalization_at_first(rng):
+    state, moving = zeros(6)
+    np.testing.assert_array_equal(adaptive.limits(state), [1.0, 0.0])
+    found = []
+    for mu, sigma in drawn(rng):
+        state, moving = step(state, moving, moments(mu, sigma))
+        found.append([float(limit) for limit in adaptive.limits(state)])
+    np.testing.assert_allclose(found[0], [1.0, 0.0], atol=1e-6)
+    # Three deviations: of exp(N(1, 0.2)) about their mean, and of 0.5 in units of 2.8.
+    np.testing.assert_allclose(found[-1], [1.6, 0.54], rtol=0.15)
+
+
+def test_large_drift_keeps_the_limits_closed(rng):
+    """Large independent minibatches, whose moments hardly differ, while weights move fast."""
+    state, moving = zeros(6)
+    for i in range(300):
+        mu, sigma = 0.2 * i + rng.normal(0, 0.05, 6), np.ones(6) + rng.normal(0, 0.05, 6)
+        before = np.asarray(moving.mean)
+        state, moving = step(state, moving, moments(mu, sigma))
+        if i >= 20:
+            r_max, d_max = adaptive.limits(state)
+            assert float(r_max) < 1.01
+            assert float(d_max) < 0.05 * np.mean(mu - before)
+
+
+def test_drift_closes_open_limits_and_its_end_opens_them(rng):
+    state, moving = zeros(64)
+    found = []
+    for i in range(1000):
+        mean = 0.01 * np.clip(i - 200, 0, 400)
+        batch = moments(mean + rng.normal(0, 0.5, 64), np.full(64, 1.0))
+        state, moving = step(state, moving, batch)
+        found.append(float(adaptive.limits(state)[1]))
+    assert found[199] == pytest.approx(1.5, rel=0.1)
+    assert max(found[400:600]) < 0.5
+    assert found[-1] == pytest.approx(1.5, rel=0.2)
+
+
+def test_the_first_moments_leave_nothing_of_the_initial_values():
+    state, moving = zeros(2)
+    mu, sigma = np.array([1e-4, 3.0]), np.sqrt(np.array([1e-6, 4.0]) + EPSILON)
+    _, moving = step(state, moving, moments(mu, sigma))
+    np.testing.assert_array_equal(moving.mean, mu.astype("float32"))
+    np.testing.assert_allclose(moving.variance, [1e-6, 4.0], rtol=1e-5)
+
+
+def test_statistics_that_count_in_full_move_by_the_momentum():
+    state, moving = zeros(1)
+    state = state._replace(seen=keras.ops.convert_to_tensor([1.0, 0.0]))
+    state, moving = step(state, moving, moments(np.ones(1), np.sqrt(np.ones(1) + EPSILON)), 0.9)
+    np.testing.assert_allclose(moving.mean, [0.1], rtol=1e-6)
+    np.testing.assert_allclose(state.seen, [1.0, 0.1], rtol=1e-6)
+
+
+def test_the_noise_of_a_mean_of_ghosts_counts_so_many_times(rng):
+    whole, moving = zeros(6)
+    ghosts, same = zeros(6)
+    for mu, sigma in drawn(rng):
+        whole, moving = step(whole, moving, moments(mu, sigma))
+        ghosts, same = step(ghosts, same, moments(mu, sigma), ghosts=4)
+    noise, of_ghosts = (s.deviations[2:] - s.deviations[:2] ** 2 for s in (whole, ghosts))
+    np.testing.assert_allclose(of_ghosts, 4 * noise, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(same.mean, moving.mean)
+
+
+def test_nothing_moves_without_an_update_or_at_a_momentum_of_one(rng):
+    state, moving = zeros(6)
+    for mu, sigma in drawn(rng):
+        state, moving = step(state, moving, moments(mu, sigma))
+    for batch, momentum in [(moments(mu, sigma, 0.0), 0.99), (moments(mu, sigma), 1.0)]:
+        after = step(state, moving, batch, momentum)
+        for actual, desired in zip(after[0] + after[1][:2], state + moving[:2], strict=True):
+            np.testing.assert_array_equal(actual, desired)
+
+
+def test_each_domain_has_a_state_of_its_own(rng):
+    alone, own = zeros(6)
+    state, moving = zeros(2, 6)
+    for mu, sigma in drawn(rng):
+        alone, own = step(alone, own, moments(mu, sigma))
+        batch = moments(np.stack([mu, mu]), np.stack([sigma, sigma]), np.array([0.0, 1.0]))
+        state, moving = step(state, moving, batch)
+    np.testing.assert_allclose(adaptive.limits(state)[0], [1.0, adaptive.limits(alone)[0]], 1e-5)
+    np.testing.assert_allclose(adaptive.limits(state)[1], [0.0, adaptive.limits(alone)[1]], 1e-5)
+    np.testing.assert_allclose(moving.mean, [np.zeros(6), own.mean], rtol=1e-6)
+
+
+def test_huge_deviations_stay_finite():
+    state, moving = zeros(6)
+    for scale in (1e15, 1.0, 1e12):
+        state, moving = step(state, moving, moments(np.full(6, scale), np.ones(6)))
+        assert np.isfinite(state.deviations).all()
+        assert np.isfinite(adaptive.limits(state)).all()
