@@ -16,7 +16,38 @@ from keras_renorm.typing import Tensor
 _PACKAGE = "keras_renorm"
 
 
-class Schedule(abc.ABC):
+class Limit(abc.ABC):
+    """A limit that changes during training."""
+
+    @abc.abstractmethod
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, from which `from_config` makes an equal limit."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """A limit from what `get_config` returned."""
+        return cls(**config)
+
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the greatest value that it takes, or None where that is not known."""
+        return None
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Limit)
+            and type(self) is type(other)
+            and self.get_config() == other.get_config()
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self)))
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        return f"{type(self).__name__}({settings})"
+
+
+class Schedule(Limit):
     """A limit as a function of the number of updates.
 
     To write one, subclass it, implement `__call__` with `keras.ops` and `get_config` with the
@@ -47,32 +78,40 @@ class Schedule(abc.ABC):
             Floating-point scalar tensor.
         """
 
-    @abc.abstractmethod
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class Adaptive(Limit):
+    """A limit that follows from what the layer sees, without a number of steps.
+
+    It is Batch Normalization's at first, and opens as far as minibatches deviate from the moving
+    statistics, now to this side, now to that. It stays closed while they deviate to one side step
+    after step: there weights move faster than the statistics. `keras_renorm.ops.maths.adaptive` has
+    the formulas, docs/default_limits.md the measurements.
+
+    A layer with such a limit keeps `deviations` and `seen` among its weights, and moving statistics
+    in which the initial values weigh nothing after the first minibatch.
+
+    Args:
+        greatest: The greatest value; 3 for r_max and 5 for d_max are the paper's.
+
+    Raises:
+        ValueError: If `greatest` is negative or not finite.
+
+    Example:
+        >>> r_max, d_max = schedules.Adaptive(3.0), schedules.Adaptive(5.0)
+        >>> layer = keras_renorm.layers.BatchRenormalization(r_max=r_max, d_max=d_max)
+    """
+
+    def __init__(self, greatest: float) -> None:
+        self.greatest = arguments.real("greatest", arguments.finite("greatest", greatest), low=0)
+
+    def __call__(self, seen: Tensor) -> Tensor:
+        """The limit where what the layer has seen asks for `seen`."""
+        return keras.ops.where(seen > self.greatest, keras.ops.full_like(seen, self.greatest), seen)
+
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, from which `from_config` makes an equal schedule."""
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """A schedule from what `get_config` returned."""
-        return cls(**config)
-
-    def bounds(self) -> tuple[float, float] | None:
-        """The least and the greatest value that it takes, or None where that is not known."""
-        return None
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Schedule)
-            and type(self) is type(other)
-            and self.get_config() == other.get_config()
-        )
-
-    def __hash__(self) -> int:
-        return hash((type(self), repr(self)))
-
-    def __repr__(self) -> str:
-        settings = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
-        return f"{type(self).__name__}({settings})"
+        """The constructor's arguments."""
+        return {"greatest": self.greatest}
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
@@ -189,16 +228,16 @@ PAPER_R_MAX = LinearRamp(1.0, 3.0, 5_000, 40_000)
 PAPER_D_MAX = LinearRamp(0.0, 5.0, 5_000, 25_000)
 
 
-def get(name: str, value: Any, *, low: float) -> float | Schedule:
+def get(name: str, value: Any, *, low: float) -> float | Limit:
     """A limit in its canonical form.
 
     Args:
         name: Name of the argument, for messages.
-        value: A number, a `Schedule`, or the serialised form of one.
+        value: A number, a `Limit`, or the serialised form of one.
         low: The least value that is allowed.
 
     Returns:
-        A float or a `Schedule`.
+        A float or a `Limit`.
 
     Raises:
         TypeError: If `value` is none of these.
@@ -206,13 +245,15 @@ def get(name: str, value: Any, *, low: float) -> float | Schedule:
     """
     if isinstance(value, dict):
         value = keras.saving.deserialize_keras_object(value)
-    if isinstance(value, Schedule):
+    if isinstance(value, Limit):
         bounds = value.bounds()
         if bounds is not None and bounds[0] < low:
             raise ValueError(
                 f"`{name}` must be at least {low:g} at every step, received {value!r}, whose "
                 f"least value is {bounds[0]:g}."
             )
+        if isinstance(value, Adaptive):
+            arguments.real(f"greatest` of `{name}", value.greatest, low=low)
         return value
     if not arguments.is_number(value):
         raise TypeError(
@@ -222,8 +263,8 @@ def get(name: str, value: Any, *, low: float) -> float | Schedule:
     return arguments.real(name, value, low=low)
 
 
-def serialize(value: float | Schedule) -> Any:
+def serialize(value: float | Limit) -> Any:
     """The form of a limit that a configuration holds: `get` takes it back."""
-    if isinstance(value, Schedule):
+    if isinstance(value, Limit):
         return keras.saving.serialize_keras_object(value)
     return value

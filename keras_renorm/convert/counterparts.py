@@ -89,9 +89,12 @@ def hand_over_norm(old: Layer, new: Layer) -> None:
             _check_range(old, name, value, variable)
             # `statistics.freeze` sets it of gamma and beta alone.
             variable.trainable = getattr(old, name).trainable and new.trainable
-    before, after = (getattr(layer, "update_count", None) for layer in (old, new))
-    if before is not None and after is not None:
-        after.assign(keras.ops.convert_to_numpy(before))
+    if isinstance(new, BatchRenormalization):
+        new.trust_statistics()
+    for name in ("update_count", "deviations", "seen"):
+        before, after = (getattr(layer, name, None) for layer in (old, new))
+        if before is not None and after is not None:
+            after.assign(keras.ops.convert_to_numpy(before))
 
 
 def _check_range(layer: Layer, name: str, value: Any, variable: Any) -> None:

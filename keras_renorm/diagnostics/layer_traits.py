@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
+from keras_renorm.schedules import Adaptive
 from keras_renorm.statistics import is_frozen
 
 
@@ -44,6 +45,12 @@ def update_count(layer: Any, domain: int | None = None) -> int | None:
         return None
     counts = keras.ops.convert_to_numpy(count)
     return int(np.max(counts) if domain is None or not counts.ndim else counts[domain])
+
+
+def forgets_initial_statistics(layer: Any) -> bool:
+    """Whether the first minibatch replaces the initial moving statistics."""
+    limits = (getattr(layer, name, None) for name in ("r_max", "d_max"))
+    return any(isinstance(limit, Adaptive) for limit in limits)
 
 
 def is_plain(layer: Any) -> bool:

@@ -6,7 +6,12 @@ from collections.abc import Iterator, Sequence
 import keras
 import numpy as np
 
-from keras_renorm.diagnostics.layer_traits import positions, renormalizes, uses_minibatch
+from keras_renorm.diagnostics.layer_traits import (
+    forgets_initial_statistics,
+    positions,
+    renormalizes,
+    uses_minibatch,
+)
 from keras_renorm.diagnostics.progress import unfinished
 from keras_renorm.diagnostics.report import Finding
 from keras_renorm.layers import BatchRenormalization, DomainBatchNormalization
@@ -198,11 +203,12 @@ def _domains(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
 
 
 def _momentum(name: str, layer: keras.layers.Layer, num_steps: int | None) -> Iterator[Finding]:
-    rest = None if num_steps is None else layer.momentum**num_steps
+    forgets = num_steps is None or forgets_initial_statistics(layer)
+    rest = 0.0 if num_steps is None or forgets else layer.momentum**num_steps
     if layer.momentum in (0, 1):
         does = "never move" if layer.momentum == 1 else "are those of the last minibatch alone"
         problem = f"momentum={layer.momentum:g}, with which its moving statistics {does}"
-    elif rest is not None and rest > _REST:
+    elif rest > _REST:
         problem = (
             f"momentum={layer.momentum:g}, with which the initial values 0 and 1 still make up "
             f"{rest:.0%} of its moving statistics after {num_steps} steps"

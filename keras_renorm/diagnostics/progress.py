@@ -3,7 +3,7 @@
 import keras
 
 from keras_renorm.layers import BatchRenormalization
-from keras_renorm.schedules import Schedule
+from keras_renorm.schedules import Adaptive, Limit, Schedule
 
 # Updates after which a schedule counts as ended; the largest count of a 32-bit counter.
 _END = 2**31 - 1
@@ -12,20 +12,23 @@ _END = 2**31 - 1
 DONE = 0.9
 
 
-def value(limit: float | Schedule, step: int) -> float:
-    """A limit after `step` updates, as a number."""
+def value(limit: float | Limit, step: int) -> float:
+    """A limit after `step` updates, as a number; one that does not depend on them at its widest."""
     if isinstance(limit, Schedule):
         count = keras.ops.convert_to_tensor(min(step, _END), "int32")
         return float(keras.ops.convert_to_numpy(limit(count)))
+    if isinstance(limit, Adaptive):
+        return limit.greatest
+    assert not isinstance(limit, Limit)
     return float(limit)
 
 
-def end_value(limit: float | Schedule) -> float:
+def end_value(limit: float | Limit) -> float:
     """A limit's value at the end of training, however long."""
     return value(limit, _END)
 
 
-def progress(limit: float | Schedule, step: int) -> float:
+def progress(limit: float | Limit, step: int) -> float:
     """The share of the way from a limit's first to its last value that `step` updates take it.
 
     1 for a number, and for a schedule that ends where it begins.

@@ -12,7 +12,7 @@ from keras_renorm.diagnostics.layer_traits import is_untouched, update_count, us
 from keras_renorm.diagnostics.progress import DONE, end_value, unfinished, value
 from keras_renorm.diagnostics.report import Finding
 from keras_renorm.layers import BatchRenormalization
-from keras_renorm.schedules import Schedule
+from keras_renorm.schedules import Limit
 
 # Updates after which limits of 1 and 0 are a fault: twice the paper's 5k of pure batch norm.
 _MANY_UPDATES = 10_000
@@ -119,9 +119,9 @@ def _frozen(
     return None
 
 
-def _beyond(name: str, limit: str, schedule: float | Schedule, updates: int) -> Iterator[Finding]:
+def _beyond(name: str, limit: str, schedule: float | Limit, updates: int) -> Iterator[Finding]:
     """A limit that has left its schedule's own bounds."""
-    bounds = schedule.bounds() if isinstance(schedule, Schedule) else None
+    bounds = schedule.bounds() if isinstance(schedule, Limit) else None
     now = value(schedule, updates)
     if bounds is not None and now > bounds[1] * (1 + 1e-6):
         yield Finding(

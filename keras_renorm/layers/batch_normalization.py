@@ -298,7 +298,7 @@ class BatchNormalization(keras.layers.Layer):
                 self.moving_variance,
                 self.gamma,
                 self.beta,
-                momentum=self.momentum,
+                momentum=self._limits.momentum(self.momentum),
                 by_stddev=self._by_stddev,
                 synchronized=self.synchronized,
                 **(self._limits.of_this_step(arguments.wide(inputs.dtype)) if learns else {}),
@@ -308,10 +308,18 @@ class BatchNormalization(keras.layers.Layer):
             statistics = self._moving_statistics()
             outputs = inference_step(inputs, *statistics, self.gamma, self.beta, **options)
         if learns:
+            average = {"momentum": self.momentum, "epsilon": self.epsilon}
+            kept = self.moving_mean, self.moving_variance
+            moving = self._limits.averaged(kept, moving, ghosts=self._ghosts(inputs), **average)
             self.moving_mean.assign(moving.mean)
             self.moving_variance.assign(moving.variance)
             self._limits.advance(moving.updated)
         return outputs if relu else self.activation(outputs)
+
+    def _ghosts(self, inputs: Tensor) -> Any:
+        """The number of ghost batches that inputs are cut into."""
+        rows = self.virtual_batch_size
+        return 1 if rows is None else (keras.ops.shape(inputs)[0] + rows - 1) // rows
 
     def _moving_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance for inference: the means of the replicas' where there are several."""

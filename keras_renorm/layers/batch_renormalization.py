@@ -12,7 +12,8 @@ from keras_renorm.layers import limits
 from keras_renorm.layers.batch_normalization import BatchNormalization
 from keras_renorm.layers.limits import Limits, RenormLimits
 from keras_renorm.ops import arguments
-from keras_renorm.schedules import Schedule
+from keras_renorm.ops.maths.adaptive import State
+from keras_renorm.schedules import Limit
 
 
 @keras.saving.register_keras_serializable("keras_renorm")
@@ -36,7 +37,8 @@ class BatchRenormalization(BatchNormalization):
     With `r_max=1` and `d_max=0` the output and its gradients are those of `BatchNormalization`,
     bit for bit. Weights: gamma, beta, moving_mean and moving_variance, in that order, so that
     those of a Keras batch norm load as they are; then `update_count`, an integer, if a limit is a
-    schedule. A layer with fixed limits has the four only.
+    schedule, or `deviations` and `seen` if one is `schedules.Adaptive`. A layer with fixed limits
+    has the four only.
 
     With `virtual_batch_size` each ghost batch has r and d of its own, against the moving statistics
     that all share. So where nothing clips, y = gamma * (x - mu) / sigma + beta in each of them,
@@ -62,7 +64,8 @@ class BatchRenormalization(BatchNormalization):
         scale: Whether there is a scale gamma. The paper fixes gamma to 1: `scale=False`.
         r_max: Limit of r, at least 1: a number or a schedule from `keras_renorm.schedules`. By
             default the paper's: 1 for 5,000 updates, then in a straight line to 3 at 40,000.
-            `float("inf")` is no limit.
+            `float("inf")` is no limit. `schedules.Adaptive(3.0)` follows from what the layer sees,
+            without a number of steps.
         d_max: Limit of d, at least 0, likewise. By default the paper's: 0 for 5,000 updates,
             then in a straight line to 5 at 25,000.
         renorm_clipping: The limits as `keras.layers.BatchNormalization` writes them, in place of
@@ -104,8 +107,8 @@ class BatchRenormalization(BatchNormalization):
         center: bool = True,
         scale: bool = True,
         *,
-        r_max: float | Schedule = schedules.PAPER_R_MAX,
-        d_max: float | Schedule = schedules.PAPER_D_MAX,
+        r_max: float | Limit = schedules.PAPER_R_MAX,
+        d_max: float | Limit = schedules.PAPER_D_MAX,
         renorm: bool = True,
         renorm_clipping: Mapping[str, float] | None = None,
         renorm_momentum: float | None = None,
@@ -128,39 +131,45 @@ class BatchRenormalization(BatchNormalization):
             r_max, d_max = limits.of_clipping(renorm_clipping)
         self._limits = Limits(r_max, d_max)
         self.update_count: Any = None
+        self.deviations: Any = None
+        self.seen: Any = None
 
     @property
-    def r_max(self) -> float | Schedule:
+    def r_max(self) -> float | Limit:
         """The limit of r; assigned, it holds in calls that are not compiled yet."""
         return self._limits.values["r_max"]
 
     @r_max.setter
-    def r_max(self, value: float | Schedule) -> None:
+    def r_max(self, value: float | Limit) -> None:
         self._assign_limit("r_max", value)
 
     @property
-    def d_max(self) -> float | Schedule:
+    def d_max(self) -> float | Limit:
         """The limit of d; as `r_max`."""
         return self._limits.values["d_max"]
 
     @d_max.setter
-    def d_max(self, value: float | Schedule) -> None:
+    def d_max(self, value: float | Limit) -> None:
         self._assign_limit("d_max", value)
 
-    def _assign_limit(self, name: str, value: float | Schedule) -> None:
+    def _assign_limit(self, name: str, value: float | Limit) -> None:
         new = Limits(**self._limits.values | {name: value})
-        if new.scheduled and self.built and self.update_count is None:
+        new.count, new.state = self._limits.count, self._limits.state
+        lacks = new.lacks() if self.built else None
+        if lacks:
             raise ValueError(
                 f"`{name}` of the layer {self.name!r} must be a number, received {value!r}. The "
-                "layer was built with numbers, so it counts no updates and a schedule would stand "
-                f"still. Make a layer with it, {type(self).__name__}({name}=...), build it, and "
+                f"layer was built with numbers, so it {lacks}. Make a layer with it, "
+                f"{type(self).__name__}({name}=...), build it, and "
                 "hand the weights over: `new.set_weights(old.get_weights())`."
             )
-        new.count = self.update_count
         self._limits = new
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the weights of `BatchNormalization`, then `update_count` for a schedule."""
+        """Creates the weights of `BatchNormalization`, then what the limits depend on.
+
+        For a schedule that is `update_count`, for adaptive limits `deviations` and `seen`.
+        """
         super().build(input_shape)
         if self._limits.scheduled:
             # Of integers TensorFlow forms no mean; each replica counts what its own statistics saw.
@@ -171,30 +180,37 @@ class BatchRenormalization(BatchNormalization):
                 dtype="int",
                 aggregation="only_first_replica",
             )
+        if self._limits.adapts:
+            channels = self.moving_mean.shape[-1]
+            self.deviations = self._add_statistic("deviations", (4, channels), initializer="zeros")
+            self.seen = self._add_statistic("seen", (2,), initializer="zeros")
+            self._limits.state = State(self.deviations, self.seen)
 
     def current_limits(self) -> RenormLimits:
         """The limits of the next minibatch, as numbers.
 
         A schedule counts the updates of the moving statistics; a minibatch that updates none,
-        for it is empty or all masked, does not advance it. On the replicas of a strategy a
-        synchronized layer counts the same everywhere. Of any other each replica counts for
-        itself, as it keeps its own moving statistics; read here and saved is replica 0's count.
+        for it is empty or all masked, advances neither it nor adaptive limits. On the replicas of a
+        strategy a synchronized layer counts the same everywhere. Of any other each replica counts
+        for itself, as it keeps its own moving statistics; read here and saved is replica 0's count.
+        What adaptive limits have seen is averaged over replicas, as the moving statistics are.
         """
         return self._limits.numbers()
 
     def set_weights(self, weights: list[Any]) -> None:
-        """Sets the weights from arrays, with or without a counter at their end.
+        """Sets the weights from arrays, with or without what limits depend on at their end.
 
         Args:
             weights: Arrays in the order of `weights`. Without a counter, as those of a batch norm,
-                `update_count` stays as it is; a layer with fixed limits leaves one out.
+                `update_count` stays as it is; a layer with other limits leaves one out. Without
+                `deviations` and `seen` adaptive limits begin again: see `trust_statistics`.
         """
         inner = len(self.weights) - own_weight_count(self)
         cut = max(len(weights) - inner, 0)  # the activation's come last, if it is a layer
-        super().set_weights([*self._with_own_counter(list(weights[:cut])), *weights[cut:]])
+        super().set_weights([*self._with_own_state(list(weights[:cut])), *weights[cut:]])
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads from a file, with or without a counter; see `set_weights`.
+        """Loads from a file, with or without a counter or `deviations`; see `set_weights`.
 
         Raises:
             ValueError: If the file holds nothing for this layer. Keras finds a layer's weights in a
@@ -207,17 +223,47 @@ class BatchRenormalization(BatchNormalization):
                 "with batch norm layers, and hand them over one by one, e.g. "
                 "`layer.set_weights(batch_norm_layer.get_weights())`."
             )
-        values = self._with_own_counter([store[str(i)] for i in range(len(store.keys()))])
+        values = self._with_own_state([store[str(i)] for i in range(len(store.keys()))])
         super().load_own_variables({str(i): value for i, value in enumerate(values)})
 
-    def _with_own_counter(self, values: list[Any]) -> list[Any]:
-        """The layer's own `values`, with its counter put in or another's left out."""
-        vectors = own_weight_count(self) - (self.update_count is not None)
-        if self.update_count is not None and len(values) == vectors:
-            return [*values, keras.ops.convert_to_numpy(self.update_count)]
-        if self.update_count is None and len(values) == vectors + 1:
-            return values[:-1] if np.shape(values[-1]) == self._statistic_rows else values
-        return values
+    def trust_statistics(self) -> None:
+        """Lets adaptive limits begin again, with moving statistics that count in full.
+
+        For statistics that were not averaged here: loaded, copied or estimated. The limits open
+        within some 20 updates if the statistics fit. Statistics that are the initializers' count as
+        not there, and the first minibatch replaces them. Without adaptive limits nothing happens.
+        """
+        if self._limits.state is not None:
+            moving = map(keras.ops.convert_to_numpy, (self.moving_mean, self.moving_variance))
+            for variable, value in zip(self._limits.state, self._fresh_state(*moving), strict=True):
+                variable.assign(value)
+
+    def _fresh_state(self, moving_mean: Any, moving_variance: Any) -> list[Any]:
+        """`deviations` and `seen` for moving statistics that were not averaged here."""
+        mean, variance = (
+            keras.ops.convert_to_numpy(initializer(self.moving_mean.shape))
+            for initializer in (self.moving_mean_initializer, self.moving_variance_initializer)
+        )
+        initial = (np.asarray(moving_mean) == mean) & (np.asarray(moving_variance) == variance)
+        there = 1.0 - np.all(initial, axis=-1, keepdims=True)
+        seen = np.concatenate([there, np.zeros_like(there)], axis=-1)
+        return [np.zeros(self.deviations.shape, "float32"), seen.astype("float32")]
+
+    def _with_own_state(self, values: list[Any]) -> list[Any]:
+        """The layer's own `values`, with what its limits depend on in place of another's."""
+        own = self._limits.variables
+        vectors = own_weight_count(self) - len(own)
+        if not vectors or len(values) < vectors:  # the layer is not built, or Keras refuses them
+            return values
+        shapes = [np.shape(value) for value in values[vectors:]]
+        rows, channels = self._statistic_rows, np.shape(values[vectors - 1])[-1:]
+        kinds = [[], [rows], [(*rows, 4, *channels), (*rows, 2)]]
+        if shapes == [tuple(variable.shape) for variable in own] or shapes not in kinds:
+            return values
+        values = values[:vectors]
+        if self._limits.state is not None:
+            return [*values, *self._fresh_state(*values[-2:])]
+        return [*values, *map(keras.ops.convert_to_numpy, own)]
 
     def get_config(self) -> dict[str, Any]:
         """As that of `BatchNormalization`, and the limits in any case: they are the layer."""

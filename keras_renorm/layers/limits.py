@@ -1,4 +1,4 @@
-"""The limits of the corrections of Batch Renormalization, and the updates that schedules count."""
+"""The limits of the corrections of Batch Renormalization, and what they depend on."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,9 @@ import numpy as np
 from keras_renorm import schedules
 from keras_renorm.ops import arguments
 from keras_renorm.ops.arguments import LEAST, limit
-from keras_renorm.schedules import Schedule
+from keras_renorm.ops.maths import adaptive
+from keras_renorm.ops.maths.moving import Moving
+from keras_renorm.schedules import Adaptive, Limit, Schedule
 from keras_renorm.typing import Tensor
 
 
@@ -30,41 +32,104 @@ class Limits:
     """The limits of a layer. The default is Batch Normalization.
 
     Args:
-        r_max: A number, a schedule, or the serialised form of one.
+        r_max: A number, a schedule, `schedules.Adaptive`, or the serialised form of one.
         d_max: Likewise.
 
     Attributes:
         values: The limits by name, in their canonical form.
         count: The updates that schedules have seen, an integer variable: a scalar, or `[D]` where
             each domain counts for itself. None where nothing is counted: at 0 updates.
+        state: What adaptive limits have seen, variables; None where there is none, before the
+            first minibatch.
+
+    Raises:
+        ValueError: If one limit is adaptive and the other a schedule.
     """
 
     def __init__(self, r_max: Any = LEAST["r_max"], d_max: Any = LEAST["d_max"]) -> None:
         given = {"r_max": r_max, "d_max": d_max}
         self.values = {k: schedules.get(k, v, low=LEAST[k]) for k, v in given.items()}
         self.count: Any = None
+        self.state: adaptive.State | None = None
+        if self.scheduled and self.adapts:
+            raise ValueError(
+                "`r_max` and `d_max` must both be adaptive or both follow the number of updates, "
+                f"received r_max={self.values['r_max']!r}, d_max={self.values['d_max']!r}. Write "
+                "schedules.Adaptive for both, or a schedule for both; a number goes with either."
+            )
 
     @property
     def scheduled(self) -> bool:
         """Whether one of them is a schedule."""
-        return any(isinstance(value, Schedule) for value in self.values.values())
+        return self._any(Schedule)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether one of them is adaptive."""
+        return self._any(Adaptive)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that they depend on, in the order of a layer's weights."""
+        return [*(() if self.count is None else (self.count,)), *(self.state or ())]
+
+    def lacks(self) -> str | None:
+        """What a limit needs and no variable holds; None if nothing is missing."""
+        if self.scheduled and self.count is None:
+            return "counts no updates and a schedule would stand still"
+        if self.adapts and self.state is None:
+            return "keeps no deviations and an adaptive limit would stay shut"
+        return None
 
     def of_this_step(self, dtype: str) -> dict[str, float | Tensor]:
-        """The limits as arguments of `ops.training_step`; of a count by domain `[D]` in `dtype`."""
-        if not self.scheduled:
+        """The limits as arguments of `ops.training_step`; by domain `[D]`, in `dtype`."""
+        if not (self.scheduled or self.adapts):
             return dict(self.values)
-        counts = self._counts()  # reads the variable once for both
-        return {name: _at(name, value, counts, dtype) for name, value in self.values.items()}
+        basis = self._basis()  # reads the variables once for both
+        return {name: _at(name, value, basis[name], dtype) for name, value in self.values.items()}
 
     def numbers(self, domain: int = 0) -> RenormLimits:
-        """Those of the next step as numbers; where each domain counts for itself, of one domain."""
-        counts = self._counts()
-        count = counts[domain] if len(counts.shape) else counts
+        """Those of the next step as numbers; where each domain has its own, of one domain."""
+        basis = {name: x[domain] if len(x.shape) else x for name, x in self._basis().items()}
         values = self.values.items()
-        return RenormLimits(**{name: _number(name, _at(name, v, count)) for name, v in values})
+        return RenormLimits(
+            **{name: _number(name, _at(name, v, basis[name])) for name, v in values}
+        )
 
-    def _counts(self) -> Tensor:
-        return keras.ops.cast(0 if self.count is None else self.count, "int")
+    def _any(self, kind: type) -> bool:
+        return any(isinstance(value, kind) for value in self.values.values())
+
+    def _basis(self) -> dict[str, Tensor]:
+        """What each limit is a function of: a number of updates, or what the layer has seen."""
+        if not self.adapts:
+            return dict.fromkeys(
+                LEAST, keras.ops.cast(0 if self.count is None else self.count, "int")
+            )
+        if self.state is None:
+            return {name: keras.ops.convert_to_tensor(low) for name, low in LEAST.items()}
+        state = adaptive.State(*map(keras.ops.convert_to_tensor, self.state))
+        return dict(zip(LEAST, adaptive.limits(state), strict=True))
+
+    def momentum(self, momentum: float) -> float:
+        """That of a step's moving statistics: with adaptive limits `averaged` averages them."""
+        return 0.0 if self.adapts else momentum
+
+    def averaged(self, kept: tuple[Any, Any], moving: Moving, **options: Any) -> Moving:
+        """The moving statistics after a step, which adaptive limits learn from.
+
+        Args:
+            kept: Those before it.
+            moving: Those of a step with the momentum of `momentum`.
+            **options: `momentum`, `epsilon` and `ghosts` of `adaptive.advance`.
+        """
+        if not self.adapts or self.state is None:
+            return moving
+        mean, variance = map(keras.ops.convert_to_tensor, kept)
+        before = adaptive.State(*map(keras.ops.convert_to_tensor, self.state))
+        state, moving = adaptive.advance(before, mean, variance, moving, **options)
+        for variable, value in zip(self.state, state, strict=True):
+            variable.assign(value)
+        return moving
 
     def advance(self, updated: Tensor) -> None:
         """Counts one step in which there was an update, or none, in `count`'s shape."""
@@ -72,15 +137,15 @@ class Limits:
             self.count.assign_add(keras.ops.cast(updated, self.count.dtype))
 
 
-def _at(
-    name: str, value: float | Schedule, counts: Tensor, dtype: str = "float32"
-) -> float | Tensor:
-    """A limit after `counts` updates; `[D]` in `dtype` where there are so many counts."""
+def _at(name: str, value: float | Limit, basis: Tensor, dtype: str = "float32") -> float | Tensor:
+    """A limit of what it is a function of; `[D]` in `dtype` where there are so many of that."""
+    if isinstance(value, Adaptive):
+        return arguments.converted(value(basis), dtype)
     if not isinstance(value, Schedule):
         return value
-    if not len(counts.shape):
-        return value(counts)
-    each = keras.ops.unstack(counts, counts.shape[0])
+    if not len(basis.shape):
+        return value(basis)
+    each = keras.ops.unstack(basis, basis.shape[0])
     return keras.ops.stack([limit(name, value(count), dtype) for count in each])
 
 

@@ -105,3 +105,18 @@ BAD = {
 def test_bad_arguments_are_named(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+def test_an_adaptive_limit_has_a_greatest_value():
+    limit = schedules.Adaptive(3)
+    seen = keras.ops.convert_to_tensor([1.0, 3.5])
+    np.testing.assert_array_equal(limit(seen), [1.0, 3.0])
+    copy = schedules.get("r_max", schedules.serialize(limit), low=1)
+    assert copy == limit
+    assert hash(copy) == hash(limit)
+    assert repr(copy) == "Adaptive(greatest=3.0)"
+    assert copy != schedules.Adaptive(2.0)
+    with pytest.raises(ValueError, match="`greatest` of `r_max` must be at least 1, received"):
+        schedules.get("r_max", schedules.Adaptive(0.5), low=1)
+    with pytest.raises(ValueError, match="`greatest` must be finite"):
+        schedules.Adaptive(float("inf"))

@@ -14,6 +14,7 @@ from keras_renorm.layers import (
     SkipInit,
 )
 from keras_renorm.models import is_batch_norm
+from keras_renorm.schedules import Adaptive
 
 L = keras.layers
 
@@ -139,3 +140,10 @@ def test_steps_of_the_optimizer(rng):
     x = rng.normal(size=(12, 4)).astype("float32")
     model.fit(x, x[:, :1], batch_size=4, verbose=0)
     assert layer_traits.optimizer_steps(model) == 3
+
+
+def test_adaptive_limits_forget_the_initial_statistics():
+    forgets = layer_traits.forgets_initial_statistics
+    assert forgets(BatchRenormalization(r_max=1.0, d_max=Adaptive(5.0)))
+    assert not forgets(BatchRenormalization(r_max=1.0, d_max=5.0))
+    assert not forgets(BatchNormalization())

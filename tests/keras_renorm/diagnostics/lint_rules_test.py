@@ -12,7 +12,7 @@ from keras_renorm.layers import (
     DomainBatchRenormalization,
 )
 from keras_renorm.models import calls, is_batch_norm
-from keras_renorm.schedules import LinearRamp
+from keras_renorm.schedules import Adaptive, LinearRamp
 
 L = keras.layers
 BATCH_NORMS = [BatchNormalization, L.BatchNormalization]
@@ -250,6 +250,12 @@ def test_the_momentum_leaves_at_most_a_twentieth_of_the_initial_values(
     if found:
         assert found[0].layer == "norm"
         assert f"still make up {rest} of its moving statistics after {num_steps} " in str(found[0])
+
+
+def test_adaptive_limits_forget_the_initial_values_at_once():
+    limits = {"r_max": Adaptive(3.0), "d_max": Adaptive(5.0)}
+    layer = BatchRenormalization(momentum=0.99, **limits)
+    assert list(lint_rules.settings("norm", layer, 100)) == []
 
 
 def test_the_momentum_of_the_advice_forgets_in_300_steps():

@@ -7,7 +7,7 @@ import pytest
 
 from keras_renorm.diagnostics import progress
 from keras_renorm.layers import BatchRenormalization
-from keras_renorm.schedules import ExponentialApproach, LinearRamp, Schedule
+from keras_renorm.schedules import Adaptive, ExponentialApproach, LinearRamp, Schedule
 
 RAMP = LinearRamp(1, 3, 1000, 5000)
 FALLING = LinearRamp(5, 1, 0, 1000)
@@ -92,3 +92,9 @@ def test_each_limit_has_a_phrase_of_its_own():
     ]
     assert progress.unfinished(layer, 40_000) == []
     assert progress.unfinished(BatchRenormalization(r_max=3.0, d_max=5.0), 1) == []
+
+
+def test_an_adaptive_limit_is_never_unfinished():
+    layer = BatchRenormalization(r_max=Adaptive(3.0), d_max=Adaptive(5.0))
+    assert progress.end_value(layer.r_max) == 3.0
+    assert progress.unfinished(layer, 100) == []

@@ -182,6 +182,24 @@ def test_fits_and_goes_on_after_saving(rng, tmp_path):
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+@pytest.mark.parametrize("ghosts", [None, 4])
+def test_adaptive_limits_open_in_fit_and_go_on_after_saving(rng, tmp_path, ghosts):
+    limits = {"r_max": schedules.Adaptive(3.0), "d_max": schedules.Adaptive(5.0)}
+    norm = layers.BatchRenormalization(momentum=0.9, virtual_batch_size=ghosts, **limits)
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = rng.normal(2.0, 3.0, (160, 4)).astype("f4"), rng.normal(size=(160, 1)).astype("f4")
+    model.fit(x, y, batch_size=8, epochs=1, verbose=0, shuffle=False)
+    assert norm.current_limits().d_max > 0.5
+    assert norm.current_limits().r_max > 1.1
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(norm.seen), 1 - 0.9**20, rtol=1e-4)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for other in (model, loaded):
+        other.fit(x, y, batch_size=8, epochs=1, verbose=0, shuffle=False)
+    assert loaded.layers[0].current_limits() == pytest.approx(norm.current_limits(), rel=1e-5)
+
+
 def test_a_layer_with_ghosts_is_that_of_one_where_they_hold_the_minibatch(rng):
     results = []
     for size in (None, 8):

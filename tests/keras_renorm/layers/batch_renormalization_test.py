@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from keras_renorm import layers, schedules
-from keras_renorm.ops import reference
+from keras_renorm.ops import Moving, reference
+from keras_renorm.ops.maths import adaptive
 
 EPSILON = 1e-3
 
@@ -507,3 +508,171 @@ def test_no_limit_is_no_infinity_in_the_graph(rng, make):
     finally:
         tf.debugging.disable_check_numerics()
     np.testing.assert_allclose(y, x / np.sqrt(1.001), rtol=1e-4)
+
+
+ADAPTIVE = {"r_max": schedules.Adaptive(3.0), "d_max": schedules.Adaptive(5.0)}
+
+
+def uneven(rng, shape=(8, 4)):
+    """A minibatch with a mean and a deviation of its own."""
+    channels = shape[-1]
+    x = rng.normal(rng.normal(0, 1, channels), rng.uniform(0.5, 2, channels), shape)
+    return x.astype("f4")
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+def test_adaptive_limits_follow_what_the_layer_sees(rng, mode):
+    layer = layers.BatchRenormalization(momentum=0.9, **ADAPTIVE)
+    layer.build((8, 4))
+    run = trained_step if mode == "eager" else tf.function(trained_step, jit_compile=mode == "jit")
+    state = adaptive.State(tf.zeros((4, 4)), tf.zeros(2))
+    moving = Moving(tf.zeros(4), tf.ones(4), 1.0)
+    for _ in range(30):
+        x, dy = uneven(rng), uneven(rng)
+        r_max, d_max = (float(limit) for limit in adaptive.limits(state))
+        limits = {"r_max": min(r_max, 3.0), "d_max": min(d_max, 5.0)}
+        assert layer.current_limits() == pytest.approx(tuple(limits.values()), abs=1e-4)
+        mu, sigma = moving.mean.numpy(), np.sqrt(moving.variance.numpy() + EPSILON)
+        step = reference.forward(x, 1, 0, mu, sigma, **limits, alpha=0.1, epsilon=EPSILON)
+        y, _ = run(layer, tf.constant(x), tf.constant(dy))
+        assert_close(y, step.y, rtol=1e-4)
+        mean, variance, _ = reference.moments(x)
+        batch = Moving(tf.constant(mean, "float32"), tf.constant(variance, "float32"), tf.ones(()))
+        state, moving = adaptive.advance(state, *moving[:2], batch, momentum=0.9, epsilon=EPSILON)
+        assert_close(layer.moving_mean, moving.mean)
+        assert_close(layer.moving_variance, moving.variance)
+        assert_close(layer.deviations, state.deviations, rtol=1e-4)
+    assert min(limits.values()) > 1.2
+
+
+def test_adaptive_limits_go_on_after_saving(rng, tmp_path):
+    layer = layers.BatchRenormalization(momentum=0.9, name="norm", **ADAPTIVE)
+    model = keras.Sequential([keras.Input((4,)), layer])
+    for _ in range(20):
+        model(uneven(rng), training=True)
+    names = ["gamma", "beta", "moving_mean", "moving_variance", "deviations", "seen"]
+    assert [w.name for w in layer.weights] == names
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    fresh = keras.models.clone_model(model)
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    assert layer.current_limits().d_max > 1
+    x = uneven(rng)
+    y = model(x, training=True)
+    for other in (loaded, fresh):
+        assert other.layers[0].r_max == ADAPTIVE["r_max"]
+        np.testing.assert_array_equal(other(x, training=True), y)
+        assert other.layers[0].current_limits() == layer.current_limits()
+
+
+OTHERS = {
+    "batch norm": layers.BatchNormalization,
+    "fixed": lambda: layers.BatchRenormalization(r_max=3.0, d_max=5.0),
+    "schedule": lambda: layers.BatchRenormalization(
+        r_max=schedules.PAPER_R_MAX, d_max=schedules.PAPER_D_MAX
+    ),
+}
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("rows", [0, 8])
+def test_weights_of_other_limits_count_in_full_unless_they_are_initial(rng, make, rows):
+    other, layer = make(), layers.BatchRenormalization(**ADAPTIVE)
+    other.build((None, 4))
+    layer.build((None, 4))
+    for _ in range(3):
+        other(uneven(rng, (rows, 4)), training=True)
+        layer(uneven(rng), training=True)
+    layer.set_weights(other.get_weights())
+    np.testing.assert_array_equal(layer.seen, [float(rows > 0), 0.0])
+    np.testing.assert_array_equal(layer.deviations, np.zeros((4, 4)))
+    np.testing.assert_array_equal(layer.moving_mean, other.moving_mean)
+    assert layer.current_limits() == (1.0, 0.0)
+    if isinstance(other, layers.BatchRenormalization):
+        layer(uneven(rng), training=True)
+        other.set_weights(layer.get_weights())
+        np.testing.assert_array_equal(layer.moving_mean, other.moving_mean)
+
+
+@pytest.mark.parametrize("make", list(OTHERS.values())[1:], ids=list(OTHERS)[1:])
+def test_files_of_other_limits_load(rng, tmp_path, make):
+    other, own = (
+        keras.Sequential([keras.Input((4,)), layer])
+        for layer in (make(), layers.BatchRenormalization(**ADAPTIVE))
+    )
+    for source, target in ((other, own), (own, other)):
+        source(uneven(rng), training=True)
+        source.save_weights(tmp_path / "model.weights.h5")
+        target.load_weights(tmp_path / "model.weights.h5")
+        for a, b in zip(target.get_weights()[:4], source.get_weights()[:4], strict=True):
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(own.layers[0].seen, [1.0, 0.01], rtol=1e-5)
+
+
+def test_minibatches_without_positions_leave_adaptive_limits_as_they_are(rng):
+    layer = layers.BatchRenormalization(momentum=0.9, **ADAPTIVE)
+    for _ in range(5):
+        layer(uneven(rng), training=True)
+    desired = layer.get_weights()
+    layer(uneven(rng)[:0], training=True)
+    layer(uneven(rng), training=True, mask=np.zeros(8, bool))
+    layer(uneven(rng))
+    layer.trainable = False
+    layer(uneven(rng), training=True)
+    for actual, value in zip(layer.get_weights(), desired, strict=True):
+        np.testing.assert_array_equal(actual, value)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_without_an_average_adaptive_limits_are_batch_normalization(rng, momentum):
+    layer = layers.BatchRenormalization(momentum=momentum, **ADAPTIVE)
+    for _ in range(5):
+        layer(uneven(rng), training=True)
+        np.testing.assert_allclose(layer.current_limits(), [1.0, 0.0], atol=1e-6)
+    assert np.isfinite(layer.get_weights()[-1]).all()
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float64"])
+def test_adaptive_limits_are_float32_or_wider(rng, policy):
+    layer = layers.BatchRenormalization(momentum=0.9, dtype=policy, **ADAPTIVE)
+    for _ in range(20):
+        y = layer(uneven(rng), training=True)
+    assert layer.current_limits().d_max > 1
+    desired = "float64" if policy == "float64" else "float32"
+    assert {layer.deviations.dtype, layer.seen.dtype} == {desired}
+    assert np.isfinite(np.asarray(y, "f4")).all()
+
+
+def test_ghosts_open_adaptive_limits_as_their_number_tells(rng):
+    """The mean of G ghosts deviates by a sqrt(G)-th of what one does."""
+    limits = []
+    for ghosts in (1, 4):
+        layer = layers.BatchRenormalization(
+            virtual_batch_size=None if ghosts == 1 else 4, r_max=1.0, d_max=ADAPTIVE["d_max"]
+        )
+        run = tf.function(lambda x, layer=layer: layer(x, training=True))
+        for _ in range(300):
+            run(tf.constant(rng.normal(3, 1, (4 * ghosts, 16)), "float32"))
+        limits.append(layer.current_limits().d_max)
+    assert limits[1] == pytest.approx(limits[0], rel=0.1)
+
+
+def test_adaptive_limits_and_schedules_do_not_mix():
+    with pytest.raises(ValueError, match="`greatest` of `r_max` must be at least 1"):
+        layers.BatchRenormalization(r_max=schedules.Adaptive(0.5))
+    with pytest.raises(ValueError, match="must both be adaptive or both follow the number"):
+        layers.BatchRenormalization(r_max=schedules.PAPER_R_MAX, d_max=ADAPTIVE["d_max"])
+    layer = layers.BatchRenormalization(r_max=1.0, d_max=0.0)
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match=r"keeps no deviations .*Make a layer with it"):
+        layer.r_max = ADAPTIVE["r_max"]
+
+
+@every_renorm
+def test_numbers_take_the_place_of_adaptive_limits(rng, make):
+    layer = make(**ADAPTIVE)
+    call_of(layer, uneven(rng))
+    layer.r_max, layer.d_max = 2.0, 3.0
+    call_of(layer, uneven(rng))
+    assert layer.current_limits() == (2.0, 3.0)

@@ -111,3 +111,37 @@ def test_a_schedule_whose_number_is_out_of_range_is_named():
     layer = make(r_max=Half())
     with pytest.raises(ValueError, match=r"`r_max` must be at least 1, received r_max=0\.5"):
         layer(np.ones((4, 3), "f4"), domain=[0, 1, 0, 1], training=True)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("kind", ["domain", "shared"])
+def test_adaptive_limits_by_domain(rng, kind, jit):
+    """A domain sees what a layer of its own would see; shared statistics have one state."""
+    limits = {"r_max": schedules.Adaptive(3.0), "d_max": schedules.Adaptive(5.0)}
+    layer = layers.DomainBatchRenormalization(
+        2, momentum=0.9, batch_statistics=kind, population_statistics=kind, **limits
+    )
+    alone = layers.BatchRenormalization(momentum=0.9, **limits)
+    for each in (layer, alone):
+        each.build((None, 4))
+    step = tf.function(lambda x, k: layer(x, training=True, domain=k), jit_compile=jit)
+    ids = tf.constant([0, 1] * 8)
+    for _ in range(20):
+        x = rng.normal(rng.normal(0, 1, 4), rng.uniform(0.5, 2, 4), (16, 4)).astype("f4")
+        own = x[1::2] if kind == "domain" else x
+        y, desired = step(tf.constant(x), ids), alone(own, training=True)
+        actual = y[1::2] if kind == "domain" else y
+        np.testing.assert_allclose(actual, desired, atol=1e-3)
+    assert layer.current_limits(1) == pytest.approx(alone.current_limits(), rel=1e-3)
+    assert layer.current_limits(1).d_max > 0.5
+    before = layer.get_weights()
+    if kind == "domain":
+        step(tf.constant(x), tf.zeros(16, "int32"))  # of the other domain alone
+        for actual, desired in zip(layer.get_weights()[2:], before[2:], strict=True):
+            np.testing.assert_array_equal(actual[1], desired[1])
+    plain = layers.DomainBatchNormalization(2, batch_statistics=kind, population_statistics=kind)
+    plain.build((None, 4))
+    plain.moving_mean.assign(plain.moving_mean + 1)
+    layer.set_weights(plain.get_weights())
+    assert layer.current_limits() == (1.0, 0.0)
+    np.testing.assert_array_equal(layer.seen[..., 0], np.ones(layer.seen.shape[:-1]))
