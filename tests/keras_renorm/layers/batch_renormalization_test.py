@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_renorm import layers, schedules
 from keras_renorm.ops import Moving, reference
 from keras_renorm.ops.maths import adaptive
+from zoo.data import datasets
 
 EPSILON = 1e-3
 
@@ -676,3 +677,34 @@ def test_numbers_take_the_place_of_adaptive_limits(rng, make):
     layer.r_max, layer.d_max = 2.0, 3.0
     call_of(layer, uneven(rng))
     assert layer.current_limits() == (2.0, 3.0)
+
+
+def two_labels(labels, steps):
+    """The examples of minibatches of 32 in which two of the ten labels occur."""
+    draws = np.random.default_rng(0)
+    rows = [np.flatnonzero(labels == label) for label in range(10)]
+    pairs = [draws.choice(10, 2, replace=False) for _ in range(steps)]
+    return np.concatenate([draws.choice(rows[label], 16) for pair in pairs for label in pair])
+
+
+@pytest.mark.slow
+def test_a_plain_swap_helps_where_minibatches_are_uneven():
+    """`BatchRenormalization` without a number of steps; nothing else in the program changes."""
+    (x, y), (x_test, y_test) = (
+        (np.float32(part.images.reshape(len(part.images), -1)) / 255, part.labels)
+        for part in (datasets.load("fashion_mnist_subset", split) for split in ("train", "test"))
+    )
+    chosen, accuracy = two_labels(y, steps=1000), []
+    for norm in (layers.BatchNormalization, lambda: layers.BatchRenormalization(**ADAPTIVE)):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((x.shape[1],))])
+        for _ in range(3):
+            for layer in (keras.layers.Dense(100), norm(), keras.layers.ReLU()):
+                model.add(layer)
+        model.add(keras.layers.Dense(10))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, metrics=["accuracy"])
+        model.fit(x[chosen], y[chosen], batch_size=32, shuffle=False, verbose=0)
+        accuracy.append(model.evaluate(x_test, y_test, verbose=0)[1])
+    assert accuracy[0] < 0.5
+    assert accuracy[1] > 0.65

@@ -298,6 +298,24 @@ def test_updates_are_counted_where_the_statistics_are_kept(strategy, make, rng, 
         assert counts == [1] + [0] * (REPLICAS - 2) + [1]
 
 
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_adaptive_limits_see_what_the_statistics_see(strategy, make, rng, synchronized):
+    limits = {"r_max": schedules.Adaptive(3.0), "d_max": schedules.Adaptive(5.0)}
+    layer = make("brn", synchronized, **limits)
+    alone = [layers.BatchRenormalization(momentum=MOMENTUM, **limits) for _ in range(REPLICAS)]
+    run = tf.function(lambda x: strategy.run(lambda x: layer(x, training=True), args=(x,)))
+    for _ in range(10):
+        x = rng.normal(rng.normal(0, 1, 3), 1, (4 * REPLICAS, 3)).astype("f4")
+        run(split(strategy, x, [4] * REPLICAS))
+        for own, part in zip(alone, np.split(x, REPLICAS), strict=True):
+            own(x if synchronized else part, training=True)
+    for variable in ("deviations", "seen"):
+        desired = [getattr(own, variable).numpy() for own in alone]
+        for actual, value in zip(own_values(getattr(layer, variable)), desired, strict=True):
+            assert_close(actual, value, 1e-4)
+        assert_close(getattr(layer, variable).numpy(), np.mean(desired, axis=0), 1e-4)
+
+
 class Network:
     """Three normalised layers with a mask, and a training step for a replica."""
 
