@@ -255,15 +255,19 @@ class BatchRenormalization(BatchNormalization):
         vectors = own_weight_count(self) - len(own)
         if not vectors or len(values) < vectors:  # the layer is not built, or Keras refuses them
             return values
-        shapes = [np.shape(value) for value in values[vectors:]]
-        rows, channels = self._statistic_rows, np.shape(values[vectors - 1])[-1:]
-        kinds = [[], [rows], [(*rows, 4, *channels), (*rows, 2)]]
-        if shapes == [tuple(variable.shape) for variable in own] or shapes not in kinds:
+        vector_values, rest = values[:vectors], values[vectors:]
+        shapes, rows = [np.shape(value) for value in rest], self._statistic_rows
+        count, state = [rows], [(*rows, 4, self.moving_mean.shape[-1]), (*rows, 2)]
+        if shapes not in ([], count, state, count + state):
             return values
-        values = values[:vectors]
+        counts = rest[:1] if shapes[:1] == count else []
+        if self.update_count is not None:
+            vector_values += counts or [keras.ops.convert_to_numpy(self.update_count)]
         if self._limits.state is not None:
-            return [*values, *self._fresh_state(*values[-2:])]
-        return [*values, *map(keras.ops.convert_to_numpy, own)]
+            vector_values += rest[len(counts) :] or self._fresh_state(
+                *values[vectors - 2 : vectors]
+            )
+        return vector_values
 
     def get_config(self) -> dict[str, Any]:
         """As that of `BatchNormalization`, and the limits in any case: they are the layer."""

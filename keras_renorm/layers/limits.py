@@ -41,9 +41,6 @@ class Limits:
             each domain counts for itself. None where nothing is counted: at 0 updates.
         state: What adaptive limits have seen, variables; None where there is none, before the
             first minibatch.
-
-    Raises:
-        ValueError: If one limit is adaptive and the other a schedule.
     """
 
     def __init__(self, r_max: Any = LEAST["r_max"], d_max: Any = LEAST["d_max"]) -> None:
@@ -51,12 +48,6 @@ class Limits:
         self.values = {k: schedules.get(k, v, low=LEAST[k]) for k, v in given.items()}
         self.count: Any = None
         self.state: adaptive.State | None = None
-        if self.scheduled and self.adapts:
-            raise ValueError(
-                "`r_max` and `d_max` must both be adaptive or both follow the number of updates, "
-                f"received r_max={self.values['r_max']!r}, d_max={self.values['d_max']!r}. Write "
-                "schedules.Adaptive for both, or a schedule for both; a number goes with either."
-            )
 
     @property
     def scheduled(self) -> bool:
@@ -85,26 +76,27 @@ class Limits:
         """The limits as arguments of `ops.training_step`; by domain `[D]`, in `dtype`."""
         if not (self.scheduled or self.adapts):
             return dict(self.values)
-        basis = self._basis()  # reads the variables once for both
-        return {name: _at(name, value, basis[name], dtype) for name, value in self.values.items()}
+        counts, seen = self._counts(), self._seen()  # reads the variables once for both
+        return {k: _at(k, value, counts, seen[k], dtype) for k, value in self.values.items()}
 
     def numbers(self, domain: int = 0) -> RenormLimits:
         """Those of the next step as numbers; where each domain has its own, of one domain."""
-        basis = {name: x[domain] if len(x.shape) else x for name, x in self._basis().items()}
+
+        def own(each: Tensor) -> Tensor:
+            return each[domain] if len(each.shape) else each
+
+        counts, seen = own(self._counts()), self._seen()
         values = self.values.items()
-        return RenormLimits(
-            **{name: _number(name, _at(name, v, basis[name])) for name, v in values}
-        )
+        return RenormLimits(**{k: _number(k, _at(k, v, counts, own(seen[k]))) for k, v in values})
 
     def _any(self, kind: type) -> bool:
         return any(isinstance(value, kind) for value in self.values.values())
 
-    def _basis(self) -> dict[str, Tensor]:
-        """What each limit is a function of: a number of updates, or what the layer has seen."""
-        if not self.adapts:
-            return dict.fromkeys(
-                LEAST, keras.ops.cast(0 if self.count is None else self.count, "int")
-            )
+    def _counts(self) -> Tensor:
+        return keras.ops.cast(0 if self.count is None else self.count, "int")
+
+    def _seen(self) -> dict[str, Tensor]:
+        """What adaptive limits are to be, by name, without their greatest values."""
         if self.state is None:
             return {name: keras.ops.convert_to_tensor(low) for name, low in LEAST.items()}
         state = adaptive.State(*map(keras.ops.convert_to_tensor, self.state))
@@ -137,15 +129,17 @@ class Limits:
             self.count.assign_add(keras.ops.cast(updated, self.count.dtype))
 
 
-def _at(name: str, value: float | Limit, basis: Tensor, dtype: str = "float32") -> float | Tensor:
-    """A limit of what it is a function of; `[D]` in `dtype` where there are so many of that."""
+def _at(
+    name: str, value: float | Limit, counts: Tensor, seen: Tensor, dtype: str = "float32"
+) -> float | Tensor:
+    """A limit after `counts` updates, or where it is to be `seen`; `[D]` where these are."""
     if isinstance(value, Adaptive):
-        return arguments.converted(value(basis), dtype)
+        return arguments.converted(value(seen), dtype)
     if not isinstance(value, Schedule):
         return value
-    if not len(basis.shape):
-        return value(basis)
-    each = keras.ops.unstack(basis, basis.shape[0])
+    if not len(counts.shape):
+        return value(counts)
+    each = keras.ops.unstack(counts, counts.shape[0])
     return keras.ops.stack([limit(name, value(count), dtype) for count in each])
 
 

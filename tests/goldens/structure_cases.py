@@ -113,6 +113,14 @@ def exponential_approach(tmp_path):
     assert ramp.bounds() == (0.0, 5.0)
 
 
+@covers("schedules.Adaptive", "schedules.Limit")
+def adaptive_limit(tmp_path):
+    limit = schedules.Adaptive(3.0)
+    assert isinstance(limit, schedules.Limit)
+    assert _values(lambda seen: limit(keras.ops.cast(seen, "float32")), (1, 3, 4)) == [1, 3, 3]
+    assert limit.get_config() == {"greatest": 3.0}
+
+
 @covers("schedules.PAPER_R_MAX", "schedules.PAPER_D_MAX")
 def papers_schedules(tmp_path):
     assert schedules.LinearRamp(1.0, 3.0, 5_000, 40_000) == schedules.PAPER_R_MAX

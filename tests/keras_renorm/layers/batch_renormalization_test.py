@@ -659,11 +659,9 @@ def test_ghosts_open_adaptive_limits_as_their_number_tells(rng):
     assert limits[1] == pytest.approx(limits[0], rel=0.1)
 
 
-def test_adaptive_limits_and_schedules_do_not_mix():
+def test_adaptive_limits_that_cannot_be():
     with pytest.raises(ValueError, match="`greatest` of `r_max` must be at least 1"):
         layers.BatchRenormalization(r_max=schedules.Adaptive(0.5))
-    with pytest.raises(ValueError, match="must both be adaptive or both follow the number"):
-        layers.BatchRenormalization(r_max=schedules.PAPER_R_MAX, d_max=ADAPTIVE["d_max"])
     layer = layers.BatchRenormalization(r_max=1.0, d_max=0.0)
     layer.build((None, 3))
     with pytest.raises(ValueError, match=r"keeps no deviations .*Make a layer with it"):
@@ -708,3 +706,20 @@ def test_a_plain_swap_helps_where_minibatches_are_uneven():
         accuracy.append(model.evaluate(x_test, y_test, verbose=0)[1])
     assert accuracy[0] < 0.5
     assert accuracy[1] > 0.65
+
+
+def test_an_adaptive_limit_beside_a_schedule(rng):
+    ramp = schedules.LinearRamp(1.0, 3.0, start_step=0, end_step=20)
+    layer = layers.BatchRenormalization(momentum=0.9, r_max=ramp, d_max=ADAPTIVE["d_max"])
+    adapts = layers.BatchRenormalization(momentum=0.9, **ADAPTIVE)
+    for _ in range(10):
+        x = uneven(rng)
+        layer(x, training=True)
+        adapts(x, training=True)
+    assert [w.name for w in layer.weights][4:] == ["update_count", "deviations", "seen"]
+    assert layer.current_limits() == (2.0, adapts.current_limits().d_max)
+    for given in (adapts, layer):
+        for other in (adapts, layer):
+            other.set_weights(given.get_weights())
+            assert other.current_limits().d_max == adapts.current_limits().d_max
+            assert layer.current_limits().r_max == 2.0
