@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_renorm.layers import BatchRenormalization
 from zoo.weights import fetching, hdf5, keras_applications
 from zoo.weights.errors import MismatchError
 from zoo.weights.matching import Plan, plan
@@ -54,9 +55,9 @@ def load(
     A file of this package's own fits a model with the same layers, with "batch_norm" or
     "batch_renorm" whichever it was trained with: their weights have the same meaning, and the
     outputs of inference are the same. A counter of the updates, which schedules of `r_max` and
-    `d_max` go by, is kept if the file has none: it stands at 0, where the default schedule begins
-    with plain batch norm. To train on with corrections from the first step, give fixed limits:
-    `norm_options={"r_max": 3.0, "d_max": 5.0}`.
+    `d_max` go by, is kept if the file has none: it stands at 0. Adaptive limits begin
+    with plain batch norm, and open within some 20 updates if the statistics fit. To train on with
+    corrections from the first step, give fixed limits: `norm_options={"r_max": 3.0, "d_max": 5.0}`.
 
     A file of keras.applications fits, too, in the older HDF5 layout and in today's. Its ResNets
     have biases b before a normalization, ours have none, and
@@ -105,10 +106,19 @@ def load(
             values = [read() for _, read in made.assignments]
     for (variable, _), value in zip(made.assignments, values, strict=True):
         variable.assign(value)
+    _trust_statistics(model, made)
     messages = tuple(_messages(source, model, made))
     for message in messages:
         report(message)
     return Loaded(source, made.layers, made.fresh, made.unused, made.folded, messages)
+
+
+def _trust_statistics(model: keras.Model, made: Plan) -> None:
+    """Tells the adaptive limits of which the file does not say what they have seen."""
+    loaded = {id(variable) for variable, _ in made.assignments}
+    for layer in model.layers:
+        if isinstance(layer, BatchRenormalization) and id(layer.deviations) not in loaded:
+            layer.trust_statistics()
 
 
 def _path(source: Source, base: Any, cache: Any, progress: bool) -> Path:

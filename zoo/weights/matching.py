@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -87,7 +87,7 @@ class _Matcher:
             else:
                 self.problems.append(f"{name}: the model has it, the file does not")
             return
-        variables, arrays = _without_counters(self._layers[name], self._stored[name])
+        variables, arrays = _without_states(self._layers[name], self._stored[name])
         if _HEAD.fullmatch(name) and _other_classes(variables, arrays):
             self.fresh.append(name)
             return
@@ -127,11 +127,22 @@ def _norm_of(name: str) -> str:
     return name.removesuffix("_conv") + "_norm"
 
 
-def _without_counters(layer: Any, stored: StoredLayer) -> tuple[list[Any], list[Any]]:
-    """The weights of a layer and of the file, without a counter that only one of them has."""
-    variables, arrays = list(layer.weights), list(stored.weights)
-    ours, theirs = (weights[-1].shape == () for weights in (variables, arrays))
-    return variables[: -1 if ours > theirs else None], arrays[: -1 if theirs > ours else None]
+def _without_states(layer: Any, stored: StoredLayer) -> tuple[list[Any], list[Any]]:
+    """The weights of a layer and of the file, without what limits of only one of them go by."""
+    (ours, own), (theirs, given) = map(_split, (layer.weights, stored.weights))
+    if _shapes(own) == _shapes(given):
+        return list(layer.weights), list(stored.weights)
+    return ours, theirs
+
+
+def _split(weights: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The weights of a layer, and apart a counter or deviations that its limits go by."""
+    shapes = _shapes(list(weights))
+    state = int(shapes[-1:] == [()])
+    if len(shapes) >= 4 and shapes[-1] == (2,) and shapes[-2][:1] == (4,):
+        state = 2
+    at = len(shapes) - state
+    return list(weights[:at]), list(weights[at:])
 
 
 def _other_classes(variables: list[Any], arrays: list[Any]) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import zoo
+from keras_renorm import schedules
 from zoo.weights import RECORDS, find, load
 from zoo.weights.errors import DownloadError, MismatchError, WrongHashError
 
@@ -70,14 +71,32 @@ def test_a_file_of_ours_fits_both_norms(trained, path, images, norm):
 
 @pytest.mark.parametrize("kind", ["with", "without"])
 def test_the_counter_of_updates_is_kept_if_both_have_one(path, tmp_path, kind):
-    source = build(norm="batch_renorm") if kind == "with" else build(norm="batch_norm")
+    paper = {"norm_options": {"r_max": schedules.PAPER_R_MAX, "d_max": schedules.PAPER_D_MAX}}
+    counts = {"norm": "batch_renorm"} | paper
+    source = build(**counts) if kind == "with" else build(norm="batch_norm")
     if kind == "with":
         source.get_layer("stem_norm").update_count.assign(1234)
     source.save_weights(tmp_path / "source.weights.h5")
-    model = build(norm="batch_renorm")
+    model = build(**counts)
     model.get_layer("stem_norm").update_count.assign(77)
     load(model, tmp_path / "source.weights.h5")
     assert int(model.get_layer("stem_norm").update_count) == (1234 if kind == "with" else 77)
+
+
+@pytest.mark.parametrize("kind", ["with", "without"])
+def test_what_adaptive_limits_have_seen_is_kept_if_both_have_it(tmp_path, kind):
+    limits = {"r_max": schedules.Adaptive(3.0), "d_max": schedules.Adaptive(5.0)}
+    adaptive = {"norm": "batch_renorm", "norm_options": limits}
+    model = build(**adaptive)
+    source = build(**adaptive) if kind == "with" else build(norm="batch_norm")
+    norms = [each.get_layer("stem_norm") for each in (model, source)]
+    norms[0].seen.assign([0.2, 0.2])
+    norms[1].moving_mean.assign(norms[1].moving_mean + 1)
+    if kind == "with":
+        norms[1].seen.assign([0.5, 0.5])
+    source.save_weights(tmp_path / "source.weights.h5")
+    load(model, tmp_path / "source.weights.h5")
+    np.testing.assert_array_equal(norms[0].seen, [0.5, 0.5] if kind == "with" else [1.0, 0.0])
 
 
 def test_training_goes_on_from_the_statistics_of_the_file(trained, path, images):
