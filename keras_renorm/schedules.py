@@ -98,8 +98,8 @@ class Adaptive(Limit):
         ValueError: If `greatest` is negative or not finite.
 
     Example:
-        >>> r_max, d_max = schedules.Adaptive(3.0), schedules.Adaptive(5.0)
-        >>> layer = keras_renorm.layers.BatchRenormalization(r_max=r_max, d_max=d_max)
+        >>> adaptive = keras_renorm.schedules.Adaptive
+        >>> layer = keras_renorm.layers.BatchRenormalization(r_max=adaptive(3.0), d_max=2.0)
     """
 
     def __init__(self, greatest: float) -> None:
