@@ -13,6 +13,7 @@ def test_backend(run_checks, backend):
     run_checks("backend_checks.py", KERAS_BACKEND=backend)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "tensorflow"])
 def test_domains(run_checks, backend):
     run_checks("domain_backend_checks.py", KERAS_BACKEND=backend)
@@ -24,6 +25,7 @@ def test_float64_under_jax(run_checks, lowering):
     run_checks("float64_checks.py", **environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "jax"])
 def test_float64(run_checks, backend):
     run_checks("float64_checks.py", KERAS_BACKEND=backend)

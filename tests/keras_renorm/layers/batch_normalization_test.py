@@ -295,6 +295,7 @@ numpy.save(folder + "/loaded.npy", model.predict(numpy.load(folder + "/x.npy"), 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer_class", BOTH)
 def test_a_model_loads_in_a_fresh_process(rng, layer_class, tmp_path):
     x = rng.normal(size=(32, 6, 4)).astype("float32")

@@ -5,6 +5,7 @@ import pytest
 from keras_renorm import layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_replicas(run_checks, replicas):
     # What the number of replicas, and an empty one in the middle, can make a difference to.

@@ -140,6 +140,7 @@ def data(rng, ids, shape=(5, 4)):
     return x.astype("f4"), ids, rng.normal(size=x.shape).astype("f4")
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize(
     ("kinds", "jit"), [(kinds, False) for kinds in KINDS] + [(kinds, True) for kinds in COMPILED]
@@ -495,6 +496,7 @@ def test_ids_of_any_integer_type(rng, dtype):
     assert_close(infer(x, one), layer(x, domain=2))
 
 
+@pytest.mark.slow
 def test_on_replicas(run_checks):
     run_checks("domain_replica_checks.py", LOGICAL_CPUS="2")
 

@@ -54,6 +54,7 @@ def single(tmp_path_factory):
     return train(tmp_path_factory.mktemp("single"), [8])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[5, 3], [7, 0, 1]], ids=str)
 def test_workers_end_with_the_weights_of_a_single_process(tmp_path, single, sizes):
     workers = train(tmp_path, sizes)

@@ -3,6 +3,7 @@
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 def test_replicas(run_checks, replicas):
     # What the number of replicas, and an empty one in the middle, can make a difference to.

@@ -131,6 +131,7 @@ def test_any_axis(rng, axis):
     assert_close(dbeta, desired.dbeta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("mask_shape", [(6, 7, 1), (6, 1, 1), (6, 7, 5), (1, 7, 5)])
 def test_masked_positions_contribute_nothing_even_if_nan(rng, mask_shape, mode):
@@ -204,6 +205,7 @@ def test_the_gradients_of_x_sum_to_zero_and_are_orthogonal_to_x(rng):
     np.testing.assert_allclose(tf.reduce_sum(x * dx, 0), 0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("masked", [False, True])
 def test_second_derivatives_equal_central_differences(rng, masked, mode):
@@ -272,6 +274,7 @@ def test_a_branch_normalizes_what_lies_outside(rng, mode):
 
 
 # Not ghosts under XLA: TensorFlow has no second gradient of a slice there.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("masked", "size", "mode"),
     [*itertools.product([False, True], [None], MODES), (False, 4, "eager"), (False, 4, "graph")],
@@ -300,6 +303,7 @@ def test_forward_derivatives_are_the_transpose_of_the_gradient(rng, masked, size
     np.testing.assert_allclose(np.sum(forwards), transposed, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_forwards_over_backwards_is_the_symmetric_hessian(rng, mode):
     """u . H v = v . H u for the Hessian H of a loss, and both are those of tapes alone."""
@@ -329,6 +333,7 @@ def test_forwards_over_backwards_is_the_symmetric_hessian(rng, mode):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "known"), [("eager", True), ("jit", True), ("graph", False), ("jit", False)]
 )
@@ -368,6 +373,7 @@ def test_ghost_batches_equal_the_reference_one_by_one(rng, axis, size, mask_shap
     assert_close(dbeta, sums[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "known"), [("eager", True), ("graph", False), ("jit", True), ("jit", False)]
 )
@@ -418,6 +424,7 @@ def test_gradients_of_ghosts_in_float64_equal_central_differences(rng):
         assert_close(gradient, numeric, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_second_derivatives_of_ghosts_are_those_of_their_sum(rng, known):
     case = make_case(rng, (5, 3), "float64")
@@ -586,6 +593,7 @@ def test_the_moments_that_come_back_have_no_gradient(rng):
     assert tape.gradient(batch.mean, x) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("by_stddev", [False, True])
 @pytest.mark.parametrize("size", [None, 4])

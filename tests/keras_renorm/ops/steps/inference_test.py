@@ -128,6 +128,7 @@ def test_no_rows(shape, portable, mode):
     np.testing.assert_array_equal([dgamma, dbeta], np.zeros((2, 5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("portable", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

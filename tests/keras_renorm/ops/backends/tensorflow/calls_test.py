@@ -183,6 +183,7 @@ def test_agrees_with_float64(float64, case):
     assert_agrees(case, case(), case.expected(float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", sorted(UNIT))
 @pytest.mark.parametrize(("shape", "axis"), [((90, 33, 34, 48), 3), ((3000, 1500), 1)])
 def test_agrees_with_float64_where_the_output_is_written_past_the_cache(
@@ -486,6 +487,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
     assert one == many
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 def test_every_instruction_set_agrees_with_float64(instruction_set):
     """The whole of this file's main test, in a process of its own."""

@@ -259,6 +259,7 @@ threads = [threading.Thread(target=tensorflow_runtime.register) for _ in range(8
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", ["environment", "no number", "config"])
 def test_threads_are_as_many_as_tensorflow_may_use(said):
     call = """
