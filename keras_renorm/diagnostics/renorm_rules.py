@@ -99,7 +99,7 @@ def _frozen(
             return None
         return (
             f"{name} has the fixed limits r_max=1 and d_max=0, at which it is Batch "
-            "Normalization. Give it the limits' schedules, by default the paper's."
+            "Normalization. Leave them out: by default the limits follow from what the layer sees."
         )
     # Domains that come in turn share the steps among them.
     counted = int(np.sum(keras.ops.convert_to_numpy(layer.update_count)))

@@ -15,6 +15,9 @@ from keras_renorm.ops import arguments
 from keras_renorm.ops.maths.adaptive import State
 from keras_renorm.schedules import Limit
 
+# Their greatest values are the paper's.
+_R_MAX, _D_MAX = schedules.Adaptive(3.0), schedules.Adaptive(5.0)
+
 
 @keras.saving.register_keras_serializable("keras_renorm")
 class BatchRenormalization(BatchNormalization):
@@ -37,8 +40,8 @@ class BatchRenormalization(BatchNormalization):
     With `r_max=1` and `d_max=0` the output and its gradients are those of `BatchNormalization`,
     bit for bit. Weights: gamma, beta, moving_mean and moving_variance, in that order, so that
     those of a Keras batch norm load as they are; then `update_count`, an integer, if a limit is a
-    schedule, or `deviations` and `seen` if one is `schedules.Adaptive`. A layer with fixed limits
-    has the four only.
+    schedule, and `deviations` and `seen` if one is adaptive, as by default. A layer with fixed
+    limits has the four only.
 
     With `virtual_batch_size` each ghost batch has r and d of its own, against the moving statistics
     that all share. So where nothing clips, y = gamma * (x - mu) / sigma + beta in each of them,
@@ -51,9 +54,10 @@ class BatchRenormalization(BatchNormalization):
     and statistics and schedules move twice. Leave the layer out of what is checkpointed.
     `jax.checkpoint` around `stateless_call`, where nothing is updated in place, is right.
 
-    Differs from `keras.layers.BatchNormalization(renorm=True)`: clipped by default, with the
-    paper's schedule; the lower clip of r is always 1 / r_max; a loaded `moving_variance` is used;
-    four weights instead of seven. And see `BatchNormalization` for what holds for both layers.
+    Differs from `keras.layers.BatchNormalization(renorm=True)`: clipped by default, by limits that
+    adapt; the lower clip of r is always 1 / r_max; a loaded `moving_variance` is used; four weights
+    instead of seven, and those of the limits. And see `BatchNormalization` for what holds for both
+    layers. With adaptive limits the initial statistics weigh nothing after the first minibatch.
 
     Args:
         axis: The axis of the channels.
@@ -63,11 +67,11 @@ class BatchRenormalization(BatchNormalization):
         center: Whether there is an offset beta.
         scale: Whether there is a scale gamma. The paper fixes gamma to 1: `scale=False`.
         r_max: Limit of r, at least 1: a number or a schedule from `keras_renorm.schedules`. By
-            default the paper's: 1 for 5,000 updates, then in a straight line to 3 at 40,000.
-            `float("inf")` is no limit. `schedules.Adaptive(3.0)` follows from what the layer sees,
-            without a number of steps.
-        d_max: Limit of d, at least 0, likewise. By default the paper's: 0 for 5,000 updates,
-            then in a straight line to 5 at 25,000.
+            default `schedules.Adaptive(3.0)`, which follows from what the layer sees, without a
+            number of steps. `float("inf")` is no limit. The paper's is `schedules.PAPER_R_MAX`: 1
+            for 5,000 updates, then in a straight line to 3 at 40,000.
+        d_max: Limit of d, at least 0, likewise; by default `schedules.Adaptive(5.0)`. The paper's
+            is `schedules.PAPER_D_MAX`: 0 for 5,000 updates, then in a straight line to 5 at 25,000.
         renorm_clipping: The limits as `keras.layers.BatchNormalization` writes them, in place of
             `r_max` and `d_max`: a dictionary with keys `"rmax"` and `"dmax"`, and no limit where
             one is missing, as there. `"rmin"` may be given if it is 1 / rmax.
@@ -107,8 +111,8 @@ class BatchRenormalization(BatchNormalization):
         center: bool = True,
         scale: bool = True,
         *,
-        r_max: float | Limit = schedules.PAPER_R_MAX,
-        d_max: float | Limit = schedules.PAPER_D_MAX,
+        r_max: float | Limit = _R_MAX,
+        d_max: float | Limit = _D_MAX,
         renorm: bool = True,
         renorm_clipping: Mapping[str, float] | None = None,
         renorm_momentum: float | None = None,
@@ -123,7 +127,7 @@ class BatchRenormalization(BatchNormalization):
                 "statistics, for training and inference: write momentum alone."
             )
         if renorm_clipping is not None:
-            if (r_max, d_max) != (schedules.PAPER_R_MAX, schedules.PAPER_D_MAX):
+            if (r_max, d_max) != (_R_MAX, _D_MAX):
                 raise ValueError(
                     "Give either `renorm_clipping` or `r_max` and `d_max`, received "
                     f"renorm_clipping={renorm_clipping!r}, r_max={r_max!r}, d_max={d_max!r}."
@@ -159,7 +163,7 @@ class BatchRenormalization(BatchNormalization):
         if lacks:
             raise ValueError(
                 f"`{name}` of the layer {self.name!r} must be a number, received {value!r}. The "
-                f"layer was built with numbers, so it {lacks}. Make a layer with it, "
+                f"layer was built with other limits, so it {lacks}. Make a layer with it, "
                 f"{type(self).__name__}({name}=...), build it, and "
                 "hand the weights over: `new.set_weights(old.get_weights())`."
             )

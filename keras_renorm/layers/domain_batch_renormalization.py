@@ -28,7 +28,7 @@ class DomainBatchRenormalization(DomainLayer, BatchRenormalization):
 
     A minibatch of several domains holds fewer examples of each, so that its moments are noisier
     than their number tells; r and d are for that. Where population statistics are kept by domain
-    the schedules of r_max and d_max count by domain, too, each the updates of its own statistics:
+    r_max and d_max go by domain, too, each by the updates of its own statistics:
     a domain that is rare, or is new, would otherwise be corrected towards statistics that are
     still those of the initializers.
 

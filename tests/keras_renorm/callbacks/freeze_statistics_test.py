@@ -2,12 +2,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm import layers
+from keras_renorm import layers, schedules
 from keras_renorm.callbacks import FreezeStatistics
 from keras_renorm.statistics import unfreeze
 
 NORMS = {
-    "ours": lambda: layers.BatchRenormalization(momentum=0.5),
+    "ours": lambda: layers.BatchRenormalization(momentum=0.5, r_max=schedules.PAPER_R_MAX),
     "keras": lambda: keras.layers.BatchNormalization(momentum=0.5),
 }
 

@@ -67,14 +67,15 @@ def test_one_example_has_deviation_0_and_the_least_r(rng):
 @pytest.mark.parametrize(
     ("layer", "r_max", "d_max", "updates"),
     [
-        (BatchRenormalization(), 1.0, 0.0, 0),
+        (BatchRenormalization(), 1.0, 0.0, None),
+        (BatchRenormalization(r_max=PAPER_R_MAX, d_max=PAPER_D_MAX), 1.0, 0.0, 0),
         (BatchRenormalization(r_max=1.5, d_max=np.inf), 1.5, np.inf, None),
         (BatchRenormalization(r_max=LinearRamp(1, 2, 0, 8), d_max=3.0), 1.25, 3.0, 2),
         (DomainBatchNormalization(2), PAPER_R_MAX.end_value, PAPER_D_MAX.end_value, None),
         (BatchNormalization(), 3.0, 5.0, None),
         (L.BatchNormalization(), None, None, None),
     ],
-    ids=["paper", "unlimited", "rising", "domains", "bn", "keras"],
+    ids=["default", "paper", "unlimited", "rising", "domains", "bn", "keras"],
 )
 def test_limits_are_those_of_the_next_step(layer, r_max, d_max, updates, rng):
     layer = type(layer).from_config(layer.get_config())

@@ -14,7 +14,7 @@ from keras_renorm.layers import (
     SkipInit,
 )
 from keras_renorm.models import is_batch_norm
-from keras_renorm.schedules import Adaptive
+from keras_renorm.schedules import PAPER_R_MAX, Adaptive
 
 L = keras.layers
 
@@ -83,8 +83,8 @@ def test_positions_of_a_size_that_is_not_known():
 
 
 def test_counters(rng):
-    fixed, counting = BatchRenormalization(r_max=3.0, d_max=5.0), BatchRenormalization()
-    domains = DomainBatchRenormalization(3)
+    fixed, counting = BatchRenormalization(r_max=3.0), BatchRenormalization(r_max=PAPER_R_MAX)
+    domains = DomainBatchRenormalization(3, r_max=PAPER_R_MAX)
     x = rng.normal(size=(8, 4)).astype("float32")
     for layer in (fixed, counting):
         layer(x, training=True)
@@ -98,7 +98,7 @@ def test_counters(rng):
     assert layer_traits.update_count(domains) == 2  # the greatest of 0, 2 and 1
     assert [layer_traits.update_count(domains, one) for one in range(3)] == [0, 2, 1]
     shared = DomainBatchRenormalization(
-        3, batch_statistics="shared", population_statistics="shared"
+        3, batch_statistics="shared", population_statistics="shared", r_max=PAPER_R_MAX
     )
     shared(x, training=True, domain=1)
     assert layer_traits.update_count(shared, 2) == 1

@@ -19,6 +19,10 @@ BATCH_NORMS = [BatchNormalization, L.BatchNormalization]
 RENORMS = [BatchRenormalization, lambda **options: L.BatchNormalization(renorm=True, **options)]
 
 
+def fixed_renorm(**options):
+    return BatchRenormalization(r_max=3.0, d_max=5.0, **options)
+
+
 def norm_calls(model):
     return [call for call in calls(model).calls if is_batch_norm(call.operation)]
 
@@ -228,7 +232,7 @@ def test_norms_that_are_not_shared():
     assert list(lint_rules.shared([])) == []
 
 
-@pytest.mark.parametrize("norm", BATCH_NORMS + RENORMS)
+@pytest.mark.parametrize("norm", [*BATCH_NORMS, RENORMS[1], fixed_renorm])
 @pytest.mark.parametrize(
     ("momentum", "num_steps", "rest"),
     [
@@ -253,8 +257,8 @@ def test_the_momentum_leaves_at_most_a_twentieth_of_the_initial_values(
 
 
 def test_adaptive_limits_forget_the_initial_values_at_once():
-    limits = {"r_max": Adaptive(3.0), "d_max": Adaptive(5.0)}
-    layer = BatchRenormalization(momentum=0.99, **limits)
+    layer = BatchRenormalization(momentum=0.99)
+    assert isinstance(layer.r_max, Adaptive)
     assert list(lint_rules.settings("norm", layer, 100)) == []
 
 
@@ -266,7 +270,7 @@ def test_the_momentum_of_the_advice_forgets_in_300_steps():
 
 def test_settings_of_a_frozen_layer_do_not_matter():
     ramp = LinearRamp(1, 3, 0, 10)
-    layer = BatchRenormalization(momentum=1.0, r_max=ramp)
+    layer = BatchRenormalization(momentum=1.0, r_max=ramp, d_max=LinearRamp(0, 5, 0, 10))
     assert kinds(lint_rules.settings("norm", layer, 5)) == [
         ("norm", "momentum"),
         ("norm", "unfinished schedule"),

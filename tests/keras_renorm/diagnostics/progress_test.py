@@ -7,7 +7,14 @@ import pytest
 
 from keras_renorm.diagnostics import progress
 from keras_renorm.layers import BatchRenormalization
-from keras_renorm.schedules import Adaptive, ExponentialApproach, LinearRamp, Schedule
+from keras_renorm.schedules import (
+    PAPER_D_MAX,
+    PAPER_R_MAX,
+    Adaptive,
+    ExponentialApproach,
+    LinearRamp,
+    Schedule,
+)
 
 RAMP = LinearRamp(1, 3, 1000, 5000)
 FALLING = LinearRamp(5, 1, 0, 1000)
@@ -82,7 +89,8 @@ def test_nine_tenths_of_the_way_are_the_end(limit, last):
 
 
 def test_each_limit_has_a_phrase_of_its_own():
-    layer = BatchRenormalization()  # the paper's: r_max ends at 40,000, d_max at 25,000
+    paper = {"r_max": PAPER_R_MAX, "d_max": PAPER_D_MAX}  # to 40,000 and to 25,000
+    layer = BatchRenormalization(**paper)
     assert progress.unfinished(layer, 20_000) == [
         "r_max is 1.86 after 20000 steps, and would become 3",
         "d_max is 3.75 after 20000 steps, and would become 5",

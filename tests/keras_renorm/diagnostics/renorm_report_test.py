@@ -14,13 +14,16 @@ from keras_renorm.layers import (
     DomainBatchNormalization,
     DomainBatchRenormalization,
 )
-from keras_renorm.schedules import LinearRamp, Schedule
+from keras_renorm.schedules import PAPER_D_MAX, PAPER_R_MAX, LinearRamp, Schedule
 
 L = keras.layers
 
 
 def data(rng, rows=64, scale=3.0, shift=2.0):
     return rng.normal(shift, scale, size=(rows, 8)).astype("float32")
+
+
+PAPER = {"r_max": PAPER_R_MAX, "d_max": PAPER_D_MAX}
 
 
 def network(norm):
@@ -150,7 +153,7 @@ def test_a_schedule_that_never_left_batch_norm_is_named(rng):
 
 
 def test_a_counter_that_does_not_advance_is_named(rng):
-    layer = BatchRenormalization(momentum=0.9, name="norm")
+    layer = BatchRenormalization(momentum=0.9, name="norm", **PAPER)
     model = trained(layer, rng)
     assert kinds(renorm_report(model, data(rng), steps=100)) == []
     layer.update_count.assign(0)
@@ -162,7 +165,7 @@ def test_a_counter_that_does_not_advance_is_named(rng):
 
 
 def test_the_optimizers_steps_are_the_default(rng):
-    layer = BatchRenormalization(momentum=0.9)
+    layer = BatchRenormalization(momentum=0.9, **PAPER)
     model = trained(layer, rng)
     layer.update_count.assign(0)
     model.compile("sgd", "mse")
@@ -188,7 +191,7 @@ def test_fixed_limits_of_batch_norm_are_named(rng):
 
 
 def test_a_schedule_whose_end_is_not_reached_is_named(rng):
-    model = trained(BatchRenormalization(momentum=0.9, name="norm"), rng)
+    model = trained(BatchRenormalization(momentum=0.9, name="norm", **PAPER), rng)
     report = renorm_report(model, data(rng), num_steps=10_000)
     assert kinds(report) == ["unfinished schedule"] * 2
     assert "d_max is 1.25 after 10000 steps, and would become 5" in str(report.findings[1])

@@ -13,7 +13,13 @@ from keras_renorm.layers import (
     BatchRenormalization,
     DomainBatchRenormalization,
 )
-from keras_renorm.schedules import ExponentialApproach, LinearRamp, Schedule
+from keras_renorm.schedules import (
+    PAPER_D_MAX,
+    PAPER_R_MAX,
+    ExponentialApproach,
+    LinearRamp,
+    Schedule,
+)
 
 L = keras.layers
 
@@ -174,19 +180,19 @@ def test_limits_that_are_still_those_of_batch_norm(updates, named):
     stays = {"r_max": Constant(1.0), "d_max": Constant(0.0)}
     expected = ["frozen schedule"] if named else []
     assert kinds(scheduled(updates, **stays)) == expected
-    assert scheduled(updates) == []
+    assert scheduled(updates, r_max=PAPER_R_MAX, d_max=PAPER_D_MAX) == []
     assert scheduled(updates, r_max=Constant(1.0), d_max=Constant(0.1)) == []
 
 
 @pytest.mark.parametrize(("steps", "named"), [(None, False), (0, False), (20, False), (21, True)])
 def test_a_counter_may_be_behind_by_half(steps, named):
     expected = ["frozen schedule"] if named else []
-    assert kinds(scheduled(10, steps)) == expected
+    assert kinds(scheduled(10, steps, r_max=PAPER_R_MAX)) == expected
 
 
 def test_domains_that_come_in_turn_count_in_turn(rng):
     """Each of 8 counts an eighth of the steps, and all of them together every step."""
-    layer = DomainBatchRenormalization(8, name="norm")
+    layer = DomainBatchRenormalization(8, name="norm", r_max=PAPER_R_MAX)
     for step in range(24):
         x = rng.normal(size=(6, 4)).astype("float32")
         layer(x, training=True, domain=step % 8)

@@ -12,6 +12,7 @@ from keras_renorm.ops.maths import adaptive
 from zoo.data import datasets
 
 EPSILON = 1e-3
+PAPER = {"r_max": schedules.PAPER_R_MAX, "d_max": schedules.PAPER_D_MAX}
 
 
 def trained_step(layer, x, dy):
@@ -65,7 +66,7 @@ def test_200_steps_of_a_ramp_equal_the_reference(rng, mode):
 def test_limits_of_one_and_zero_are_batch_normalization_to_the_bit(rng, jit):
     plain = layers.BatchNormalization()
     renorm = layers.BatchRenormalization(r_max=1.0, d_max=0.0)
-    scheduled = layers.BatchRenormalization()  # the paper's: 1 and 0 for 5,000 steps
+    scheduled = layers.BatchRenormalization(**PAPER)  # 1 and 0 for 5,000 steps
     for layer in (plain, renorm, scheduled):
         layer.build((6, 5, 4))
     steps = {
@@ -135,7 +136,7 @@ def test_each_ghost_is_clipped_by_itself(rng):
 
 
 def test_a_schedule_counts_a_minibatch_of_ghosts_once(rng):
-    layer = layers.BatchRenormalization(virtual_batch_size=2)
+    layer = layers.BatchRenormalization(virtual_batch_size=2, **PAPER)
     layer(rng.normal(size=(7, 3)).astype("f4"), training=True)
     assert int(layer.update_count.numpy()) == 1
 
@@ -146,7 +147,7 @@ def test_weights_of_a_keras_layer_load_as_they_are(rng):
     weights = [rng.uniform(0.5, 2.0, 5).astype("f4") for _ in range(4)]
     theirs.set_weights(weights)
     x = rng.normal(size=(16, 5)).astype("f4")
-    for options in ({}, {"r_max": 3.0, "d_max": 5.0}):
+    for options in (PAPER, {"r_max": 3.0, "d_max": 5.0}):
         layer = layers.BatchRenormalization(**options)
         layer.build((None, 5))
         layer.set_weights(theirs.get_weights())
@@ -161,7 +162,7 @@ def test_weights_of_a_keras_layer_load_as_they_are(rng):
 def test_a_file_without_a_counter_loads(rng, tmp_path):
     fixed, scheduled = (
         keras.Sequential([keras.Input((5,)), layers.BatchRenormalization(**options)])
-        for options in ({"r_max": 3.0, "d_max": 5.0}, {})
+        for options in ({"r_max": 3.0, "d_max": 5.0}, PAPER)
     )
     fixed(rng.normal(size=(16, 5)), training=True)
     fixed.save_weights(tmp_path / "fixed.weights.h5")
@@ -174,7 +175,7 @@ def test_a_file_without_a_counter_loads(rng, tmp_path):
 def test_a_counter_is_left_out_where_the_limits_are_fixed(rng, tmp_path):
     scheduled, fixed = (
         keras.Sequential([keras.Input((5,)), layers.BatchRenormalization(**options)])
-        for options in ({}, {"r_max": 3.0, "d_max": 5.0})
+        for options in (PAPER, {"r_max": 3.0, "d_max": 5.0})
     )
     scheduled(rng.normal(size=(16, 5)), training=True)
     scheduled.save_weights(tmp_path / "scheduled.weights.h5")
@@ -203,7 +204,7 @@ def test_keras_arguments_with_renorm():
     ours = layers.BatchRenormalization.from_config(theirs.get_config())
     assert (ours.r_max, ours.d_max, ours.axis) == (3.0, 5.0, 1)
     plain = keras.layers.BatchNormalization().get_config()
-    assert layers.BatchRenormalization.from_config(plain).r_max == schedules.PAPER_R_MAX
+    assert layers.BatchRenormalization.from_config(plain).r_max == schedules.Adaptive(3.0)
 
 
 def test_weights_of_another_number_are_refused():
@@ -216,7 +217,7 @@ def test_weights_of_another_number_are_refused():
 @pytest.mark.parametrize("counts", [True, False])
 def test_an_activation_with_weights_is_saved_beside_the_counter(rng, tmp_path, counts):
     def model(counts):
-        limits = {} if counts else {"r_max": 2.0, "d_max": 1.0}
+        limits = PAPER if counts else {"r_max": 2.0, "d_max": 1.0}
         norm = layers.BatchRenormalization(activation=keras.layers.PReLU(), **limits)
         return keras.Sequential([keras.Input((3,)), norm])
 
@@ -245,7 +246,7 @@ def test_an_activation_with_weights_is_saved_beside_the_counter(rng, tmp_path, c
 def test_four_weights_with_fixed_limits_and_a_counter_with_a_schedule():
     fixed, scheduled = (
         layers.BatchRenormalization(r_max=2.0, d_max=1),
-        layers.BatchRenormalization(),
+        layers.BatchRenormalization(**PAPER),
     )
     names = ["gamma", "beta", "moving_mean", "moving_variance"]
     for layer, expected in ((fixed, names), (scheduled, [*names, "update_count"])):
@@ -301,7 +302,7 @@ def test_a_users_own_schedule(rng, tmp_path):
 
 
 def test_only_updates_advance_the_schedule(rng):
-    layer = layers.BatchRenormalization()
+    layer = layers.BatchRenormalization(**PAPER)
     x = rng.normal(size=(4, 3)).astype("f4")
     counts = []
     for batch, training in ((x, True), (x[:0], True), (x, False), (x, True)):
@@ -403,7 +404,9 @@ class WithUnusedNorm(keras.Model):
         return self.dense(x)
 
 
-@pytest.mark.parametrize("options", [{}, {"r_max": 3.0, "d_max": 5.0}], ids=["ramps", "fixed"])
+@pytest.mark.parametrize(
+    "options", [{}, PAPER, {"r_max": 3.0, "d_max": 5.0}], ids=["adaptive", "ramps", "fixed"]
+)
 @pytest.mark.parametrize(
     "make",
     [layers.BatchRenormalization, lambda **k: layers.DomainBatchRenormalization(2, **k)],
@@ -570,9 +573,7 @@ def test_adaptive_limits_go_on_after_saving(rng, tmp_path):
 OTHERS = {
     "batch norm": layers.BatchNormalization,
     "fixed": lambda: layers.BatchRenormalization(r_max=3.0, d_max=5.0),
-    "schedule": lambda: layers.BatchRenormalization(
-        r_max=schedules.PAPER_R_MAX, d_max=schedules.PAPER_D_MAX
-    ),
+    "schedule": lambda: layers.BatchRenormalization(**PAPER),
 }
 
 
@@ -693,7 +694,7 @@ def test_a_plain_swap_helps_where_minibatches_are_uneven():
         for part in (datasets.load("fashion_mnist_subset", split) for split in ("train", "test"))
     )
     chosen, accuracy = two_labels(y, steps=1000), []
-    for norm in (layers.BatchNormalization, lambda: layers.BatchRenormalization(**ADAPTIVE)):
+    for norm in (layers.BatchNormalization, layers.BatchRenormalization):
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.Input((x.shape[1],))])
         for _ in range(3):

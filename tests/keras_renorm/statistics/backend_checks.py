@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm import layers
+from keras_renorm import layers, schedules
 from keras_renorm.callbacks import FreezeStatistics, PreciseStatistics
 from keras_renorm.statistics import batch_statistics, freeze, precise, save_set, use_set
 
 NORMS = {
-    "ours": lambda: layers.BatchRenormalization(),
+    "ours": lambda: layers.BatchRenormalization(r_max=schedules.PAPER_R_MAX),
     "keras": lambda: keras.layers.BatchNormalization(),
 }
 every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)

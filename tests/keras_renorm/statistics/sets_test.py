@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm import layers
+from keras_renorm import layers, schedules
 from keras_renorm.statistics import precise, read_sets, save_set, sets, use_set, write_sets
 
 
@@ -17,7 +17,8 @@ def make_model(*norms, channels=4, name="model"):
 @pytest.fixture
 def model():
     keras_norm = keras.layers.BatchNormalization(renorm=True)
-    return make_model(layers.BatchRenormalization(), keras.layers.Dense(3), keras_norm)
+    renorm = layers.BatchRenormalization(r_max=schedules.PAPER_R_MAX)
+    return make_model(renorm, keras.layers.Dense(3), keras_norm)
 
 
 @pytest.fixture
