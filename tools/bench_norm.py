@@ -7,7 +7,8 @@
 The processes take turns of about 40 ms, the first half of which warms up, so that what else the
 machine does falls on all alike; a figure is the median of a contender's turns. `native`, `fused`
 and `composite` are our layer by its lowerings under TensorFlow, `jax` and `torch_layer` are the
-layer under JAX and PyTorch, whose own batch norm is `torch`. With `--layers`, as many of them
+layer under JAX and PyTorch, whose own batch norm is `torch`; all with the paper's limits, and
+`adaptive` and `jax_adaptive` with the layer's default ones. With `--layers`, as many of them
 follow each other in a call, and a figure is a layer's share: in a network the cost of the call
 itself (0.25 ms of a tf.function's) falls on many layers.
 Forward reads x twice and writes y, backward reads x and dy twice and writes dx. `floor` is as many
@@ -35,7 +36,8 @@ SHAPES = (
     "256x256,16x1024"
 )
 CONTENDERS = (
-    "native,fused,composite,keras,keras_renorm,tf_fused,torch,jax,jax_keras,jax_keras_renorm,"
+    "native,fused,composite,adaptive,keras,keras_renorm,tf_fused,torch,jax,jax_adaptive,jax_keras,"
+    "jax_keras_renorm,"
     "torch_layer,torch_keras,floor,traffic"
 )
 LARGE = 1_000_000  # bytes of float32 from which a shape counts in the geometric means

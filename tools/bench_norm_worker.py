@@ -127,12 +127,18 @@ def _keras_step(setting: Setting, layer: Callable[..., Any], relu: bool) -> Step
     return _tensorflow_step(setting, [functools.partial(function, one) for one in layers])
 
 
-def _layer(setting: Setting) -> Step:
-    """The layer of this package, by the lowering that it chooses."""
+def _layer(setting: Setting, adaptive: bool = False) -> Step:
+    """The layer of this package, by the lowering that it chooses.
+
+    With the paper's limits, which follow from a count alone, or with those that adapt.
+    """
+    from keras_renorm import schedules
     from keras_renorm.layers import BatchRenormalization
 
+    limits = {"r_max": schedules.PAPER_R_MAX, "d_max": schedules.PAPER_D_MAX}
+    options: dict[str, Any] = {} if adaptive else limits
     activation = "relu" if setting.relu else None
-    layer = functools.partial(BatchRenormalization, activation=activation)
+    layer = functools.partial(BatchRenormalization, activation=activation, **options)
     return _keras_step(setting, layer, relu=False)
 
 
@@ -252,11 +258,13 @@ CONTENDERS: dict[str, Callable[[Setting], Step]] = {
     "native": functools.partial(_under, "tensorflow", functools.partial(_lowered, "native")),
     "fused": functools.partial(_under, "tensorflow", functools.partial(_lowered, "fused")),
     "composite": functools.partial(_under, "tensorflow", functools.partial(_lowered, "composite")),
+    "adaptive": functools.partial(_under, "tensorflow", functools.partial(_layer, adaptive=True)),
     "keras": functools.partial(_under, "tensorflow", _keras),
     "keras_renorm": functools.partial(_under, "tensorflow", functools.partial(_keras, renorm=True)),
     "tf_fused": _tf_fused,
     "torch": _torch,
     "jax": functools.partial(_under, "jax", _layer),
+    "jax_adaptive": functools.partial(_under, "jax", functools.partial(_layer, adaptive=True)),
     "jax_keras": functools.partial(_under, "jax", _keras),
     "jax_keras_renorm": functools.partial(_under, "jax", functools.partial(_keras, renorm=True)),
     "torch_layer": functools.partial(_under, "torch", _layer),

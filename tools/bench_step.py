@@ -7,8 +7,9 @@
 A step of training; or of fine-tuning, in which the norms are frozen (`trainable=False`); or of
 inference, which is the output of a minibatch.
 
-The contenders are Keras's batch norm and its renorm, Batch Renorm and batch norm of this package,
-and no normalisation at all; they take turns in one process, and the medians are of their turns.
+The contenders are Keras's batch norm and its renorm, Batch Renorm of this package with the paper's
+limits and with those that adapt, its batch norm, and no normalisation at all. They take turns in
+one process, and the medians are of their turns.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from benchmarking import machine, print_table, write_json
 
 # Name: batch size and image size.
 NETWORKS = {"resnet20": (128, 32), "resnet50": (16, 112), "inception_v3": (16, 128)}
-CONTENDERS = ("none", "ours", "ours_batch_norm", "keras", "keras_renorm")
+CONTENDERS = ("none", "ours", "ours_adaptive", "ours_batch_norm", "keras", "keras_renorm")
 MODES = ("training", "fine_tuning", "inference")
 
 
@@ -40,6 +41,7 @@ def norm(contender: str) -> Any:
     return {
         "none": keras.layers.Identity,  # and not "none", with which the convolutions have biases
         "ours": "batch_renorm",
+        "ours_adaptive": "batch_renorm",
         "ours_batch_norm": "batch_norm",
         "keras": keras.layers.BatchNormalization,
         "keras_renorm": functools.partial(keras.layers.BatchNormalization, renorm=True),
@@ -49,12 +51,15 @@ def norm(contender: str) -> Any:
 def network(name: str, contender: str, size: int) -> Any:
     """Returns a network of the zoo with logits of ten classes."""
     import zoo
+    from keras_renorm import schedules
 
+    limits = {"r_max": schedules.PAPER_R_MAX, "d_max": schedules.PAPER_D_MAX}
     return zoo.create_model(
         name,
         num_classes=10,
         input_shape=(size, size, 3),
         norm=norm(contender),
+        norm_options=limits if contender == "ours" else None,
         classifier_activation=None,
     )
 
