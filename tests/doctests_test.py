@@ -138,7 +138,8 @@ def _modules():
     for package in (keras_renorm, zoo):
         yield package
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not found.name.endswith(".libkeras_renorm"):  # no module of Python's
+            # No module of Python's, and what needs PyTorch, which need not be there.
+            if not re.search(r"\.libkeras_renorm$|\.backends\.torch\.", found.name):
                 yield importlib.import_module(found.name)
 
 

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import zoo
+from keras_renorm import schedules
 from zoo.models.registry import MODELS
 
 EVERY_NORM = ["batch_norm", "batch_renorm", "none", "skip_init", keras.layers.BatchNormalization]
@@ -116,7 +117,10 @@ def test_channels_first_is_channels_last(name, rng):
     # TensorFlow convolves with the channels first on CPUs in float32 only (oneDNN), where rounding
     # grows to percents of the gradients through the statistics of few numbers. So the gradients
     # are those of inference.
+    # The limits that adapt are of small differences, and so of rounding, after a single step.
+    limits = {"r_max": schedules.PAPER_R_MAX, "d_max": schedules.PAPER_D_MAX}
     options = {"norm": "batch_renorm", "classifier_activation": None, "dropout_rate": 0.0}
+    options["norm_options"] = limits
     size = max(32, MODELS[name].min_size)
     last = create_tiny(name, size=size, **options)
     first = create_tiny(name, size=size, data_format="channels_first", **options)

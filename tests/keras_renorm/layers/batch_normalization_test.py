@@ -177,7 +177,8 @@ def test_only_training_takes_operations_of_the_native_library(options):
     "policy", ["mixed_float16", "mixed_bfloat16", "float64", "float16", "bfloat16"]
 )
 def test_dtype_policies(rng, layer_class, policy):
-    layer = layer_class(dtype=policy)
+    limits = {} if layer_class is layers.BatchNormalization else {"r_max": 1.0, "d_max": 0.0}
+    layer = layer_class(dtype=policy, **limits)
     x = rng.normal(1.0, 2.0, (64, 3))
     y = layer(x, training=True)
     assert y.dtype == layer.compute_dtype
@@ -332,7 +333,9 @@ def test_a_ghost_that_holds_the_minibatch_changes_no_bit(rng, layer_class, size,
 @pytest.mark.parametrize("layer_class", BOTH)
 def test_ghosts_of_a_batch_of_unknown_size(rng, layer_class):
     """As in `fit`, whose last minibatch is smaller: ghosts of 4, then of 4 and 2, of 1, of none."""
-    known, unknown = (layer_class(virtual_batch_size=4, momentum=0.5) for _ in range(2))
+    limits = {} if layer_class is layers.BatchNormalization else {"r_max": 1.5, "d_max": 0.5}
+    options = {"virtual_batch_size": 4, "momentum": 0.5, **limits}
+    known, unknown = (layer_class(**options) for _ in range(2))
     for layer in (known, unknown):
         layer.build((None, 3))
     signature = [tf.TensorSpec([None, 3])]

@@ -14,10 +14,10 @@ def domains():
     return Domains(3, "domain", "domain", "shared")
 
 
-def test_a_layer_has_the_arguments_and_its_rows(domains):
+def test_a_layer_has_the_rows_of_the_arguments(domains):
     layer = layers.BatchNormalization()
     domains.describe(layer)
-    assert {name: getattr(layer, name) for name in Domains.ARGUMENTS} == {
+    assert {name: getattr(domains, name) for name in Domains.ARGUMENTS} == {
         "num_domains": 3,
         "batch_statistics": "domain",
         "population_statistics": "domain",
