@@ -1,6 +1,7 @@
 """The rules of the house that ruff does not know: see CONTRIBUTING.md."""
 
 import ast
+import functools
 import pathlib
 import sys
 
@@ -101,6 +102,7 @@ def test_the_backend_is_asked_for_in_one_place(path):
     assert not named
 
 
+@functools.cache
 def own_private_names():
     """Names that start with an underscore and are defined, or assigned, in the package."""
     names = {"_asdict", "_fields", "_make", "_replace"}  # of named tuples

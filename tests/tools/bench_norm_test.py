@@ -12,6 +12,7 @@ CONTENDERS += ["floor"] * (shutil.which("cc") is not None)
 CONTENDERS += ["native"] * loader.library_path().is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_contenders_take_turns(run_tool, tmp_path, layers):
     path = tmp_path / "norm.json"

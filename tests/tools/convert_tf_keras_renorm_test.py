@@ -59,6 +59,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 @needs_tf_keras
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_a_model_of_tf_keras_is_converted(tmp_path, suffix):

@@ -87,6 +87,7 @@ def cases():
             yield pytest.param(name, norm, id=f"{name}-{getattr(norm, '__name__', norm)}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), list(cases()))
 def test_a_training_step_reaches_every_weight(name, norm, rng):
     model = create_tiny(name, norm, classifier_activation=None)
@@ -112,6 +113,7 @@ def inference_and_gradients(model, images, factors):
     return [y, *tape.gradient(total, [w.value for w in model.trainable_weights])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", one_of_each_family())
 def test_channels_first_is_channels_last(name, rng):
     # TensorFlow convolves with the channels first on CPUs in float32 only (oneDNN), where rounding
@@ -141,6 +143,7 @@ def test_channels_first_is_channels_last(name, rng):
 
 
 # Keras 3.15 saves its variables through the `__array__` of before NumPy 2.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_fresh_process_loads_models_without_zoo(tmp_path, rng):
     saved = [(name, "batch_renorm") for name in MODELS if name not in TOO_DEEP]

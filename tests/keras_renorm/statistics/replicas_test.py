@@ -3,6 +3,7 @@
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_replicas(run_checks, replicas):
     # What the number of replicas can make a difference to: parts without examples.

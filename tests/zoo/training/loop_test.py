@@ -46,6 +46,7 @@ def damage(workdir):
     return newest
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_damaged_and_stopped_ends_as_one_that_was_not(
     start_program, run_program, finished_run, tiny_arguments, tmp_path
 ):
@@ -96,6 +97,7 @@ def weights_by_layer(path):
     return {layer.name: [np.asarray(weight) for weight in layer.weights] for layer in layers}
 
 
+@pytest.mark.slow
 def test_statistics_stand_still_once_they_are_frozen_and_a_resumed_run_freezes_them_too(
     start_program, run_program, finished_run, tiny_arguments, tmp_path
 ):

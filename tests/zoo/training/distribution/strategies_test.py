@@ -79,6 +79,7 @@ def records(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_synchronized_replicas_do_what_one_does(runs, replicas):
     folder, _ = runs

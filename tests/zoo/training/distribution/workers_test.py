@@ -162,6 +162,7 @@ def process_of(launcher, index):
     raise AssertionError(f"no worker {index} among {children}")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_which_resumes_bit_for_bit(
     whole, start_cluster, arguments, tmp_path
 ):
