@@ -84,6 +84,7 @@ def resnet50(tmp_path_factory):
     return theirs, folder / "older.h5", folder / "todays.weights.h5"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layouts"),
     [
