@@ -489,27 +489,13 @@ def test_bits_do_not_depend_on_the_number_of_threads():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
-def test_every_instruction_set_agrees_with_float64(instruction_set):
+def test_every_instruction_set_agrees_with_float64(run_checks, instruction_set):
     """The whole of this file's main test, in a process of its own."""
     if _digest(1, instruction_set)[1] != instruction_set:
         pytest.skip(f"this machine has no {instruction_set} kernels")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n0",
-        "-m",
-        "",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-    ]
-    done = subprocess.run(
-        [*command, "-k", "test_agrees_with_float64 or variance or nan_shows or every_half"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"KERAS_RENORM_INSTRUCTION_SET": instruction_set},
-        check=False,
+    run_checks(
+        "calls_test.py",
+        "-k",
+        "test_agrees_with_float64 or variance or nan_shows or every_half",
+        KERAS_RENORM_INSTRUCTION_SET=instruction_set,
     )
-    assert done.returncode == 0, done.stdout[-2000:]
