@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from keras_renorm.layers import BatchRenormalization
 from keras_renorm.ops import arguments
 
 #: Mean and variance of each channel, float64 `[C]`; of a layer with domains `[D, C]`.
@@ -63,6 +64,12 @@ def values(layer: Any, statistics: MeanVariance) -> dict[str, np.ndarray]:
 
 
 def write(layer: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Assigns the weights of `variables`, by name; on every replica the same."""
+    """Assigns the weights of `variables`, by name; on every replica the same.
+
+    Adaptive limits begin again with them: what they saw was of others, and before much is seen
+    the next minibatches would replace statistics that they do not trust.
+    """
     for name, variable in variables(layer).items():
         variable.assign(arrays[name])
+    if isinstance(layer, BatchRenormalization):
+        layer.trust_statistics()

@@ -79,9 +79,10 @@ def precise(
     Takes in layers called several times (all their calls count), models inside the model, masks,
     layers with domains (one without examples keeps its statistics), and Keras's batch norms with
     all their statistics. Frozen layers get new statistics too:
-    `trainable` is about training; name others in `layers` to leave them. Gamma, beta, counters
-    and everything else stay as they are, and if anything goes wrong the model stays bit for bit as
-    it was.
+    `trainable` is about training; name others in `layers` to leave them. Training goes on from the
+    new statistics, with which adaptive limits begin again (`trust_statistics`). Gamma, beta,
+    counters and everything else stay as they are, and if anything goes wrong the model stays bit
+    for bit as it was.
 
     Of a model made in the scope of a `tf.distribute` strategy the replicas share each batch, and
     all end with the same statistics; on several workers each must call this with the same data.

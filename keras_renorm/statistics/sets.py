@@ -25,8 +25,8 @@ def save_set(model: keras.layers.Layer, name: str) -> StatisticsSet:
     """Keeps the population statistics that `model` has now under `name`.
 
     A network on another domain often needs only the statistics of that domain: estimate them
-    there with `precise`, keep both sets, and switch. Gamma, beta and counters are not part of a
-    set.
+    there with `precise`, keep both sets, and switch. Gamma, beta, counters and what adaptive
+    limits have seen are not part of a set.
 
     Args:
         model: A model or layer that holds batch norms.
@@ -55,6 +55,9 @@ def save_set(model: keras.layers.Layer, name: str) -> StatisticsSet:
 
 def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.ndarray]) -> None:
     """Gives `model` the population statistics of a set.
+
+    Training goes on from them, with adaptive limits that begin again: see
+    `BatchRenormalization.trust_statistics`.
 
     Args:
         model: A model or layer that holds batch norms.

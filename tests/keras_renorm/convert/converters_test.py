@@ -588,3 +588,19 @@ def test_frozen_statistics_go_along_into_a_class(to, built, norms, holder):
     assert norm.frozen_statistics
     statistics.unfreeze(model)
     assert not statistics.is_frozen(norms(to(model))[0])
+
+
+@pytest.mark.parametrize("renorm", [False, True])
+def test_training_goes_on_from_the_statistics_of_a_trained_net(rng, renorm):
+    """Those of Keras are no less worth to adaptive limits than those that they averaged."""
+    norm = keras.layers.BatchNormalization(momentum=0.9, renorm=renorm)
+    model = keras.Sequential([keras.Input((4,)), norm])
+    for _ in range(50):
+        model(rng.normal(5.0, 2.0, (32, 4)).astype("f4"), training=True)
+    before = np.float64(keras.ops.convert_to_numpy(norm.moving_mean))
+    new = convert.to_batch_renormalization(model)
+    x = rng.normal(9.0, 2.0, (32, 4)).astype("f4")
+    new(x, training=True)
+    mean = np.float64(x).mean(0)
+    after = keras.ops.convert_to_numpy(new.layers[-1].moving_mean)
+    np.testing.assert_allclose(after, before + 0.1 * (mean - before), rtol=1e-5)

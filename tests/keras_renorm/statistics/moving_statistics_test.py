@@ -95,3 +95,24 @@ def test_half_precision_is_read_as_float32(norm, dtype):
         np.testing.assert_array_equal(value, kept)
     if dtype == "float64":
         np.testing.assert_array_equal(kept, third)
+
+
+@pytest.mark.parametrize("number_of_steps", [0, 1, 30])
+@pytest.mark.parametrize("kind", [layers.BatchRenormalization, layers.DomainBatchRenormalization])
+def test_training_goes_on_from_what_is_written(rng, kind, number_of_steps):
+    """Averages in which the initial values weigh nothing give no way to the first minibatch."""
+    domains = {"num_domains": 2} if kind is layers.DomainBatchRenormalization else {}
+    layer = built(kind, momentum=0.99, **domains)
+    domain = {"domain": 1} if domains else {}
+    for _ in range(number_of_steps):
+        layer(rng.normal(size=(8, 3)).astype("f4"), training=True, **domain)
+    shape = tuple(layer.moving_mean.shape)
+    statistics = np.full(shape, 5.0), np.full(shape, 4.0)
+    moving_statistics.write(layer, moving_statistics.values(layer, statistics))
+    x = rng.normal(7.0, 1.0, (8, 3)).astype("f4")
+    layer(x, training=True, **domain)
+    mean, sigma = np.float64(x).mean(0), np.sqrt(np.float64(x).var(0) + 1e-3)
+    found = (value.reshape(-1, 3)[-1] for value in moving_statistics.read(layer))
+    np.testing.assert_allclose(next(found), 5.0 + 0.01 * (mean - 5.0), rtol=1e-6)
+    sigma = 0.99 * np.sqrt(4.001) + 0.01 * sigma
+    np.testing.assert_allclose(next(found), sigma**2 - 1e-3, rtol=1e-5)

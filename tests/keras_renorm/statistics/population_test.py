@@ -139,7 +139,8 @@ def test_only_the_statistics_change(rows):
     precise(model, rows, verbose=0)
     for weight in model.variables:
         changed = not np.array_equal(numpy(weight), before[weight.path])
-        assert changed == weight.path.endswith(("moving_mean", "moving_variance"))
+        statistics = "moving_mean", "moving_variance", "deviations", "seen"
+        assert changed == weight.path.endswith(statistics)
 
 
 def test_every_statistic_of_keras_renorm_is_set(rng):
