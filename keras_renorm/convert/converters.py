@@ -301,7 +301,7 @@ def _lost(old: Layer, new: Layer) -> str:
         notes.append("activation in a layer of its own")
     if type(new) is KerasBatchNormalization and new.variable_dtype in ("float16", "bfloat16"):
         notes.append(f"moving statistics rounded to {new.variable_dtype}")
-    if getattr(old, "renorm", False):
+    if type(old) is KerasBatchNormalization and old.renorm:
         notes.append("statistics of inference")
         if old.renorm_momentum != old.momentum and isinstance(new, BatchRenormalization):
             notes.append(f"momentum {old.momentum} instead of renorm_momentum")

@@ -15,7 +15,7 @@ from keras_renorm.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_renorm")
-class BatchNormalization(keras.layers.Layer):
+class BatchNormalization(keras.layers.BatchNormalization):
     """Normalises each channel with the moments of the minibatch.
 
     ```
@@ -25,8 +25,9 @@ class BatchNormalization(keras.layers.Layer):
     inference:  y = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta
     ```
 
-    A drop-in for `keras.layers.BatchNormalization`: the same arguments, defaults and weights. It
-    differs where Keras's goes wrong:
+    A drop-in for `keras.layers.BatchNormalization`: the same arguments, defaults and weights, and a
+    subclass of it, so that what asks `isinstance(layer, keras.layers.BatchNormalization)`, as loops
+    that freeze the norms do, finds it. It differs where Keras's goes wrong:
 
     - The variance is within 1e-5 of float64's also where the mean is large (1e6 at deviation 1).
     - A minibatch of no rows, or with every position masked, changes no statistic. A channel whose
@@ -145,29 +146,28 @@ class BatchNormalization(keras.layers.Layer):
                 "`synchronized=True` needs the TensorFlow or JAX backend, received it with "
                 f"{backend.name!r}."
             )
-        super().__init__(**kwargs)
-        self.axis = arguments.axis(axis)
-        self.momentum = arguments.real("momentum", momentum, low=0, high=1)
-        self.epsilon = arguments.epsilon(epsilon)
-        self.center = arguments.flag("center", center)
-        self.scale = arguments.flag("scale", scale)
-        self.beta_initializer = keras.initializers.get(beta_initializer)
-        self.gamma_initializer = keras.initializers.get(gamma_initializer)
-        self.moving_mean_initializer = keras.initializers.get(moving_mean_initializer)
-        self.moving_variance_initializer = keras.initializers.get(moving_variance_initializer)
-        self.beta_regularizer = keras.regularizers.get(beta_regularizer)
-        self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
-        self.beta_constraint = keras.constraints.get(beta_constraint)
-        self.gamma_constraint = keras.constraints.get(gamma_constraint)
+        super().__init__(
+            arguments.axis(axis),
+            arguments.real("momentum", momentum, low=0, high=1),
+            arguments.epsilon(epsilon),
+            arguments.flag("center", center),
+            arguments.flag("scale", scale),
+            beta_initializer,
+            gamma_initializer,
+            moving_mean_initializer,
+            moving_variance_initializer,
+            beta_regularizer,
+            gamma_regularizer,
+            beta_constraint,
+            gamma_constraint,
+            **kwargs,
+        )
         self.synchronized = arguments.flag("synchronized", synchronized)
         self.activation = keras.activations.get(activation)
         self.virtual_batch_size = arguments.virtual_batch_size(
             virtual_batch_size, axis=self.axis, synchronized=self.synchronized
         )
         self.frozen_statistics = arguments.flag("frozen_statistics", frozen_statistics)
-        self.supports_masking = True
-        self.gamma: Any = None
-        self.beta: Any = None
         self._limits = Limits()
 
     @property
@@ -266,7 +266,9 @@ class BatchNormalization(keras.layers.Layer):
 
         Of a subclass with a constructor of its own all of them: its defaults may be hidden in it.
         """
-        return super().get_config() | configuration.own_arguments(self, self._arguments)
+        # Keras's layer writes all its arguments.
+        plain = super(keras.layers.BatchNormalization, self).get_config()
+        return plain | configuration.own_arguments(self, self._arguments)
 
     def _normalized(
         self,

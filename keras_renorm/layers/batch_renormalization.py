@@ -133,6 +133,7 @@ class BatchRenormalization(BatchNormalization):
                     f"renorm_clipping={renorm_clipping!r}, r_max={r_max!r}, d_max={d_max!r}."
                 )
             r_max, d_max = limits.of_clipping(renorm_clipping)
+        self.renorm = True  # as whoever takes it for Keras's layer reads it
         self._limits = Limits(r_max, d_max)
         self.update_count: Any = None
         self.deviations: Any = None

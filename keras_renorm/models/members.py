@@ -7,12 +7,11 @@ from typing import Any
 import keras
 
 from keras_renorm import keras_internals
-from keras_renorm.layers import BatchNormalization
 
 
 def is_batch_norm(layer: Any) -> bool:
     """Whether a layer has population statistics: ours or Keras's batch norm, or a subclass."""
-    return isinstance(layer, BatchNormalization | keras.layers.BatchNormalization)
+    return isinstance(layer, keras.layers.BatchNormalization)
 
 
 def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:

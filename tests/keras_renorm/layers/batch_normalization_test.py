@@ -125,6 +125,25 @@ def test_one_nan_shows_and_spares_the_moving_statistics(rng, layer_class):
 
 
 @pytest.mark.parametrize("layer_class", BOTH)
+def test_loops_that_keep_keras_norms_frozen_keep_ours_frozen(rng, layer_class):
+    """The loop of Keras's guides: everything is trained but the norms."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), layer_class()])
+    for layer in model.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    before = [np.array(weight) for weight in model.layers[1].weights]
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(rng.normal(3.0, 2.0, (32, 4)), rng.normal(size=(32, 3)), verbose=0)
+    for weight, old in zip(model.layers[1].weights, before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    assert [weight.path for weight in model.trainable_weights] == ["dense/kernel", "dense/bias"]
+
+
+def test_what_reads_renorm_of_keras_layer_finds_it():
+    assert layers.BatchRenormalization().renorm is True
+    assert layers.BatchNormalization().renorm is False
+
+
+@pytest.mark.parametrize("layer_class", BOTH)
 def test_a_frozen_layer_runs_in_inference_mode(rng, layer_class):
     layer = layer_class(trainable=False)
     layer.build((4, 3))
