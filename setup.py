@@ -1,22 +1,17 @@
 """Builds keras_renorm/ops/native/libkeras_renorm.so where there is a C++ compiler.
 
-Everything else about the package is in setup.cfg. Without a compiler or headers, or where compiling
-fails, the package is installed without the library, as a wheel for any platform, and computes with
-the backends' own operations. One message says why.
+Everything else about the package is in setup.cfg. Without a compiler, or where compiling fails, the
+package is installed without the library, as a wheel for any platform, and computes with the
+backends' own operations. One message says why.
 """
 
 import concurrent.futures
-import importlib.util
 import os
 import pathlib
 import platform
-import re
 import shutil
-import subprocess
 import sys
 import sysconfig
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 from setuptools import Extension, setup
@@ -24,12 +19,6 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 SOURCES = pathlib.Path("keras_renorm", "ops", "native")
-
-# The headers of XLA's FFI, which have no package of their own. TensorFlow 2.21 takes libraries
-# compiled with headers up to version 0.2, and later XLA takes older ones; jaxlib has had 0.1 from
-# 0.5 to 0.8 and 0.3 from 0.10 on.
-HEADERS = "jaxlib>=0.5,<0.9"
-NEWEST_HEADERS = (0, 2)
 
 # No -ffast-math: NaN and infinity have to behave. What these two give up is errno and floating
 # point traps, which nothing here reads.
@@ -64,41 +53,6 @@ def compiler() -> str | None:
     return None
 
 
-def include_folders() -> Iterator[pathlib.Path]:
-    """Yields folders with XLA's FFI headers that fit, of packages that can be imported."""
-    for package in ("jaxlib", "tensorflow"):
-        spec = importlib.util.find_spec(package)
-        for location in (spec.submodule_search_locations or ()) if spec else ():
-            yield from fitting(pathlib.Path(location, "include"))
-
-
-def fitting(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folder if it holds headers of a version that fits."""
-    there = (folder / "xla/ffi/api/ffi.h").is_file()
-    return [folder] if there and version(folder) <= NEWEST_HEADERS else []
-
-
-def fetched_headers(folder: pathlib.Path) -> pathlib.Path:
-    """Installs the package that has the headers into a folder; returns where they are.
-
-    A build requirement would do the same, but where it cannot be had, pip would refuse to install
-    keras_renorm at all.
-    """
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"]
-    limits = ["--retries=1", "--timeout=20", "--disable-pip-version-check"]
-    subprocess.run([*command, *limits, "--target", str(folder), HEADERS], check=True, timeout=900)
-    return folder / "jaxlib/include"
-
-
-def version(folder: pathlib.Path) -> tuple[int, int]:
-    """Returns the FFI version of the headers in a folder."""
-    text = (folder / "xla/ffi/api/c_api.h").read_text(encoding="utf-8")
-    major, minor = (
-        int(re.findall(rf"define XLA_FFI_API_{part} (\d+)", text)[0]) for part in ("MAJOR", "MINOR")
-    )
-    return major, minor
-
-
 class BuildLibrary(build_ext):
     """Compiles a plain shared library, with the kernels once per instruction set."""
 
@@ -119,14 +73,14 @@ class BuildLibrary(build_ext):
         path = pathlib.Path(self.get_ext_fullpath(ext.name))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)  # of a build before: a failure leaves none
-        headers = min(include_folders(), key=version, default=None)
-        with tempfile.TemporaryDirectory() as folder:
-            objects = self._compile(headers or fetched_headers(pathlib.Path(folder)))
         self.compiler.link_shared_object(
-            objects, str(path), extra_postargs=["-Wl,-s", "-pthread", "-ldl"], target_lang="c++"
+            self._compile(),
+            str(path),
+            extra_postargs=["-Wl,-s", "-pthread", "-ldl"],
+            target_lang="c++",
         )
 
-    def _compile(self, headers: pathlib.Path) -> list[str]:
+    def _compile(self) -> list[str]:
         """Compiles all sources at once; returns the object files."""
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         kernels = X86_KERNELS if x86 else {"baseline": []}
@@ -136,18 +90,18 @@ class BuildLibrary(build_ext):
         ]
         jobs += [("kernels", isa, [("KR_ISA", isa)], flags) for isa, flags in kernels.items()]
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            results = [pool.submit(self._compile_one, headers, *job) for job in jobs]
+            results = [pool.submit(self._compile_one, *job) for job in jobs]
             return [path for result in results for path in result.result()]
 
     def _compile_one(
-        self, headers: pathlib.Path, source: str, folder: str, macros: list[Any], flags: list[str]
+        self, source: str, folder: str, macros: list[Any], flags: list[str]
     ) -> list[str]:
         """Compiles one source into a folder of its own."""
         objects: list[str] = self.compiler.compile(
             [str(SOURCES / f"{source}.cc")],
             output_dir=os.path.join(self.build_temp, folder),
             macros=macros,
-            extra_postargs=[*FLAGS, "-isystem", str(headers), *flags],
+            extra_postargs=[*FLAGS, *flags],
         )
         return objects
 

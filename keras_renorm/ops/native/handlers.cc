@@ -1,125 +1,167 @@
 // The calls as XLA makes them, through its foreign function interface, and what the library exports.
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "calls.h"
-#include "xla/ffi/api/ffi.h"
+#include "xla_ffi.h"
 
 namespace keras_renorm {
 namespace {
 
-namespace ffi = xla::ffi;
+namespace ffi = xla_ffi;
 
-Element ElementOf(ffi::DataType type) {
+Element ElementOf(int type) {
   switch (type) {
-    case ffi::F32: return Element::kFloat;
-    case ffi::F64: return Element::kDouble;
-    case ffi::F16: return Element::kHalf;
-    case ffi::BF16: return Element::kBFloat16;
-    case ffi::PRED: return Element::kBool;
+    case ffi::kF32: return Element::kFloat;
+    case ffi::kF64: return Element::kDouble;
+    case ffi::kF16: return Element::kHalf;
+    case ffi::kBF16: return Element::kBFloat16;
+    case ffi::kPred: return Element::kBool;
     default: return Element::kOther;
   }
 }
 
-Tensor TensorOf(ffi::AnyBuffer buffer) {
-  const auto sizes = buffer.dimensions();
-  return {{ElementOf(buffer.element_type()), {sizes.begin(), sizes.end()}}, buffer.untyped_data()};
+// Whether an error was none; XLA's own are given back.
+bool Succeeds(const ffi::Api* api, ffi::Error* error) {
+  if (error == nullptr) return true;
+  ffi::DestroyError destroy = {sizeof destroy, nullptr, error};
+  api->destroy_error(&destroy);
+  return false;
 }
 
 class XlaPool : public Pool {
  public:
-  explicit XlaPool(ffi::ThreadPool pool) : pool_(pool) {}
-  int64_t threads() const override { return pool_.num_threads(); }
-  void Schedule(std::function<void()> task) override { pool_.Schedule(std::move(task)); }
+  explicit XlaPool(const ffi::CallFrame& frame) : api_(frame.api), context_(frame.context) {}
+
+  int64_t threads() const override {
+    int64_t threads = 0;
+    ffi::CountThreads count = {sizeof count, nullptr, context_, &threads};
+    return Succeeds(api_, api_->count_threads(&count)) ? threads : 0;
+  }
+
+  void Schedule(std::function<void()> task) override {
+    auto* const data = new std::function<void()>(std::move(task));
+    ffi::Schedule schedule = {sizeof schedule, nullptr, context_, RunTask, data};
+    if (!Succeeds(api_, api_->schedule(&schedule))) RunTask(data);
+  }
 
  private:
-  ffi::ThreadPool pool_;
+  static void RunTask(void* data) {
+    auto* const task = static_cast<std::function<void()>*>(data);
+    (*task)();
+    delete task;
+  }
+
+  const ffi::Api* const api_;
+  ffi::Context* const context_;
 };
 
-ffi::Error ErrorOf(const Error& error) {
-  switch (error.kind) {
-    case Error::kNone: return ffi::Error::Success();
-    case Error::kInvalidArgument: return ffi::Error::InvalidArgument(error.message);
-    default: return ffi::Error(ffi::ErrorCode::kResourceExhausted, error.message);
+Error ReadBuffers(const ffi::Buffers& buffers, std::vector<Tensor>& tensors) {
+  for (int64_t i = 0; i < buffers.count; ++i) {
+    if (buffers.kinds[i] != ffi::kBufferArgument) return Error::Invalid("an operand is no buffer");
+    const auto& buffer = *static_cast<const ffi::Buffer*>(buffers.values[i]);
+    tensors.push_back(
+        {{ElementOf(buffer.type), {buffer.sizes, buffer.sizes + buffer.rank}}, buffer.data});
   }
+  return {};
 }
 
-Error Run(const CallKind& kind, ffi::ThreadPool threads, ffi::RemainingArgs in,
-          ffi::RemainingRets out, const Attributes& attributes) {
-  XlaPool pool(threads);
-  Call call = {{}, {}, attributes, &pool};
-  for (size_t i = 0; i < in.size(); ++i) {
-    const auto buffer = in.get<ffi::AnyBuffer>(i);
-    if (!buffer.has_value()) return Error::Invalid(buffer.error().message());
-    call.in.push_back(TensorOf(*buffer));
+// Finds an attribute of one of XLA's types, whose values T holds.
+template <typename T>
+Error ReadAttribute(const ffi::Attributes& attributes, const char* name, int type, T& value) {
+  for (int64_t i = 0; i < attributes.count; ++i) {
+    const ffi::Bytes& key = *attributes.names[i];
+    if (key.size != std::strlen(name) || std::memcmp(key.data, name, key.size) != 0) continue;
+    if (attributes.kinds[i] != ffi::kScalarAttribute) break;
+    const auto& scalar = *static_cast<const ffi::Scalar*>(attributes.values[i]);
+    if (scalar.type != type) break;
+    value = *static_cast<const T*>(scalar.value);
+    return {};
   }
-  for (size_t i = 0; i < out.size(); ++i) {
-    auto buffer = out.get<ffi::AnyBuffer>(i);
-    if (!buffer.has_value()) return Error::Invalid(buffer.error().message());
-    call.out.push_back(TensorOf(**buffer));
-  }
+  return Error::Invalid(std::string("the attribute ") + name + " is missing, or of another type");
+}
+
+Error ReadAttributes(const ffi::Attributes& from, Attributes& to) {
+  KR_RETURN_IF_ERROR(ReadAttribute(from, "axis", ffi::kS64, to.axis));
+  KR_RETURN_IF_ERROR(ReadAttribute(from, "ghost_size", ffi::kS64, to.ghost_size));
+  KR_RETURN_IF_ERROR(ReadAttribute(from, "relu", ffi::kPred, to.relu));
+  KR_RETURN_IF_ERROR(ReadAttribute(from, "epsilon", ffi::kF64, to.epsilon));
+  KR_RETURN_IF_ERROR(ReadAttribute(from, "momentum", ffi::kF64, to.momentum));
+  return ReadAttribute(from, "by_stddev", ffi::kPred, to.by_stddev);
+}
+
+Error Run(const CallKind& kind, const ffi::CallFrame& frame) {
+  XlaPool pool(frame);
+  Call call = {{}, {}, {}, &pool};
+  KR_RETURN_IF_ERROR(ReadAttributes(frame.attributes, call.attributes));
+  KR_RETURN_IF_ERROR(ReadBuffers(frame.arguments, call.in));
+  KR_RETURN_IF_ERROR(ReadBuffers(frame.results, call.out));
   return RunInto(kind, call);
 }
 
-template <CallNumber kNumber>
-ffi::Error Handle(ffi::ThreadPool threads, ffi::RemainingArgs in, ffi::RemainingRets out,
-                  int64_t axis, int64_t ghost_size, bool relu, double epsilon, double momentum,
-                  bool by_stddev) {
-  const Attributes attributes = {axis, ghost_size, relu, epsilon, momentum, by_stddev};
-  return ErrorOf(WithinMemory([&] {
-    return Run(kCallKinds[kNumber], threads, in, out, attributes);
-  }));
+ffi::Error* XlaError(const ffi::Api* api, const Error& error) {
+  if (!error.failure()) return nullptr;
+  const bool invalid = error.kind == Error::kInvalidArgument;
+  ffi::CreateError create = {sizeof create, nullptr, error.message.c_str(),
+                             invalid ? ffi::kInvalidArgument : ffi::kResourceExhausted};
+  return api->create_error(&create);
 }
 
-auto Binding() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .RemainingArgs()
-      .RemainingRets()
-      .Attr<int64_t>("axis")
-      .Attr<int64_t>("ghost_size")
-      .Attr<bool>("relu")
-      .Attr<double>("epsilon")
-      .Attr<double>("momentum")
-      .Attr<bool>("by_stddev");
+ffi::Error* Handle(CallNumber number, ffi::CallFrame* frame) {
+  const ffi::Extension* const extension = frame->extensions;
+  if (extension != nullptr && extension->type == ffi::kMetadataExtension) {
+    ffi::Metadata& metadata = *reinterpret_cast<const ffi::MetadataExtension*>(extension)->metadata;
+    metadata.version.major_version = ffi::kMajorVersion;
+    metadata.version.minor_version = ffi::kMinorVersion;
+    metadata.traits = 0;
+    return nullptr;
+  }
+  return XlaError(frame->api, WithinMemory([&] { return Run(kCallKinds[number], *frame); }));
 }
 
 }  // namespace
 }  // namespace keras_renorm
 
-#define KR_HANDLER(name, number)                                  \
-  KR_EXPORT XLA_FFI_Error* name(XLA_FFI_CallFrame* call_frame);   \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, keras_renorm::Handle<keras_renorm::number>, \
-                                keras_renorm::Binding())
+namespace ffi = keras_renorm::xla_ffi;
 
-KR_HANDLER(keras_renorm_forward, kForward);
-KR_HANDLER(keras_renorm_backward, kBackward);
-KR_HANDLER(keras_renorm_moments, kMoments);
-KR_HANDLER(keras_renorm_normalize, kNormalize);
-KR_HANDLER(keras_renorm_gradient_sums, kGradientSums);
-KR_HANDLER(keras_renorm_input_gradient, kInputGradient);
+#define KR_HANDLER(name, number)                         \
+  KR_EXPORT ffi::Error* name(ffi::CallFrame* frame) {    \
+    return keras_renorm::Handle(keras_renorm::number, frame); \
+  }
+
+KR_HANDLER(keras_renorm_forward, kForward)
+KR_HANDLER(keras_renorm_backward, kBackward)
+KR_HANDLER(keras_renorm_moments, kMoments)
+KR_HANDLER(keras_renorm_normalize, kNormalize)
+KR_HANDLER(keras_renorm_gradient_sums, kGradientSums)
+KR_HANDLER(keras_renorm_input_gradient, kInputGradient)
 
 // Changes whenever a call's operands, results or attributes do, or what is exported; loader.py holds
 // the same number.
-KR_EXPORT int keras_renorm_abi() { return 5; }
+KR_EXPORT int keras_renorm_abi() { return 6; }
 
-// Version of the XLA FFI headers that this library was compiled with, 1000 major + minor.
+// Versions of XLA's interface as 1000 major + minor: the library's own, and that of an XLA, or -1
+// where that is older than its own saying so.
 KR_EXPORT int keras_renorm_ffi_version() {
-  return 1000 * XLA_FFI_API_MAJOR + XLA_FFI_API_MINOR;
+  return 1000 * ffi::kMajorVersion + ffi::kMinorVersion;
+}
+
+KR_EXPORT int keras_renorm_ffi_version_of(const ffi::Api* api) {
+  const ffi::Version& version = api->version;
+  const bool says = api->struct_size >= sizeof *api && version.struct_size == sizeof version;
+  return says ? 1000 * version.major_version + version.minor_version : -1;
 }
 
 KR_EXPORT const char* keras_renorm_instruction_set() { return keras_renorm::InstructionSet(); }
 
 // Registers a handler with the XLA that `api` belongs to. Returns whether it took it.
-KR_EXPORT bool keras_renorm_register(const XLA_FFI_Api* api, const char* name,
-                                     XLA_FFI_Handler* handler) {
-  XLA_FFI_Error* error = xla::ffi::Ffi::RegisterStaticHandler(api, name, "Host", handler);
-  if (error == nullptr) return true;
-  XLA_FFI_Error_Destroy_Args args = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, nullptr, error};
-  api->XLA_FFI_Error_Destroy(&args);
-  return false;
+KR_EXPORT bool keras_renorm_register(const ffi::Api* api, const char* name, ffi::Handler* handler) {
+  ffi::RegisterHandler call = {sizeof call, nullptr, {name, std::strlen(name)}, {"Host", 4},
+                               nullptr, nullptr, nullptr, handler, 0};
+  return keras_renorm::Succeeds(api, api->register_handler(&call));
 }

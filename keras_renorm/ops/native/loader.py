@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-ABI = 5
+ABI = 6
 """The library's interface that this version of the package calls; handlers.cc holds the same."""
 
 HANDLERS = ("forward", "backward", "moments", "normalize", "gradient_sums", "input_gradient")
@@ -144,6 +144,27 @@ def load() -> NativeLibrary:
     handle.keras_renorm_instruction_set.restype = ctypes.c_char_p
     instruction_set = handle.keras_renorm_instruction_set().decode()
     return NativeLibrary(handle, path, instruction_set)
+
+
+def check_ffi(runtime: str, version: int) -> None:
+    """Raises unless the XLA of a runtime takes the library's handlers.
+
+    To be asked before the first is registered: JAX only queues it, and has no CPU any more once XLA
+    refuses it; TensorFlow 2.17 ends the process.
+
+    Args:
+        runtime: Its name and version.
+        version: That of its XLA's foreign function interface, as 1000 major + minor; -1 where it
+            does not say.
+    """
+    own = int(load().handle.keras_renorm_ffi_version())
+    if own // 1000 == version // 1000 and own <= version:
+        return
+    found = "an older version" if version < 0 else "version {}.{}".format(*divmod(version, 1000))
+    raise NativeLibraryError(
+        f"{runtime} has {found} of XLA's foreign function interface, and the native library needs "
+        f"{own // 1000}.{own % 1000} or a later one of {own // 1000}"
+    )
 
 
 def once(make: Callable[[], NativeLibrary]) -> Callable[[], NativeLibrary]:

@@ -4,6 +4,8 @@ Those of `keras_renorm.ops.backends.interface.StepCalls`. The passes return floa
 only when asked for.
 """
 
+import pathlib
+import re
 from typing import Any
 
 import jax
@@ -23,6 +25,7 @@ def register() -> loader.NativeLibrary:
         NativeLibraryError: The library does not load, or this JAX does not take it.
     """
     library = loader.load()
+    loader.check_ffi(f"JAX {jax.__version__}", _ffi_version())
     for name, handler in loader.handlers().items():
         try:
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
@@ -31,6 +34,15 @@ def register() -> loader.NativeLibrary:
                 f"JAX {jax.__version__} does not take the handler {name}: {error}"
             ) from error
     return library
+
+
+def _ffi_version() -> int:
+    """The version of the interface to XLA, see `loader.check_ffi`: JAX says it in a header only."""
+    if not hasattr(jax, "ffi"):  # before 0.5
+        return -1
+    header = pathlib.Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h").read_text(encoding="utf-8")
+    numbers = re.findall(r"define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header)
+    return 1000 * int(numbers[0]) + int(numbers[1])
 
 
 def forward(arguments: Arguments, constants: Constants, settings: Settings) -> Forward:

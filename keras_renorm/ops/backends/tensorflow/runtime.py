@@ -74,14 +74,16 @@ def register() -> loader.NativeLibrary:
 def _register_handlers(library: loader.NativeLibrary) -> None:
     """Makes the library's handlers known to the XLA inside TensorFlow."""
     api = _ffi_api()
+    version_of = library.handle.keras_renorm_ffi_version_of
+    version_of.argtypes = [ctypes.c_void_p]
+    loader.check_ffi(f"TensorFlow {tf.__version__}", version_of(api))
     take = library.handle.keras_renorm_register
     take.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
     take.restype = ctypes.c_bool
     for name, handler in loader.handlers().items():
         if not take(api, name.encode(), ctypes.cast(handler, ctypes.c_void_p)):
             raise loader.NativeLibraryError(
-                f"TensorFlow {tf.__version__} does not take the handler {name}: the library's "
-                "XLA FFI is of another version"
+                f"TensorFlow {tf.__version__} does not take the handler {name}"
             )
 
 

@@ -17,8 +17,9 @@ def test_the_statistics_are_those_of_the_kernels():
 
 def test_the_attributes_are_those_of_the_handlers_in_their_types():
     text = (SOURCES / "handlers.cc").read_text()
-    types = {"int64_t": int, "bool": bool, "double": float}
-    expected = {name: types[kind] for kind, name in re.findall(r'Attr<(\w+)>\("(\w+)"\)', text)}
+    types = {"kS64": int, "kPred": bool, "kF64": float}
+    read = re.findall(r'ReadAttribute\(from, "(\w+)", ffi::(\w+)', text)
+    expected = {name: types[kind] for name, kind in read}
     for settings in (Settings(axis=3, epsilon=1), Settings(0, 1e-3, True, 8, True, 0, True)):
         found = layout.attributes(settings)
         assert {name: type(value) for name, value in found.items()} == expected

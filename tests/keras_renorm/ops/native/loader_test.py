@@ -134,6 +134,22 @@ def test_another_interface(fresh, monkeypatch):
 
 
 @needs_library
+@pytest.mark.parametrize(
+    ("version", "found"), [(-1, "an older version"), (0, r"version 0\.0"), (1001, r"version 1\.1")]
+)
+def test_another_interface_to_xla(version, found):
+    expected = rf"^Xla 2 has {found} of .* needs 0\.1 or a later one of 0$"
+    with pytest.raises(loader.NativeLibraryError, match=expected):
+        loader.check_ffi("Xla 2", version)
+
+
+@needs_library
+@pytest.mark.parametrize("version", [1, 2, 3, 999])
+def test_a_later_interface_to_xla_takes_the_library(version):
+    loader.check_ffi("Xla 2", version)
+
+
+@needs_library
 def test_threads_at_once_register_once():
     calls, results = [], []
 

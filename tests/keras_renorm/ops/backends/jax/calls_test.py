@@ -71,6 +71,21 @@ def test_the_same_bits_as_from_tensorflow(rng):
         np.testing.assert_array_equal(one_of_ours, one_of_theirs)
 
 
+def test_the_interface_to_xla_is_looked_up_before_a_handler_is_queued(monkeypatch):
+    """JAX would have no CPU any more once XLA refuses it."""
+    register = jax_calls.register.__wrapped__
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *_, **__: pytest.fail("queued"))
+    monkeypatch.setattr(jax_calls, "_ffi_version", lambda: 0)
+    with pytest.raises(loader.NativeLibraryError, match=r"JAX \d.* has version 0\.0 of XLA's"):
+        register()
+
+
+def test_a_jax_without_the_interface_is_older(monkeypatch):
+    assert jax_calls._ffi_version() >= 1
+    monkeypatch.delattr(jax, "ffi")
+    assert jax_calls._ffi_version() == -1
+
+
 @pytest.mark.skipif(
     not pathlib.Path("/sys/kernel/mm/transparent_hugepage").is_dir(),
     reason="this system has no large pages to ask for",

@@ -1,3 +1,4 @@
+import ctypes
 import os
 import subprocess
 import sys
@@ -51,6 +52,14 @@ def test_xla_is_sought_in_all_of_tensorflows_libraries(monkeypatch):
     monkeypatch.setattr(tensorflow_runtime, "_FOR_XLA", (elsewhere,))
     with pytest.raises(loader.NativeLibraryError, match=rf"XLA FFI \(.*{elsewhere}"):
         tensorflow_runtime._ffi_api()
+
+
+def test_an_xla_that_does_not_say_its_version_is_asked_for_nothing_more(monkeypatch):
+    """TensorFlow 2.17 ends the process where it is given a handler."""
+    older = (ctypes.c_size_t * 64)(64 * 8)  # all else is 0: what it has in place of a version
+    monkeypatch.setattr(tensorflow_runtime, "_ffi_api", lambda: ctypes.addressof(older))
+    with pytest.raises(loader.NativeLibraryError, match=r"TensorFlow \d.* has an older version"):
+        tensorflow_runtime._register_handlers(loader.load())
 
 
 def test_graphs_hold_ops_and_what_xla_compiles_holds_modules():
