@@ -1,10 +1,12 @@
 """What the package uses of Keras beyond Keras's public names: one function for each such name.
 
-Each was looked up in Keras 3.6, 3.8, 3.10, 3.12, 3.14 and 3.15: "all" means all of these. Nothing
-else in the package touches a private name of Keras, nor asks for what Keras does on one backend
-only.
+Each was looked up in Keras 3.4, 3.6, 3.8, 3.10, 3.12, 3.14 and 3.15: "all" means all of these. The
+public names that older ones of them lack stand here, too. Nothing else in the package touches a
+private name of Keras, nor asks for what Keras does on one backend or in one version only.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import keras
@@ -119,6 +121,33 @@ def is_keras_method(kind: type, method: str) -> bool:
     """
     base = next(base for base in kind.__mro__ if method in vars(base))
     return base.__module__.partition(".")[0] == "keras"
+
+
+def renormalizes(layer: Layer) -> bool:
+    """Whether a batch norm of Keras's has `renorm=True`.
+
+    `BatchNormalization.renorm`, from 3.14 on.
+    """
+    return bool(getattr(layer, "renorm", False))
+
+
+def variable_of_each_replica(**options: Any) -> keras.Variable:
+    """A variable of which each replica of a `tf.distribute` strategy updates its own copy.
+
+    `keras.Variable(synchronization=)`, from 3.10 on. Before, TensorFlow is told when Keras asks it
+    for the variable. Without, replica 0's would be what one reads.
+    """
+    if "synchronization" in inspect.signature(keras.Variable.__init__).parameters:
+        return keras.Variable(**options, synchronization="on_read")
+    if keras.backend.backend() != "tensorflow":
+        return keras.Variable(**options)
+    import tensorflow as tf
+
+    def on_read(create: Callable[..., Any], **given: Any) -> Any:
+        return create(**given | {"synchronization": tf.VariableSynchronization.ON_READ})
+
+    with tf.variable_creator_scope(on_read):
+        return keras.Variable(**options)
 
 
 def synchronizes() -> bool:

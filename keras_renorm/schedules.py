@@ -6,7 +6,7 @@ survive saving.
 """
 
 import abc
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import keras
 
@@ -14,6 +14,7 @@ from keras_renorm.ops import arguments
 from keras_renorm.typing import Tensor
 
 _PACKAGE = "keras_renorm"
+_Own = TypeVar("_Own", bound="Limit")
 
 
 class Limit(abc.ABC):
@@ -24,7 +25,7 @@ class Limit(abc.ABC):
         """The constructor's arguments, from which `from_config` makes an equal limit."""
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
+    def from_config(cls: type[_Own], config: dict[str, Any]) -> _Own:
         """A limit from what `get_config` returned."""
         return cls(**config)
 

@@ -26,7 +26,7 @@ from keras_renorm.convert.counterparts import (
     without,
 )
 from keras_renorm.convert.rewrite import Rewrite
-from keras_renorm.keras_internals import flattened
+from keras_renorm.keras_internals import flattened, renormalizes
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from keras_renorm.models import is_batch_norm
 
@@ -301,7 +301,7 @@ def _lost(old: Layer, new: Layer) -> str:
         notes.append("activation in a layer of its own")
     if type(new) is KerasBatchNormalization and new.variable_dtype in ("float16", "bfloat16"):
         notes.append(f"moving statistics rounded to {new.variable_dtype}")
-    if type(old) is KerasBatchNormalization and old.renorm:
+    if type(old) is KerasBatchNormalization and renormalizes(old):
         notes.append("statistics of inference")
         if old.renorm_momentum != old.momentum and isinstance(new, BatchRenormalization):
             notes.append(f"momentum {old.momentum} instead of renorm_momentum")

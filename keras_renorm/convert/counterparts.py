@@ -127,7 +127,7 @@ def as_ours(layer: Layer) -> Layer | None:
     config = without(config_of(layer), "renorm", "renorm_clipping", "renorm_momentum")
     if is_frozen(layer):
         config["frozen_statistics"] = True
-    if not layer.renorm:
+    if not keras_internals.renormalizes(layer):
         return BatchNormalization.from_config(config)
     return BatchRenormalization.from_config(
         config | {"renorm_clipping": dict(layer.renorm_clipping or {})}

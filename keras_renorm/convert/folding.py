@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import keras
 
+from keras_renorm import keras_internals
 from keras_renorm.convert.affine import LARGE_MEAN, folded_weights, has_large_mean
 from keras_renorm.convert.changes import Change, Report, Reporter, check_reporter, deliver
 from keras_renorm.convert.cloning import rewritten
@@ -194,5 +195,7 @@ def _why_kept(layer: Layer) -> str:
 
 def _plain(norm: Layer) -> Layer:
     """A batch norm of Keras's without renorm, of which inference makes no use."""
-    config = config_of(norm) | {"renorm": False, "renorm_clipping": None}
+    config = config_of(norm)
+    if keras_internals.renormalizes(norm):
+        config |= {"renorm": False, "renorm_clipping": None}
     return type(norm).from_config(config)

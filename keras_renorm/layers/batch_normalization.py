@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_renorm import ops
+from keras_renorm import keras_internals, ops
 from keras_renorm.layers import configuration
 from keras_renorm.layers.limits import Limits
 from keras_renorm.layers.statistics_in_use import StatisticsInUse, uses_batch_at_inference
@@ -346,8 +346,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
         What one reads outside the replicas, and saves, is their mean; if synchronized they are
         equal, and replica 0's is read, which keeps the bits (the mean of 3 equal float32 numbers
-        need not) and needs no collective. `add_weight` has no `synchronization`; without it,
-        replica 0's would be read in any case.
+        need not) and needs no collective. `add_weight` knows no variables of each replica.
         """
         defaults = {
             "initializer": getattr(self, f"{name}_initializer", None),
@@ -355,11 +354,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
             "dtype": arguments.wide(self.variable_dtype),
             "aggregation": "only_first_replica" if self.synchronized else "mean",
         }
-        return keras.Variable(
+        return keras_internals.variable_of_each_replica(
             **(defaults | options),
             shape=(*self._statistic_rows, *shape),
             trainable=False,
             autocast=False,
-            synchronization="on_read",
             name=name,
         )

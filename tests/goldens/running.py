@@ -129,7 +129,11 @@ def _wide_types(dtype):
         return contextlib.nullcontext()
     import jax
 
-    return jax.enable_x64(True)
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # before 0.8
+
+    return enable_x64()
 
 
 def run(name, mode, dtype, **options):

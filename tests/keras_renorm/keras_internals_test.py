@@ -109,6 +109,40 @@ def test_methods_as_keras_wrote_them():
     assert not keras_internals.is_keras_method(Own, "call")
 
 
+def test_batch_norms_that_renormalize():
+    for layer in (L.BatchNormalization(), L.Dense(3)):
+        assert not keras_internals.renormalizes(layer)
+    if hasattr(L.BatchNormalization(), "renorm"):
+        assert keras_internals.renormalizes(L.BatchNormalization(renorm=True))
+
+
+class OlderVariable(keras.Variable):
+    """As before Keras 3.10."""
+
+    def __init__(self, initializer, shape=None, aggregation="none"):
+        super().__init__(initializer, shape=shape, aggregation=aggregation)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's strategies")
+@pytest.mark.parametrize("kind", [keras.Variable, OlderVariable])
+def test_replicas_update_a_copy_of_their_own(monkeypatch, kind):
+    import tensorflow as tf
+
+    monkeypatch.setattr(keras, "Variable", kind)
+    options = {"initializer": "zeros", "shape": (2,), "aggregation": "mean"}
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        variable = keras_internals.variable_of_each_replica(**options)
+
+    def update():
+        index = tf.distribute.get_replica_context().replica_id_in_sync_group
+        variable.value.assign(tf.fill([2], 2.0 * tf.cast(index, tf.float32)))
+
+    strategy.run(update)
+    assert variable.value.synchronization == tf.VariableSynchronization.ON_READ
+    np.testing.assert_array_equal(variable.value.read_value(), [1.0, 1.0])
+
+
 def test_keras_synchronizes_where_it_takes_the_argument():
     if keras_internals.synchronizes():
         assert L.BatchNormalization(synchronized=True).synchronized

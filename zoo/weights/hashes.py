@@ -28,10 +28,12 @@ def hash_of(file: io.BufferedReader, kind: HashKind) -> str:
         "sha256": hashlib.sha256,
         "md5": lambda: hashlib.md5(usedforsecurity=False),
     }
+    digest = digests[kind]()
     file.seek(0)
-    digest = hashlib.file_digest(file, digests[kind]).hexdigest()
+    while part := file.read(1 << 20):
+        digest.update(part)
     file.seek(0)
-    return digest
+    return str(digest.hexdigest())
 
 
 def matches(record: Record, file: io.BufferedReader) -> bool:

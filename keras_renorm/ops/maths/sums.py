@@ -67,8 +67,9 @@ def _sum(x: Tensor, axis: int, levels: int = 2) -> Tensor:
     rows = keras.ops.shape(x)[axis]
     cut = rows // _BLOCK * _BLOCK
     before = (slice(None),) * axis
-    blocks = _apart(keras.ops.sum(_split(x[(*before, slice(None, cut))], axis), axis=axis + 1))
-    rest = _apart(keras.ops.sum(x[(*before, slice(cut, None))], axis=axis, keepdims=True))
+    whole, others = (*before, slice(None, cut)), (*before, slice(cut, None))
+    blocks = _apart(keras.ops.sum(_split(x[whole], axis), axis=axis + 1))
+    rest = _apart(keras.ops.sum(x[others], axis=axis, keepdims=True))
     return _sum(blocks, axis, levels - 1) + rest
 
 

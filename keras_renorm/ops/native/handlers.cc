@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -40,6 +41,7 @@ class XlaPool : public Pool {
 
   int64_t threads() const override {
     int64_t threads = 0;
+    if (!ffi::CountsThreads(*api_)) return std::thread::hardware_concurrency();
     ffi::CountThreads count = {sizeof count, nullptr, context_, &threads};
     return Succeeds(api_, api_->count_threads(&count)) ? threads : 0;
   }
@@ -153,7 +155,7 @@ KR_EXPORT int keras_renorm_ffi_version() {
 
 KR_EXPORT int keras_renorm_ffi_version_of(const ffi::Api* api) {
   const ffi::Version& version = api->version;
-  const bool says = api->struct_size >= sizeof *api && version.struct_size == sizeof version;
+  const bool says = version.struct_size == sizeof version;  // else a pointer has that place
   return says ? 1000 * version.major_version + version.minor_version : -1;
 }
 

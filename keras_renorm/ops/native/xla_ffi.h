@@ -146,8 +146,14 @@ struct Api {
   Error* (*register_handler)(RegisterHandler*);
   void* others[7];
   Error* (*schedule)(Schedule*);
-  Error* (*count_threads)(CountThreads*);
+  Error* (*count_threads)(CountThreads*);  // see CountsThreads
 };
+
+// Not all of version 0.1: that of TensorFlow 2.18 has other functions in this place, and says the
+// same, too small, size as that of JAX 0.5.
+inline bool CountsThreads(const Api& api) {
+  return api.struct_size > sizeof(Api) + 2 * sizeof(void*);
+}
 
 }  // namespace xla_ffi
 }  // namespace keras_renorm

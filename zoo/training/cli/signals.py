@@ -2,7 +2,6 @@
 
 import signal
 from types import FrameType
-from typing import Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -29,7 +28,7 @@ class StopRequest:
         self.received: signal.Signals | None = None
         self.agreed = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopRequest":
         """Starts noting signals."""
         self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from zoo.errors import UserError
 from zoo.training.storage import files
@@ -109,7 +109,7 @@ class MetricsLog:
         files.write_text(path, "".join(_line(record) for record in kept))
         self._file = path.open("a", encoding="utf-8")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MetricsLog":
         """Returns the log."""
         return self
 
