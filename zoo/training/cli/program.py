@@ -11,13 +11,22 @@ from typing import Any, NoReturn
 
 from zoo.errors import UserError, WorkerLostError
 
+NEEDS = frozenset(
+    (
+        *("absl", "h5py", "importlib_resources", "keras", "matplotlib", "ml_collections", "numpy"),
+        *("requests", "rich", "tensorboard", "tensorflow", "tensorflow_datasets"),
+    )
+)
+"""What the programs import that the extra `zoo` installs."""
+
 INTERRUPTED = 130  # What shells report for a program that Ctrl-C ended: 128 + SIGINT.
 
 
 def _ended(action: Callable[[], Any]) -> Any:
     """Runs `action`; a user's mistake becomes one line on stderr and exit status 1.
 
-    So does what the operating system refuses, such as writing to a full disk.
+    So does what the operating system refuses, such as writing to a full disk, and a package of the
+    extra `zoo` that is missing.
     """
     try:
         return action()
@@ -25,6 +34,14 @@ def _ended(action: Callable[[], Any]) -> Any:
         end_at_once(str(error))
     except UserError as error:
         _complain(str(error))
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in NEEDS:
+            raise
+        _complain(
+            f"{error.name} is not installed, which the programs need. Install all of them by "
+            "pip install 'keras-renorm[zoo]', or '.[zoo]' in a clone."
+        )
         sys.exit(1)
     except OSError as error:
         where = "" if error.filename is None else f": {os.fsdecode(error.filename)}"

@@ -1,4 +1,10 @@
+import configparser
+import pathlib
+import re
+
 import pytest
+
+from zoo.training.cli import program as programs
 
 PROGRAM = """
 import sys
@@ -78,3 +84,38 @@ def test_a_worker_that_lost_another_ends_at_once(run_python):
     done = run_python(PROGRAM.format(body=body))
     assert (done.returncode, done.stdout) == (1, "said before\n")
     assert done.stderr == "error: lost worker 1\n"
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "plot", "list", "fetch"])
+def test_a_package_of_the_extra_that_is_missing(run_python, program):
+    done = run_python(
+        "import sys\n"
+        "from zoo.training.cli.program import NEEDS\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in NEEDS: raise ModuleNotFoundError(f'No module {name}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        f"from zoo.{program} import run\n"
+        "run()\n"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"error: \w+ is not installed, which the programs need\. Install all of them by "
+        r"pip install 'keras-renorm\[zoo\]', or '\.\[zoo\]' in a clone\.\n",
+        done.stderr,
+    )
+
+
+def test_another_package_that_is_missing_is_a_defect(run_python):
+    done = run_python(PROGRAM.format(body="import no_such_package"))
+    assert done.returncode == 1
+    assert "ModuleNotFoundError: No module named 'no_such_package'" in done.stderr
+
+
+def test_the_packages_are_those_of_the_extra():
+    config = configparser.ConfigParser()
+    config.read(pathlib.Path(programs.__file__).parents[3] / "setup.cfg")
+    lines = config["options.extras_require"]["zoo"].split("\n")
+    names = {re.match(r"[\w-]+", line)[0].removesuffix("-py") for line in lines if line}
+    installed = {name.replace("-", "_") for name in names} - {"keras_renorm"}
+    assert installed | {"keras", "tensorflow"} == programs.NEEDS
