@@ -109,9 +109,10 @@ def output_shape_of_lambda(layer: keras.layers.Lambda) -> Any:
 def batches_seen(optimizer: keras.optimizers.Optimizer) -> int:
     """The batches that an optimizer was given; `iterations` counts gathered ones as one step.
 
-    `Optimizer._iterations`, in all.
+    `Optimizer._iterations`, in all but 3.4, whose `iterations` counts batches.
     """
-    return int(keras.ops.convert_to_numpy(optimizer._iterations))
+    counted = getattr(optimizer, "_iterations", optimizer.iterations)
+    return int(keras.ops.convert_to_numpy(counted))
 
 
 def is_keras_method(kind: type, method: str) -> bool:
@@ -131,20 +132,27 @@ def renormalizes(layer: Layer) -> bool:
     return bool(getattr(layer, "renorm", False))
 
 
-def variable_of_each_replica(**options: Any) -> keras.Variable:
+def variable_of_each_replica(aggregation: str, **options: Any) -> keras.Variable:
     """A variable of which each replica of a `tf.distribute` strategy updates its own copy.
 
-    `keras.Variable(synchronization=)`, from 3.10 on. Before, TensorFlow is told when Keras asks it
-    for the variable. Without, replica 0's would be what one reads.
+    `keras.Variable(synchronization=)`, from 3.10 on, and its `aggregation`, from 3.7 on heeded.
+    Before, TensorFlow is told when Keras asks it for the variable. Without, replica 0's would be
+    what one reads.
     """
+    options["aggregation"] = aggregation
     if "synchronization" in inspect.signature(keras.Variable.__init__).parameters:
         return keras.Variable(**options, synchronization="on_read")
     if keras.backend.backend() != "tensorflow":
         return keras.Variable(**options)
     import tensorflow as tf
 
+    told = {
+        "synchronization": tf.VariableSynchronization.ON_READ,
+        "aggregation": tf.VariableAggregation[aggregation.upper()],
+    }
+
     def on_read(create: Callable[..., Any], **given: Any) -> Any:
-        return create(**given | {"synchronization": tf.VariableSynchronization.ON_READ})
+        return create(**given | told)
 
     with tf.variable_creator_scope(on_read):
         return keras.Variable(**options)

@@ -119,8 +119,8 @@ def test_batch_norms_that_renormalize():
 class OlderVariable(keras.Variable):
     """As before Keras 3.10."""
 
-    def __init__(self, initializer, shape=None, aggregation="none"):
-        super().__init__(initializer, shape=shape, aggregation=aggregation)
+    def __init__(self, initializer, shape=None, aggregation="mean"):
+        super().__init__(initializer, shape=shape)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's strategies")
@@ -129,10 +129,10 @@ def test_replicas_update_a_copy_of_their_own(monkeypatch, kind):
     import tensorflow as tf
 
     monkeypatch.setattr(keras, "Variable", kind)
-    options = {"initializer": "zeros", "shape": (2,), "aggregation": "mean"}
+    options = {"initializer": "zeros", "shape": (2,)}
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        variable = keras_internals.variable_of_each_replica(**options)
+        variable = keras_internals.variable_of_each_replica("mean", **options)
 
     def update():
         index = tf.distribute.get_replica_context().replica_id_in_sync_group
