@@ -31,10 +31,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     - The variance is within 1e-5 of float64's also where the mean is large (1e6 at deviation 1).
     - A minibatch of no rows, or with every position masked, changes no statistic. A channel whose
-      moments are not finite keeps its moving statistics; the output still shows the NaN.
+      moments are not finite keeps its moving statistics, and its output is NaN. So does one with a
+      variance above 1e30 (1e300 in float64), where sums of squares overflow.
     - Masked positions contribute nothing to moments and gradients, even where they hold NaN.
     - Arguments out of range are refused. Integer inputs are, too.
     - `renorm=True` is refused: `keras_renorm.layers.BatchRenormalization` is that layer.
+
+    The moving variance averages the biased var_B, as Keras's layer does. For inference Algorithm 2
+    of the paper has m / (m - 1) times that, with m positions of a channel in a minibatch. Where m
+    is small, take `keras_renorm.statistics.precise`, the variance of all examples together, or
+    multiply `moving_variance` by the factor after training. It is no option of the layer, as m
+    differs by minibatch and mask, and batch norm files of Keras hold the biased average.
 
     Args:
         axis: The axis of the channels.

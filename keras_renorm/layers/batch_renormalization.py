@@ -35,7 +35,8 @@ class BatchRenormalization(BatchNormalization):
     with sigma_B = sqrt(var_B + epsilon), mu = `moving_mean`, sigma = sqrt(`moving_variance` +
     epsilon), both taken before the update; r and d are constants for the gradient. Where nothing
     clips, every example is normalised as in inference, whatever else is in its minibatch. So
-    small, correlated or unevenly drawn minibatches train as well as large independent ones.
+    small, correlated or unevenly drawn minibatches train as well as large independent ones. sigma_B
+    is of the biased variance, also in the moving sigma, as in the paper.
 
     With `r_max=1` and `d_max=0` the output and its gradients are those of `BatchNormalization`,
     bit for bit. Weights: gamma, beta, moving_mean and moving_variance, in that order, so that

@@ -52,9 +52,8 @@ class Replicas:
             The merged moments, the same on every replica.
         """
         wide = Moments(*(keras.ops.cast(value, "float64") for value in local))
-        own = keras.ops.stack([wide.count, wide.mean + wide.mean_remainder, wide.variance])
-        counts, means, variances = keras.ops.unstack(self.gather(own), axis=1)
-        return merged(counts, means, variances, local.mean.dtype)
+        own = keras.ops.stack([wide.count, wide.mean, wide.mean_remainder, wide.variance])
+        return merged(*keras.ops.unstack(self.gather(own), axis=1), dtype=local.mean.dtype)
 
     def add(self, *vectors: Tensor) -> list[Tensor]:
         """The sums over all replicas of vectors of one shape, in one collective, in float64."""

@@ -10,6 +10,9 @@ from keras_renorm.ops.maths.masks import select
 from keras_renorm.ops.maths.sums import at_least, channel_sum, spread, summed_axes
 from keras_renorm.typing import Tensor
 
+# Sums of squares may overflow beyond it, from one number of positions on or another.
+_LARGEST_VARIANCE = {"float32": 1e30, "float64": 1e300}
+
 
 class Moments(NamedTuple):
     """Moments of each channel, as vectors of shape `[C]` in float32 (float64 for float64 inputs).
@@ -18,7 +21,8 @@ class Moments(NamedTuple):
 
     Attributes:
         mean: The mean, rounded.
-        variance: The biased variance, sum of squared deviations over count. Never negative.
+        variance: The biased variance, sum of squared deviations over count. Never negative, and
+            NaN where it is above 1e30 (1e300 for float64 inputs).
         count: The number of positions that the moments are of.
         mean_remainder: What rounding took from `mean`: `mean + mean_remainder` is the mean to
             about twice the precision. At mean 1e6 and deviation 1 a float32 `mean` alone is off
@@ -78,12 +82,25 @@ def moments(
     shifted = select(mask, centre(x, axis, shift))
     first = channel_sum(shifted, axis, ghosts) / divisor
     second = channel_sum(keras.ops.square(shifted), axis, ghosts) / divisor
-    variance = at_least(0, second - keras.ops.square(first))
+    variance = or_nan(at_least(0, second - keras.ops.square(first)))
     mean, remainder = two_sum(shift, first)
     return Moments(mean, variance, count, remainder)
 
 
-def merged(counts: Tensor, means: Tensor, variances: Tensor, dtype: Any) -> Moments:
+def or_nan(variance: Tensor) -> Tensor:
+    """A variance, and NaN where it is too large for it to be sure that no sum has overflown.
+
+    An infinite one would make 0 of `1 / sigma`: the output would be beta, and look sound.
+    """
+    # A root, as a NaN among the graph's constants is an error to TensorFlow's search for NaNs.
+    largest = _LARGEST_VARIANCE[keras.backend.standardize_dtype(variance.dtype)]
+    excess = keras.ops.stop_gradient(largest - at_least(largest, variance))
+    return variance + keras.ops.sqrt(excess)
+
+
+def merged(
+    counts: Tensor, means: Tensor, remainders: Tensor, variances: Tensor, dtype: Any
+) -> Moments:
     """The moments of the union of sets of positions, each vector in `dtype`.
 
     ```
@@ -94,6 +111,7 @@ def merged(counts: Tensor, means: Tensor, variances: Tensor, dtype: Any) -> Mome
     Args:
         counts: `[K, C]`, float64, as are the others; a set may have no position.
         means: `[K, C]`.
+        remainders: `[K, C]`, what rounding took from the means.
         variances: `[K, C]`.
         dtype: That of the result.
 
@@ -101,14 +119,19 @@ def merged(counts: Tensor, means: Tensor, variances: Tensor, dtype: Any) -> Mome
     """
     count = keras.ops.sum(counts, axis=0)
     divisor = at_least(1, count)
-    mean = keras.ops.sum(counts * means, axis=0) / divisor
-    squares = counts * (variances + keras.ops.square(means - mean))
+    # The mean to twice the precision: a value near it, and the mean distance from that.
+    near = keras.ops.sum(counts * means, axis=0) / divisor
+    distances = (means - near) + remainders
+    distance = keras.ops.sum(counts * distances, axis=0) / divisor
+    squares = counts * (variances + keras.ops.square(distances - distance))
+    mean, remainder = two_sum(near, distance)
     rounded = keras.ops.cast(mean, dtype)
+    remainder = (mean - keras.ops.cast(rounded, "float64")) + remainder
     return Moments(
         mean=rounded,
-        variance=keras.ops.cast(keras.ops.sum(squares, axis=0) / divisor, dtype),
+        variance=or_nan(keras.ops.cast(keras.ops.sum(squares, axis=0) / divisor, dtype)),
         count=keras.ops.cast(count, dtype),
-        mean_remainder=keras.ops.cast(mean - keras.ops.cast(rounded, "float64"), dtype),
+        mean_remainder=keras.ops.cast(remainder, dtype),
     )
 
 

@@ -81,10 +81,11 @@ Error Backward(const Call& call, Operand& operand) {
   });
 }
 
-// ---- moments: x, weights to [3, channels]: count, mean, biased variance, float64 for merging
+// ---- moments: x, weights to [4, channels], float64 for merging: count, mean, biased variance, what
+// rounding took from the mean
 
 Error MomentsTypes(const Call&, const Operand& x, std::vector<Type>& outputs) {
-  outputs = {{Element::kDouble, {3, x.channels}}};
+  outputs = {{Element::kDouble, {4, x.channels}}};
   return {};
 }
 
@@ -98,6 +99,7 @@ Error Moments(const Call& call, Operand& operand) {
       out[c] = count;
       out[channels + c] = work.problem.total_first[c];
       out[2 * channels + c] = count == 0 ? 0 : work.problem.total_second[c] / count;
+      out[3 * channels + c] = work.problem.total_low[c];
     }
   });
 }

@@ -173,7 +173,8 @@ template <typename T> struct Columns {
     double* n = p.counts + PartialsAt();
     double* mean = p.first + PartialsAt();
     double* squares = p.second + PartialsAt();
-    for (int64_t i = 0; i < used; ++i) n[i] = mean[i] = squares[i] = 0;
+    double* low = p.lows + PartialsAt();
+    for (int64_t i = 0; i < used; ++i) n[i] = mean[i] = squares[i] = low[i] = 0;
     for (int64_t begin = part.begin; begin < part.end;) {
       const bool first = begin == part.begin;
       const int64_t end = Min(part.end, begin + (first ? kFirstBlock : kBlock));
@@ -191,7 +192,8 @@ template <typename T> struct Columns {
       AddBlock<kWeighted>(begin, end, s);
       KR_INDEPENDENT
       for (int64_t i = 0; i < used; ++i) {
-        MergeBlock(n[i], mean[i], squares[i], s.shift[i], s.weight[i], s.sum[i], s.squares[i]);
+        MergeBlock(n[i], mean[i], low[i], squares[i], s.shift[i], s.weight[i], s.sum[i],
+                   s.squares[i]);
       }
       begin = end;
     }

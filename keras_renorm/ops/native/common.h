@@ -66,6 +66,15 @@ template <typename V> KR_INLINE V NeighbourWeights(const Problem& p, int64_t at)
   return __builtin_convertvector(LoadRaw<Floats>(static_cast<const float*>(p.weights) + at), V);
 }
 
+// Moves a mean that is kept as two numbers, the second what rounding took from the first: in one double
+// a mean of 1e6 deviations of float64 values would be off by 1e-10 of a deviation, and their variance
+// by as much (Knuth 1969, TwoSum).
+KR_INLINE void MoveMean(double& mean, double& low, double step) {
+  const double rest = low + step, moved = mean + rest, added = moved - mean;
+  low = (mean - (moved - added)) + (rest - added);
+  mean = moved;
+}
+
 // Running moments of one lane. Each block is summed as deviations from the running mean of the
 // blocks before it. A shift that is far off costs accuracy in proportion to its distance squared,
 // but so does that distance add to the variance itself: merging n_b values whose mean is delta away
@@ -73,15 +82,16 @@ template <typename V> KR_INLINE V NeighbourWeights(const Problem& p, int64_t at)
 // (1 + n_b / n_a) that of a block's sum, for any order of the values: 1.5e-6. A shift by a fixed
 // row has no such bound (one outlier as first row, at 1e6 standard deviations, leaves 1e-1).
 template <typename Scalar>
-KR_INLINE void MergeBlock(double& n, double& mean, double& squares, Scalar shift, double weight,
-                          double sum, double sum_of_squares) {
+KR_INLINE void MergeBlock(double& n, double& mean, double& low, double& squares, Scalar shift,
+                          double weight, double sum, double sum_of_squares) {
   const double total = n + weight;
   const double inverse = weight > 0 ? 1 / weight : 0;
   const double share = total > 0 ? weight / total : 0;
   const double deviation = sum * inverse;
   const double within = sum_of_squares - sum * deviation;
-  const double delta = weight > 0 ? (static_cast<double>(shift) - mean) + deviation : 0;
-  mean += delta * share;
+  mean = n > 0 ? mean : static_cast<double>(shift);
+  const double delta = weight > 0 ? (static_cast<double>(shift) - mean) + (deviation - low) : 0;
+  MoveMean(mean, low, delta * share);
   squares += (within < 0 ? 0 : within) + delta * delta * n * share;
   n = total;
 }

@@ -12,6 +12,9 @@ namespace KR_ISA {
 template <typename T> struct Formulas {
   using Scalar = typename Wide<T>::Scalar;
 
+  // Beyond it a variance counts as NaN, as in ops/maths/moments.py: sums of its squares overflow.
+  static constexpr double kLargestVariance = sizeof(Scalar) == sizeof(double) ? 1e300 : 1e30;
+
   static double Value(const void* base, int64_t i) { return static_cast<const Scalar*>(base)[i]; }
 
   // Where a row of the packed statistics begins for the groups of a problem.
@@ -33,6 +36,7 @@ template <typename T> struct Formulas {
       const double* const counts = p.total_count + at;
       const double* const means = p.total_first + at;
       const double* const squares = p.total_second + at;
+      const double* const lows = p.total_low + at;
       Scalar* out[kStatistics];
       for (int which = 0; which < kStatistics; ++which) {
         out[which] = static_cast<Scalar*>(f.statistics) +
@@ -40,15 +44,17 @@ template <typename T> struct Formulas {
       }
       KR_INDEPENDENT
       for (int64_t c = 0; c < p.plan.channels; ++c) {
-        const double n = counts[c], mean = means[c];
-        const double variance = n > 0 ? squares[c] / n : 0;
+        const double n = counts[c], mean = means[c], low = lows[c];
+        const double found = n > 0 ? squares[c] / n : 0;
+        const double variance = found <= kLargestVariance ? found : __builtin_nan("");
         const double sigma_b = __builtin_sqrt(variance + epsilon);
         const double sigma = __builtin_sqrt(moving_variances[c] + epsilon);
         const Scalar r = static_cast<Scalar>(Clip(sigma_b / sigma, r_min, r_max));
-        const Scalar d = static_cast<Scalar>(Clip((mean - moving_means[c]) / sigma, -d_max, d_max));
+        const double drift = (mean - moving_means[c]) + low;
+        const Scalar d = static_cast<Scalar>(Clip(drift / sigma, -d_max, d_max));
         const Scalar mean_out = static_cast<Scalar>(mean);
         out[kMean][c] = mean_out;
-        out[kMeanRemainder][c] = static_cast<Scalar>(mean - mean_out);
+        out[kMeanRemainder][c] = static_cast<Scalar>((mean - mean_out) + low);
         out[kVariance][c] = static_cast<Scalar>(variance);
         out[kCount][c] = static_cast<Scalar>(n);
         out[kR][c] = r;

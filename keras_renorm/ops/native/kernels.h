@@ -39,14 +39,17 @@ struct Problem {
   const void* weights;
   bool relu;
   bool stream;  // write the output past the cache: it is large, and aligned to vectors
-  // [groups, chunks, partials] each: (count, mean, sum of squared deviations), or two sums.
+  // [groups, chunks, partials] each: (count, mean, sum of squared deviations, what rounding took from
+  // the mean), or two sums.
   double* counts;
   double* first;
   double* second;
+  double* lows;
   // [groups, channels] each: the same over the whole group.
   double* total_count;
   double* total_first;
   double* total_second;
+  double* total_low;
   // [groups, kParameters, partials], wide; and the same per channel, [kParameters, groups, C].
   void* parameters;
   void* channel_parameters;

@@ -36,22 +36,21 @@ template <typename T> struct Lanes {
     double* const n = p.total_count + group * plan.channels;
     double* const mean = p.total_first + group * plan.channels;
     double* const squares = p.total_second + group * plan.channels;
+    double* const low = p.total_low + group * plan.channels;
     const int64_t start = group * plan.chunks * plan.partials;
     double* const lane_n = p.counts + start;
     double* const lane_mean = p.first + start;
     double* const lane_squares = p.second + start;
+    double* const lane_low = p.lows + start;
     for (int64_t k = 1; k < plan.chunks; ++k) {
       const double* const n_k = lane_n + k * plan.partials;
       const double* const mean_k = lane_mean + k * plan.partials;
       const double* const squares_k = lane_squares + k * plan.partials;
+      const double* const low_k = lane_low + k * plan.partials;
       KR_INDEPENDENT
       for (int64_t i = 0; i < plan.partials; ++i) {
-        const double total = lane_n[i] + n_k[i];
-        const double share = total > 0 ? n_k[i] / total : 0;
-        const double delta = n_k[i] > 0 ? mean_k[i] - lane_mean[i] : 0;
-        lane_squares[i] += squares_k[i] + delta * delta * lane_n[i] * share;
-        lane_mean[i] += delta * share;
-        lane_n[i] = total;
+        MergeBlock(lane_n[i], lane_mean[i], lane_low[i], lane_squares[i], mean_k[i], n_k[i],
+                   n_k[i] * low_k[i], squares_k[i]);
       }
     }
     if (plan.plain && plan.chunks > 0) {
@@ -59,15 +58,17 @@ template <typename T> struct Lanes {
       __builtin_memcpy(n, lane_n, bytes);
       __builtin_memcpy(mean, lane_mean, bytes);
       __builtin_memcpy(squares, lane_squares, bytes);
+      __builtin_memcpy(low, lane_low, bytes);
       return;
     }
-    for (int64_t c = 0; c < plan.channels; ++c) n[c] = mean[c] = squares[c] = 0;
+    for (int64_t c = 0; c < plan.channels; ++c) n[c] = mean[c] = squares[c] = low[c] = 0;
     for (int64_t i = 0; plan.chunks > 0 && i < plan.partials; ++i) {
       if (Shared(plan, i)) continue;
       const int64_t c = ChannelOf(plan, i);
-      MergeBlock(n[c], mean[c], squares[c], lane_mean[i], lane_n[i], 0., lane_squares[i]);
+      MergeBlock(n[c], mean[c], low[c], squares[c], lane_mean[i], lane_n[i],
+                 lane_n[i] * lane_low[i], lane_squares[i]);
     }
-    if (plan.columns) Rest<T>::AddMoments(p, group, n, mean, squares);
+    if (plan.columns) Rest<T>::AddMoments(p, group, n, mean, low, squares);
   }
 
   static void MergeSums(const Problem& p, int64_t group) {

@@ -64,16 +64,17 @@ struct Work {
     const Plan& plan = problem.plan;
     const int64_t partials = plan.groups * plan.chunks * plan.partials;
     const int64_t totals = plan.groups * plan.channels;
-    const int64_t doubles = 3 * partials + 3 * totals +
+    const int64_t doubles = 4 * partials + 4 * totals +
                             kParameters * (plan.groups * plan.partials + totals);
     double* at = static_cast<double*>(std::malloc((doubles + 1) * sizeof(double)));
     if (at == nullptr) return Error::NoMemory();
     memory.reset(at);
-    for (double** to : {&problem.counts, &problem.first, &problem.second}) {
+    for (double** to : {&problem.counts, &problem.first, &problem.second, &problem.lows}) {
       *to = at;
       at += partials;
     }
-    for (double** to : {&problem.total_count, &problem.total_first, &problem.total_second}) {
+    for (double** to : {&problem.total_count, &problem.total_first, &problem.total_second,
+                        &problem.total_low}) {
       *to = at;
       at += totals;
     }

@@ -24,13 +24,13 @@ template <typename T> struct Rest {
   using Scalar = typename Wide<T>::Scalar;
 
   // Adds the rest of a group to its totals, [channels] each.
-  static void AddMoments(const Problem& p, int64_t group, double* n, double* mean,
+  static void AddMoments(const Problem& p, int64_t group, double* n, double* mean, double* low,
                          double* squares) {
     ForEachRest(p.plan, group, [&](int64_t element, int64_t position, int64_t c) {
       const double w = Weight(p, element, position);
       if (!(w > 0)) return;
       const double x = LoadOne(Input<T>(p) + element);
-      MergeBlock(n[c], mean[c], squares[c], x, w, 0., x * 0);
+      MergeBlock(n[c], mean[c], low[c], squares[c], x, w, 0., x * 0);
     });
   }
 

@@ -150,8 +150,8 @@ template <typename T> struct Runs {
     Sums s;
     const int64_t channels = part.tile_end - part.tile_begin;
     const int64_t at = (part.group * plan.chunks + part.chunk) * plan.partials + part.tile_begin;
-    double *n = p.counts + at, *mean = p.first + at, *squares = p.second + at;
-    for (int64_t c = 0; c < channels; ++c) n[c] = mean[c] = squares[c] = 0;
+    double *n = p.counts + at, *mean = p.first + at, *squares = p.second + at, *low = p.lows + at;
+    for (int64_t c = 0; c < channels; ++c) n[c] = mean[c] = squares[c] = low[c] = 0;
     for (int64_t begin = part.begin; begin < part.end; begin += block) {
       const int64_t end = Min(part.end, begin + block), size = SegmentSize(begin);
       for (int64_t from = 0; from < size; from += kPiece) {
@@ -171,7 +171,7 @@ template <typename T> struct Runs {
         AddBlock<kWeighted>(begin, end, from, s);
         for (int64_t c = 0; c < channels; ++c) {
           const double weight = kWeighted ? Total(s.weight[c]) : values;
-          MergeBlock(n[c], mean[c], squares[c], s.shift[c], weight, Total(s.sum[c]),
+          MergeBlock(n[c], mean[c], low[c], squares[c], s.shift[c], weight, Total(s.sum[c]),
                      Total(s.squares[c]));
         }
       }

@@ -151,6 +151,28 @@ def test_large_means(rng):
     np.testing.assert_allclose(exact, mean, atol=1e-5)
 
 
+@pytest.mark.parametrize("lowering", ["", "fused", "composite"])
+@pytest.mark.parametrize("size", [1e16, 1e18, 1e20, 1e30])
+def test_a_variance_that_overflows_shows(rng, vector_jacobian, monkeypatch, lowering, size):
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+    x = rng.normal(size=(64, 4)).astype("f4")
+    x[:, 1] *= size
+    for make in (layers.BatchNormalization, layers.BatchRenormalization):
+        layer = make()
+        y = keras.ops.convert_to_numpy(layer(x, training=True))
+        np.testing.assert_array_equal(np.isnan(y), np.isin(np.arange(64 * 4) % 4, 1).reshape(64, 4))
+        assert keras.ops.convert_to_numpy(layer.moving_variance)[1] == 1
+
+    def function(x, gamma, beta):
+        return ops.batch_renormalization(x, np.zeros(4), np.ones(4), gamma, beta)[0]
+
+    vectors = np.ones(4, "f4"), np.zeros(4, "f4")
+    _, (dx, dgamma, _) = vector_jacobian(function, (x, *vectors), np.ones_like(x))
+    for gradient in map(keras.ops.convert_to_numpy, (dx, dgamma)):
+        assert np.isnan(gradient[..., 1]).all()
+        assert np.isfinite(gradient[..., 0]).all()
+
+
 @pytest.mark.parametrize("rows", [0, 5])
 def test_a_batch_without_positions_changes_nothing(rows):
     layer = layers.BatchRenormalization()

@@ -44,17 +44,14 @@ def backward(
     return Arguments(*_call("backward", operands, results, settings))
 
 
-def moments(
-    x: tf.Tensor, mask: tf.Tensor | None, settings: Settings
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Count, mean and biased variance of the positions that count, `[C]` each, in float64.
+def moments(x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> tuple[tf.Tensor, ...]:
+    """Count, mean, biased variance, and what rounding took from the mean, `[C]` each, in float64.
 
     For merging with those of other replicas. Without a position all are 0.
     """
     operands = [x, *_optional(mask, x, settings.axis)]
-    (found,) = _call("moments", operands, [(tf.float64, (3, x.shape[settings.axis]))], settings)
-    count, mean, variance = tf.unstack(found, 3)
-    return count, mean, variance
+    (found,) = _call("moments", operands, [(tf.float64, (4, x.shape[settings.axis]))], settings)
+    return tuple(tf.unstack(found, 4))
 
 
 def normalize(x: tf.Tensor, affine: Affine, settings: Settings) -> tf.Tensor:

@@ -24,7 +24,7 @@ from keras_renorm.ops.backends.interface import Differentiable, PlainOutput
 from keras_renorm.ops.backends.tensorflow import derivatives, runtime
 from keras_renorm.ops.maths import correction
 from keras_renorm.ops.maths.correction import Correction
-from keras_renorm.ops.maths.moments import Moments, two_sum
+from keras_renorm.ops.maths.moments import Moments, or_nan, two_sum
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 
 # cuDNN refuses less.
@@ -177,7 +177,7 @@ def _moments(
 ) -> Moments:
     """The moments of `x` from those of `x - shift`; without a row, zeros."""
     zeros = tf.zeros_like(shift)
-    found = (*two_sum(shift, shifted_mean), variance)
+    found = (*two_sum(shift, shifted_mean), or_nan(variance))
     mean, remainder, variance = (tf.where(count < 1, zeros, value) for value in found)
     return Moments(mean, variance, tf.fill(tf.shape(shift), count), remainder)
 

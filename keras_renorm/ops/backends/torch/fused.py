@@ -18,7 +18,7 @@ from keras_renorm.ops.backends.interface import PlainOutput
 from keras_renorm.ops.backends.torch import derivatives
 from keras_renorm.ops.maths import correction
 from keras_renorm.ops.maths.correction import Correction
-from keras_renorm.ops.maths.moments import Moments, two_sum
+from keras_renorm.ops.maths.moments import Moments, or_nan, two_sum
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 
 _POSITIONS = (0, 2, 3)
@@ -71,7 +71,7 @@ def moments(images: torch.Tensor, shift: torch.Tensor) -> Moments:
     variance = images.square().mean(_POSITIONS) - first.square()
     mean, remainder = two_sum(shift, first)
     count = torch.full_like(mean, images.numel() // images.shape[1])
-    return Moments(mean, variance.clamp(min=0), count, remainder)
+    return Moments(mean, or_nan(variance.clamp(min=0)), count, remainder)
 
 
 def normalize(

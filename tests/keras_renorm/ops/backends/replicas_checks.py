@@ -53,6 +53,20 @@ def test_merged_moments_equal_float64(strategy, rng, sizes, masked, offset):
             assert mine.numpy().tobytes() == first.numpy().tobytes()
 
 
+def test_merged_moments_of_float64_keep_twice_its_digits(strategy, rng):
+    x = rng.normal(size=(8, 500, 3)) + 1e6
+
+    def merged(x):
+        return tuple(ops.Replicas.running().merge(ops.moments(x)))
+
+    mean, variance, _ = reference.moments(x - 1e6)  # without a rounding
+    for result in run(strategy, merged, split(strategy, x, SPLITS[0])):
+        actual = ops.Moments(*result)
+        np.testing.assert_allclose(actual.variance, variance, rtol=1e-14)
+        near = (actual.mean - 1e6) + actual.mean_remainder
+        np.testing.assert_allclose(near, mean, rtol=0, atol=1e-15)
+
+
 def test_no_positions_on_any_replica(strategy):
     nothing = split(strategy, np.zeros((0, 3), "f4"), [0] * REPLICAS)
 

@@ -66,7 +66,7 @@ def operands(number, x=X):
             [like_x, statistics, zeros(CHANNELS), zeros(CHANNELS), zeros()],
         ),
         BACKWARD: ([x, x, statistics], [like_x, zeros(CHANNELS), zeros(CHANNELS)]),
-        MOMENTS: ([x], [zeros(3, CHANNELS, dtype="float64")]),
+        MOMENTS: ([x], [zeros(4, CHANNELS, dtype="float64")]),
         NORMALIZE: ([x, zeros(4, CHANNELS)], [like_x]),
         GRADIENT_SUMS: ([x, x, zeros(4, CHANNELS)], [zeros(2, CHANNELS, dtype="float64")]),
         INPUT_GRADIENT: ([x, x, zeros(6, CHANNELS)], [like_x]),
@@ -79,9 +79,10 @@ def test_right_calls(call, number):
 
 
 def test_the_result_of_a_right_call(call):
-    result = zeros(3, CHANNELS, dtype="float64")
+    result = zeros(4, CHANNELS, dtype="float64")
     assert call(MOMENTS, [X], [result]) is None
-    np.testing.assert_allclose(result, [np.full(CHANNELS, 4), X.mean(0), X.var(0)], rtol=1e-6)
+    count, rest = np.full(CHANNELS, 4), np.zeros(CHANNELS)
+    np.testing.assert_allclose(result, [count, X.mean(0), X.var(0), rest], rtol=1e-6)
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -137,7 +138,7 @@ def test_a_tensor_without_memory(call, number):
 )
 def test_what_x_may_not_be(call, words, problem):
     x = X.ctypes.data, *words
-    result = zeros(3, CHANNELS, dtype="float64")
+    result = zeros(4, CHANNELS, dtype="float64")
     assert call(MOMENTS, [x], [result]) == f"keras_renorm: {problem}".encode()
     assert not result.any()
 

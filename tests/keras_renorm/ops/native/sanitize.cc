@@ -118,7 +118,7 @@ void Call(Random& random) {
       t.Add(wide, vector);
       t.Add(wide, vector);
       break;
-    case keras_renorm::kMoments: t.Add(Element::kDouble, {3, channels}); break;
+    case keras_renorm::kMoments: t.Add(Element::kDouble, {4, channels}); break;
     case keras_renorm::kGradientSums: t.Add(Element::kDouble, {2, channels}); break;
     default: break;
   }

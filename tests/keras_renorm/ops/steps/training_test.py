@@ -161,6 +161,49 @@ def test_a_batch_that_is_one_ghost_has_the_moments_of_one(rng, float64, known, s
         close(getattr(batch, name), desired[name], 1e-5)
 
 
+SHAPES = [((3000, 5), 1, None), ((700, 30), 1, 64), ((6, 4, 900), 1, None), ((3, 2, 40_000), 1, 2)]
+
+
+@pytest.mark.usefixtures("lowering")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("shape", "axis", "size"), SHAPES)
+def test_a_large_mean_costs_float64_nothing(rng, float64, shape, axis, size, masked):
+    mask = rng.random((shape[0], 1, *shape[2:])) > 0.3 if masked else None
+    case = Case(rng, shape, "float64", mask=mask, axis=axis, ghost_size=size)
+    case.x = case.x + 1e6
+    y, batch = case.output()
+    case.x, case.vectors[2] = case.x - 1e6, case.vectors[2] - 1e6  # without a rounding
+    desired = case.expected(float64)
+    near = (np.float64(batch.mean) - 1e6) + batch.mean_remainder
+    np.testing.assert_allclose(np.atleast_2d(near), desired["mean"], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(np.atleast_2d(batch.variance), desired["variance"], rtol=1e-13)
+    valid = True if mask is None else np.broadcast_to(mask, shape)
+    close(tf.where(valid, y, 0), np.where(valid, desired["y"], 0), 1e-13)
+
+
+@pytest.mark.usefixtures("lowering")
+@pytest.mark.parametrize("with_", ["", "mask", "ghosts", "relu"])
+@pytest.mark.parametrize(("dtype", "largest"), [("float32", 1e15), ("float64", 1e150)])
+@pytest.mark.parametrize("limits", [(1.0, 0.0), (1.5, 0.5)])
+def test_a_variance_that_overflows_shows(rng, float64, limits, dtype, largest, with_):
+    """At the same size in every lowering. The channel beside it is as ever."""
+    for factor in (0.3, 3.0, 1e3, 1e4, 1e5, 1e10):  # of the squares, or their sums, overflow some
+        case = Case(rng, (600, 2), dtype, mask=np.ones((600, 1), bool), limits=limits)
+        case.mask = case.mask if with_ == "mask" else None
+        case.settings |= {"ghost_size": 300 if with_ == "ghosts" else None, "relu": with_ == "relu"}
+        case.x = case.x - tf.reduce_mean(case.x, 0)
+        case.x = case.x / tf.math.reduce_std(case.x, 0) * np.array([1, factor * largest], dtype)
+        y, found, gradients = case.train(by_stddev=True)
+        desired, kept = case.expected(float64), factor > 1
+        close(y[:, 0], desired["y"][:, 0], TOLERANCE[dtype])
+        for value in (y, *gradients[:2]):
+            assert np.isnan(value[..., 1]).all() == np.isnan(value[..., 1]).any() == kept
+            assert np.isfinite(value[..., 0]).all()
+        for value, before in zip(found[:2], case.vectors[2:], strict=True):
+            assert (value[1] == before[1]) == kept
+            assert value[0] != before[0]
+
+
 MASK = np.ones((5, 1), bool)
 TAKEN = {
     "native": {"": "OneCall", "mask": "OneCall", "ghosts": "OneCall"},
