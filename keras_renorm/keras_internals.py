@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import keras
+from keras.src.backend.common import stateless_scope
 
 from keras_renorm.typing import Tensor
 
@@ -186,6 +187,25 @@ def may_mistake_width(layer: Layer) -> bool:
         return True
     shape = layer.output.shape
     return shape[-1] is None or shape[-1] == shape[1]
+
+
+def notes_of_call(layer: Layer) -> dict[Any, Any] | None:
+    """What may be noted for as long as the call of the whole model runs; None outside of one.
+
+    That is the outermost `__call__`, or what a `StatelessScope` holds, as `stateless_call` does
+    not go through the model's. `get_stateless_scope`, `Layer._get_call_context` and
+    `_maybe_reset_call_context`, in all; `entry_layer` has no underscore and no public class.
+    """
+    holder: Any = stateless_scope.get_stateless_scope()
+    if holder is None:
+        holder = layer._get_call_context()
+        if holder.entry_layer is layer:
+            # Nothing but the layer is called. If by `call` itself, the context was made here.
+            layer._maybe_reset_call_context()
+            return None
+    if not hasattr(holder, "_keras_renorm_notes"):
+        holder._keras_renorm_notes = {}
+    return holder._keras_renorm_notes
 
 
 def own_weight_count(layer: Layer) -> int:

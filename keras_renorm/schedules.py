@@ -1,7 +1,7 @@
 """Limits that change during training: how r_max and d_max grow from Batch Normalization's.
 
 A schedule is a function of the number of updates that a layer's moving statistics have seen. It
-is part of the layer's configuration, and the number is a weight of the layer, so that both
+is part of the layer's configuration, and the number is a variable of the layer, so that both
 survive saving.
 """
 
@@ -89,8 +89,8 @@ class Adaptive(Limit):
     after step: there weights move faster than the statistics. `keras_renorm.ops.maths.adaptive` has
     the formulas, docs/default_limits.md the measurements.
 
-    A layer with such a limit keeps `deviations` and `seen` among its weights, and moving statistics
-    in which the initial values weigh nothing after the first minibatch.
+    A layer with such a limit keeps `deviations` and `seen` among its variables, and moving
+    statistics in which the initial values weigh nothing after the first minibatch.
 
     Args:
         greatest: The greatest value; 3 for r_max and 5 for d_max are the paper's.

@@ -5,8 +5,8 @@ import keras
 from keras_renorm.layers import BatchRenormalization
 from keras_renorm.schedules import Adaptive, Limit, Schedule
 
-# Updates after which a schedule counts as ended; the largest count of a 32-bit counter.
-_END = 2**31 - 1
+# Updates after which a schedule counts as ended: a float32 counter stays there.
+_END = 2**24
 
 # An exponential never arrives; nine tenths of the way count as the end.
 DONE = 0.9

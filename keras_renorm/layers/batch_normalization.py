@@ -317,13 +317,20 @@ class BatchNormalization(keras.layers.BatchNormalization):
             statistics = self._moving_statistics()
             outputs = inference_step(inputs, *statistics, self.gamma, self.beta, **options)
         if learns:
-            average = {"momentum": self.momentum, "epsilon": self.epsilon}
+            average: dict[str, Any] = {"momentum": self.momentum, "epsilon": self.epsilon}
             kept = self.moving_mean, self.moving_variance
-            moving = self._limits.averaged(kept, moving, ghosts=self._ghosts(inputs), **average)
+            average["ghosts"] = self._ghosts(inputs)
+            moving = self._limits.averaged(kept, self._initial_statistics, moving, **average)
             self.moving_mean.assign(moving.mean)
             self.moving_variance.assign(moving.variance)
-            self._limits.advance(moving.updated)
+            self._limits.advance(moving.updated, self)
         return outputs if relu else self.activation(outputs)
+
+    def _initial_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance as the initializers made them, unless they draw each time anew."""
+        shape, dtype = self.moving_mean.shape, self.moving_mean.dtype
+        mean = self.moving_mean_initializer(shape, dtype=dtype)
+        return mean, self.moving_variance_initializer(shape, dtype=dtype)
 
     def _ghosts(self, inputs: Tensor) -> Any:
         """The number of ghost batches that inputs are cut into."""

@@ -12,11 +12,18 @@ from keras_renorm.layers import limits
 from keras_renorm.layers.batch_normalization import BatchNormalization
 from keras_renorm.layers.limits import Limits, RenormLimits
 from keras_renorm.ops import arguments
-from keras_renorm.ops.maths.adaptive import State
 from keras_renorm.schedules import Limit
 
 # Their greatest values are the paper's.
 _R_MAX, _D_MAX = schedules.Adaptive(3.0), schedules.Adaptive(5.0)
+
+
+def _of_limits(name: str) -> Any:
+    """A variable that the layer's limits hold, and Keras tracks like any that is assigned."""
+    return property(
+        lambda layer: getattr(layer._limits, name),
+        lambda layer, variable: setattr(layer._limits, name, variable),
+    )
 
 
 @keras.saving.register_keras_serializable("keras_renorm")
@@ -40,9 +47,11 @@ class BatchRenormalization(BatchNormalization):
 
     With `r_max=1` and `d_max=0` the output and its gradients are those of `BatchNormalization`,
     bit for bit. Weights: gamma, beta, moving_mean and moving_variance, in that order, so that
-    those of a Keras batch norm load as they are; then `update_count`, an integer, if a limit is a
-    schedule, and `deviations` and `seen` if one is adaptive, as by default. A layer with fixed
-    limits has the four only.
+    those of a Keras batch norm fit as they are, and `model.set_weights(batch_norm_model.
+    get_weights())` too. What limits depend on is in `variables` and in files, as the state of a
+    random layer is: `update_count` if a limit is a schedule, `deviations` and `seen` if one is
+    adaptive, as by default. All are float32 or float64, so that averages of models and gradients
+    over the whole state take them. A count ends at 2^24 = 16,777,216 updates, and stays there.
 
     With `virtual_batch_size` each ghost batch has r and d of its own, against the moving statistics
     that all share. So where nothing clips, y = gamma * (x - mu) / sigma + beta in each of them,
@@ -57,7 +66,7 @@ class BatchRenormalization(BatchNormalization):
 
     Differs from `keras.layers.BatchNormalization(renorm=True)`: clipped by default, by limits that
     adapt; the lower clip of r is always 1 / r_max; a loaded `moving_variance` is used; four weights
-    instead of seven, and those of the limits. And see `BatchNormalization` for what holds for both
+    instead of seven. And see `BatchNormalization` for what holds for both
     layers. With adaptive limits the initial statistics weigh nothing after the first minibatch.
 
     Args:
@@ -103,6 +112,9 @@ class BatchRenormalization(BatchNormalization):
     """
 
     _by_stddev = True
+    update_count = _of_limits("count")
+    deviations = _of_limits("deviations")
+    seen = _of_limits("seen")
 
     def __init__(
         self,
@@ -136,9 +148,6 @@ class BatchRenormalization(BatchNormalization):
             r_max, d_max = limits.of_clipping(renorm_clipping)
         self.renorm = True  # as whoever takes it for Keras's layer reads it
         self._limits = Limits(r_max, d_max)
-        self.update_count: Any = None
-        self.deviations: Any = None
-        self.seen: Any = None
 
     @property
     def r_max(self) -> float | Limit:
@@ -159,9 +168,7 @@ class BatchRenormalization(BatchNormalization):
         self._assign_limit("d_max", value)
 
     def _assign_limit(self, name: str, value: float | Limit) -> None:
-        new = Limits(**self._limits.values | {name: value})
-        new.count, new.state = self._limits.count, self._limits.state
-        lacks = new.lacks() if self.built else None
+        lacks = self._limits.assign(name, value, built=self.built)
         if lacks:
             raise ValueError(
                 f"`{name}` of the layer {self.name!r} must be a number, received {value!r}. The "
@@ -169,7 +176,23 @@ class BatchRenormalization(BatchNormalization):
                 f"{type(self).__name__}({name}=...), build it, and "
                 "hand the weights over: `new.set_weights(old.get_weights())`."
             )
-        self._limits = new
+
+    @property
+    def counts_calls(self) -> bool:
+        """Whether `update_count` goes up by itself.
+
+        By default it does: by 1 in each call of the whole model in training, however often that
+        calls the layer, and so with shared layers and `keras.layers.TimeDistributed`. In a loop
+        of Keras's own (`RNN`) under TensorFlow each pass counts, and by domain each domain's
+        call. Where several calls of the model make one step of the optimizer (a GAN's
+        discriminator, accumulated gradients), see `keras_renorm.callbacks.CountSteps`. Assigned,
+        it holds in calls that are not compiled yet; it is not saved.
+        """
+        return self._limits.counts_calls
+
+    @counts_calls.setter
+    def counts_calls(self, value: bool) -> None:
+        self._limits.counts_calls = arguments.flag("counts_calls", value)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the weights of `BatchNormalization`, then what the limits depend on.
@@ -178,19 +201,14 @@ class BatchRenormalization(BatchNormalization):
         """
         super().build(input_shape)
         if self._limits.scheduled:
-            # Of integers TensorFlow forms no mean; each replica counts what its own statistics saw.
-            self.update_count = self._limits.count = self._add_statistic(
-                "update_count",
-                (),
-                initializer="zeros",
-                dtype="int",
-                aggregation="only_first_replica",
+            # No integer: optimizers of averages, and gradients, take floats only.
+            self.update_count = self._add_statistic(
+                "update_count", (), initializer="zeros", dtype="float32"
             )
         if self._limits.adapts:
             channels = self.moving_mean.shape[-1]
             self.deviations = self._add_statistic("deviations", (4, channels), initializer="zeros")
             self.seen = self._add_statistic("seen", (2,), initializer="zeros")
-            self._limits.state = State(self.deviations, self.seen)
 
     def current_limits(self) -> RenormLimits:
         """The limits of the next minibatch, as numbers.
@@ -198,22 +216,36 @@ class BatchRenormalization(BatchNormalization):
         A schedule counts the updates of the moving statistics; a minibatch that updates none,
         for it is empty or all masked, advances neither it nor adaptive limits. On the replicas of a
         strategy a synchronized layer counts the same everywhere. Of any other each replica counts
-        for itself, as it keeps its own moving statistics; read here and saved is replica 0's count.
-        What adaptive limits have seen is averaged over replicas, as the moving statistics are.
+        for itself, as it keeps its own moving statistics. Read here and saved is the mean of the
+        counts, and of what adaptive limits have seen, as of the moving statistics.
         """
         return self._limits.numbers()
 
+    @property
+    def weights(self) -> list[Any]:
+        """Those of a batch norm, so that its `get_weights` fit, of layers and of whole models.
+
+        What the limits depend on is in files and in `variables`, like the state of a random layer.
+        """
+        state = set(map(id, self._limits.variables))
+        return [variable for variable in super().weights if id(variable) not in state]
+
     def set_weights(self, weights: list[Any]) -> None:
-        """Sets the weights from arrays, with or without what limits depend on at their end.
+        """Sets the weights from arrays, with or without what limits depend on after the statistics.
 
         Args:
-            weights: Arrays in the order of `weights`. Without a counter, as those of a batch norm,
-                `update_count` stays as it is; a layer with other limits leaves one out. Without
-                `deviations` and `seen` adaptive limits begin again: see `trust_statistics`.
+            weights: Arrays in the order of `weights`, as those of a batch norm, or of a file.
+                Without a counter `update_count` stays as it is. Without `deviations` and `seen`
+                adaptive limits begin again: see `trust_statistics`.
         """
-        inner = len(self.weights) - own_weight_count(self)
+        inner = len(super().weights) - own_weight_count(self)
         cut = max(len(weights) - inner, 0)  # the activation's come last, if it is a layer
-        super().set_weights([*self._with_own_state(list(weights[:cut])), *weights[cut:]])
+        own = self._with_own_state(list(weights[:cut]))
+        state = self._limits.variables if len(own) == own_weight_count(self) else []
+        vectors = len(own) - len(state)
+        super().set_weights([*own[:vectors], *weights[cut:]])
+        for variable, value in zip(state, own[vectors:], strict=True):
+            variable.assign(value)
 
     def load_own_variables(self, store: Any) -> None:
         """Loads from a file, with or without a counter or `deviations`; see `set_weights`.
@@ -239,21 +271,9 @@ class BatchRenormalization(BatchNormalization):
         within some 20 updates if the statistics fit. Statistics that are the initializers' count as
         not there, and the first minibatch replaces them. Without adaptive limits nothing happens.
         """
-        if self._limits.state is not None:
-            moving = map(keras.ops.convert_to_numpy, (self.moving_mean, self.moving_variance))
-            for variable, value in zip(self._limits.state, self._fresh_state(*moving), strict=True):
-                variable.assign(value)
-
-    def _fresh_state(self, moving_mean: Any, moving_variance: Any) -> list[Any]:
-        """`deviations` and `seen` for moving statistics that were not averaged here."""
-        mean, variance = (
-            keras.ops.convert_to_numpy(initializer(self.moving_mean.shape))
-            for initializer in (self.moving_mean_initializer, self.moving_variance_initializer)
-        )
-        initial = (np.asarray(moving_mean) == mean) & (np.asarray(moving_variance) == variance)
-        there = 1.0 - np.all(initial, axis=-1, keepdims=True)
-        seen = np.concatenate([there, np.zeros_like(there)], axis=-1)
-        return [np.zeros(self.deviations.shape, "float32"), seen.astype("float32")]
+        for variable in (self.deviations, self.seen):
+            if variable is not None:
+                variable.assign(np.zeros(variable.shape))
 
     def _with_own_state(self, values: list[Any]) -> list[Any]:
         """The layer's own `values`, with what its limits depend on in place of another's."""
@@ -269,10 +289,9 @@ class BatchRenormalization(BatchNormalization):
         counts = rest[:1] if shapes[:1] == count else []
         if self.update_count is not None:
             vector_values += counts or [keras.ops.convert_to_numpy(self.update_count)]
-        if self._limits.state is not None:
-            vector_values += rest[len(counts) :] or self._fresh_state(
-                *values[vectors - 2 : vectors]
-            )
+        fresh = (np.zeros(variable.shape) for variable in own[-2:])
+        if self.seen is not None:
+            vector_values += rest[len(counts) :] or fresh
         return vector_values
 
     def get_config(self) -> dict[str, Any]:

@@ -1,19 +1,22 @@
 """The limits of the corrections of Batch Renormalization, and what they depend on."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
 
 from keras_renorm import schedules
-from keras_renorm.ops import arguments
+from keras_renorm.keras_internals import notes_of_call
+from keras_renorm.ops import arguments, backends
 from keras_renorm.ops.arguments import LEAST, limit
 from keras_renorm.ops.maths import adaptive
 from keras_renorm.ops.maths.moving import Moving
 from keras_renorm.schedules import Adaptive, Limit, Schedule
 from keras_renorm.typing import Tensor
+
+Pair: TypeAlias = tuple[Tensor, Tensor]
 
 
 class RenormLimits(NamedTuple):
@@ -37,17 +40,20 @@ class Limits:
 
     Attributes:
         values: The limits by name, in their canonical form.
-        count: The updates that schedules have seen, an integer variable: a scalar, or `[D]` where
+        count: The updates that schedules have seen, a float32 variable: a scalar, or `[D]` where
             each domain counts for itself. None where nothing is counted: at 0 updates.
-        state: What adaptive limits have seen, variables; None where there is none, before the
-            first minibatch.
+        deviations: What adaptive limits have seen, a variable; see `adaptive.State`. None where
+            there is none: before the first minibatch.
+        seen: Likewise.
+        counts_calls: Whether calls of the layer are counted; if not, something else counts.
     """
 
     def __init__(self, r_max: Any = LEAST["r_max"], d_max: Any = LEAST["d_max"]) -> None:
-        given = {"r_max": r_max, "d_max": d_max}
-        self.values = {k: schedules.get(k, v, low=LEAST[k]) for k, v in given.items()}
+        self.values = {"r_max": _valid("r_max", r_max), "d_max": _valid("d_max", d_max)}
         self.count: Any = None
-        self.state: adaptive.State | None = None
+        self.deviations: Any = None
+        self.seen: Any = None
+        self.counts_calls = True
 
     @property
     def scheduled(self) -> bool:
@@ -61,15 +67,22 @@ class Limits:
 
     @property
     def variables(self) -> list[Any]:
-        """The variables that they depend on, in the order of a layer's weights."""
-        return [*(() if self.count is None else (self.count,)), *(self.state or ())]
+        """The variables that they depend on, in the order of a file."""
+        own = (self.count, self.deviations, self.seen)
+        return [variable for variable in own if variable is not None]
 
-    def lacks(self) -> str | None:
-        """What a limit needs and no variable holds; None if nothing is missing."""
-        if self.scheduled and self.count is None:
+    def assign(self, name: str, value: Any, *, built: bool) -> str | None:
+        """Replaces a limit, unless it needs what no variable of a `built` layer holds.
+
+        Returns:
+            What is missing; None if the limit was replaced.
+        """
+        value = _valid(name, value)
+        if built and isinstance(value, Schedule) and self.count is None:
             return "counts no updates and a schedule would stand still"
-        if self.adapts and self.state is None:
+        if built and isinstance(value, Adaptive) and self.seen is None:
             return "keeps no deviations and an adaptive limit would stay shut"
+        self.values[name] = value
         return None
 
     def of_this_step(self, dtype: str) -> dict[str, float | Tensor]:
@@ -93,40 +106,68 @@ class Limits:
         return any(isinstance(value, kind) for value in self.values.values())
 
     def _counts(self) -> Tensor:
-        return keras.ops.cast(0 if self.count is None else self.count, "int")
+        # Averages of several models' weights, or of replicas' counts, lie between whole numbers.
+        count = 0 if self.count is None else keras.ops.round(self.count)
+        return keras.ops.cast(count, "int")
 
     def _seen(self) -> dict[str, Tensor]:
         """What adaptive limits are to be, by name, without their greatest values."""
-        if self.state is None:
+        if self.seen is None:
             return {name: keras.ops.convert_to_tensor(low) for name, low in LEAST.items()}
-        state = adaptive.State(*map(keras.ops.convert_to_tensor, self.state))
-        return dict(zip(LEAST, adaptive.limits(state), strict=True))
+        return dict(zip(LEAST, adaptive.limits(self._state()), strict=True))
+
+    def _state(self) -> adaptive.State:
+        return adaptive.State(*map(keras.ops.convert_to_tensor, (self.deviations, self.seen)))
 
     def momentum(self, momentum: float) -> float:
         """That of a step's moving statistics: with adaptive limits `averaged` averages them."""
         return 0.0 if self.adapts else momentum
 
-    def averaged(self, kept: tuple[Any, Any], moving: Moving, **options: Any) -> Moving:
+    def averaged(
+        self, kept: tuple[Any, Any], initial: Callable[[], Pair], moving: Moving, **options: Any
+    ) -> Moving:
         """The moving statistics after a step, which adaptive limits learn from.
 
         Args:
             kept: Those before it.
+            initial: What gives those that the initializers made.
             moving: Those of a step with the momentum of `momentum`.
             **options: `momentum`, `epsilon` and `ghosts` of `adaptive.advance`.
         """
-        if not self.adapts or self.state is None:
+        if not self.adapts or self.seen is None:
             return moving
         mean, variance = map(keras.ops.convert_to_tensor, kept)
-        before = adaptive.State(*map(keras.ops.convert_to_tensor, self.state))
-        state, moving = adaptive.advance(before, mean, variance, moving, **options)
-        for variable, value in zip(self.state, state, strict=True):
-            variable.assign(value)
+        state = adaptive.trusting(self._state(), (mean, variance), initial())
+        state, moving = adaptive.advance(state, mean, variance, moving, **options)
+        self.deviations.assign(state.deviations)
+        self.seen.assign(state.seen)
         return moving
 
-    def advance(self, updated: Tensor) -> None:
-        """Counts one step in which there was an update, or none, in `count`'s shape."""
-        if self.count is not None:
-            self.count.assign_add(keras.ops.cast(updated, self.count.dtype))
+    def advance(self, updated: Tensor, layer: keras.layers.Layer) -> None:
+        """Counts a call of `layer` with an update, or none, in `count`'s shape.
+
+        All calls within one call of the whole model are of one step, and count as one.
+        """
+        if self.count is None or not self.counts_calls:
+            return
+        updated = keras.ops.cast(updated, self.count.dtype)
+        notes, graph = notes_of_call(layer), backends.current().graph()
+        if notes is None:
+            self.count.assign_add(updated)
+            return
+        # In another graph, the body of a loop, a tensor of this one is out of reach.
+        before = notes.get((self, graph))
+        if before is None:
+            self.count.assign_add(updated)
+        else:
+            updated = keras.ops.maximum(before, updated)
+            self.count.assign_add(updated - before)
+        notes[self, graph] = updated
+
+
+def _valid(name: str, value: Any) -> float | Limit:
+    """A limit in its canonical form."""
+    return schedules.get(name, value, low=LEAST[name])
 
 
 def _at(

@@ -81,9 +81,14 @@ def train(model, inputs, rng):
         model(inputs, training=True)
 
 
+def kept(model):
+    """The variables that its files hold, but for those of random generators."""
+    return [v for v in model.variables if v.name != "seed_generator_state"]
+
+
 def computed(model, inputs):
     """Outputs in inference, before and after a training step, that step's, and the weights."""
     found = {"before": model(inputs), "training": model(inputs, training=True)}
     found["after"] = model(inputs)
-    found |= {f"weights/{number}": weight for number, weight in enumerate(model.weights)}
+    found |= {f"weights/{number}": weight for number, weight in enumerate(kept(model))}
     return {name: np.array(keras.ops.convert_to_numpy(value)) for name, value in found.items()}

@@ -246,12 +246,14 @@ class Trainer:
         What is saved is a copy with ordinary variables: reading those of a strategy takes all
         workers, and only the chief writes.
         """
-        weights = self._model.get_weights()
-        self._workers.chiefs(lambda: self._write_model(weights))
+        # The counters of schedules are variables, and no weights.
+        values = [keras.ops.convert_to_numpy(variable) for variable in self._model.variables]
+        self._workers.chiefs(lambda: self._write_model(values))
 
-    def _write_model(self, weights: list[Any]) -> None:
-        """Writes a model of these weights."""
+    def _write_model(self, values: list[Any]) -> None:
+        """Writes a model of these variables."""
         model = keras.models.clone_model(self._model)
-        model.set_weights(weights)
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(value)
         with files.replacing(self._workdir.model) as temporary:
             model.save(temporary)

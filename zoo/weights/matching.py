@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from keras_renorm.layers import BatchNormalization
 from zoo.weights.hdf5 import StoredLayer
 
 #: The classifiers, which may be left as they are; and the whole auxiliary head.
@@ -129,9 +130,11 @@ def _norm_of(name: str) -> str:
 
 def _without_states(layer: Any, stored: StoredLayer) -> tuple[list[Any], list[Any]]:
     """The weights of a layer and of the file, without what limits of only one of them go by."""
-    (ours, own), (theirs, given) = map(_split, (layer.weights, stored.weights))
+    # Of a norm also the state of its limits, which is no weight.
+    weights = layer.variables if isinstance(layer, BatchNormalization) else layer.weights
+    (ours, own), (theirs, given) = map(_split, (weights, stored.weights))
     if _shapes(own) == _shapes(given):
-        return list(layer.weights), list(stored.weights)
+        return list(weights), list(stored.weights)
     return ours, theirs
 
 
@@ -164,7 +167,9 @@ def _difference(variables: list[Any], arrays: list[Any], names: tuple[str, ...])
 
 
 def _same_kind(variable: Any, array: Any) -> bool:
-    """Whether both are integers, or both are not."""
+    """Whether both are integers, or both are not; a counter may have been one."""
+    if variable.name == "update_count":
+        return True
     return (array.dtype.kind == "f") == keras.backend.is_float_dtype(variable.dtype)
 
 

@@ -71,6 +71,24 @@ def limits(state: State) -> tuple[Tensor, Tensor]:
     return 1 + widths[..., 1], widths[..., 0]
 
 
+def trusting(state: State, moving: tuple[Tensor, Tensor], initial: tuple[Tensor, Tensor]) -> State:
+    """A state in which moving statistics that came from elsewhere count in full.
+
+    They did where none of them was seen and they are not the initial ones: weights were loaded or
+    assigned. The first minibatch would replace them.
+
+    Args:
+        state: What the layer has seen.
+        moving: Its mean and variance, `[..., C]` each.
+        initial: Likewise, as the initializers made them.
+    """
+    mean, variance = (keras.ops.not_equal(*pair) for pair in zip(moving, initial, strict=True))
+    given = keras.ops.any(keras.ops.logical_or(mean, variance), axis=-1)
+    given = keras.ops.stack([given, keras.ops.zeros_like(given)], axis=-1)
+    full = keras.ops.ones_like(state.seen)
+    return state._replace(seen=keras.ops.where(given & (state.seen == 0), full, state.seen))
+
+
 def advance(
     state: State,
     moving_mean: Tensor,

@@ -13,6 +13,11 @@ def test_backend(run_checks, backend):
     run_checks("backend_checks.py", KERAS_BACKEND=backend)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_averages(run_checks, backend):
+    run_checks("averaging_checks.py", KERAS_BACKEND=backend)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "tensorflow"])
 def test_domains(run_checks, backend):

@@ -1,6 +1,7 @@
 import copy
 import pickle
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -232,7 +233,7 @@ def test_an_activation_with_weights_is_saved_beside_the_counter(rng, tmp_path, c
     for other in (model(True), model(False)):
         other.load_weights(tmp_path / "model.weights.h5")
         given = model(other.layers[0].update_count is not None)
-        given.layers[0].set_weights(norm.get_weights())
+        given.layers[0].set_weights([np.array(variable) for variable in norm.variables])
         loaded += [other, given]
     for found in (part.layers[0] for part in loaded):
         np.testing.assert_array_equal(found.activation.alpha, norm.activation.alpha)
@@ -251,9 +252,35 @@ def test_four_weights_with_fixed_limits_and_a_counter_with_a_schedule():
     names = ["gamma", "beta", "moving_mean", "moving_variance"]
     for layer, expected in ((fixed, names), (scheduled, [*names, "update_count"])):
         layer.build((None, 3))
-        assert [w.name for w in layer.weights] == expected
-    assert "int" in scheduled.update_count.dtype
+        assert [w.name for w in layer.weights] == names
+        assert [w.name for w in layer.variables] == expected
+    assert scheduled.update_count.dtype == "float32"
     assert fixed.current_limits() == layers.RenormLimits(r_max=2.0, d_max=1.0)
+
+
+def test_a_count_ends_at_the_last_number_that_float32_counts_to(rng):
+    ramp = schedules.LinearRamp(1.0, 3.0, start_step=2**24 - 4, end_step=2**24)
+    layer = layers.BatchRenormalization(r_max=ramp, d_max=1.0)
+    layer.build((None, 3))
+    layer.update_count.assign(2**24 - 2)
+    found = []
+    for _ in range(4):
+        found.append((int(layer.update_count), layer.current_limits().r_max))
+        layer(rng.normal(size=(8, 3)), training=True)
+    assert found == [(2**24 - 2, 2.0), (2**24 - 1, 2.5), (2**24, 3.0), (2**24, 3.0)]
+
+
+def test_files_with_an_integer_counter_load(rng, tmp_path):
+    made = [keras.Sequential([keras.Input((4,)), layers.BatchRenormalization(**PAPER)])] * 2
+    made[1] = keras.models.clone_model(made[0])
+    made[0](rng.normal(size=(8, 4)), training=True)
+    made[0].save_weights(tmp_path / "old.weights.h5")
+    with h5py.File(tmp_path / "old.weights.h5", "a") as file:
+        group = file["layers/batch_renormalization/vars"]
+        del group["4"]
+        group["4"] = np.int32(20_000_001)  # no float32
+    made[1].load_weights(tmp_path / "old.weights.h5")
+    assert int(made[1].layers[0].update_count) == 20_000_000
 
 
 def test_a_schedule_goes_on_after_saving(rng, tmp_path):
@@ -555,7 +582,7 @@ def test_adaptive_limits_go_on_after_saving(rng, tmp_path):
     for _ in range(20):
         model(uneven(rng), training=True)
     names = ["gamma", "beta", "moving_mean", "moving_variance", "deviations", "seen"]
-    assert [w.name for w in layer.weights] == names
+    assert [w.name for w in layer.variables] == names
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -587,10 +614,12 @@ def test_weights_of_other_limits_count_in_full_unless_they_are_initial(rng, make
         other(uneven(rng, (rows, 4)), training=True)
         layer(uneven(rng), training=True)
     layer.set_weights(other.get_weights())
-    np.testing.assert_array_equal(layer.seen, [float(rows > 0), 0.0])
+    np.testing.assert_array_equal(layer.seen, [0.0, 0.0])
     np.testing.assert_array_equal(layer.deviations, np.zeros((4, 4)))
     np.testing.assert_array_equal(layer.moving_mean, other.moving_mean)
     assert layer.current_limits() == (1.0, 0.0)
+    layer(uneven(rng), training=True)
+    np.testing.assert_allclose(layer.seen, [1.0 if rows else 0.01, 0.01], rtol=1e-5)
     if isinstance(other, layers.BatchRenormalization):
         layer(uneven(rng), training=True)
         other.set_weights(layer.get_weights())
@@ -616,13 +645,13 @@ def test_minibatches_without_positions_leave_adaptive_limits_as_they_are(rng):
     layer = layers.BatchRenormalization(momentum=0.9, **ADAPTIVE)
     for _ in range(5):
         layer(uneven(rng), training=True)
-    desired = layer.get_weights()
+    desired = [np.array(variable) for variable in layer.variables]
     layer(uneven(rng)[:0], training=True)
     layer(uneven(rng), training=True, mask=np.zeros(8, bool))
     layer(uneven(rng))
     layer.trainable = False
     layer(uneven(rng), training=True)
-    for actual, value in zip(layer.get_weights(), desired, strict=True):
+    for actual, value in zip(layer.variables, desired, strict=True):
         np.testing.assert_array_equal(actual, value)
 
 
@@ -632,7 +661,7 @@ def test_without_an_average_adaptive_limits_are_batch_normalization(rng, momentu
     for _ in range(5):
         layer(uneven(rng), training=True)
         np.testing.assert_allclose(layer.current_limits(), [1.0, 0.0], atol=1e-6)
-    assert np.isfinite(layer.get_weights()[-1]).all()
+    assert np.isfinite(keras.ops.convert_to_numpy(layer.seen)).all()
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float64"])
@@ -717,10 +746,10 @@ def test_an_adaptive_limit_beside_a_schedule(rng):
         x = uneven(rng)
         layer(x, training=True)
         adapts(x, training=True)
-    assert [w.name for w in layer.weights][4:] == ["update_count", "deviations", "seen"]
+    assert [w.name for w in layer.variables][4:] == ["update_count", "deviations", "seen"]
     assert layer.current_limits() == (2.0, adapts.current_limits().d_max)
     for given in (adapts, layer):
         for other in (adapts, layer):
-            other.set_weights(given.get_weights())
+            other.set_weights([np.array(variable) for variable in given.variables])
             assert other.current_limits().d_max == adapts.current_limits().d_max
             assert layer.current_limits().r_max == 2.0

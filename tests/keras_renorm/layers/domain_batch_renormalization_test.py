@@ -144,4 +144,5 @@ def test_adaptive_limits_by_domain(rng, kind, jit):
     plain.moving_mean.assign(plain.moving_mean + 1)
     layer.set_weights(plain.get_weights())
     assert layer.current_limits() == (1.0, 0.0)
+    step(tf.constant(x), ids)
     np.testing.assert_array_equal(layer.seen[..., 0], np.ones(layer.seen.shape[:-1]))

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -6,6 +7,7 @@ from keras_renorm.layers.limits import Limits, RenormLimits, of_clipping
 
 RAMP = schedules.LinearRamp(1.0, 3.0, start_step=1, end_step=5)
 INF = float("inf")
+LAYER = keras.layers.Layer()
 
 
 class Count:
@@ -35,8 +37,8 @@ def test_a_schedule_follows_the_count():
     assert limits.numbers() == RenormLimits(1.0, 2.0)  # nothing is counted yet
     limits.count = Count(3)
     assert limits.numbers() == RenormLimits(2.0, 2.0)
-    limits.advance(1.0)
-    limits.advance(0.0)
+    limits.advance(1.0, LAYER)
+    limits.advance(0.0, LAYER)
     assert limits.numbers() == RenormLimits(2.5, 2.0)
     assert float(limits.of_this_step("float32")["r_max"]) == 2.5
 
@@ -45,7 +47,7 @@ def test_a_schedule_follows_the_count():
 def test_counts_by_domain_give_limits_by_domain(dtype):
     limits = Limits(RAMP, INF)
     limits.count = Count([0, 3, 4])
-    limits.advance(np.array([0.0, 0.0, 1.0]))
+    limits.advance(np.array([0.0, 0.0, 1.0]), LAYER)
     r_max, d_max = limits.of_this_step(dtype).values()
     np.testing.assert_array_equal(r_max, [1.0, 2.0, 3.0])
     assert r_max.dtype == dtype

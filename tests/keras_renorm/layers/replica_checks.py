@@ -290,7 +290,7 @@ def test_updates_are_counted_where_the_statistics_are_kept(strategy, make, rng, 
         x = rng.normal(size=(sum(sizes), 3)).astype("f4")
         strategy.run(lambda x: layer(x, training=True), args=(split(strategy, x, sizes),))
     counts = own_values(layer.update_count)
-    assert counts[0] == layer.get_weights()[-1]
+    assert np.array(layer.update_count) == pytest.approx(np.mean(counts))
     if synchronized or REPLICAS == 1:
         assert counts == [2] * REPLICAS
         assert layer.current_limits() == pytest.approx((1.5, 0.5))

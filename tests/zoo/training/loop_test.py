@@ -94,7 +94,7 @@ def test_a_run_that_was_killed_damaged_and_stopped_ends_as_one_that_was_not(
 def weights_by_layer(path):
     model = keras.saving.load_model(path, compile=False)
     layers = [layer for layer in model.layers if layer.weights]
-    return {layer.name: [np.asarray(weight) for weight in layer.weights] for layer in layers}
+    return {layer.name: [np.asarray(value) for value in layer.variables] for layer in layers}
 
 
 @pytest.mark.slow
