@@ -1,7 +1,8 @@
 """Keras callbacks."""
 
+from keras_renorm.callbacks.count_steps import CountSteps
 from keras_renorm.callbacks.freeze_statistics import FreezeStatistics
 from keras_renorm.callbacks.log_diagnostics import LogDiagnostics
 from keras_renorm.callbacks.precise_statistics import PreciseStatistics
 
-__all__ = ["FreezeStatistics", "LogDiagnostics", "PreciseStatistics"]
+__all__ = ["CountSteps", "FreezeStatistics", "LogDiagnostics", "PreciseStatistics"]

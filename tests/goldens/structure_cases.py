@@ -240,6 +240,17 @@ def fitted(model, *chosen, steps=2):
     return model
 
 
+@covers("callbacks.CountSteps")
+def count_steps(tmp_path):
+    ramp = schedules.LinearRamp(1.0, 3.0, 0, 4)
+    model = fitted(one_norm(layers.BatchRenormalization(r_max=ramp)), steps=1)
+    counter = callbacks.CountSteps(model)
+    for _ in range(2):
+        model(X, training=True)
+    counter.advance()
+    assert model.layers[0].current_limits().r_max == 2.0  # of 2 updates
+
+
 @covers("callbacks.FreezeStatistics")
 def freeze_statistics(tmp_path):
     model = fitted(one_norm(), callbacks.FreezeStatistics(at_step=1), steps=3)

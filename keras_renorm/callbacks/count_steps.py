@@ -1,0 +1,114 @@
+"""Schedules that go by the optimizer's steps."""
+
+import warnings
+from typing import Any
+
+import keras
+
+from keras_renorm import keras_internals
+from keras_renorm.layers import BatchRenormalization
+from keras_renorm.statistics.hooks import retrace_training
+
+
+class CountSteps(keras.callbacks.Callback):
+    """Has the schedules of a model go by the optimizer's steps, and not by calls of the model.
+
+    By itself a layer counts each call of the whole model in training once. That is a step of the
+    optimizer, unless its gradients are gathered over several minibatches
+    (`gradient_accumulation_steps`), or a step calls the model several times, as that of a GAN
+    calls its discriminator. In `fit` this callback counts `optimizer.iterations`. In a loop of
+    your own, give it the model before the first step, and call `advance()` after each.
+
+    Only what schedules go by is counted so, `update_count`. Moving averages, and adaptive limits,
+    take in each minibatch, as those of every batch norm do: with n calls in a step their time
+    constant is 1 / (1 - momentum) / n steps, and `momentum ** (1 / n)` keeps it as it was. A layer
+    that counts for each of its domains goes on counting their minibatches.
+
+    Under JAX, in a step without side effects, add the steps to the values of the variables that
+    are called `update_count`, or call `advance` within a `keras.StatelessScope`.
+
+    Args:
+        model: The model, for a loop of your own; `fit` gives its own.
+        optimizer: The optimizer whose steps `fit` counts, by default the model's. Needed where a
+            `train_step` uses another.
+
+    Raises:
+        ValueError: If `model`, or that of `fit`, has no layer with a schedule that is built.
+
+    Example:
+        >>> counter = keras_renorm.callbacks.CountSteps(model)
+        >>> _ = model(images, training=True)  # of real images
+        >>> _ = model(images, training=True)  # of others
+        >>> counter.advance()
+    """
+
+    def __init__(
+        self,
+        model: keras.Model | None = None,
+        *,
+        optimizer: keras.optimizers.Optimizer | None = None,
+    ) -> None:
+        super().__init__()
+        self._given = optimizer
+        self._layers: list[BatchRenormalization] = []
+        self._begun = self._counted = 0
+        if model is not None:
+            self.set_model(model)
+            self._take_over(model)
+
+    def advance(self, steps: int = 1) -> None:
+        """Counts steps.
+
+        Args:
+            steps: Their number.
+        """
+        for layer in self._layers:
+            layer.update_count.assign_add(keras.ops.cast(steps, layer.update_count.dtype))
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Takes the counters over."""
+        self._take_over(self.model)
+        self._begun = self._counted = self._steps()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts the steps since the last time."""
+        steps = self._steps()
+        if steps > self._counted:
+            self.advance(steps - self._counted)
+        self._counted = steps
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Gives the counters back."""
+        for layer in self._layers:
+            layer.counts_calls = True
+        retrace_training(self.model)
+        if self._counted == self._begun:
+            warnings.warn(
+                "CountSteps counted nothing: the optimizer made no step. If the model's "
+                "`train_step` uses another one, write CountSteps(optimizer=...).",
+                stacklevel=2,
+            )
+
+    def _take_over(self, model: Any) -> None:
+        self._layers = [x for x in keras_internals.flattened(model) if _has_counter(x)]
+        if not self._layers:
+            raise ValueError(
+                f"CountSteps found no counter in the model {model.name!r}: no BatchRenormalization "
+                "with a schedule that is built. Adaptive limits, the default, and numbers need no "
+                "counter: leave the callback out."
+            )
+        for layer in self._layers:
+            layer.counts_calls = False
+        retrace_training(model)
+
+    def _steps(self) -> int:
+        model = self.model  # Under JAX this brings the state of the step to the variables.
+        optimizer = model.optimizer if self._given is None else self._given
+        inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+        return int(keras.ops.convert_to_numpy(inner.iterations))
+
+
+def _has_counter(layer: Any) -> bool:
+    """Whether a layer has a counter of steps, and not of its domains' minibatches."""
+    count = layer.update_count if isinstance(layer, BatchRenormalization) else None
+    return count is not None and len(count.shape) == 0
