@@ -28,7 +28,7 @@ class PreciseStatistics(keras.callbacks.Callback):
         at_end: Whether at the end of training, also after an epoch that had its own: other
             callbacks may have changed the weights since.
         verbose: As for `precise`, 0 by default.
-        **options: Further arguments of `precise`, such as `batch_size` and `upstream`.
+        **options: Further arguments of `precise`, such as `batch_size` and `passes`.
 
     Attributes:
         report: The last `PreciseReport`; None before.

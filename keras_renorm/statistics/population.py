@@ -9,13 +9,14 @@ import keras
 
 from keras_renorm.models import batch_norms
 from keras_renorm.ops import arguments
-from keras_renorm.statistics import moving_statistics
+from keras_renorm.statistics import costs, moving_statistics
 from keras_renorm.statistics.batches import Batches
 from keras_renorm.statistics.minibatch import uses_minibatch
 from keras_renorm.statistics.sweeps import Sweeper
 
 Estimator = Literal["total", "mean_of_batch_variances"]
-Upstream = Literal["population", "minibatch"]
+Passes = Literal["exact", "single"]
+Verbose = Literal["auto", 0, 1, 2]
 
 
 class PreciseReport(NamedTuple):
@@ -46,9 +47,10 @@ def precise(
     batch_size: int | None = None,
     layers: Sequence[Any] | None = None,
     estimator: Estimator = "total",
-    upstream: Upstream = "population",
+    passes: Passes = "exact",
+    memory_budget: float = 2**31,
     tolerance: float = 1e-6,
-    verbose: Literal["auto", 0, 1, 2] = "auto",
+    verbose: Verbose = "auto",
 ) -> PreciseReport:
     """Sets the statistics of every batch norm to the moments of its inputs over given examples.
 
@@ -63,18 +65,19 @@ def precise(
     anew for each batch; the seeds are then as they were.
 
     What a batch norm receives in inference depends on the statistics of those before it. There
-    are three ways:
+    are three ways, and `verbose` says which it is and what it costs:
 
-    - By default each batch norm has exactly the moments of what it receives in inference. The
-      statistics are set one batch norm after the other, in the order in which they are called;
-      so with L batch norms the examples go through the model L times. (All at once, repeated
-      until nothing changes, takes as many: a small error grows about twofold with each layer.)
-    - The same in a single sweep, if all examples are in one batch, e.g. with
-      `batch_size=num_samples`: the fastest, where the memory holds some three copies of the
-      largest activation of all examples.
-    - `upstream="minibatch"`, as the paper: the batch norms before normalise with the minibatch.
-      A single sweep, but the result depends on the batches and is biased where they are small
-      (in the paper, at 2: 34.4 % error, not 32.0 %).
+    - By default each batch norm has exactly the moments of what it receives in inference, by a
+      single sweep with all examples in one batch, as long as `memory_budget` holds their
+      activations: some three copies of the largest one where the backend compiles the model, all of
+      them under PyTorch.
+    - Beyond that, or with a `batch_size`, the result is the same, but the statistics are set one
+      batch norm after the other, in the order in which they are called; so with L batch norms the
+      examples go through the model L times. (All at once, repeated until nothing changes, takes as
+      many: a small error grows about twofold with each layer.)
+    - `passes="single"`, as the paper: the batch norms before normalise with the minibatch. A single
+      sweep of any number of examples, none of which is kept, but the result depends on the batches
+      and is biased where they are small (in the paper, at 2: 34.4 % error, not 32.0 %).
 
     Takes in layers called several times (all their calls count), models inside the model, masks,
     layers with domains (one without examples keeps its statistics), and Keras's batch norms with
@@ -86,7 +89,7 @@ def precise(
 
     Of a model made in the scope of a `tf.distribute` strategy the replicas share each batch, and
     all end with the same statistics; on several workers each must call this with the same data.
-    With `upstream="minibatch"` give batches of at least one example for each replica.
+    With `passes="single"` give batches of at least one example for each replica.
 
     Args:
         model: A model, or a layer, that holds batch norms and is built.
@@ -94,19 +97,23 @@ def precise(
             list or an iterator of batches, or a `keras.utils.PyDataset`. A batch is `x`, `(x, y)`
             or `(x, y, weights)`, as for `fit`; only x is used. It is read once, in order, and
             kept in memory where several sweeps need it.
-        num_samples: How many examples to take, exactly; all by default. 1,000 to 10,000 do.
-        batch_size: How many examples go through the model together; by default as many as come
-            together, of arrays 32.
+        num_samples: How many examples to take, exactly; all by default. 1,000 to 10,000 do: of
+            what does not say how many it holds, such as a generator, no more than 10,000 are taken
+            by default, with a warning.
+        batch_size: How many examples go through the model together; by default all or, where that
+            is too many, as many as come together, of arrays 32.
         layers: Those batch norms of the model that get new statistics; by default all.
         estimator: `"total"`, or `"mean_of_batch_variances"` for E[var_B], the mean over batches,
             replicas and calls, which leaves the variance between them out: too small, the more
             the smaller they are.
-        upstream: Which statistics the batch norms use while those after them are measured:
-            `"population"` or `"minibatch"`.
+        passes: `"exact"`, or `"single"` for the paper's one sweep.
+        memory_budget: Bytes that the activations of all examples may take, by an estimate from a
+            forward pass of the first batch. 0 leaves the batches as they are.
         tolerance: If a batch norm is called several times, so that it may depend on itself, all
             is repeated until no mean changes by more, in deviations, and no variance by more, as
             a share of it. Otherwise nothing can change and this has no meaning.
-        verbose: 0 for silence, 1 or "auto" for a progress bar, 2 for one line at the end.
+        verbose: 0 for silence, 1 or "auto" for what it costs and a progress bar, 2 for one line at
+            the end in the place of the bar.
 
     Returns:
         A `PreciseReport`.
@@ -124,15 +131,17 @@ def precise(
 
     Source: Wu & Johnson 2021, section 3.
     """
-    _check_options(estimator, upstream, tolerance, verbose)
+    _check_options(estimator, passes, memory_budget, tolerance, verbose)
     chosen = batch_norms(model, layers)
     for layer in chosen:
         moving_statistics.require_weights(layer)
-    minibatch = upstream == "minibatch"
-    examples = Batches(dataset, num_samples, batch_size, keep=not minibatch)
+    single = passes == "single"
+    examples = Batches(dataset, num_samples, batch_size, keep=not single)
+    if not single and batch_size is None and estimator == "total" and not examples.is_one:
+        _join(examples, costs.measured(model, chosen, examples.few()), memory_budget, verbose)
     sweeper = Sweeper(model, chosen, examples, estimator, 1 if verbose == "auto" else verbose)
-    with uses_minibatch(batch_norms(model)) if minibatch else contextlib.nullcontext():
-        change = sweeper.sweep_once() if minibatch else sweeper.sweep_until(tolerance)
+    with uses_minibatch(batch_norms(model)) if single else contextlib.nullcontext():
+        change = sweeper.sweep_once() if single else sweeper.sweep_until(tolerance)
     called = sweeper.assign()
     return PreciseReport(
         examples=examples.examples or 0,
@@ -141,6 +150,20 @@ def precise(
         layers=tuple(layer.path for layer in called),
         skipped=tuple(layer.path for layer in chosen if layer not in called),
     )
+
+
+def _join(examples: Batches, cost: costs.Cost, memory_budget: float, verbose: Verbose) -> None:
+    """Puts the examples in one batch where that gives the same for less, and says what it costs."""
+    total = examples.examples or 0
+    needed = cost.example_bytes * total
+    joined = cost.joins and needed <= memory_budget and examples.join()
+    if verbose:
+        sweeps = "1 sweep" if joined else f"{cost.norms} sweeps or more"
+        print(
+            f"Statistics of {cost.norms} batch norms over {total:,} examples: {sweeps}. One batch "
+            f"of all takes about {needed / 1e9:.2g} GB, and memory_budget is "
+            f"{memory_budget / 1e9:.2g}."
+        )
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:
@@ -156,14 +179,19 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     bound = signature.bind_partial(**given)
     bound.apply_defaults()
     one = bound.arguments
-    _check_options(one["estimator"], one["upstream"], one["tolerance"], one["verbose"])
+    _check_options(
+        *(one[k] for k in ("estimator", "passes", "memory_budget", "tolerance", "verbose"))
+    )
     # Reads nothing yet.
     Batches(one["dataset"], one["num_samples"], one["batch_size"], keep=False)
 
 
-def _check_options(estimator: Any, upstream: Any, tolerance: Any, verbose: Any) -> None:
+def _check_options(
+    estimator: Any, passes: Any, memory_budget: Any, tolerance: Any, verbose: Any
+) -> None:
     _check_choice("estimator", estimator, ("total", "mean_of_batch_variances"))
-    _check_choice("upstream", upstream, ("population", "minibatch"))
+    _check_choice("passes", passes, ("exact", "single"))
+    arguments.real("memory_budget", memory_budget, low=0)
     _check_choice("verbose", verbose, ("auto", 0, 1, 2))
     arguments.real("tolerance", tolerance, low=0)
 

@@ -22,6 +22,10 @@ _MOST_ROUNDS = 50
 _DRAWS = 1000
 
 
+class NotFiniteError(ValueError):
+    """A batch norm receives NaN or infinity."""
+
+
 class Sweeper:
     """Finds the statistics; the model changes only when they are assigned.
 
@@ -73,10 +77,8 @@ class Sweeper:
         overflow on the way: of 20 convolutions with batch norms, changes of 0.09 grew to 2, or to
         infinity, before they fell.
         """
-        if self._examples.is_one:
-            self.sweep_once(at_once=True)
-            if len(self._order) == len(self.called):
-                return 0.0
+        if self._examples.is_one and self._at_once():
+            return 0.0
         forward, change = MomentsPass(self._model, self._layers), np.inf
         for _ in range(_MOST_ROUNDS):
             change = self._round(forward)
@@ -91,6 +93,16 @@ class Sweeper:
             stacklevel=3,
         )
         return change
+
+    def _at_once(self) -> bool:
+        """Sets all statistics by one sweep of all examples in one batch; whether they are right."""
+        try:
+            self.sweep_once(at_once=True)
+        except NotFiniteError:
+            if not self._examples.part():
+                raise
+            return False  # batch by batch it is known where
+        return len(self._order) == len(self.called)
 
     def assign(self) -> list[Any]:
         """Gives the batch norms that are called their statistics, and returns them."""
@@ -166,7 +178,7 @@ class Sweeper:
 
 def _check_finite(layer: Any, call: Received, first: int, end: int) -> None:
     if not all(np.isfinite(vector).all() for vector in call):
-        raise ValueError(
+        raise NotFiniteError(
             f"The inputs of the batch norm {layer.path!r} are not finite in the examples {first} "
             f"to {end - 1}: they hold NaN or infinity, or values too large for their dtype. The "
             "model is as it was."

@@ -337,6 +337,11 @@ class Backend(Protocol):
         """How many replicas `variables` were made for."""
         ...
 
+    @property
+    def compiles(self) -> bool:
+        """Whether `compiled` compiles, unless it is asked not to."""
+        ...
+
     def compiled(
         self, function: Callable[..., Any], variables: Sequence[Any], *, eager: bool
     ) -> Callable[[Sequence[Any], Any], Any]:

@@ -45,6 +45,7 @@ class PlainBackend:
     fused: FusedKernel | None = None
     fused_inference: FusedInference | None = None
     prefers_plain_passes = False
+    compiles = False
     synchronizes = False
     untraced = "Run the gauge where nothing is compiled."
     leaks: tuple[type[Exception], ...] = ()

@@ -85,10 +85,10 @@ def test_an_epoch_is_not_done_twice(model, x, monkeypatch):
         "keras_renorm.callbacks.precise_statistics.precise",
         lambda model, **options: calls.append(options),
     )
-    fit(model, x, PreciseStatistics(x, 16, every_epochs=2, upstream="minibatch", at_end=False))
+    fit(model, x, PreciseStatistics(x, 16, every_epochs=2, passes="single", at_end=False))
     assert len(calls) == 2
     assert calls[0]["num_samples"] == 16
-    assert calls[0]["upstream"] == "minibatch"
+    assert calls[0]["passes"] == "single"
     validated = {"validation_data": (x, x)}
     fit(model, x, PreciseStatistics(x, every_epochs=1, at_end=False), **validated)
     assert len(calls) == 6
@@ -113,8 +113,9 @@ def test_bad_arguments(x):
         ({"estimater": "total"}, TypeError, r"received estimater; its arguments are dataset, num_"),
         ({"model": None}, TypeError, "must be arguments of `precise`, received model"),
         ({"estimator": "best"}, ValueError, "`estimator` must be one of 'total', 'mean_of_batch"),
-        ({"upstream": None}, ValueError, "`upstream` must be one of 'population', 'minibatch'"),
+        ({"passes": None}, ValueError, "`passes` must be one of 'exact', 'single'"),
         ({"verbose": 3}, ValueError, "`verbose` must be one of 'auto', 0, 1, 2"),
+        ({"memory_budget": -1}, ValueError, "`memory_budget` must be at least 0"),
         ({"tolerance": -1}, ValueError, "`tolerance` must be at least 0"),
         ({"num_samples": 0}, ValueError, "`num_samples` must be at least 1"),
         ({"batch_size": 2.5}, TypeError, r"`batch_size` must be an integer, received 2\.5"),

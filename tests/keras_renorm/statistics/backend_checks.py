@@ -54,6 +54,40 @@ def test_precise(norm, x, batch_size):
     assert_precise(model, x)
 
 
+def masked_nested_model_of_domains(norm):
+    inputs = keras.Input((5, 4)), keras.Input((), dtype="int32")
+    x = norm()(keras.layers.Masking(-7.0)(inputs[0]))
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    x = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), norm()])(x)
+    x = layers.DomainBatchRenormalization(3)(keras.layers.ReLU()(x), domain=inputs[1])
+    return keras.Model(inputs, norm()(keras.layers.Dense(2)(x)))
+
+
+def model_with_a_shared_norm(norm):
+    inputs = keras.Input((5, 4)), keras.Input((), dtype="int32")
+    shared = norm()
+    return keras.Model(inputs, [shared(shared(inputs[0])), inputs[1]])
+
+
+@every_norm
+@pytest.mark.parametrize("make", [masked_nested_model_of_domains, model_with_a_shared_norm])
+def test_one_batch_of_all_gives_what_batch_by_batch_does(rng, norm, make):
+    x, ids = rng.normal(2.0, 3.0, (24, 5, 4)).astype("f4"), np.arange(24).astype("i4") % 2
+    for row, length in zip(x, rng.integers(2, 6, 24), strict=True):
+        row[length:] = -7.0
+    batches = [((x[i : i + 7], ids[i : i + 7]),) for i in range(0, 24, 7)]
+    model, found = make(norm), []
+    start = model.get_weights()
+    for memory_budget in (0, 2**20):
+        model.set_weights(start)
+        report = precise(model, batches, memory_budget=memory_budget, verbose=0)
+        found.append(model.get_weights())
+    joined = make is masked_nested_model_of_domains
+    assert (report.sweeps == 1) == joined
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-6)
+
+
 class Sampling(keras.layers.Layer):
     """Random in inference, as in variational autoencoders."""
 
@@ -137,10 +171,10 @@ def test_freezing_counts_the_steps_of_gathered_gradients(x):
     assert int(numpy(model.layers[0].update_count)) == 4
 
 
-@pytest.mark.parametrize("upstream", ["population", "minibatch"])
-def test_no_layers(x, upstream):
+@pytest.mark.parametrize("passes", ["exact", "single"])
+def test_no_layers(x, passes):
     with pytest.raises(ValueError, match="`layers` must hold at least one batch norm"):
-        precise(model_of(NORMS["ours"]), x, layers=[], upstream=upstream, verbose=0)
+        precise(model_of(NORMS["ours"]), x, layers=[], passes=passes, verbose=0)
 
 
 def test_callbacks_and_sets(x):

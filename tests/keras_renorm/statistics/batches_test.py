@@ -87,6 +87,64 @@ def test_endless_datasets_need_a_number():
             Batches(endless, None, None, keep=True)
 
 
+def endless():
+    while True:
+        yield X
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [endless, lambda: tf.data.Dataset.from_generator(endless, "float32", (10, 2))],
+    ids=["generator", "tf"],
+)
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_may_have_no_end_is_bounded_and_says_so(dataset, keep):
+    message = r"may have no end: the statistics are of its first 10,000\. Write num_samples=10000"
+    with pytest.warns(UserWarning, match=message):
+        found = joined(Batches(dataset(), None, None, keep=keep))
+    assert len(found) == 10_000
+    assert len(joined(Batches(dataset(), 10_010, None, keep=keep))) == 10_010  # as asked
+
+
+@pytest.mark.parametrize("number", [999, 1000])
+def test_generators_that_end_in_time_are_taken_whole(number):
+    batches = Batches((X for _ in range(number)), None, 64, keep=True)
+    assert len(joined(batches)) == 10 * number
+
+
+def test_what_says_its_length_is_not_bounded():
+    for dataset in ([X] * 1001, iter([X] * 1001), np.tile(X, (1001, 1))):
+        assert len(joined(Batches(dataset, None, None, keep=True))) == 10_010
+
+
+def test_batches_are_joined_and_parted():
+    batches = Batches([{"a": X[:3], "b": Y[:3]}, {"a": X[3:], "b": Y[3:]}], None, None, keep=True)
+    assert not batches.part()
+    x, size = batches.few()
+    assert (size, len(x["a"])) == (3, 3)
+    assert batches.join()
+    assert batches.is_one
+    ((x, size),) = batches
+    assert size == 10
+    np.testing.assert_array_equal(x["a"], X)
+    np.testing.assert_array_equal(x["b"], Y)
+    assert batches.part()
+    assert [(len(x["a"]), size) for x, size in batches] == [(3, 3), (7, 7)]
+    np.testing.assert_array_equal(np.concatenate([x["a"] for x, _ in batches]), X)
+
+
+@pytest.mark.parametrize("other", [X[:, :1], X.astype("f8")])
+def test_batches_of_other_shapes_or_types_are_not_joined(other):
+    batches = Batches([X, other], None, None, keep=True)
+    assert not batches.join()
+    assert [size for _, size in batches] == [10, 10]
+
+
+def test_a_few_are_no_more_than_32():
+    x, size = Batches(np.tile(X, (5, 1)), None, 50, keep=True).few()
+    assert size == len(x) == 32
+
+
 @pytest.mark.parametrize("dataset", [(X, Y), 3, None])
 def test_other_things_are_refused(dataset):
     with pytest.raises(TypeError, match=r"must be a tf.data.Dataset of batches, .* give x alone"):

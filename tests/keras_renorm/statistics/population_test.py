@@ -102,11 +102,12 @@ def test_statistics_are_the_float64_moments_however_the_data_is_split(rng, norm,
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("norm", [NORMS["brn"], NORMS["keras"]], ids=["brn", "keras"])
-def test_several_norms_have_the_moments_of_what_they_receive(images, norm, sizes):
+@pytest.mark.parametrize("memory_budget", [0, 1e9])
+def test_several_norms_have_the_moments_of_what_they_receive(images, norm, sizes, memory_budget):
     model = deep_model(norm)
     first = float64_moments(numpy(model.layers[1](images)))
-    report = precise(model, pieces(images, sizes), verbose=0)
-    assert (report.examples, report.sweeps, report.change) == (70, 3, 0.0)
+    report = precise(model, pieces(images, sizes), memory_budget=memory_budget, verbose=0)
+    assert (report.examples, report.sweeps, report.change) == (70, 1 if memory_budget else 3, 0.0)
     scale = np.abs(first[0]) + np.sqrt(first[1])
     assert (np.abs(numpy(norms_of(model)[0].moving_mean) - first[0]) <= 1e-6 * scale).all()
     np.testing.assert_allclose(numpy(norms_of(model)[0].moving_variance), first[1], rtol=1e-6)
@@ -118,6 +119,36 @@ def test_all_examples_in_one_batch_need_one_sweep(images, norm):
     model = deep_model(norm)
     assert precise(model, images, batch_size=len(images), verbose=0).sweeps == 1
     assert_self_consistent(model, images)
+
+
+@pytest.mark.parametrize(
+    ("options", "sweeps"),
+    [({}, 1), ({"memory_budget": 0}, 3), ({"batch_size": 30}, 3), ({"memory_budget": 1e4}, 3)],
+)
+def test_one_sweep_does_within_the_budget_and_the_cost_is_said(images, capsys, options, sweeps):
+    model = deep_model(layers.BatchNormalization)
+    report = precise(model, images, verbose=2, **options)
+    assert report.sweeps == sweeps
+    printed = capsys.readouterr().out
+    if "batch_size" in options:  # nothing was to be chosen
+        return
+    said = "1 sweep" if sweeps == 1 else "3 sweeps or more"
+    assert f"Statistics of 3 batch norms over 70 examples: {said}. One batch of all" in printed
+    # Three times 6x5x4 values of 4 bytes for each of the 70 images.
+    assert "takes about 0.0001 GB, and memory_budget is " in printed
+
+
+@pytest.mark.parametrize("chosen", [slice(1), slice(1, None)])
+def test_the_budget_does_not_change_the_result(images, chosen):
+    model = deep_model(layers.BatchRenormalization)
+    start, found = model.get_weights(), []
+    for memory_budget in (0, 1e9):
+        model.set_weights(start)
+        norms = norms_of(model)[chosen]
+        precise(model, pieces(images, [8]), layers=norms, memory_budget=memory_budget, verbose=0)
+        found.append(model.get_weights())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_deep_nets_do_not_overflow_on_the_way(rng):
@@ -167,12 +198,12 @@ def test_the_mean_of_batch_variances_leaves_out_the_variance_between_batches(rng
     assert (within < np.float64(x).var(0)).all()
 
 
-def test_minibatch_upstream_is_the_paper_s_estimate(rng):
+def test_a_single_pass_is_the_paper_s_estimate(rng):
     x = rng.normal(size=(24, 4)).astype("f4")
     first, second = layers.BatchRenormalization(epsilon=0.1), layers.BatchNormalization()
     dense = keras.layers.Dense(3)
     model = keras.Sequential([keras.Input((4,)), first, dense, second])
-    report = precise(model, pieces(x, [4]), upstream="minibatch", verbose=0)
+    report = precise(model, pieces(x, [4]), passes="single", verbose=0)
     assert report.sweeps == 1
     assert_statistics(first, x)
     parts = [np.float64(b) for b in pieces(x, [4])]
@@ -341,18 +372,16 @@ NAN = np.full((4, 3), np.nan, "f4")
     ids=["early", "raises", "empty", "none", "nan", "nan at once", "wrong shape"],
 )
 @pytest.mark.parametrize(
-    ("norm", "upstream"),
-    [("brn", "population"), ("keras", "population"), ("brn", "minibatch")],
+    ("norm", "passes"),
+    [("brn", "exact"), ("keras", "exact"), ("brn", "single")],
 )
-def test_a_failure_leaves_the_model_as_it_was(
-    rows, norm, upstream, dataset, options, error, message
-):
+def test_a_failure_leaves_the_model_as_it_was(rows, norm, passes, dataset, options, error, message):
     model = small_model(NORMS[norm])
     norms_of(model)[1].trainable = False
     model(rows[:8], training=True)
     before = state(model)
     with pytest.raises(error, match=re.escape(message)):
-        precise(model, dataset(rows), upstream=upstream, verbose=0, **options)
+        precise(model, dataset(rows), passes=passes, verbose=0, **options)
     assert state(model) == before
 
 
@@ -394,7 +423,7 @@ def test_a_norm_in_a_compiled_loop_is_refused(rng):
     ("options", "error", "message"),
     [
         ({"estimator": "best"}, ValueError, "must be one of 'total', 'mean_of_batch_variances'"),
-        ({"upstream": None}, ValueError, "must be one of 'population', 'minibatch'; received"),
+        ({"passes": None}, ValueError, "must be one of 'exact', 'single'; received"),
         ({"verbose": 3}, ValueError, "`verbose` must be one of 'auto', 0, 1, 2; received"),
         ({"tolerance": -1}, ValueError, "`tolerance` must be at least 0"),
         (
@@ -443,21 +472,21 @@ def test_progress(rng, capsys, verbose, expected):
 def test_progress_through_a_dataset_of_unknown_length(rng, capsys, verbose):
     model = keras.Sequential([keras.Input((4,)), layers.BatchNormalization()])
     batches = iter(np.split(rng.normal(size=(16, 4)).astype("f4"), 4))
-    precise(model, batches, upstream="minibatch", verbose=verbose)
+    precise(model, batches, passes="single", verbose=verbose)
     assert "16/16" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("upstream", ["population", "minibatch"])
+@pytest.mark.parametrize("passes", ["exact", "single"])
 @pytest.mark.parametrize("norm", [NORMS["bn"], NORMS["keras"]], ids=["bn", "keras"])
-def test_double_precision_models(rng, norm, upstream):
+def test_double_precision_models(rng, norm, passes):
     x = rng.normal(3.0, 2.0, (64, 4))
     model = keras.Sequential(
         [keras.Input((4,), dtype="float64")] + [norm(dtype="float64") for _ in range(2)]
     )
-    precise(model, x, batch_size=64 if upstream == "minibatch" else 8, upstream=upstream, verbose=0)
+    precise(model, x, batch_size=64 if passes == "single" else 8, passes=passes, verbose=0)
     first, second = model.layers
     assert_statistics(first, x, 1e-13)
-    if upstream == "population":
+    if passes == "exact":
         assert_statistics(second, numpy(first(x)), 1e-13)
 
 

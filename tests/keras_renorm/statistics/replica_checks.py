@@ -94,12 +94,12 @@ def test_a_failure_leaves_every_replica_as_it_was(strategy, x, dataset):
         np.testing.assert_array_equal(own_values(layer.moving_mean), old)
 
 
-def test_minibatch_upstream(strategy, x):
+def test_a_single_pass(strategy, x):
     with strategy.scope():
         model = model_of(NORMS["synchronized"])
     alone = model_of(NORMS["synchronized"])
     for one in (model, alone):
-        precise(one, x, batch_size=8, upstream="minibatch", verbose=0)
+        precise(one, x, batch_size=8, passes="single", verbose=0)
     for ours, theirs in zip(norms_of(model), norms_of(alone), strict=True):
         np.testing.assert_allclose(
             own_values(ours.moving_variance)[-1], theirs.moving_variance.numpy(), rtol=1e-5

@@ -16,6 +16,7 @@ from keras_renorm.ops.native import loader
 class Jax(PlainBackend):
     """See `keras_renorm.ops.backends.interface.Backend`."""
 
+    compiles = True
     synchronizes = True
     untraced = (
         "Take out the jax.jit or the scan around it, or run the gauge in `with jax.disable_jit():`."

@@ -29,6 +29,7 @@ class TensorFlow(PlainBackend):
     fused_inference = InferenceKernel()
     native_passes: Passes | None = passes
     prefers_plain_passes = True
+    compiles = True
     synchronizes = True
     untraced = (
         "Take out the tf.function around it, or run tf.config.run_functions_eagerly(True) before "
