@@ -1,5 +1,6 @@
 """Programs are tested as what they are: processes of their own."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -27,6 +28,8 @@ TINY = (
 )
 
 
+NOBODY = 65534
+
 ROOT = Path(zoo.__file__).parent.parent
 
 
@@ -43,6 +46,28 @@ def environment(*folders):
 
 def command(module, *arguments):
     return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+@pytest.fixture
+def unprivileged():
+    """Runs a body as a user whom file permissions bind, and who owns a folder with all in it."""
+
+    @contextlib.contextmanager
+    def run(folder):
+        if os.geteuid() != 0:
+            yield
+            return
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, NOBODY, -1)
+        for path in folder.resolve().parents:  # which pytest closes to others
+            path.chmod(path.stat().st_mode | 0o011)
+        os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return run
 
 
 @pytest.fixture(scope="session")

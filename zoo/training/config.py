@@ -4,7 +4,7 @@ A config is a flat, locked `ml_collections.ConfigDict` with the keys of `zoo.tra
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
@@ -57,6 +57,42 @@ def check_values(config: Mapping[str, Any]) -> None:
             f"--config.num_replicas must be at most batch_size ({config['batch_size']}), received "
             f"{config['num_replicas']}."
         )
+
+
+class Changes(NamedTuple):
+    """How the config with which a run shall go on differs from that of the run so far.
+
+    Attributes:
+        refused: What would make it another run.
+        allowed: What does not touch its numbers.
+        longer: What a greater `num_steps` changes, itself included.
+    """
+
+    refused: dict[str, tuple[Any, Any]]
+    allowed: dict[str, tuple[Any, Any]]
+    longer: dict[str, tuple[Any, Any]]
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> Changes:
+    """Returns how two configs differ, by what the difference means for a run that is resumed.
+
+    Args:
+        there: The config of the run so far. A key that it does not have was added by a later
+            release, whose default leaves such a run as it is.
+        here: The config of the run from now on.
+    """
+    defaults = {name: key.default for name, key in KEYS.items()}
+    found = differences(defaults | dict(there), defaults | dict(here))
+    steps, more = (config.get("num_steps", defaults["num_steps"]) for config in (there, here))
+    sorts = Changes({}, {}, {})
+    for name, pair in found.items():
+        if name in KEYS and KEYS[name].free:
+            sorts.allowed[name] = pair
+        elif name in KEYS and more > steps and (name == "num_steps" or KEYS[name].scaled):
+            sorts.longer[name] = pair
+        else:
+            sorts.refused[name] = pair
+    return sorts
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

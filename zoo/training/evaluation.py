@@ -45,6 +45,10 @@ class Result:
     seconds: float
 
 
+class InterruptedEvaluationError(Exception):
+    """An evaluation was asked to stop before its end."""
+
+
 class Evaluator:
     """Evaluates a model in inference mode on one data set, as often as needed.
 
@@ -62,35 +66,49 @@ class Evaluator:
         self._batches = pipeline.evaluation_batches(dataset, batch_size)
         self._sums = _make_sums(builders.classifier_of(model))
 
-    def __call__(self) -> Result:
-        """Returns accuracy and loss with the model's present weights."""
+    def __call__(self, stop: Callable[[], bool] = lambda: False) -> Result:
+        """Returns accuracy and loss with the model's present weights.
+
+        Args:
+            stop: Asked before each batch whether this worker would rather stop.
+
+        Raises:
+            InterruptedEvaluationError: On every worker, when one of them would rather stop.
+        """
         start = time.perf_counter()
         loss = correct = 0.0
         for images, labels in self._batches:
-            batch_loss, batch_correct = self._sums(images, labels).numpy()
+            asked = tf.constant(float(stop()), tf.float64)
+            batch_loss, batch_correct, ended = self._sums(images, labels, asked).numpy()
             loss += float(batch_loss)
             correct += float(batch_correct)
+            if ended:
+                raise InterruptedEvaluationError
         examples = len(self._dataset.labels)
         return Result(correct / examples, loss / examples, examples, time.perf_counter() - start)
 
 
-def _make_sums(model: keras.Model) -> Callable[[Any, Any], Any]:
-    """Returns a compiled function of a batch: summed cross-entropy, number of right answers."""
+def _make_sums(model: keras.Model) -> Callable[[Any, Any, Any], Any]:
+    """Returns a compiled function of a batch: summed cross-entropy, number of right answers.
+
+    Its third argument and result say how many replicas' workers would rather stop.
+    """
     strategy = tf.distribute.get_strategy()
 
-    def replica_sums(images: Any, labels: Any) -> Any:
+    def replica_sums(images: Any, labels: Any, stop: Any) -> Any:
         images, labels = own_rows(images, labels)
         probabilities = tf.cast(model(images, training=False), tf.float32)
         # The least normal float32 bounds the loss of a probability that was rounded to 0 by 87.3.
         chosen = tf.gather(probabilities, labels, axis=-1, batch_dims=1)
         losses = -tf.math.log(tf.maximum(chosen, np.finfo(np.float32).tiny))
         loss = tf.reduce_sum(tf.cast(losses, tf.float64))
-        return tf.stack([loss, tf.cast(steps.count_correct(probabilities, labels), tf.float64)])
+        correct = tf.cast(steps.count_correct(probabilities, labels), tf.float64)
+        return tf.stack([loss, correct, stop])
 
     # One trace serves the last batch too, which is usually smaller.
     @tf.function(reduce_retracing=True)
-    def sums(images: Any, labels: Any) -> Any:
-        return strategy.reduce("SUM", strategy.run(replica_sums, (images, labels)), axis=None)
+    def sums(images: Any, labels: Any, stop: Any) -> Any:
+        return strategy.reduce("SUM", strategy.run(replica_sums, (images, labels, stop)), axis=None)
 
     return sums
 

@@ -52,6 +52,7 @@ class Key:
         help: What it is, for `--help`.
         allowed: None where other code knows.
         scaled: How a time that grows with num_steps is rounded; None for other keys.
+        free: Whether a run may be resumed with another value: the key touches no number of it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Key:
     help: str = ""
     allowed: Allowed | None = None
     scaled: Callable[[float], int] | None = None
+    free: bool = False
 
     @property
     def kind(self) -> type:
@@ -137,7 +139,7 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
     ),
     (
         Key("dataset", "fashion_mnist_subset"),
-        Key("data_dir", None, "Of TensorFlow Datasets; None is its own."),
+        Key("data_dir", None, "Of TensorFlow Datasets; None is its own.", free=True),
         Key("minibatches", "iid", "What is together.", _one_of("iid", "few_labels")),
         Key("labels_per_batch", 2, "How many labels a few_labels minibatch has.", _AT_LEAST_1),
         Key("batch_size", 128, "Images of a minibatch, of all replicas together.", _AT_LEAST_1),
@@ -163,10 +165,14 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
         Key("num_replicas", 2, "Only for mirrored: GPUs, or logical CPU devices.", _AT_LEAST_1),
     ),
     (
-        Key("log_every_steps", 50, "", _AT_LEAST_1),
-        Key("eval_every_steps", 500, "", _AT_LEAST_1, math.ceil),
-        Key("eval_batch_size", 500, "", _AT_LEAST_1),
-        Key("checkpoint_every_steps", 500, "", _AT_LEAST_1),
+        Key("log_every_steps", 50, "", _AT_LEAST_1, free=True),
+        Key("eval_every_steps", 500, "", _AT_LEAST_1, math.ceil, free=True),
+        Key("eval_batch_size", 500, "", _AT_LEAST_1, free=True),
+        Key("checkpoint_every_steps", 500, "", _AT_LEAST_1, free=True),
+        Key("checkpoint_every_minutes", 0.0, "As well; 0: by steps only.", _AT_LEAST_0, free=True),
+        Key("keep_checkpoints", 2, "The newest so many, undamaged ones.", _AT_LEAST_1, free=True),
+        Key("keep_every_steps", 0, "Multiples that stay, too; 0: none.", _AT_LEAST_0, free=True),
+        Key("keep_best", False, "Whether that of the best test accuracy stays, too.", free=True),
     ),
 )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from zoo.training import config as configs
 from zoo.training.cli import terminal
 from zoo.training.cli.runtime import load_tensorflow
 from zoo.training.distribution.clusters import Cluster, read_cluster
@@ -45,6 +46,7 @@ def _train(config: Mapping[str, Any], workdir: Workdir, cluster: Cluster, consol
     from zoo.training.distribution.strategies import make_strategy
     from zoo.training.distribution.workers import Workers, lost_workers_named
     from zoo.training.loop import Trainer
+    from zoo.training.records.environment import environment
 
     with lost_workers_named(cluster), contextlib.ExitStack() as stack:
         workers = Workers(make_strategy(config, cluster), cluster)
@@ -52,11 +54,13 @@ def _train(config: Mapping[str, Any], workdir: Workdir, cluster: Cluster, consol
         console.quiet |= not workers.is_chief
         if workers.chiefs(lambda: _finished(workdir, config)):
             return workers.chiefs(lambda: _nothing_to_do(workdir, console))
-        if workdir.model.exists() and workers.is_chief:
+        if workers.is_chief and workdir.model.exists() and not workdir.finished:
             terminal.say(console, f"warning: {workdir.model} is damaged: it is written again.")
         # Everything that can be wrong with the config is found here, before anything is written.
         trainer = Trainer(config, workdir, console, workers)
-        workers.chiefs(lambda: stack.enter_context(workdir.opened(config)))
+        if workers.is_chief:
+            _say_changes(workdir, config, console)
+        workers.chiefs(lambda: stack.enter_context(workdir.opened(config, environment())))
         status = trainer.run()
         if status == 0 and workers.is_chief:
             print_summary(workdir, console)
@@ -66,7 +70,22 @@ def _train(config: Mapping[str, Any], workdir: Workdir, cluster: Cluster, consol
 def _finished(workdir: Workdir, config: Mapping[str, Any]) -> bool:
     """Returns whether the folder, which may be used for it, holds this run finished."""
     workdir.check(config)
-    return workdir.finished
+    return workdir.finished and not workdir.changes(config).longer
+
+
+def _say_changes(workdir: Workdir, config: Mapping[str, Any], console: Console) -> None:
+    """Says what differs from the run so far, and what that means."""
+    _, allowed, longer = workdir.changes(config)
+    if allowed:
+        words = configs.listed(allowed, "before", "now")
+        terminal.say(console, f"changed, without an effect on the training: {words}")
+    if longer:
+        terminal.say(
+            console,
+            f"warning: the run becomes longer: {configs.listed(longer, 'before', 'now')}. From "
+            "here on its learning rate and its ramps are those of the longer run, which do not go "
+            "on where those of the shorter one ended.",
+        )
 
 
 def _nothing_to_do(workdir: Workdir, console: Console) -> int:

@@ -19,12 +19,14 @@ class StepResult(NamedTuple):
         loss: Mean cross-entropy of the minibatch in nats.
         correct: Number of examples whose most probable label is the right one.
         stop: Above 0 when a worker was asked to stop.
+        save: Above 0 when a worker wants a checkpoint now.
     """
 
     objective: Any
     loss: Any
     correct: Any
     stop: Any
+    save: Any
 
 
 def l2_penalty(variables: list[Any], weight_decay: float) -> Any:
@@ -62,13 +64,13 @@ def make_train_step(
         auxiliary_weight: Weight of the auxiliary classifier's loss.
 
     Returns:
-        A function of (images [N, H, W, C], labels [N], whether this worker was asked to stop).
-        Every worker must give it the same minibatch.
+        A function of (images [N, H, W, C], labels [N], whether this worker was asked to stop, and
+        wants a checkpoint: float64 [2]). Every worker must give it the same minibatch.
     """
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
 
-    def replica_step(images: Any, labels: Any, stop: Any) -> Any:
+    def replica_step(images: Any, labels: Any, asked: Any) -> Any:
         examples = labels.shape[0]
         images, labels = own_rows(images, labels)
         with tf.GradientTape() as tape:
@@ -80,12 +82,12 @@ def make_train_step(
                 objective += l2_penalty(model.trainable_variables, weight_decay) / replicas
         gradients = tape.gradient(objective, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
-        told = StepResult(objective, loss, count_correct(logits, labels), stop)
+        told = [objective, loss, count_correct(logits, labels), *tf.unstack(asked)]
         return tf.stack([tf.cast(value, tf.float64) for value in told])
 
     @tf.function
-    def train_step(images: Any, labels: Any, stop: Any = False) -> StepResult:
-        told = strategy.run(replica_step, (images, labels, stop))
+    def train_step(images: Any, labels: Any, asked: Any = (0.0, 0.0)) -> StepResult:
+        told = strategy.run(replica_step, (images, labels, asked))
         return StepResult(*tf.unstack(strategy.reduce("SUM", told, axis=None)))
 
     return train_step

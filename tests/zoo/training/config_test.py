@@ -148,3 +148,14 @@ def test_differences_in_words():
     assert configs.listed(different, "there", "here") == (
         "a (there 1, here 2), b (there 'x', here 'y')"
     )
+
+
+def test_changes_are_sorted_by_what_they_mean():
+    there = changed(num_steps=100)
+    here = changed(num_steps=200, data_dir="/b", norm="none")
+    found = configs.changes(there, here)
+    assert found.refused == {"norm": ("batch_renorm", "none")}
+    assert found.allowed == {"data_dir": (None, "/b")}
+    assert found.longer == {"num_steps": (100, 200)}
+    assert configs.changes(here, there).refused.keys() == {"norm", "num_steps"}
+    assert configs.changes({}, changed()) == configs.Changes({}, {}, {})

@@ -161,8 +161,87 @@ def test_the_model_gives_probabilities_and_holds_its_schedule(finished_run):
 def test_two_checkpoints_and_the_events_are_kept(finished_run):
     workdir, _ = finished_run
     assert checkpoints(workdir) == [110, 120]
-    assert sorted(path.name for path in (workdir / "tensorboard").iterdir()) == ["test", "train"]
+    events = [path.parent.name for path in (workdir / "tensorboard").rglob("*tfevents*")]
+    assert sorted(events) == ["test", "train"]
     assert not list(workdir.rglob(".tmp-*"))
+
+
+EVALUATING = """
+import os, signal, sys
+from zoo.training import evaluation
+evaluate, calls = evaluation.Evaluator.__call__, []
+def interrupted(self, stop):
+    calls.append(1)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGNAL)
+    return evaluate(self, stop)
+evaluation.Evaluator.__call__ = interrupted
+sys.argv = ["train", "--workdir=FOLDER", *ARGUMENTS]
+from zoo import train
+train.run()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("every", [10, 30])
+def test_an_evaluation_that_is_cut_short_costs_itself_only(
+    run_python, run_program, finished_run, tiny_arguments, tmp_path, number, every
+):
+    arguments = [*tiny_arguments, f"--config.checkpoint_every_steps={every}"]
+    code = EVALUATING.replace("SIGNAL", number.name).replace("FOLDER", str(tmp_path))
+    cut = run_python(code.replace("ARGUMENTS", repr(arguments)))
+    killed = number == signal.SIGKILL
+    assert cut.returncode == (-number if killed else 128 + number)
+    # The second evaluation is after step 100.
+    saved = 90 if killed and every == 30 else 100
+    assert max(checkpoints(tmp_path)) == saved
+    assert not any(
+        record["step"] == 100 and record["split"] == "test" for record in records(tmp_path)
+    )
+    resumed = run_program("zoo.train", f"--workdir={tmp_path}", *arguments)
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert f"resuming from step {saved}\n" in resumed.stdout
+    assert records(tmp_path) == records(finished_run[0])
+    events = [path.parent.name for path in (tmp_path / "tensorboard").rglob("*tfevents*")]
+    assert sorted(events) == ["test", "train"]
+
+
+@pytest.mark.slow
+def test_a_run_saves_by_time_and_keeps_what_was_asked_for(run_program, tiny_arguments, tmp_path):
+    done = run_program(
+        "zoo.train",
+        f"--workdir={tmp_path}",
+        *tiny_arguments,
+        "--config.checkpoint_every_steps=1000",
+        "--config.checkpoint_every_minutes=1e-5",
+        "--config.keep_every_steps=40",
+        "--config.keep_checkpoints=3",
+        "--config.keep_best",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    tests = [record for record in records(tmp_path) if record["split"] == "test"]
+    best = max(tests, key=lambda record: record["accuracy"])["step"]
+    kept = checkpoints(tmp_path)
+    assert {40, 80, 120, best} <= set(kept)
+    assert kept[-1] == 120
+    assert len(kept) <= 6
+
+
+@pytest.mark.slow
+def test_a_finished_run_can_become_longer(finished_run, run_program, tiny_arguments, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run[0], workdir)
+    arguments = [*tiny_arguments, "--config.num_steps=150", "--config.log_every_steps=5"]
+    done = run_program("zoo.train", f"--workdir={workdir}", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "without an effect on the training: log_every_steps (before 7, now 5)\n" in done.stdout
+    assert "warning: the run becomes longer: num_steps (before 120, now 150). " in done.stdout
+    assert "resuming from step 120\n" in done.stdout
+    names = {path.name for path in workdir.iterdir()}
+    assert {"model.keras", "model-00000120.keras"} <= names
+    again = run_program("zoo.train", f"--workdir={workdir}", *arguments)
+    assert "there is nothing to do" in again.stdout
 
 
 @pytest.mark.parametrize("found_by", ["step", "evaluation"])
@@ -180,8 +259,10 @@ def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(run_program, tm
     assert done.stderr.startswith("error: The loss is ")
     assert done.stderr.count("\n") == 1
     assert "Try a lower --config.learning_rate" in done.stderr
+    if found_by == "step":
+        assert "The first layer whose output is not finite is hidden1" in done.stderr
     assert not (tmp_path / "run" / "model.keras").exists()
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not checkpoints(tmp_path / "run")
 
 
 @pytest.mark.parametrize("stderr_too", [False, True])

@@ -2,14 +2,16 @@
 
 import signal
 from types import FrameType
+from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """Notes a Ctrl-C or SIGTERM instead of dying of it; a second one takes its usual course.
+    """Notes a Ctrl-C, SIGTERM or SIGHUP instead of dying of it; a second takes its usual course.
 
-    Schedulers send SIGTERM before they take a machine away, so both mean: save and stop. Where
+    Schedulers send SIGTERM before they take a machine away, and a terminal that is closed sends
+    SIGHUP, so all mean: save and stop. `nohup` has a program ignore SIGHUP, which stays so. Where
     several workers train together, all must stop after the same step: a step tells whether any of
     them has received a signal.
 
@@ -19,6 +21,7 @@ class StopRequest:
 
     Example:
         with StopRequest() as stop:
+            stop.listen()
             while not stop.agreed:
                 if do_a_step(stop.received is not None):
                     stop.agreed = True
@@ -27,11 +30,21 @@ class StopRequest:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.agreed = False
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        """Starts noting signals."""
-        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        """Returns the request. Until `listen` is called signals take their usual course."""
         return self
+
+    def listen(self) -> None:
+        """Starts noting signals, unless it has."""
+        if self._previous:
+            return
+        self._previous = {
+            number: signal.signal(number, self._note)
+            for number in _SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        }
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Remembers the signal and lets the next one through."""

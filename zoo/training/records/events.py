@@ -1,68 +1,114 @@
-"""TensorBoard events."""
+"""TensorBoard events: one file for each split, however often the run was resumed."""
 
-import contextlib
-import re
-from collections.abc import Iterator
+import struct
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
-import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from zoo.errors import UserError
 from zoo.training.records.metrics import Record
+from zoo.training.storage import files
 
 _SCALARS = ("loss", "accuracy", "learning_rate", "r_max", "d_max", "images_per_second")
+_NAME = "events.out.tfevents."
+_VERSION = "brain.Event:2"
 
 
 class EventLog:
     """Writes records as TensorBoard scalars, one curve for each split.
 
-    What an interrupted run wrote after its last checkpoint stays and is written again with the
-    same values, since the run is resumed bit-exactly.
-
     Args:
-        folder: For `tensorboard --logdir`; gets a folder for each split.
+        folder: For `tensorboard --logdir`; gets a folder for each split at its first record.
+        step: The step that the run resumes from: events of later steps are dropped, since the run
+            will write them again.
 
     Raises:
-        UserError: When the folder cannot be written.
+        OSError: When the folder cannot be read or written; it names the file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int) -> None:
         self._folder = folder
-        with self._users_errors():
-            self._writers = {
-                split: tf.summary.create_file_writer(str(folder / split))
-                for split in ("train", "test")
-            }
-
-    @contextlib.contextmanager
-    def _users_errors(self) -> Iterator[None]:
-        """Turns TensorFlow's errors: the folder is a file, the disk is full."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            raise UserError(f"{self._folder} cannot be written: {_reason(error)}") from error
+        self._step = step
+        self._files: dict[str, _EventFile] = {}
+        folder.mkdir(exist_ok=True)
 
     def write(self, record: Record) -> None:
-        """Adds a record to the curves of its split.
+        """Adds a record to the curves of its split."""
+        values = {name: getattr(record, name) for name in _SCALARS}
+        self.scalars(
+            record.split, record.step, {name: v for name, v in values.items() if v is not None}
+        )
 
-        Raises:
-            UserError: When the folder cannot be written.
-        """
-        writer = self._writers[record.split]
-        with self._users_errors(), writer.as_default(step=record.step):
-            for name in _SCALARS:
-                value = getattr(record, name)
-                if value is not None:
-                    tf.summary.scalar(name, value)
-            writer.flush()
+    def scalars(self, split: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds numbers to the curves of a split, by their names."""
+        if split not in self._files:
+            self._files[split] = _EventFile(self._folder / split, self._step)
+        self._files[split].write(step, values)
 
     def close(self) -> None:
         """Closes the files."""
-        for writer in self._writers.values():
-            writer.close()
+        for file in self._files.values():
+            file.close()
 
 
-def _reason(error: tf.errors.OpError) -> str:
-    """Returns the first line of an error without the names of TensorFlow's functions."""
-    line = error.message.partition("\n")[0]
-    return re.sub(r"^\{\{.*?\}\} | \[Op:.*$", "", line)
+class _EventFile:
+    """A file of events that is gone on with.
+
+    TensorFlow's own writer begins another file each time that it is opened.
+
+    Args:
+        folder: Where it is, or shall be.
+        step: Events of later steps are cut off.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        found = sorted(path for path in folder.iterdir() if path.name.startswith(_NAME))
+        self._path = found[-1] if found else folder / f"{_NAME}{int(time.time())}.zoo"
+        self._file = self._path.open("ab")
+        kept = _kept(self._path, step) if found else 0
+        with files.naming(self._path):
+            self._file.truncate(kept)
+        self._records = RecordWriter(self._file)
+        if not kept:
+            self._append(Event(wall_time=time.time(), file_version=_VERSION))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the numbers of a step."""
+        summary = Summary()
+        for name, value in values.items():
+            summary.MergeFrom(scalar_pb(name, value))
+        self._append(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _append(self, event: Event) -> None:
+        """Adds an event, which TensorBoard can read at once."""
+        with files.naming(self._path):
+            self._records.write(event.SerializeToString())
+            self._records.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with files.naming(self._path):
+            self._file.close()
+
+
+def _kept(path: Path, step: int) -> int:
+    """Returns how many bytes of a file hold events up to a step, whole and undamaged."""
+    content, end = path.read_bytes(), 0
+    # A record: its length in 8 bytes, a checksum of that in 4, the event, and its checksum in 4.
+    while len(content) >= end + 12:
+        (length,) = struct.unpack_from("<Q", content, end)
+        last = end + 12 + length + 4
+        try:
+            event = Event.FromString(content[end + 12 : last - 4])
+        except DecodeError:
+            break
+        if last > len(content) or event.step > step:
+            break
+        end = last
+    return end

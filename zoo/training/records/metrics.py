@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,17 @@ def _record(values: dict[str, Any]) -> Record:
     return record
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path, report: Callable[[str], None] | None = None) -> list[Record]:
     """Returns the records of a `metrics.jsonl`.
 
     A last line that was cut off by a kill, or is being written now, is left out.
 
     Args:
         path: The file. One that does not exist has no records.
+        report: Called with a sentence for each line that is not a record, which is left out.
 
     Raises:
-        UserError: When another line is not a record.
+        UserError: When a line is not a record and nobody is told of it.
     """
     if not path.exists():
         return []
@@ -73,7 +75,10 @@ def read(path: Path) -> list[Record]:
         try:
             records.append(_record(json.loads(line)))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: line {number} is damaged: {error}.") from error
+            problem = f"{path}: line {number} is damaged: {error}"
+            if report is None:
+                raise UserError(f"{problem}.") from error
+            report(f"{problem}; it is left out.")
     return records
 
 
@@ -101,12 +106,13 @@ class MetricsLog:
     Args:
         path: The file.
         step: The step that the run resumes from: records of later steps are dropped, since the
-            run will write them again.
+            run will write them again; and lines that are no records, which the loop has named.
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        kept = [record for record in read(path) if record.step <= step]
+        kept = [record for record in read(path, lambda problem: None) if record.step <= step]
         files.write_text(path, "".join(_line(record) for record in kept))
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "MetricsLog":
@@ -115,16 +121,19 @@ class MetricsLog:
 
     def write(self, record: Record) -> None:
         """Appends a record, which other programs can read at once."""
-        self._file.write(_line(record))
-        self._file.flush()
+        with files.naming(self._path):
+            self._file.write(_line(record))
+            self._file.flush()
 
     def sync(self) -> None:
         """Waits until every record is on the disk, as it must be before a checkpoint is."""
-        os.fsync(self._file.fileno())
+        with files.naming(self._path):
+            os.fsync(self._file.fileno())
 
     def __exit__(self, *exception: object) -> None:
         """Closes the file."""
-        self._file.close()
+        with files.naming(self._path):
+            self._file.close()
 
 
 def _line(record: Record) -> str:

@@ -75,7 +75,7 @@ def open_outputs(
         return
     with (
         metrics.MetricsLog(workdir.metrics, step) as log,
-        contextlib.closing(EventLog(workdir.tensorboard)) as events,
+        contextlib.closing(EventLog(workdir.tensorboard, step)) as events,
         open_display(console, step, num_steps) as display,
     ):
         yield ChiefsOutputs(log, events, display)

@@ -32,7 +32,8 @@ class CheckpointStore:
     Args:
         folder: Where the checkpoints are. Made at the first save.
         variables: The variables to save, always in the same order.
-        keep: How many of the newest checkpoints stay.
+        keep: How many of the newest undamaged checkpoints stay.
+        keep_every: Checkpoints of multiples of so many steps stay, too; 0: none.
         report: Called with a sentence for each damaged checkpoint that `restore` passes over.
     """
 
@@ -42,6 +43,7 @@ class CheckpointStore:
         variables: Sequence[tf.Variable],
         *,
         keep: int = 2,
+        keep_every: int = 0,
         report: Callable[[str], None] = print,
     ) -> None:
         self._folder = folder
@@ -49,6 +51,7 @@ class CheckpointStore:
         # as the random state of a Dropout.
         self._checkpoint = tf.train.Checkpoint(variables=list(variables))
         self._keep = keep
+        self._keep_every = keep_every
         self._report = report
 
     def newest_first(self) -> list[Path]:
@@ -57,10 +60,10 @@ class CheckpointStore:
             return []
         # A user may keep other things there, such as a copy called step-00000100-keep.
         found = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(path.name[len("step-") :]), reverse=True)
+        return sorted(found, key=_step, reverse=True)
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Writes a checkpoint, then removes all but the newest.
+        """Writes a checkpoint. `prune` removes older ones.
 
         Args:
             step: Steps done.
@@ -80,15 +83,46 @@ class CheckpointStore:
         try:
             self._checkpoint.write(str(temporary / _VARIABLES))
         except tf.errors.OpError as error:  # A full disk, mostly.
-            raise UserError(f"Checkpoint {final} cannot be written: {error.message}") from error
+            raise UserError(f"Checkpoint {final} cannot be written: {_reason(error)}") from error
         files.write_json(temporary / _STATE, state)
         files.write_json(temporary / _CHECKSUMS, _checksums(temporary))
         for path in [*temporary.iterdir(), temporary]:
             files.sync(path)
         _replace_folder(temporary, final)
-        for old in self.newest_first()[self._keep :]:
-            _remove_folder(old)
         return final
+
+    def prune(self, best: int | None = None) -> None:
+        """Removes the checkpoints that are older than the newest undamaged ones.
+
+        A damaged one does not count among those that are kept: were it counted, two of them would
+        have the backup that the run was resumed from removed.
+
+        Args:
+            best: Step of a checkpoint that stays, however old it is.
+        """
+        intact = 0
+        for folder in self.newest_first():
+            if intact < self._keep:
+                intact += _is_intact(folder)
+            elif not self._stays(_step(folder), best):
+                self._remove_old(folder)
+
+    def _remove_old(self, folder: Path) -> None:
+        """Removes a checkpoint that is needed no more; where that fails the run can go on."""
+        try:
+            _remove_folder(folder)
+        except OSError as error:
+            self._report(f"checkpoint {folder} cannot be removed: {error.strerror}")
+
+    def _stays(self, step: int, best: int | None) -> bool:
+        """Whether a checkpoint stays that is not one of the newest."""
+        return step == best or (self._keep_every > 0 and step % self._keep_every == 0)
+
+    def remove(self, step: int) -> None:
+        """Removes the checkpoint of a step, if there is one."""
+        for folder in self.newest_first():
+            if _step(folder) == step:
+                _remove_folder(folder)
 
     def restore(self) -> dict[str, Any] | None:
         """Restores the newest undamaged checkpoint.
@@ -97,7 +131,8 @@ class CheckpointStore:
             The state that was saved with it; None when there is no checkpoint at all.
 
         Raises:
-            UserError: When there are checkpoints and none of them is usable.
+            UserError: When there are checkpoints and none of them is usable, or one that is newer
+                than all usable ones may not be read.
         """
         found = self.newest_first()
         for folder in found:
@@ -124,6 +159,17 @@ class CheckpointStore:
         return dict(json.loads((folder / _STATE).read_text(encoding="utf-8")))
 
 
+def _step(folder: Path) -> int:
+    """Returns the step of a checkpoint's folder."""
+    return int(folder.name[len("step-") :])
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """Returns the first line of an error without the names of TensorFlow's functions."""
+    line = error.message.partition("\n")[0]
+    return re.sub(r"^\{\{.*?\}\} | \[Op:.*$", "", line)
+
+
 def _checksums(folder: Path) -> dict[str, str]:
     """Returns {file name: SHA-256} for the files of a folder, except the list of checksums."""
     return {
@@ -133,11 +179,24 @@ def _checksums(folder: Path) -> dict[str, str]:
     }
 
 
+def _is_intact(folder: Path) -> bool:
+    """Returns whether a checkpoint may be read and is undamaged."""
+    try:
+        return next(_problems(folder), None) is None
+    except UserError:
+        return False
+
+
 def _problems(folder: Path) -> Iterator[str]:
     """Yields what is wrong with a checkpoint."""
     try:
         expected = dict(json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8")))
         found = _checksums(folder)
+    except PermissionError as error:
+        raise UserError(
+            f"Checkpoint {folder} may not be read ({error.strerror}: {error.filename}). Make it "
+            "readable, or move it away to resume from the one before it."
+        ) from error
     except (OSError, ValueError, TypeError) as error:
         yield f"{_CHECKSUMS}: {error}"
         return

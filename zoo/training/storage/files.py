@@ -1,6 +1,7 @@
 """Files that are either complete or absent, whatever kills the program."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -32,12 +33,41 @@ def sha256(path: Path) -> str:
 
 
 def is_whole_zip(path: Path) -> bool:
-    """Returns whether a file is a zip archive, as a .keras file is one, and undamaged."""
+    """Returns whether a file is a zip archive, as a .keras file is one, and undamaged.
+
+    Raises:
+        PermissionError: When it may not be read.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
+    except PermissionError:
+        raise
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zlib.error):
         return False
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has an `OSError` of the body name a file: a write to a full disk names none.
+
+    Args:
+        path: The file that the body reads or writes.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OSError: With a file name, when the body raises one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # HDF5 has its own words and no number.
+        reason = error.strerror or str(error).partition("\n")[0]
+        raise OSError(error.errno or errno.EIO, reason, os.fspath(path)) from error
 
 
 @contextlib.contextmanager
@@ -58,8 +88,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(name)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield temporary
-        sync(temporary)
+        with naming(path):
+            yield temporary
+            sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
     finally:

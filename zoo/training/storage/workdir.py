@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from zoo.errors import UserError
 from zoo.training import config as configs
 from zoo.training.keys import KEYS
 from zoo.training.storage import files
+
+# In config.json, beside the keys: with what the run was begun, and resumed.
+_STARTED = "started"
 
 
 class Workdir:
@@ -26,6 +30,14 @@ class Workdir:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
+        try:
+            str(self.path).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"--workdir={ascii(str(self.path))[1:-1]} holds a byte that is no UTF-8 here, and "
+                "TensorFlow cannot write there. Choose another name, or set PYTHONUTF8=1 if the "
+                "name is UTF-8 and the locale is not."
+            ) from error
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -48,24 +60,32 @@ class Workdir:
             UserError: When the folder holds none, or one that is damaged.
         """
         values = self._read_json()
-        if not isinstance(values, dict):
-            raise UserError(f"{self.config} is damaged: it holds no keys and values.")
+        values.pop(_STARTED, None)
         for key in needed:
             if key not in values:
                 raise UserError(f"{self.config} has no key {key!r}: another version wrote it.")
             KEYS[key].check_type(values[key], f"{self.config}: {key}")
         return values
 
-    def _read_json(self) -> Any:
+    def _read_json(self) -> dict[str, Any]:
         """Returns what is in `config.json`."""
         try:
-            return json.loads(self.config.read_text(encoding="utf-8"))
+            values = json.loads(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.path} holds no run of zoo.train: there is no {self.config}."
             ) from error
         except (OSError, ValueError) as error:
             raise UserError(f"{self.config} cannot be read: {error}.") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{self.config} is damaged: it holds no keys and values.")
+        return values
+
+    def changes(self, config: Mapping[str, Any]) -> configs.Changes:
+        """Returns how a config differs from that of the run in this folder, if there is one."""
+        if not self.config.is_file():
+            return configs.Changes({}, {}, {})
+        return configs.changes(self.read_config(), config)
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raises a `UserError` if a run with `config` must not use this folder. Writes nothing.
@@ -100,20 +120,22 @@ class Workdir:
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
         """Raises a `UserError` if the folder's run has another config."""
-        different = configs.differences(self.read_config(), config)
-        if different:
+        if refused := self.changes(config).refused:
             raise UserError(
                 f"{self.path} holds a run with another config: "
-                f"{configs.listed(different, 'there', 'here')}. Nothing was written. "
+                f"{configs.listed(refused, 'there', 'here')}. Nothing was written. "
                 "Choose another --workdir, or give the same config to resume that run."
             )
 
     @contextlib.contextmanager
-    def opened(self, config: Mapping[str, Any]) -> Iterator[None]:
+    def opened(
+        self, config: Mapping[str, Any], environment: Mapping[str, Any] | None = None
+    ) -> Iterator[None]:
         """Makes the folder if need be, and keeps it for this process while the body runs.
 
         Args:
             config: The config of the run, which `check` has allowed.
+            environment: With what it is run; see `zoo.training.records.environment`.
 
         Yields:
             Nothing.
@@ -124,15 +146,32 @@ class Workdir:
         with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                if not self.config.exists():
-                    files.write_json(self.config, dict(config))
-                lock = stack.enter_context(self.config.open("rb"))
+                # The folder and not a file in it, which another process would replace.
+                lock = os.open(self.path, os.O_RDONLY)
+                stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._write_config(config, environment)
                 files.remove_temporary(self.path)
             except BlockingIOError as error:
                 raise UserError(f"{self.path} is in use by another zoo.train.") from error
             except OSError as error:
                 raise UserError(
-                    f"--workdir={self.path} cannot be written: {error.strerror}."
+                    f"--workdir={self.path} cannot be written: {error.strerror}: {error.filename}."
                 ) from error
             yield
+
+    def _write_config(
+        self, config: Mapping[str, Any], environment: Mapping[str, Any] | None
+    ) -> None:
+        """Writes the config and the environments, a new one for each resumption elsewhere."""
+        before = self._read_json() if self.config.is_file() else {}
+        started = list(before.get(_STARTED, []))
+        if environment and (not started or {**started[-1], **environment} != started[-1]):
+            started.append({"date": time.strftime("%Y-%m-%d", time.gmtime()), **environment})
+        values = {**config, _STARTED: started}
+        if values == before:
+            return
+        if self.model.exists() and self.changes(config).longer:
+            # A run is finished while it has a model, and this one is to go on.
+            os.replace(self.model, self.model.with_stem(f"model-{before['num_steps']:08d}"))
+        files.write_json(self.config, values)

@@ -13,16 +13,29 @@ def as_in_the_foreground():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_noted(number):
     with StopRequest() as stop:
+        stop.listen()
         assert stop.received is None
         signal.raise_signal(number)
         assert stop.received is number
 
 
+def test_what_nohup_starts_ignores_sighup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            stop.listen()
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_ctrl_c_interrupts():
     with StopRequest() as stop:
+        stop.listen()
         signal.raise_signal(signal.SIGINT)
         assert stop.received is signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
@@ -31,13 +44,17 @@ def test_a_second_ctrl_c_interrupts():
 
 def test_the_handlers_come_back():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with StopRequest():
+    with StopRequest() as stop:
+        assert signal.getsignal(signal.SIGINT) is before[0]
+        stop.listen()
+        stop.listen()
         assert signal.getsignal(signal.SIGINT) is not before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_a_signal_counts_once_all_workers_know():
     with StopRequest() as stop:
+        stop.listen()
         signal.raise_signal(signal.SIGTERM)
         assert not stop.agreed
         stop.agreed = True

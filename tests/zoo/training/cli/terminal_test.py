@@ -1,4 +1,5 @@
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -37,3 +38,30 @@ def test_commands_can_be_copied(console):
     command = "python -m zoo.plot " + "x" * 80
     terminal.print_commands(console, [("the curves", command)])
     assert console.file.getvalue() == f"Next:\n  {command}  # the curves\n"
+
+
+def test_patience_speaks_after_a_while_and_then_less_often(console):
+    with terminal.patience(console, "building", seconds=0.05):
+        time.sleep(0.3)
+    lines = console.file.getvalue().splitlines()
+    assert lines == ["still building, for 0:00:00 now"] * len(lines)
+    assert 2 <= len(lines) <= 3
+    with terminal.patience(console, "building", seconds=5):
+        pass
+    assert len(console.file.getvalue().splitlines()) == len(lines)
+
+
+def test_a_full_disk_ends_the_output_and_not_the_program(run_python):
+    done = run_python(
+        "import os, sys\n"
+        "from zoo.training.cli import terminal\n"
+        "full = os.open('/dev/full', os.O_WRONLY)\n"
+        "os.dup2(full, 1)\n"
+        "console = terminal.LastingConsole()\n"
+        "for i in range(3): terminal.say(console, 'x')\n"
+        "print('alive', file=sys.stderr)\n"
+    )
+    assert done.returncode == 0
+    assert done.stderr == (
+        "warning: /dev/full: No space left on device: the output ends here.\nalive\n"
+    )

@@ -1,10 +1,11 @@
 import dataclasses
+import re
 
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorflow.core.util import event_pb2
 
-from zoo.errors import UserError
 from zoo.training.records.events import EventLog
 from zoo.training.records.metrics import Record
 
@@ -25,7 +26,7 @@ def scalars(folder):
 
 
 def test_each_split_has_its_curves(tmp_path):
-    log = EventLog(tmp_path)
+    log = EventLog(tmp_path, 0)
     log.write(TRAIN)
     log.write(TEST)
     log.close()
@@ -45,25 +46,53 @@ def test_each_split_has_its_curves(tmp_path):
     assert (10, "r_max") not in found
 
 
-def test_a_file_in_the_place_of_the_folder_is_a_users_error(tmp_path):
+def steps(folder):
+    return sorted({step for step, _ in scalars(folder)})
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x07", b"\xff" * 40])
+def test_a_resumed_run_goes_on_with_its_files(tmp_path, damage):
+    log = EventLog(tmp_path, 0)
+    for step in (10, 20, 30):
+        log.write(dataclasses.replace(TRAIN, step=step))
+    log.close()
+    (path,) = (tmp_path / "train").iterdir()
+    path.write_bytes(path.read_bytes() + damage)
+
+    log = EventLog(tmp_path, 20 if not damage else 30)
+    log.write(dataclasses.replace(TRAIN, step=40))
+    log.close()
+    assert steps(tmp_path / "train") == [10, 20, 40] if not damage else [10, 20, 30, 40]
+    with_tensorboard = EventFileLoader(str(path))
+    assert [event.step for event in with_tensorboard.Load()][1:] == steps(tmp_path / "train")
+
+
+def test_a_file_of_another_kind_is_begun_anew(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "events.out.tfevents.1").write_bytes(b"no events " * 9)
+    log = EventLog(tmp_path, 20)
+    log.write(TRAIN)
+    log.close()
+    assert steps(tmp_path / "train") == [10]
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     path = tmp_path / "tensorboard"
     path.touch()
-    with pytest.raises(UserError, match=rf"^{path} cannot be written: {path} is not a directory$"):
-        EventLog(path)
+    with pytest.raises(FileExistsError, match=re.escape(str(path))):
+        EventLog(path, 0)
 
 
-def test_a_full_disk_is_a_users_error(run_python, tmp_path):
+def test_a_full_disk_is_named(run_python, tmp_path):
     done = run_python(
         "import pathlib, resource\n"
-        "from zoo.errors import UserError\n"
         "from zoo.training.records.events import EventLog\n"
         "from zoo.training.records.metrics import Record\n"
-        f"log = EventLog(pathlib.Path({str(tmp_path)!r}))\n"
+        f"log = EventLog(pathlib.Path({str(tmp_path)!r}), 0)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"
         "try:\n"
         f"    for step in range(9): log.write({TRAIN!r})\n"
-        "except UserError as error:\n"
-        "    print(error)\n"
+        "except OSError as error:\n"
+        "    print(error.strerror, error.filename)\n"
     )
-    assert done.stdout.startswith(f"{tmp_path} cannot be written: {tmp_path}/train/events")
-    assert done.stdout.endswith("; File too large\n")
+    assert done.stdout.startswith(f"File too large {tmp_path}/train/events")

@@ -70,6 +70,20 @@ def test_another_damaged_line_is_named(path, line):
         metrics.read(path)
 
 
+def test_a_damaged_line_is_left_out_of_a_resumed_run(path):
+    line = json.dumps(vars(record(10))).encode()
+    path.write_bytes(b"\xff{\n" + line + b"\n")
+    problems = []
+    assert metrics.read(path, problems.append) == [record(10)]
+    assert len(problems) == 1
+    assert re.match(
+        rf"{re.escape(str(path))}: line 1 is damaged: .*; it is left out\.", problems[0]
+    )
+    with metrics.MetricsLog(path, 10) as log:
+        log.write(record(20))
+    assert metrics.read(path) == [record(10), record(20)]
+
+
 def test_a_missing_file_has_no_records(path):
     assert metrics.read(path) == []
 

@@ -13,7 +13,7 @@ from zoo.training.storage.checkpoints import CheckpointStore
 class Setup:
     """A model with every kind of variable, its optimizer, and their store."""
 
-    def __init__(self, folder, units=3, keep=2):
+    def __init__(self, folder, units=3, **options):
         self.model = keras.Sequential(
             [
                 keras.Input((4,)),
@@ -28,7 +28,7 @@ class Setup:
         self.store = CheckpointStore(
             folder,
             [*self.model.variables, *self.optimizer.variables],
-            keep=keep,
+            **options,
             report=self.reports.append,
         )
 
@@ -56,6 +56,7 @@ def saved(folder):
     for step in (8, 9, 10):
         setup.train()
         setup.store.save(step, {"step": step, "loss": 0.1})
+        setup.store.prune()
         values[step] = setup.values()
     return values
 
@@ -88,6 +89,59 @@ def test_training_goes_on_as_if_nothing_had_happened(folder, saved):
 
 def test_the_two_newest_are_kept(folder, saved):
     assert names(folder) == ["step-00000009", "step-00000010"]
+
+
+def test_damaged_ones_do_not_count_among_those_that_are_kept(folder, saved):
+    (folder / "step-00000009").rename(folder / "step-00000007")  # a backup that was put back
+    for step in (9, 10):
+        (folder / f"step-{step:08d}").mkdir(exist_ok=True)
+        (folder / f"step-{step:08d}" / "state.json").write_text("damaged")
+    setup = Setup(folder)
+    assert setup.store.restore() == {"step": 9, "loss": 0.1}
+    setup.store.save(8, {})
+    setup.store.prune()
+    assert names(folder) == [f"step-{step:08d}" for step in (7, 8, 9, 10)]
+    for step in (9, 10):
+        setup.store.save(step, {})
+        setup.store.prune()
+    assert names(folder) == ["step-00000009", "step-00000010"]
+
+
+def test_the_best_and_multiples_stay(folder):
+    setup = Setup(folder, keep=1, keep_every=4)
+    for step in range(1, 10):
+        setup.store.save(step, {})
+        setup.store.prune(best=3 if step >= 3 else None)
+    assert names(folder) == [f"step-{step:08d}" for step in (3, 4, 8, 9)]
+    setup.store.remove(9)
+    setup.store.remove(7)
+    assert names(folder) == [f"step-{step:08d}" for step in (3, 4, 8)]
+
+
+def test_one_that_may_not_be_read_is_not_called_damaged(folder, saved, unprivileged):
+    path = folder / "step-00000010" / "state.json"
+    path.chmod(0)
+    setup = Setup(folder)
+    message = (
+        f"Checkpoint {path.parent} may not be read (Permission denied: {path}). Make it readable, "
+        "or move it away to resume from the one before it."
+    )
+    with unprivileged(folder):
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            setup.store.restore()
+        setup.store.save(11, {})
+        setup.store.prune()
+        assert names(folder) == [f"step-{step:08d}" for step in (9, 10, 11)]
+
+
+def test_one_that_cannot_be_removed_is_reported(folder, saved, unprivileged):
+    with unprivileged(folder):
+        (folder / "step-00000009").chmod(0o500)
+        setup = Setup(folder, keep=1)
+        setup.store.prune()
+        assert len(setup.reports) == 1
+        assert setup.reports[0].startswith("checkpoint ")
+        assert setup.reports[0].endswith("step-00000009 cannot be removed: Permission denied")
 
 
 @pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001", "state.json"])
@@ -154,6 +208,7 @@ def test_what_a_kill_left_behind_is_no_checkpoint_and_goes_away(folder, saved):
     setup = Setup(folder)
     assert setup.store.restore() == {"step": 10, "loss": 0.1}
     setup.store.save(11, {})
+    setup.store.prune()
     assert names(folder) == ["step-00000010", "step-00000011"]
 
 
@@ -165,6 +220,7 @@ def test_what_is_not_named_as_a_checkpoint_is_left_alone(folder, saved):
     assert setup.store.restore() == {"step": 10, "loss": 0.1}
     assert setup.reports == []
     setup.store.save(11, {})
+    setup.store.prune()
     assert names(folder) == sorted([*others, "step-00000010", "step-00000011"])
 
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import zipfile
 
@@ -81,3 +82,23 @@ def test_a_zip_archive_is_whole_until_a_bit_of_it_changes(tmp_path):
     for damaged in (b"", whole[:-10], whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]):
         path.write_bytes(damaged)
         assert not files.is_whole_zip(path)
+
+
+def test_an_error_names_its_file(tmp_path):
+    def fail(error):
+        raise error
+
+    path = tmp_path / "report.json"
+    with pytest.raises(OSError, match=rf"full: '{path}'"), files.replacing(path):
+        fail(OSError(errno.ENOSPC, "full"))
+    with pytest.raises(OSError, match=rf"as HDF5 writes it: '{path}'"), files.naming(path):
+        fail(OSError("as HDF5 writes it\nand more"))
+    with pytest.raises(FileNotFoundError, match="nowhere"), files.naming(path):
+        (tmp_path / "nowhere").read_text()
+
+
+def test_an_archive_that_may_not_be_read_is_not_called_damaged(tmp_path, unprivileged):
+    path = tmp_path / "archive"
+    path.touch(0)
+    with unprivileged(tmp_path), pytest.raises(PermissionError):
+        files.is_whole_zip(path)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from zoo.errors import UserError
+from zoo.training.config import default_config
 from zoo.training.storage import files
 from zoo.training.storage.workdir import Workdir
 
@@ -33,7 +34,7 @@ def test_a_run_with_the_same_config_is_taken_again_unchanged(tmp_path):
     workdir.check(CONFIG)
     with workdir.opened(CONFIG):
         assert listing(tmp_path) == ["config.json"]
-    assert (tmp_path / "config.json").read_text() == json.dumps(CONFIG)
+    assert workdir.read_config() == CONFIG
 
 
 def test_a_run_that_was_killed_before_its_first_file_was_complete_is_taken(tmp_path):
@@ -50,6 +51,65 @@ def test_another_config_is_refused_with_what_differs(tmp_path):
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         Workdir(tmp_path).check(CONFIG)
+
+
+def test_what_does_not_touch_the_numbers_may_change(tmp_path):
+    before = default_config().to_dict()
+    with Workdir(tmp_path).opened(before):
+        pass
+    now = before | {"data_dir": "/moved", "log_every_steps": 1, "keep_checkpoints": 5}
+    workdir = Workdir(tmp_path)
+    workdir.check(now)
+    assert workdir.changes(now).allowed == {
+        "data_dir": (None, "/moved"),
+        "keep_checkpoints": (2, 5),
+        "log_every_steps": (50, 1),
+    }
+    with workdir.opened(now):
+        assert workdir.read_config() == now
+
+
+def test_a_key_that_a_later_release_added_has_its_default(tmp_path):
+    before = default_config().to_dict()
+    del before["weight_decay"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    Workdir(tmp_path).check(default_config().to_dict())
+    with pytest.raises(UserError, match=r"weight_decay \(there 0\.0, here 0\.1\)"):
+        Workdir(tmp_path).check(default_config().to_dict() | {"weight_decay": 0.1})
+    (tmp_path / "config.json").write_text(json.dumps(before | {"of_the_future": 1}))
+    with pytest.raises(UserError, match=r"of_the_future \(there 1, here 'not set'\)"):
+        Workdir(tmp_path).check(default_config().to_dict())
+
+
+def test_a_run_may_become_longer_and_not_shorter(tmp_path):
+    before = default_config().to_dict()
+    with Workdir(tmp_path).opened(before):
+        (tmp_path / "model.keras").write_text("of 1000 steps")
+    workdir = Workdir(tmp_path)
+    longer = before | {"num_steps": 2000}
+    workdir.check(longer)
+    assert workdir.changes(longer).longer == {"num_steps": (1000, 2000)}
+    with workdir.opened(longer):
+        assert listing(tmp_path) == ["config.json", "model-00001000.keras"]
+        assert workdir.read_config() == longer
+    with pytest.raises(UserError, match=r"num_steps \(there 2000, here 1000\)"):
+        workdir.check(before)
+
+
+def test_each_environment_is_recorded_once(tmp_path):
+    for machine in ("a", "a", "b"):
+        with Workdir(tmp_path).opened(CONFIG, {"machine": machine}):
+            pass
+    started = json.loads((tmp_path / "config.json").read_text())["started"]
+    assert [record["machine"] for record in started] == ["a", "b"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"]) for record in started)
+    assert Workdir(tmp_path).read_config() == CONFIG
+
+
+def test_a_name_that_is_no_utf_8_is_refused(tmp_path):
+    message = r"--workdir=run\udcff holds a byte that is no UTF-8 here, and TensorFlow cannot write"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        Workdir("run\udcff")
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path):
