@@ -8,6 +8,8 @@ import keras
 
 from keras_renorm import keras_internals, ops
 from keras_renorm.layers import configuration
+from keras_renorm.layers import inputs as call_inputs
+from keras_renorm.layers.inputs import Inputs
 from keras_renorm.layers.limits import Limits
 from keras_renorm.layers.statistics_in_use import StatisticsInUse, uses_batch_at_inference
 from keras_renorm.ops import arguments, backends
@@ -81,17 +83,22 @@ class BatchNormalization(keras.layers.BatchNormalization):
         **kwargs: Keras's own layer arguments, such as `name`, `dtype` and `trainable`.
 
     Call arguments:
-        inputs: Floating-point tensor `[..., C, ...]` of rank 2 or more.
+        inputs: Floating-point tensor `[..., C, ...]` of rank 2 or more. Under TensorFlow also a
+            `tf.RaggedTensor` with the channels behind its ragged axes: the moments are those of
+            its values. With `virtual_batch_size` it is refused.
         training: Whether to use and to update with the moments of the minibatch. With
-            `trainable=False` the layer runs in inference mode all the same.
+            `trainable=False` the layer runs in inference mode all the same. It may be a boolean
+            tensor, also one of a graph.
         mask: Optional boolean tensor with the inputs' shape but for the last dimension (each
-            dimension may be 1): False where a position is to be left out.
+            dimension may be 1): False where a position is to be left out. That of a ragged tensor
+            is ragged, too, with the same lengths.
 
     Returns:
         Tensor of the inputs' shape in the layer's compute dtype. Statistics are float32 or wider.
 
     Raises:
-        TypeError: If an argument has the wrong type, or the inputs are not floating point.
+        TypeError: If an argument has the wrong type, or the inputs are not floating point, sparse
+            or several.
         ValueError: If an argument is out of range or does not fit the inputs.
 
     Example:
@@ -199,9 +206,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
             input_shape: The inputs' shape.
 
         Raises:
+            TypeError: If the inputs are several tensors.
             ValueError: If the inputs have no axis `axis`, or its size is not known, or with
                 `virtual_batch_size` it is the first.
         """
+        arguments.one_tensor(input_shape)
         axis = arguments.axis(self.axis, len(input_shape))
         arguments.virtual_batch_size(
             self.virtual_batch_size, axis=axis, synchronized=self.synchronized
@@ -226,38 +235,36 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
         """Normalises `inputs`; see the class."""
         return self._normalized(
-            *self._prepared(inputs, mask),
+            self._prepared(inputs, mask),
             training,
             functools.partial(ops.training_step, virtual_batch_size=self.virtual_batch_size),
             # A frozen layer in training stands among those that train.
-            functools.partial(ops.inference_step, portable=not training),
+            functools.partial(
+                ops.inference_step, portable=keras.ops.is_tensor(training) or not training
+            ),
         )
 
     def compute_output_spec(
         self, inputs: Any, training: bool | None = None, mask: Any = None
     ) -> keras.KerasTensor:
         """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
-        self._check_call(inputs, mask)
-        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
+        call_inputs.check_kind(inputs)
+        call_inputs.check(inputs, mask)
+        shape = self.compute_output_shape(inputs.shape)
+        # Older versions of Keras know of no ragged ones.
+        ragged = {"ragged": True} if getattr(inputs, "ragged", False) else {}
+        return keras.KerasTensor(shape, dtype=self.compute_dtype, **ragged)
 
-    def _prepared(self, inputs: Any, mask: Any) -> tuple[Tensor, Tensor | None]:
-        """Both as tensors, checked, and with the number of channels where a graph lost it."""
-        inputs = keras.ops.convert_to_tensor(inputs)
-        axis = arguments.axis(self.axis, len(inputs.shape))
-        if inputs.shape[axis] is None:
-            shape = list(keras.ops.shape(inputs))
-            shape[axis] = self.moving_mean.shape[-1]
-            inputs = keras.ops.reshape(inputs, shape)
-        mask = None if mask is None else keras.ops.convert_to_tensor(mask)
-        self._check_call(inputs, mask)
-        return inputs, mask
-
-    def _check_call(self, inputs: Any, mask: Any) -> None:
-        """Raises for inputs or a mask that a call does not take."""
-        arguments.floating("inputs", inputs)
-        arguments.axis(self.axis, len(inputs.shape))
-        if mask is not None:
-            arguments.mask_shape(mask.shape, inputs.shape, layer=True)
+    def _prepared(self, inputs: Any, mask: Any) -> Inputs:
+        """Both as the steps take them."""
+        given = call_inputs.taken(inputs, mask, self.axis, self.moving_mean.shape[-1])
+        if given.ragged is not None and self.virtual_batch_size is not None:
+            raise ValueError(
+                "`virtual_batch_size` is not for ragged inputs, received virtual_batch_size="
+                f"{self.virtual_batch_size}. Pad them, `inputs.to_tensor()`, with the mask "
+                "`tf.sequence_mask(inputs.row_lengths())`."
+            )
+        return given
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The inputs' shape.
@@ -279,52 +286,64 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _normalized(
         self,
-        inputs: Tensor,
-        mask: Tensor | None,
-        training: bool | None,
+        given: Inputs,
+        training: Any,
         training_step: Callable[..., tuple[Tensor, ops.Moving]],
         inference_step: Callable[..., Tensor],
-    ) -> Tensor:
+    ) -> Any:
         """The output; in training, updates the moving statistics.
 
         Args:
-            inputs: Inputs of `_prepared`.
-            mask: The mask of `_prepared`.
+            given: What `_prepared` returns.
             training: As in `call`.
             training_step: `ops.training_step`, or one of its kind.
             inference_step: `ops.inference_step`, or one of its kind.
         """
         relu = self.activation is keras.activations.relu
         used = self.statistics_in_use
-        learns = training and used == "batch"
-        counts = mask is not None and (training or used == "batch_at_inference")
-        options: dict[str, Any] = {"epsilon": self.epsilon, "axis": self.axis, "relu": relu}
-        options["mask"] = keras.ops.expand_dims(mask, -1) if counts else None
-        if learns or used == "batch_at_inference":
-            outputs, moving = training_step(
-                inputs,
-                self.moving_mean,
-                self.moving_variance,
-                self.gamma,
-                self.beta,
-                momentum=self._limits.momentum(self.momentum),
-                by_stddev=self._by_stddev,
-                synchronized=self.synchronized,
-                **(self._limits.of_this_step(arguments.wide(inputs.dtype)) if learns else {}),
-                **options,
-            )
-        else:
-            statistics = self._moving_statistics()
-            outputs = inference_step(inputs, *statistics, self.gamma, self.beta, **options)
+        options = {"epsilon": self.epsilon, "axis": given.axis, "relu": relu}
+
+        def outputs(training: bool | None) -> Tensor:
+            counts = given.mask is not None and (training or used == "batch_at_inference")
+            mask = keras.ops.expand_dims(given.mask, -1) if counts else None
+            learns = bool(training) and used == "batch"
+            if learns or used == "batch_at_inference":
+                return self._train(given.x, training_step, learns, mask=mask, **options)
+            vectors = *self._moving_statistics(), self.gamma, self.beta
+            return inference_step(given.x, *vectors, mask=mask, **options)
+
+        y = call_inputs.decided(training, self, outputs)
+        return given.restored(y if relu else self.activation(y))
+
+    def _train(
+        self,
+        x: Tensor,
+        step: Callable[..., tuple[Tensor, ops.Moving]],
+        learns: bool,
+        **options: Any,
+    ) -> Tensor:
+        """The output by the minibatch's moments; if the layer `learns`, with all that follows."""
+        limits = self._limits
+        y, moving = step(
+            x,
+            self.moving_mean,
+            self.moving_variance,
+            self.gamma,
+            self.beta,
+            momentum=limits.momentum(self.momentum),
+            by_stddev=self._by_stddev,
+            synchronized=self.synchronized,
+            **(limits.of_this_step(arguments.wide(x.dtype)) if learns else {}),
+            **options,
+        )
         if learns:
-            average: dict[str, Any] = {"momentum": self.momentum, "epsilon": self.epsilon}
-            kept = self.moving_mean, self.moving_variance
-            average["ghosts"] = self._ghosts(inputs)
-            moving = self._limits.averaged(kept, self._initial_statistics, moving, **average)
+            if limits.adapts:
+                kept, average = (self.moving_mean, self.moving_variance), self._average(x)
+                moving = limits.averaged(kept, self._initial_statistics, moving, **average)
             self.moving_mean.assign(moving.mean)
             self.moving_variance.assign(moving.variance)
-            self._limits.advance(moving.updated, self)
-        return outputs if relu else self.activation(outputs)
+            limits.advance(moving.updated, self)
+        return y
 
     def _initial_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance as the initializers made them, unless they draw each time anew."""
@@ -332,10 +351,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         mean = self.moving_mean_initializer(shape, dtype=dtype)
         return mean, self.moving_variance_initializer(shape, dtype=dtype)
 
-    def _ghosts(self, inputs: Tensor) -> Any:
-        """The number of ghost batches that inputs are cut into."""
+    def _average(self, x: Tensor) -> dict[str, Any]:
+        """How adaptive limits average what they see of a minibatch."""
         rows = self.virtual_batch_size
-        return 1 if rows is None else (keras.ops.shape(inputs)[0] + rows - 1) // rows
+        ghosts = 1 if rows is None else -(-keras.ops.shape(x)[0] // rows)
+        return {"momentum": self.momentum, "epsilon": self.epsilon, "ghosts": ghosts}
 
     def _moving_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance for inference: the means of the replicas' where there are several."""

@@ -77,9 +77,9 @@ class DomainLayer(_Beside):
         """Normalises `inputs`; see the class."""
         # Keras hands a mask over itself only where there is no other tensor.
         mask = attached_mask(inputs) if mask is None else mask
-        inputs, mask = self._prepared(inputs, mask)
-        steps = self._domains.steps(domain, inputs, self.name)
-        return self._normalized(inputs, mask, training, *steps)
+        given = self._prepared(inputs, mask)
+        domain = given.by_value(self._domains.ids(domain, inputs, self.name))
+        return self._normalized(given, training, *self._domains.steps(domain))
 
     def compute_output_spec(
         self,

@@ -59,16 +59,10 @@ class Domains:
             )
 
     def steps(
-        self, domain: Any, inputs: Tensor, name: str
+        self, domain: int | Tensor
     ) -> tuple[Callable[..., tuple[Tensor, ops.Moving]], Callable[..., Tensor]]:
-        """Steps of training and of inference like those of `ops`, for the domains of a call.
-
-        Args:
-            domain: The call's ids.
-            inputs: The call's inputs.
-            name: The layer's name, for messages.
-        """
-        known = {"domain": self.ids(domain, inputs, name), "num_domains": self.num_domains}
+        """Steps of training and of inference like those of `ops`, for ids that `ids` returns."""
+        known = {"domain": domain, "num_domains": self.num_domains}
         return (
             functools.partial(
                 domains.training_step, batch_statistics=self.batch_statistics, **known

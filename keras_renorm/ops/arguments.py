@@ -54,6 +54,21 @@ def inputs(x: Tensor, at: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor
     return x, at, mask
 
 
+def one_tensor(inputs: Any) -> None:
+    """Raises if `inputs`, or their shape, are a structure of several.
+
+    Raises:
+        TypeError: They are a dictionary, a list or a tuple, and no shape.
+    """
+    if not isinstance(inputs, dict | list | tuple):
+        return
+    if isinstance(inputs, dict) or not all(isinstance(i, int | np.integer | None) for i in inputs):
+        raise TypeError(
+            f"`inputs` must be one tensor, received a {type(inputs).__name__} of {len(inputs)}. "
+            "Give the layer one of them, or make one of all, e.g. by `keras.ops.concatenate`."
+        )
+
+
 def limit(name: str, value: float | Tensor, dtype: str) -> Tensor:
     """A limit in `dtype`.
 

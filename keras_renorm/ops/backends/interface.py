@@ -197,6 +197,27 @@ class Collective(Protocol):
         ...
 
 
+class Ragged(Protocol):
+    """A batch whose examples differ in length, as a dense tensor of their values."""
+
+    @property
+    def values(self) -> Tensor:
+        """The values of all examples together, `[N, ..., C, ...]`."""
+        ...
+
+    def values_of(self, mask: Any) -> Tensor:
+        """A mask of the batch as one of the values."""
+        ...
+
+    def by_value(self, each: Tensor) -> Tensor:
+        """What examples have, `[B]`, for each of their values, `[N]`."""
+        ...
+
+    def restored(self, values: Tensor) -> Any:
+        """Other values of the shape of `values`, as a batch with the same lengths."""
+        ...
+
+
 class Backend(Protocol):
     """A backend of Keras, as this package sees it."""
 
@@ -208,6 +229,20 @@ class Backend(Protocol):
     @property
     def title(self) -> str:
         """Its name in messages."""
+        ...
+
+    # What it has for inputs that are no dense tensor.
+
+    def ragged(self, x: Any) -> Ragged | None:
+        """A ragged tensor as its values, or None of a dense one."""
+        ...
+
+    def is_sparse(self, x: Any) -> bool:
+        """Whether `x` is a sparse tensor."""
+        ...
+
+    def required(self, x: Tensor, holds: Tensor, message: str) -> Tensor:
+        """`x`; in a graph that can stop, with an error of this message unless all `holds`."""
         ...
 
     # What it has for the steps.

@@ -18,6 +18,7 @@ from keras_renorm.ops.backends.interface import (
     FusedKernel,
     InferencePasses,
     Passes,
+    Ragged,
     StepCalls,
 )
 from keras_renorm.ops.maths.operands import Arguments
@@ -49,6 +50,18 @@ class PlainBackend:
     synchronizes = False
     untraced = "Run the gauge where nothing is compiled."
     leaks: tuple[type[Exception], ...] = ()
+
+    def ragged(self, x: Any) -> Ragged | None:
+        """None: it has no ragged tensors."""
+        return None
+
+    def is_sparse(self, x: Any) -> bool:
+        """Whether `x` is one of Keras's symbolic sparse tensors."""
+        return bool(getattr(x, "sparse", False))
+
+    def required(self, x: Tensor, holds: Tensor, message: str) -> Tensor:
+        """`x`: what it compiles cannot stop."""
+        return x
 
     def native_problem(self) -> str | None:
         """The library does not serve it."""

@@ -173,6 +173,39 @@ def test_a_variance_that_overflows_shows(rng, vector_jacobian, monkeypatch, lowe
         assert np.isfinite(gradient[..., 0]).all()
 
 
+def stateless(layer, x, training):
+    """Output and statistics of a call that changes nothing; compiled where the backend is JAX."""
+    call, weights = layer.stateless_call, (layer.trainable_variables, layer.non_trainable_variables)
+    values = [[keras.ops.convert_to_tensor(weight) for weight in kind] for kind in weights]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        call = jax.jit(
+            lambda *arguments, training: layer.stateless_call(*arguments, training=training)
+        )
+    return call(*values, keras.ops.convert_to_tensor(x), training=training)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_may_be_a_tensor(rng, training):
+    x = rng.normal(2.0, 3.0, (8, 4)).astype("f4")
+    layer = layers.BatchRenormalization()
+    layer(x, training=True)
+    y, statistics = stateless(layer, x, keras.ops.convert_to_tensor(training))
+    desired = layer(x, training=training)
+    assert_close(y, keras.ops.convert_to_numpy(desired))
+    for value, weight in zip(statistics, layer.non_trainable_variables, strict=True):
+        assert_close(value, keras.ops.convert_to_numpy(weight))
+
+
+def test_several_and_sparse_inputs_are_refused():
+    x = np.ones((4, 2), "f4")
+    with pytest.raises(TypeError, match="`inputs` must be one tensor, received a tuple of 1"):
+        layers.BatchNormalization()((x,))
+    with pytest.raises(TypeError, match="`inputs` must be dense or ragged, received a sparse ten"):
+        layers.BatchNormalization()(keras.KerasTensor((None, 3), sparse=True))
+
+
 @pytest.mark.parametrize("rows", [0, 5])
 def test_a_batch_without_positions_changes_nothing(rows):
     layer = layers.BatchRenormalization()

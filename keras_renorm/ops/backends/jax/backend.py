@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import sparse
 
 from keras_renorm.ops.backends.interface import Backend, Differentiable, StepCalls
 from keras_renorm.ops.backends.jax import calls, derivatives
@@ -22,6 +23,10 @@ class Jax(PlainBackend):
         "Take out the jax.jit or the scan around it, or run the gauge in `with jax.disable_jit():`."
     )
     leaks = (jax.errors.UnexpectedTracerError,)
+
+    def is_sparse(self, x: Any) -> bool:
+        """Whether `x` is a sparse array, or symbolic and sparse."""
+        return isinstance(x, sparse.JAXSparse) or super().is_sparse(x)
 
     def native_problem(self) -> str | None:
         """Why JAX does not take the library, or None."""

@@ -12,12 +12,14 @@ from keras_renorm.ops.backends.interface import (
     Differentiable,
     InferencePasses,
     Passes,
+    Ragged,
     StepCalls,
 )
 from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.backends.tensorflow import calls, derivatives, passes, runtime
 from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
 from keras_renorm.ops.backends.tensorflow.fused import InferenceKernel, TrainingKernel
+from keras_renorm.ops.backends.tensorflow.ragged import RaggedRows
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
 
@@ -35,6 +37,19 @@ class TensorFlow(PlainBackend):
         "Take out the tf.function around it, or run tf.config.run_functions_eagerly(True) before "
         "the gauge."
     )
+
+    def ragged(self, x: Any) -> Ragged | None:
+        """A `tf.RaggedTensor` as its values."""
+        return RaggedRows.of(x)
+
+    def is_sparse(self, x: Any) -> bool:
+        """Whether `x` is a `tf.SparseTensor`, `tf.IndexedSlices` or symbolic and sparse."""
+        return isinstance(x, tf.SparseTensor | tf.IndexedSlices) or super().is_sparse(x)
+
+    def required(self, x: tf.Tensor, holds: tf.Tensor, message: str) -> tf.Tensor:
+        """`x` behind an assertion, which XLA leaves out."""
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(holds), [message, x])]):
+            return tf.identity(x)
 
     def native_problem(self) -> str | None:
         """Why TensorFlow does not take the library, or None."""

@@ -1,0 +1,125 @@
+"""What a layer is called with, as its steps take it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_renorm.ops import arguments, backends
+from keras_renorm.ops.backends.interface import Ragged
+from keras_renorm.typing import Tensor
+
+
+class Inputs(NamedTuple):
+    """The inputs of a call, dense: of a ragged batch the values of all examples together.
+
+    Attributes:
+        x: `[..., C, ...]`.
+        mask: None, or as in a call, without the last dimension.
+        axis: The axis of the channels, counted from the end.
+        ragged: The batch that `x` is of, if it is a ragged one.
+    """
+
+    x: Tensor
+    mask: Tensor | None
+    axis: int
+    ragged: Ragged | None = None
+
+    def by_value(self, each: Any) -> Any:
+        """What examples have, `[B]`, for each along the first axis of `x`; a number as it is."""
+        if self.ragged is None or not len(getattr(each, "shape", ())):
+            return each
+        return self.ragged.by_value(each)
+
+    def restored(self, outputs: Tensor) -> Any:
+        """Outputs of the shape of `x` as a batch like the inputs."""
+        return outputs if self.ragged is None else self.ragged.restored(outputs)
+
+
+def check_kind(inputs: Any) -> None:
+    """Raises a TypeError for inputs that are several tensors, or a sparse one."""
+    arguments.one_tensor(inputs)
+    if backends.current().is_sparse(inputs):
+        raise TypeError(
+            "`inputs` must be dense or ragged, received a sparse tensor, of which the output would "
+            "not be sparse. Write `keras.ops.convert_to_tensor(inputs, sparse=False)`."
+        )
+
+
+def check(x: Any, mask: Any) -> None:
+    """Raises for a dense or symbolic tensor, or a mask, that a call does not take."""
+    arguments.floating("inputs", x)
+    if mask is not None:
+        arguments.mask_shape(mask.shape, x.shape, layer=True)
+
+
+def taken(inputs: Any, mask: Any, axis: int, channels: int) -> Inputs:
+    """Inputs and mask as tensors, checked, and with the number of channels where a graph lost it.
+
+    Args:
+        inputs: As a layer is called with.
+        mask: None, or as a layer is called with.
+        axis: The axis of the channels.
+        channels: Their number.
+
+    Raises:
+        TypeError: If the inputs are several tensors, sparse or not floating point, or a mask does
+            not go with ragged ones.
+        ValueError: If they have no axis `axis`, or it is a ragged one, or the mask's shape does not
+            fit.
+    """
+    check_kind(inputs)
+    ragged = backends.current().ragged(inputs)
+    if ragged is None:
+        inputs = keras.ops.convert_to_tensor(inputs)
+        mask = None if mask is None else keras.ops.convert_to_tensor(mask)
+    rank = len(inputs.shape)
+    at, x = arguments.axis(axis, rank) - rank, inputs
+    if ragged is not None:
+        x, mask = ragged.values, None if mask is None else ragged.values_of(mask)
+        _check_axis(axis, len(x.shape) + at, inputs.shape)
+    if x.shape[at] is None:
+        shape = list(keras.ops.shape(x))
+        shape[at] = channels
+        x = keras.ops.reshape(x, shape)
+    check(x, mask)
+    return Inputs(x, mask, at, ragged)
+
+
+def _check_axis(axis: int, among_values: int, shape: Any) -> None:
+    """Raises if the channels of a ragged batch are not along an axis of its values."""
+    if among_values < 1:
+        raise ValueError(
+            "The channels of ragged inputs must come after all ragged axes, received "
+            f"axis={axis} for inputs of shape {tuple(shape)}. Pad them, `inputs.to_tensor()`, with "
+            "the mask `tf.sequence_mask(inputs.row_lengths())`."
+        )
+
+
+def decided(training: Any, layer: keras.layers.Layer, outputs: Callable[[Any], Any]) -> Any:
+    """`outputs(training)`, also where the value of `training` is known only as a program runs.
+
+    Args:
+        training: As in a call; a tensor may be one of a graph.
+        layer: The layer whose weights `outputs` updates.
+        outputs: A function of True or False.
+    """
+    if not keras.ops.is_tensor(training):
+        return outputs(training)
+    if not backends.current().is_traced(training):
+        return outputs(bool(training))
+    variables = layer.non_trainable_variables
+
+    def branch(value: bool) -> Callable[[], Any]:
+        def run() -> Any:
+            # A branch must not touch variables itself: JAX would take its tracers out of it.
+            with keras.StatelessScope([(v, v.value) for v in variables]) as scope:
+                found = outputs(value)
+            return found, [scope.get_current_value(v) for v in variables]
+
+        return run
+
+    found, values = keras.ops.cond(training, branch(True), branch(False))
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return found

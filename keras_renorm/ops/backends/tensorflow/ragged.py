@@ -1,0 +1,51 @@
+"""Ragged tensors: batches whose examples differ in length, without padding."""
+
+from typing import Any
+
+import tensorflow as tf
+
+
+class RaggedRows:
+    """See `keras_renorm.ops.backends.interface.Ragged`.
+
+    Args:
+        x: `[B, (T), ..., C, ...]`, of any number of ragged axes.
+    """
+
+    def __init__(self, x: tf.RaggedTensor) -> None:
+        self._x = x
+
+    @classmethod
+    def of(cls, x: Any) -> "RaggedRows | None":
+        """Those of a ragged tensor; None of anything else."""
+        return cls(x) if isinstance(x, tf.RaggedTensor) else None
+
+    @property
+    def values(self) -> tf.Tensor:
+        """The values of all examples together."""
+        return self._x.flat_values
+
+    def values_of(self, mask: Any) -> tf.Tensor:
+        """A mask with a truth value for each of the values.
+
+        Raises:
+            TypeError: It is not ragged.
+        """
+        if not isinstance(mask, tf.RaggedTensor):
+            raise TypeError(
+                "The `mask` of ragged inputs must be ragged, too, with the rows of the inputs, "
+                f"received a {type(mask).__name__} of shape {tuple(mask.shape)}. Write "
+                "`tf.RaggedTensor.from_tensor(mask, lengths=inputs.row_lengths())`."
+            )
+        return mask.flat_values
+
+    def by_value(self, each: tf.Tensor) -> tf.Tensor:
+        """What examples have, `[B]`, for each of their values."""
+        rows = self._x
+        while rows.ragged_rank > 1:
+            rows = rows.merge_dims(1, 2)
+        return tf.gather(each, rows.value_rowids())
+
+    def restored(self, values: tf.Tensor) -> tf.RaggedTensor:
+        """Other values in the same rows."""
+        return self._x.with_flat_values(values)

@@ -1,0 +1,191 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_renorm import layers
+
+BOTH = [layers.BatchNormalization, layers.BatchRenormalization]
+LENGTHS = [2, 0, 5, 1]
+IDS = [0, 1, 1, 0]
+
+
+def ragged(rng, *inner, nested=False):
+    """Four examples of different lengths, whose values are not those of a standard layer."""
+    rows = tf.RaggedTensor.from_row_lengths(rng.normal(3.0, 2.0, (8, *inner)).astype("f4"), LENGTHS)
+    return tf.RaggedTensor.from_row_lengths(rows, [1, 3]) if nested else rows
+
+
+def padded(rows, mask=None):
+    """The same values, dense, and the mask of where they stand."""
+    there = tf.sequence_mask(rows.row_lengths())
+    return rows.to_tensor(7.0), there if mask is None else there & mask.to_tensor(False)
+
+
+def twins(make, **options):
+    return make(**options), make(**options)
+
+
+def same_weights(layer, other):
+    for weight, desired in zip(layer.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, desired, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("jit", [None, False, True])
+def test_a_ragged_batch_is_one_with_its_padding_masked(rng, make, masked, jit):
+    rows = ragged(rng, 3)
+    mask = rows.with_flat_values(rng.random(8) > 0.3) if masked else None
+    layer, dense = twins(make, momentum=0.5)
+    call = layer if jit is None else tf.function(layer, jit_compile=jit)
+    x, there = padded(rows, mask)
+    for _ in range(2):
+        for training in (True, False):
+            with tf.GradientTape() as tape, tf.GradientTape() as desired_tape:
+                values = tf.identity(rows.flat_values)
+                tape.watch(values)
+                y = call(rows.with_flat_values(values), training=training, mask=mask)
+                loss = tf.reduce_sum(
+                    tf.where(mask is None or mask.flat_values, 1.0, 0.0)[..., None]
+                    * tf.sin(y.flat_values)
+                )
+                desired_tape.watch(x)
+                desired = dense(x, training=training, mask=there)
+                desired_loss = tf.reduce_sum(tf.where(there[..., None], tf.sin(desired), 0.0))
+            assert y.shape.as_list() == rows.shape.as_list()
+            kept = tf.RaggedTensor.from_tensor(desired, lengths=rows.row_lengths()).flat_values
+            np.testing.assert_allclose(y.flat_values, kept, rtol=1e-5, atol=1e-5)
+            dx = tf.gather_nd(desired_tape.gradient(desired_loss, x), tf.where(padded(rows)[1]))
+            np.testing.assert_allclose(tape.gradient(loss, values), dx, rtol=1e-4, atol=1e-5)
+    same_weights(layer, dense)
+
+
+@pytest.mark.parametrize("axis", [-1, 3, 4])
+def test_any_axis_behind_the_ragged_ones(rng, axis):
+    rows = ragged(rng, 4, 3, nested=True)
+    layer, dense = twins(layers.BatchNormalization, axis=axis)
+    y = layer(rows, training=True)
+    values = dense(rows.flat_values[:, None, None], training=True)[:, 0, 0]
+    np.testing.assert_allclose(y.flat_values, values, rtol=1e-6, atol=1e-6)
+    same_weights(layer, dense)
+
+
+def test_channels_along_a_ragged_axis_are_refused(rng):
+    rows = tf.RaggedTensor.from_uniform_row_length(rng.normal(size=(8, 3)), 2)
+    with pytest.raises(ValueError, match="channels of ragged inputs must come after all ragged ax"):
+        layers.BatchNormalization(axis=1)(rows)
+
+
+def test_keras_and_ours_agree_on_ragged_batches(rng):
+    rows = ragged(rng, 3)
+    layer, keras_layer = layers.BatchNormalization(), keras.layers.BatchNormalization()
+    for training in (True, False):
+        y, desired = (one(rows, training=training) for one in (layer, keras_layer))
+        np.testing.assert_allclose(y.flat_values, desired.flat_values, rtol=1e-5, atol=1e-5)
+    same_weights(layer, keras_layer)
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_ragged_batches_in_a_model(rng, make):
+    rows = ragged(rng, 3)
+    inputs = keras.Input((None, 3), ragged=True)
+    normalized = make(name="norm", activation="relu")(inputs)
+    assert normalized.ragged
+    sums = keras.layers.Lambda(lambda x: tf.reduce_sum(x, 1), output_shape=(3,))(normalized)
+    model, inner = keras.Model(inputs, sums), keras.Model(inputs, normalized)
+    model.compile("sgd", "mse")
+    before = model.get_layer("norm").get_weights()
+    model.fit(rows, np.ones((4, 3)), batch_size=3, verbose=0, shuffle=False)
+    for old, new in zip(before[:4], model.get_layer("norm").get_weights(), strict=False):
+        assert np.all(old != new)
+    y = inner.predict(rows, batch_size=2, verbose=0)
+    desired = model.get_layer("norm")(rows.flat_values[:, None])[:, 0]
+    np.testing.assert_allclose(y.flat_values, desired, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("domain", [1, IDS])
+def test_each_example_of_a_ragged_batch_has_its_domain(rng, domain):
+    rows = ragged(rng, 3)
+    layer, dense = twins(layers.DomainBatchNormalization, num_domains=2)
+    x, mask = padded(rows)
+    for training in (True, False):
+        y = layer(rows, training=training, domain=domain)
+        desired = dense(x, training=training, mask=mask, domain=domain)
+        kept = tf.RaggedTensor.from_tensor(desired, lengths=rows.row_lengths()).flat_values
+        np.testing.assert_allclose(y.flat_values, kept, rtol=1e-5, atol=1e-5)
+    same_weights(layer, dense)
+
+
+def test_what_does_not_go_with_ragged_batches(rng):
+    rows = ragged(rng, 3)
+    with pytest.raises(TypeError, match="The `mask` of ragged inputs must be ragged, too"):
+        layers.BatchNormalization()(rows, training=True, mask=padded(rows)[1])
+    with pytest.raises(ValueError, match="`virtual_batch_size` is not for ragged inputs, received"):
+        layers.BatchNormalization(virtual_batch_size=2)(rows)
+    with pytest.raises(ValueError, match="`mask` must have the inputs' shape without its last dim"):
+        layers.BatchNormalization()(rows, mask=tf.ragged.constant([[True], [], [True] * 5, [True]]))
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_sparse_inputs_are_refused(make):
+    message = r"`inputs` must be dense or ragged, received a sparse tensor.*sparse=False"
+    with pytest.raises(TypeError, match=message):
+        make()(tf.sparse.from_dense(np.eye(3, dtype="f4")))
+    with pytest.raises(TypeError, match=message):
+        make()(keras.Input((3,), sparse=True))
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_several_inputs_are_refused(make):
+    x = np.ones((4, 2), "f4")
+    for inputs in ((x,), [x, x], {"x": x}, (keras.Input((2,)),)):
+        kind = f"received a {type(inputs).__name__} of {len(inputs)}"
+        with pytest.raises(TypeError, match=f"`inputs` must be one tensor, {kind}. Give the layer"):
+            make()(inputs)
+    built = make()
+    built.build((None, 2))
+    with pytest.raises(TypeError, match="`inputs` must be one tensor, received a tuple of 1"):
+        built((x,))
+
+
+@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("jit", [None, False, True])
+def test_training_may_be_a_tensor(rng, make, jit):
+    """With the outputs, gradients and weights of the calls with its value."""
+    layer, other = twins(make, momentum=0.5)
+
+    def run(layer, x, training):
+        with tf.GradientTape() as tape:
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(tf.sin(y))
+        return y, *tape.gradient(loss, layer.trainable_variables)
+
+    def compiled(x, training):
+        return run(layer, x, training)
+
+    layer.build((None, 3))
+    call = compiled if jit is None else tf.function(compiled, jit_compile=jit)
+    for training in (True, False, True, True):
+        x = rng.normal(2.0, 3.0, (8, 3)).astype("f4")
+        found = call(tf.constant(x), tf.constant(training))
+        for value, desired in zip(found, run(other, tf.constant(x), training), strict=True):
+            np.testing.assert_allclose(value, desired, rtol=1e-5, atol=1e-5)
+        same_weights(layer, other)
+
+
+def test_training_as_a_tensor_on_what_is_frozen_or_scheduled(rng):
+    from keras_renorm.schedules import LinearRamp
+
+    ramp = LinearRamp(1.0, 3.0, start_step=0, end_step=10)
+    x = tf.constant(rng.normal(2.0, 3.0, (8, 3)).astype("f4"))
+    layer = layers.BatchRenormalization(r_max=ramp, d_max=0.0)
+    call = tf.function(lambda training: layer(x, training=training))
+    for training in (True, True, False):
+        call(tf.constant(training))
+    assert layer.current_limits().r_max == pytest.approx(1.4)
+    layer.trainable = False
+    before = layer.get_weights()
+    tf.function(lambda training: layer(x, training=training))(tf.constant(True))
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
