@@ -63,8 +63,9 @@ class DomainBatchNormalization(DomainLayer, BatchNormalization, metaclass=abc.AB
             `[B]` with one for each. In a functional model an input,
             `keras.Input((), dtype="int32")`; a Sequential model cannot hand it over. With one id
             the layer costs what `BatchNormalization` does, with one per example in training D times
-            as much. An id out of range is refused where its value is known, in eager calls; in
-            graphs the output of such an example is NaN, and it changes no statistic.
+            as much. An id out of range is an error in eager calls and in TensorFlow's graphs.
+            In what XLA or PyTorch compiles, which cannot stop, the output of such an example is
+            NaN, and it changes no statistic.
 
     Returns:
         Tensor of the inputs' shape in the layer's compute dtype.

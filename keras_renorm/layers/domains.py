@@ -86,14 +86,16 @@ class Domains:
         elif isinstance(domain, bool):
             self._check_ids((), "bool", inputs.shape)
         known = _known(domain)
+        rule = (
+            f"`domain` must hold ids in [0, {self.num_domains - 1}], for num_domains="
+            f"{self.num_domains}; received"
+        )
         if known is None:
-            return domain
+            among = domains.among(domain, self.num_domains)
+            return backends.current().required(domain, among, rule)
         wrong = [k for k in known if not 0 <= k < self.num_domains]
         if wrong:
-            raise ValueError(
-                f"`domain` must hold ids in [0, {self.num_domains - 1}], for num_domains="
-                f"{self.num_domains}; received {', '.join(map(str, wrong[:5]))}."
-            )
+            raise ValueError(f"{rule} {', '.join(map(str, wrong[:5]))}.")
         return domain if len(getattr(domain, "shape", ())) else known[0]
 
     def _check_ids(self, shape: Any, dtype: Any, inputs: Any) -> None:

@@ -239,7 +239,7 @@ class _Call(NamedTuple):
         return _batch_renormalization(self.x, *vectors, **options)
 
     def _valid(self) -> Tensor:
-        return _both(self.mask, _by_example(_among(self.domain, self.num_domains), self.x))
+        return _both(self.mask, _by_example(among(self.domain, self.num_domains), self.x))
 
     def _has_rows(self) -> bool:
         return _has_rows("mean", self.parameters.mean)
@@ -290,8 +290,8 @@ def _for_examples(value: Tensor, domain: Tensor, x: Tensor, axis: int) -> Tensor
     """
     shape = list(channel_shape(x, axis))
     if len(value.shape) == 2:
-        among = _among(domain, value.shape[0])
-        value = keras.ops.take(value, keras.ops.where(among, domain, 0), axis=0)
+        valid = among(domain, value.shape[0])
+        value = keras.ops.take(value, keras.ops.where(valid, domain, 0), axis=0)
         shape[0], shape[axis] = -1, value.shape[1]
     return keras.ops.reshape(value, shape)
 
@@ -315,7 +315,7 @@ def _is_scalar(domain: int | Tensor) -> bool:
     return isinstance(domain, int) or len(domain.shape) == 0
 
 
-def _among(domain: Tensor, num_domains: int) -> Tensor:
+def among(domain: Tensor, num_domains: int) -> Tensor:
     """Whether the ids are those of a domain."""
     return keras.ops.logical_and(domain >= 0, domain < num_domains)
 
@@ -339,5 +339,5 @@ def _both(mask: Tensor | None, other: Tensor) -> Tensor:
 def _blot(domain: Tensor, num_domains: int, y: Tensor) -> Tensor:
     """What to add to `y`, or to its offset: NaN where the id is out of range, else 0."""
     # A root, as a NaN among the graph's constants is an error to TensorFlow's search for NaNs.
-    blot = keras.ops.sqrt(keras.ops.cast(_among(domain, num_domains), "float32") - 1)
+    blot = keras.ops.sqrt(keras.ops.cast(among(domain, num_domains), "float32") - 1)
     return _by_example(keras.ops.cast(blot, y.dtype), y)

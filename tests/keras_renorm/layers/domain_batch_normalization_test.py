@@ -229,16 +229,29 @@ def test_unknown_batch_sizes_and_an_empty_batch(rng, layer_class):
         run(x[:4], np.zeros(1, "i8"))
 
 
-@pytest.mark.parametrize(
-    ("layer_class", "kinds", "jit"),
-    [(cls, kinds, False) for cls in (PLAIN, RENORM) for kinds in COMPILED]
-    + [(RENORM, KINDS[6], True)],
-)
-def test_ids_out_of_range_in_a_graph_are_seen_and_leave_no_trace(rng, layer_class, kinds, jit):
+@both
+@pytest.mark.parametrize("training", [False, True])
+def test_ids_out_of_range_stop_a_graph(rng, layer_class, training):
+    layer = make(layer_class)
+    x = tf.constant(rng.normal(size=(4, 3)).astype("f4"))
+    run = tf.function(lambda x, ids: layer(x, domain=ids, training=training))
+    run(x, tf.constant([0, 2, 1, 1]))
+    before = layer.get_weights()
+    for ids in ([0, 3, 1, 1], [0, 2, 1, -1], 3):
+        message = r"`domain` must hold ids in \[0, 2\], for num_domains=3; received"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            run(x, tf.constant(ids))
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize("kinds", COMPILED)
+@pytest.mark.parametrize("layer_class", [PLAIN, RENORM])
+def test_ids_out_of_range_in_what_cannot_stop_are_seen_and_leave_no_trace(rng, layer_class, kinds):
     layer, clean = make(layer_class, kinds), make(layer_class, kinds)
     for one in (layer, clean):
         one.build((None, 5, 4))
-    run = tf.function(train, jit_compile=jit)
+    run = tf.function(train, jit_compile=True)
     x, ids, dy = data(rng, [0, 1, 2, 2, 0, 1, 1, 0])
     wrong = ids.astype("i8")
     wrong[3], wrong[5] = -1, 2**32  # which as a 32-bit integer is 0
@@ -256,7 +269,7 @@ def test_ids_out_of_range_in_a_graph_are_seen_and_leave_no_trace(rng, layer_clas
     assert np.isnan(y).all()
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
-    infer = tf.function(lambda x, i: layer(x, domain=i), jit_compile=jit)
+    infer = tf.function(lambda x, i: layer(x, domain=i), jit_compile=True)
     assert np.isnan(infer(x, tf.constant(3))).all()
     np.testing.assert_array_equal(
         np.isnan(infer(x, tf.constant(wrong)).numpy()).all((1, 2)), ~valid
@@ -328,7 +341,7 @@ def test_a_mask_from_keras_reaches_the_layer(rng):
 @pytest.mark.parametrize("training", [False, True])
 def test_relu_does_not_hide_an_id_out_of_range(rng, layer_class, training):
     layer = make(layer_class, activation="relu")
-    run = tf.function(lambda x, ids: layer(x, domain=ids, training=training))
+    run = tf.function(lambda x, ids: layer(x, domain=ids, training=training), jit_compile=True)
     x = rng.normal(size=(4, 3)).astype("f4")
     y = run(x, tf.constant([0, 3, 1, -1])).numpy()
     np.testing.assert_array_equal(np.isnan(y).all(1), [False, True, False, True])

@@ -50,12 +50,14 @@ def test_ids_that_do_not_fit_are_named(domains):
         domains.ids(keras.Input(()), keras.Input((3,)), "norm")
 
 
-def test_values_in_a_graph_are_not_looked_at(domains):
+def test_values_in_a_graph_are_looked_at_as_it_runs(domains):
     @tf.function
     def run(ids):
         return domains.ids(ids, X, "norm")
 
-    np.testing.assert_array_equal(run(tf.constant([0, 7, 0, 0])), [0, 7, 0, 0])
+    np.testing.assert_array_equal(run(tf.constant([0, 2, 0, 0])), [0, 2, 0, 0])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="num_domains=3; received"):
+        run(tf.constant([0, 7, 0, 0]))
 
 
 def test_ghosts_are_refused():
