@@ -114,7 +114,8 @@ class Limits:
         """What adaptive limits are to be, by name, without their greatest values."""
         if self.seen is None:
             return {name: keras.ops.convert_to_tensor(low) for name, low in LEAST.items()}
-        return dict(zip(LEAST, adaptive.limits(self._state()), strict=True))
+        limits = backends.current().at_once(adaptive.limits)
+        return dict(zip(LEAST, limits(self._state()), strict=True))
 
     def _state(self) -> adaptive.State:
         return adaptive.State(*map(keras.ops.convert_to_tensor, (self.deviations, self.seen)))
@@ -137,8 +138,9 @@ class Limits:
         if not self.adapts or self.seen is None:
             return moving
         mean, variance = map(keras.ops.convert_to_tensor, kept)
-        state = adaptive.trusting(self._state(), (mean, variance), initial())
-        state, moving = adaptive.advance(state, mean, variance, moving, **options)
+        at_once = backends.current().at_once
+        state = at_once(adaptive.trusting)(self._state(), (mean, variance), initial())
+        state, moving = at_once(adaptive.advance)(state, mean, variance, moving, **options)
         self.deviations.assign(state.deviations)
         self.seen.assign(state.seen)
         return moving

@@ -331,6 +331,14 @@ class Backend(Protocol):
         """The same values, which a compiled gradient does not compute again."""
         ...
 
+    def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function without gradient, compiled where a program runs operation by operation.
+
+        Args:
+            function: It takes tensors in tuples, and `momentum` and `epsilon`, numbers, by name.
+        """
+        ...
+
     def in_one_pass(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """`function(*tensors, settings=...)` as one pass, also where operations run one by one."""
         ...

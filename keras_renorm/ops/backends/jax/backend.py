@@ -1,6 +1,7 @@
 """JAX."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,9 +51,14 @@ class Jax(PlainBackend):
         """By `jax.custom_vjp`, twice."""
         return derivatives.apply(function, arguments, constants)
 
+    def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """By `jax.jit`."""
+        known = inspect.signature(function).parameters
+        return _compiled(function, *(name for name in ("momentum", "epsilon") if name in known))
+
     def in_one_pass(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         """Compiled, also where JAX runs operation by operation."""
-        return _compiled(function)
+        return _compiled(function, "settings")
 
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is a tracer."""
@@ -71,8 +77,8 @@ class Jax(PlainBackend):
 
 
 @functools.cache
-def _compiled(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    return jax.jit(function, inline=True, static_argnames="settings")
+def _compiled(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
+    return jax.jit(function, inline=True, static_argnames=static)
 
 
 BACKEND: Backend = Jax("jax", "JAX")

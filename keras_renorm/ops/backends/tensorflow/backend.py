@@ -1,5 +1,6 @@
 """TensorFlow."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,6 +87,17 @@ class TensorFlow(PlainBackend):
         """Copies where a graph is traced."""
         return derivatives.of_this_graph(tensors)
 
+    def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A `tf.function` in eager programs."""
+        if not tf.executing_eagerly():
+            return function
+
+        def call(*tensors: Any, **settings: Any) -> Any:
+            ranks = tuple(len(tensor.shape) for tensor in tf.nest.flatten(tensors))
+            return _compiled(function, ranks)(*tensors, **settings)
+
+        return call
+
     def collective(self) -> Collective | None:
         """The replicas of the running strategy."""
         return StrategyReplicas.running()
@@ -120,6 +132,12 @@ class TensorFlow(PlainBackend):
             return _on_replicas(on_one, strategy)
         call = on_one if eager else tf.function(on_one, autograph=False, reduce_retracing=True)
         return lambda parts, shared: call(_tensors(*parts), _tensors(shared))
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any], _: tuple[int, ...]) -> Callable[..., Any]:
+    """One for each combination of ranks: of several in one the rank would be unknown."""
+    return tf.function(function, autograph=False, reduce_retracing=True)
 
 
 def _on_replicas(
