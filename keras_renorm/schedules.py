@@ -6,6 +6,7 @@ survive saving.
 """
 
 import abc
+import warnings
 from typing import Any, TypeVar
 
 import keras
@@ -227,6 +228,62 @@ PAPER_R_MAX = LinearRamp(1.0, 3.0, 5_000, 40_000)
 
 #: The paper's schedule of d_max (Ioffe 2017, section 4.1).
 PAPER_D_MAX = LinearRamp(0.0, 5.0, 5_000, 25_000)
+
+
+# The paper trains for 130,000 steps, of which the limits take so many to grow.
+_RUN, _START, _RISES = 130_000, 5_000, {"r_max": 35_000, "d_max": 20_000}
+
+# Time constants of the moving statistics until the initial values make up less than 5 % of them.
+_TIME_CONSTANTS = 3
+
+
+def paper(num_steps: int, *, momentum: float = 0.99) -> tuple[LinearRamp, LinearRamp]:
+    """The limits r_max and d_max in the paper's proportions, for a run of `num_steps`.
+
+    ```
+    start = max(5/130 * num_steps, 3 / (1 - momentum))
+    r_max = 1 up to start, in a straight line to 3 in 35/130 * num_steps
+    d_max = 0 up to start, in a straight line to 5 in 20/130 * num_steps
+    ```
+
+    Until 3 time constants of the moving statistics are over, these are in good part their initial
+    values, and corrections towards them would harm. Steps are those of the optimizer; see
+    `keras_renorm.callbacks.CountSteps` where one step calls the model several times.
+
+    Args:
+        num_steps: Steps of the whole training, at least 1.
+        momentum: The layers' momentum.
+
+    Returns:
+        `(r_max, d_max)`. A warning says so where the run ends before they are fully open.
+
+    Raises:
+        TypeError: If an argument is not a number.
+        ValueError: If `num_steps` is less than 1, or `momentum` is not in [0, 1].
+
+    Example:
+        >>> r_max, d_max = keras_renorm.schedules.paper(26_000)
+        >>> layer = keras_renorm.layers.BatchRenormalization(r_max=r_max, d_max=d_max)
+
+    Source: Ioffe 2017, section 4.1.
+    """
+    steps = arguments.real("num_steps", arguments.finite("num_steps", num_steps), low=1)
+    momentum = arguments.real("momentum", momentum, low=0, high=1)
+    # At a momentum of 1 nothing moves, and there is nothing to wait for.
+    shut = 0.0 if momentum == 1 else _TIME_CONSTANTS / (1 - momentum)
+    start = max(steps * _START / _RUN, round(shut))
+    ends = {name: start + steps * rise / _RUN for name, rise in _RISES.items()}
+    r_max = LinearRamp(1.0, 3.0, start, ends["r_max"])
+    if ends["r_max"] > steps:
+        opened = 1 + 2 * max(0.0, steps - start) / (ends["r_max"] - start)
+        warnings.warn(
+            f"A run of {num_steps} steps is short for the paper's limits: at momentum={momentum:g} "
+            f"they stay closed for {start:.0f} steps, {_TIME_CONSTANTS} time constants of the "
+            f"moving statistics, and r_max ends at {opened:.3g} instead of 3. Lower the momentum, "
+            "or leave the limits out: by default they follow from what a layer sees.",
+            stacklevel=2,
+        )
+    return r_max, LinearRamp(0.0, 5.0, start, ends["d_max"])
 
 
 def get(name: str, value: Any, *, low: float) -> float | Limit:

@@ -82,6 +82,8 @@ class BatchRenormalization(BatchNormalization):
             for 5,000 updates, then in a straight line to 3 at 40,000.
         d_max: Limit of d, at least 0, likewise; by default `schedules.Adaptive(5.0)`. The paper's
             is `schedules.PAPER_D_MAX`: 0 for 5,000 updates, then in a straight line to 5 at 25,000.
+        num_steps: The steps of the whole training, for limits in the paper's proportions in place
+            of `r_max` and `d_max`: those of `schedules.paper` at this momentum.
         renorm_clipping: The limits as `keras.layers.BatchNormalization` writes them, in place of
             `r_max` and `d_max`: a dictionary with keys `"rmax"` and `"dmax"`, and no limit where
             one is missing, as there. `"rmin"` may be given if it is 1 / rmax.
@@ -127,6 +129,7 @@ class BatchRenormalization(BatchNormalization):
         r_max: float | Limit = _R_MAX,
         d_max: float | Limit = _D_MAX,
         renorm: bool = True,
+        num_steps: int | None = None,
         renorm_clipping: Mapping[str, float] | None = None,
         renorm_momentum: float | None = None,
         **kwargs: Any,
@@ -139,12 +142,20 @@ class BatchRenormalization(BatchNormalization):
                 f"{renorm_momentum!r}, momentum={momentum!r}. This layer has one set of moving "
                 "statistics, for training and inference: write momentum alone."
             )
+        ways = (
+            (r_max, d_max) != (_R_MAX, _D_MAX),
+            num_steps is not None,
+            renorm_clipping is not None,
+        )
+        if sum(ways) > 1:
+            raise ValueError(
+                "Give either `num_steps` or `renorm_clipping` or `r_max` and `d_max`, received "
+                f"num_steps={num_steps!r}, renorm_clipping={renorm_clipping!r}, r_max={r_max!r}, "
+                f"d_max={d_max!r}."
+            )
+        if num_steps is not None:
+            r_max, d_max = schedules.paper(num_steps, momentum=self.momentum)
         if renorm_clipping is not None:
-            if (r_max, d_max) != (_R_MAX, _D_MAX):
-                raise ValueError(
-                    "Give either `renorm_clipping` or `r_max` and `d_max`, received "
-                    f"renorm_clipping={renorm_clipping!r}, r_max={r_max!r}, d_max={d_max!r}."
-                )
             r_max, d_max = limits.of_clipping(renorm_clipping)
         self.renorm = True  # as whoever takes it for Keras's layer reads it
         self._limits = Limits(r_max, d_max)

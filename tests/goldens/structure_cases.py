@@ -127,6 +127,15 @@ def papers_schedules(tmp_path):
     assert schedules.LinearRamp(0.0, 5.0, 5_000, 25_000) == schedules.PAPER_D_MAX
 
 
+@covers("schedules.paper")
+def papers_shape(tmp_path):
+    r_max, d_max = schedules.paper(2_600, momentum=0.9)
+    assert (r_max, d_max) == (
+        schedules.LinearRamp(1.0, 3.0, 100, 800),
+        schedules.LinearRamp(0.0, 5.0, 100, 500),
+    )
+
+
 @covers("schedules.get", "schedules.serialize")
 def schedule_forms(tmp_path):
     ramp = schedules.LinearRamp(1.0, 3.0, 4, 12)

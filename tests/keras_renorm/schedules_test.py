@@ -120,3 +120,48 @@ def test_an_adaptive_limit_has_a_greatest_value():
         schedules.get("r_max", schedules.Adaptive(0.5), low=1)
     with pytest.raises(ValueError, match="`greatest` must be finite"):
         schedules.Adaptive(float("inf"))
+
+
+def test_the_papers_shape_for_a_run_of_any_length():
+    assert schedules.paper(130_000) == (schedules.PAPER_R_MAX, schedules.PAPER_D_MAX)
+    r_max, d_max = schedules.paper(26_000)
+    steps = np.arange(0, 26_001, 1_000)
+    r_clipped, d_clipped = (np.clip((steps - 1_000) / n, 0, 1) for n in (7_000, 4_000))
+    np.testing.assert_allclose([r_max(step) for step in steps], 1 + 2 * r_clipped, rtol=1e-6)
+    np.testing.assert_allclose([d_max(step) for step in steps], 5 * d_clipped, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "start"), [(0.99, 300), (0.9, 100), (1.0, 100), (0.999, 3000)]
+)
+def test_the_papers_shape_waits_for_the_statistics(momentum, start):
+    r_max, d_max = schedules.paper(2_600 if start < 3000 else 26_000, momentum=momentum)
+    if start == 3000:
+        assert (r_max.start_step, r_max.end_step, d_max.end_step) == (3_000, 10_000, 7_000)
+    else:
+        assert (r_max.start_step, r_max.end_step) == (start, start + 700)
+        assert (d_max.start_step, d_max.end_step) == (start, start + 400)
+    assert momentum == 1 or momentum**start <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "says"),
+    [
+        (400, r"run of 400 steps.*closed for 300 steps, 3 time.*r_max ends at 2.86 instead of 3"),
+        (130, r"closed for 300 steps, .*r_max ends at 1 instead of 3.*leave the limits out"),
+    ],
+)
+def test_a_run_that_is_short_for_the_papers_shape_is_told_so(num_steps, says):
+    with pytest.warns(UserWarning, match=says):
+        r_max, _ = schedules.paper(num_steps)
+    assert float(r_max(num_steps)) == pytest.approx(2.857 if num_steps == 400 else 1.0, abs=1e-3)
+    schedules.paper(411)  # from here on they open
+
+
+def test_bad_arguments_of_the_papers_shape_are_named():
+    with pytest.raises(ValueError, match="`num_steps` must be at least 1, received num_steps=0"):
+        schedules.paper(0)
+    with pytest.raises(ValueError, match=r"`momentum` must be in \[0, 1\]"):
+        schedules.paper(10, momentum=2)
+    with pytest.raises(TypeError, match="`num_steps` must be a number"):
+        schedules.paper("10")

@@ -258,6 +258,20 @@ def test_four_weights_with_fixed_limits_and_a_counter_with_a_schedule():
     assert fixed.current_limits() == layers.RenormLimits(r_max=2.0, d_max=1.0)
 
 
+def test_limits_for_a_number_of_steps():
+    layer = layers.BatchRenormalization(num_steps=2_000, momentum=0.9)
+    assert (layer.r_max, layer.d_max) == schedules.paper(2_000, momentum=0.9)
+    assert "num_steps" not in layer.get_config()
+    copy = layers.BatchRenormalization.from_config(layer.get_config())
+    assert (copy.r_max, copy.d_max) == (layer.r_max, layer.d_max)
+    domains = layers.DomainBatchRenormalization(2, num_steps=130_000)
+    assert domains.r_max == schedules.PAPER_R_MAX
+    with pytest.warns(UserWarning, match="A run of 400 steps is short for the paper's limits"):
+        layers.BatchRenormalization(num_steps=400)
+    with pytest.raises(ValueError, match=r"Give either `num_steps` .*received num_steps=9, renorm"):
+        layers.BatchRenormalization(num_steps=9, d_max=2.0)
+
+
 def test_a_count_ends_at_the_last_number_that_float32_counts_to(rng):
     ramp = schedules.LinearRamp(1.0, 3.0, start_step=2**24 - 4, end_step=2**24)
     layer = layers.BatchRenormalization(r_max=ramp, d_max=1.0)
@@ -379,7 +393,7 @@ BAD_ARGUMENTS = {
     "dmax": ({"renorm_clipping": {"dmax": -1}}, "`dmax` must be at least 0"),
     "both": (
         {"renorm_clipping": {"rmax": 3}, "r_max": 2.0},
-        "Give either `renorm_clipping` or `r_max` and `d_max`",
+        "Give either `num_steps` or `renorm_clipping` or `r_max` and `d_max`",
     ),
 }
 
