@@ -21,7 +21,7 @@ class LogDiagnostics(StepCallback):
         gauges: Functions of the model.
         log_dir: Folder for `tensorboard --logdir`, or None to write nothing.
         every_n_steps: The gauges are taken before the first step, after each so many, and at the
-            end. Each costs about two forward passes of its batch.
+            end. Each costs two to four forward passes of its batch.
         verbose: Whether to print faults.
 
     Attributes:

@@ -65,6 +65,8 @@ def has_ghosts(layer: Any) -> bool:
 
 def is_untouched(layer: Any) -> bool:
     """Whether the moving statistics are exactly the default initial ones, 0 and 1."""
+    if not layer.built:
+        return True
     mean, variance = map(keras.ops.convert_to_numpy, (layer.moving_mean, layer.moving_variance))
     return bool(np.all(mean == 0) and np.all(variance == 1))
 

@@ -90,9 +90,12 @@ def lint(
     - A normalization directly after another.
     - One layer called on several inputs: each has its own minibatch statistics, but they share
       the population's. `DomainBatchNormalization` whose two kinds of statistics differ.
+    - A normalization inside of `TimeDistributed`, or with an `axis` that is not that of the
+      channels in the `data_format` of the layer beside it.
     - Moving statistics that no data has: NaN, infinity, a negative variance.
-    - A momentum of 0 or 1, or one at which the initial values 0 and 1 still make up more than 5 %
-      of the moving statistics after `num_steps`; schedules that `num_steps` do not finish.
+    - Limits above 1.5 and 0.5 while the moving statistics are the initial ones.
+    - A momentum of 0 or 1, or one at which the initial values 0 and 1 would still make up more than
+      5 % of the moving statistics after `num_steps`; schedules that `num_steps` more do not finish.
 
     Nothing is run, and nothing in the model changes.
 
@@ -101,7 +104,7 @@ def lint(
             layers is not known; the report says so.
         batch_size: Examples in a training step, over all replicas. Without it the number of
             values is not checked.
-        num_steps: Steps of the training that is planned. Without it what depends on the length
+        num_steps: Steps that are still to be trained. Without it what depends on the length
             of the training is not checked.
         replicas: Number of replicas that share a batch.
 
@@ -125,14 +128,18 @@ def lint(
     graph = models.calls(model)
     batch = None if batch_size is None else lint_rules.Batch(batch_size, replicas)
     calls = [call for call in graph.calls if is_batch_norm(call.operation)]
-    norms = {name: layer for name, layer in models.named_layers(model) if is_batch_norm(layer)}
+    layers = list(models.named_layers(model))
+    norms = {name: layer for name, layer in layers if is_batch_norm(layer)}
     findings = [
         *_each(calls, lambda call: lint_rules.useless_bias(call, graph.calls)),
         *_each(calls, lint_rules.norm_after_norm),
+        *_each(calls, lint_rules.wrong_axis),
         *_each(calls, lambda call: lint_rules.few_values(call, batch)),
         *lint_rules.shared(calls),
         *(found for item in norms.items() for found in lint_rules.settings(*item, num_steps)),
+        *(found for item in norms.items() for found in lint_rules.open_limits(*item)),
         *(found for item in norms.items() for found in lint_rules.broken_statistics(*item)),
+        *(found for item in layers for found in lint_rules.by_frames(*item)),
     ]
     notes = (*graph.unknown, *_notes(norms, batch, num_steps))
     return LintReport(tuple(findings), notes, tuple(_use(call, batch) for call in calls))

@@ -8,14 +8,17 @@ import numpy as np
 
 from keras_renorm.diagnostics.layer_traits import (
     forgets_initial_statistics,
+    is_untouched,
     positions,
     renormalizes,
+    update_count,
     uses_minibatch,
 )
-from keras_renorm.diagnostics.progress import unfinished
+from keras_renorm.diagnostics.progress import unfinished, value
 from keras_renorm.diagnostics.report import Finding
+from keras_renorm.keras_internals import flattened
 from keras_renorm.layers import BatchRenormalization, DomainBatchNormalization
-from keras_renorm.models import Call, is_batch_norm
+from keras_renorm.models import Call, Value, is_batch_norm
 from keras_renorm.statistics import moving_statistics
 
 # A standard deviation of m values has a relative error of about 1/sqrt(2m): 25 % of 8.
@@ -26,6 +29,11 @@ FEWEST_VALUES = 3
 
 # Share of the initial values in the moving statistics that a training should not leave.
 _REST = 0.05
+
+# Limits up to these did little harm from the first step on: docs/default_limits.md.
+_WIDE_R, _WIDE_D = 1.5, 0.5
+
+_MOVES_AXES = (keras.layers.Permute, keras.layers.Reshape, keras.layers.TimeDistributed)
 
 _WITH_BIAS = (
     keras.layers.Dense,
@@ -162,12 +170,71 @@ def settings(name: str, layer: keras.layers.Layer, num_steps: int | None) -> Ite
     yield from _domains(name, layer)
     yield from _momentum(name, layer, num_steps)
     if num_steps is not None and isinstance(layer, BatchRenormalization):
-        for phrase in unfinished(layer, num_steps):
+        for phrase in unfinished(layer, (update_count(layer) or 0) + num_steps):
             yield Finding(
                 name,
                 "unfinished schedule",
                 f"The schedule of {name} does not end: {phrase}. Shorten it, or train longer.",
             )
+
+
+def open_limits(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
+    """Wide limits while the moving statistics are the initial ones."""
+    if not isinstance(layer, BatchRenormalization) or not uses_minibatch(layer):
+        return
+    if forgets_initial_statistics(layer) or not is_untouched(layer):
+        return
+    count = update_count(layer) or 0
+    r_max, d_max = value(layer.r_max, count), value(layer.d_max, count)
+    if r_max > _WIDE_R or d_max > _WIDE_D:
+        yield Finding(
+            name,
+            "open limits",
+            f"{name} begins with r_max={r_max:.3g} and d_max={d_max:.3g} while its moving "
+            "statistics are the initial 0 and 1, and its corrections lead towards them (a "
+            "ResNet-20 had 10.6 % instead of 38.4 % after 300 steps). Leave r_max and d_max out: "
+            "by default they follow from what the layer sees. Or write num_steps=... for the "
+            "paper's ramps.",
+        )
+
+
+def by_frames(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
+    """A norm inside of `TimeDistributed`."""
+    if not isinstance(layer, keras.layers.TimeDistributed):
+        return
+    norms = [part for part in flattened(layer) if is_batch_norm(part) and uses_minibatch(part)]
+    if norms:
+        yield Finding(
+            name,
+            "norm by frames",
+            f"{name} calls the normalization {norms[0].name} on each frame by itself: the moments "
+            "are of one frame's examples, and the moving statistics are updated once for each "
+            "frame. Call a norm on the whole tensor instead, whose moments are of all frames: it "
+            "takes any rank. Around a whole model, reshape the frames into the batch.",
+        )
+
+
+def wrong_axis(call: Call) -> Finding | None:
+    """Channels on another axis than those of the layer with a `data_format` before or after."""
+    if call.operation.axis is None:
+        return None
+    rank = len(call.inputs[0].shape)
+    neighbour = _with_format(call.inputs[0], rank)
+    neighbour = neighbour or _with_format(call.outputs[0], rank, after=True)
+    if neighbour is None:
+        return None
+    data_format = neighbour.operation.data_format
+    channels = 1 if data_format == "channels_first" else rank - 1
+    axis = int(call.operation.axis)
+    if axis % rank == channels:
+        return None
+    return Finding(
+        call.name,
+        "wrong axis",
+        f"{call.name} has axis={axis}, and {neighbour.name} beside it data_format={data_format!r}: "
+        f"the normalization takes its {call.inputs[0].shape[axis]} positions along that axis for "
+        f"channels. Write axis={1 if channels == 1 else -1}.",
+    )
 
 
 def broken_statistics(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
@@ -203,7 +270,9 @@ def _domains(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
 
 
 def _momentum(name: str, layer: keras.layers.Layer, num_steps: int | None) -> Iterator[Finding]:
-    forgets = num_steps is None or forgets_initial_statistics(layer)
+    # Trained or loaded statistics are no initial values.
+    forgets = forgets_initial_statistics(layer) or not is_untouched(layer)
+    forgets = forgets or num_steps is None
     rest = 0.0 if num_steps is None or forgets else layer.momentum**num_steps
     if layer.momentum in (0, 1):
         does = "never move" if layer.momentum == 1 else "are those of the last minibatch alone"
@@ -221,6 +290,20 @@ def _momentum(name: str, layer: keras.layers.Layer, num_steps: int | None) -> It
         f"{name} has {problem}. Choose another momentum (0.99 forgets in 300 steps), or run "
         "keras_renorm.statistics.precise after training.",
     )
+
+
+def _with_format(value: Value, rank: int, *, after: bool = False) -> Call | None:
+    """The nearest layer with a `data_format`, past operations that leave the axes as they are."""
+    calls = value.consumers[:1] if after else [value.producer]
+    call = calls[0] if calls else None
+    if call is None or isinstance(call.operation, _MOVES_AXES):
+        return None
+    beyond = (call.outputs if after else call.inputs)[0]
+    if any(len(one.shape) != rank for one in (call.inputs[0], call.outputs[0])):
+        return None
+    if getattr(call.operation, "data_format", None) in ("channels_first", "channels_last"):
+        return call
+    return _with_format(beyond, rank, after=after)
 
 
 def _subtracts_mean(call: Call) -> bool:

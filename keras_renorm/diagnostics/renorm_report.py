@@ -12,12 +12,19 @@ from keras_renorm.diagnostics.figures import label_layers
 from keras_renorm.diagnostics.layer_traits import (
     has_ghosts,
     is_plain,
+    is_untouched,
     optimizer_steps,
     uses_minibatch,
 )
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
+from keras_renorm.diagnostics.train_inference_gap import output_findings, output_gap
 from keras_renorm.models import is_batch_norm, named_layers
+
+# Findings that say why the output differs.
+_CAUSES = {"never updated", "not finite", "wrong domain"}
+
+_LOOK = "keras_renorm.diagnostics.train_inference_gap shows where it comes from."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +33,15 @@ class RenormReport(Report):
 
     Attributes:
         layers: Every call of a normalization layer, in the order of the calls.
+        output_gap: The gap at the model's output, as `train_inference_gap` has it.
     """
 
     layers: tuple[LayerCorrections, ...]
+    output_gap: float
 
     def scalars(self) -> dict[str, float]:
-        """Each layer's limits, clipped shares, extremes of r and d, and drift."""
-        values: dict[str, float | None] = {}
+        """Each layer's limits, clipped shares, extremes of r and d, and drift; the output's gap."""
+        values: dict[str, float | None] = {"renorm/output_gap": self.output_gap}
         for layer in self.layers:
             values |= {
                 f"renorm/{name}/{layer.layer}": getattr(layer, name)
@@ -99,8 +108,9 @@ def renorm_report(
 
     It names
 
-    - a frozen schedule: limits of 1 and 0 that stay, a counter that does not advance, a schedule
-      whose end `num_steps` does not reach;
+    - a frozen schedule: limits of 1 and 0 when the moving statistics have forgotten their initial
+      values, a counter that does not advance, a schedule whose end `num_steps` does not reach;
+    - an output that differs between training and inference by more than half of its size;
     - overshooting corrections: r or d at its limit in more than a quarter of the channels (the
       paper: few r and no d), or a limit beyond its schedule's bounds;
     - moving statistics of another domain: half of the channels off by more than a standard
@@ -134,7 +144,12 @@ def renorm_report(
         for row in seen.get(layer, ()):
             findings += renorm_rules.corrections(layer, row, steps)
     rows = [row for layer in seen for row in seen[layer]]
-    return RenormReport(tuple(findings), tuple(_notes(names, seen)), tuple(rows))
+    output = output_gap(model, x)
+    if not {finding.kind for finding in findings} & _CAUSES and not (
+        steps == 0 and any(map(is_untouched, seen))  # there are no statistics yet
+    ):
+        findings += output_findings(model.name, output, _LOOK)
+    return RenormReport(tuple(findings), tuple(_notes(names, seen)), tuple(rows), output)
 
 
 def _notes(names: dict[Any, str], seen: dict[Any, list[LayerCorrections]]) -> Iterator[str]:

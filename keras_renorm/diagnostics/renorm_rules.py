@@ -14,9 +14,6 @@ from keras_renorm.diagnostics.report import Finding
 from keras_renorm.layers import BatchRenormalization
 from keras_renorm.schedules import Limit
 
-# Updates after which limits of 1 and 0 are a fault: twice the paper's 5k of pure batch norm.
-_MANY_UPDATES = 10_000
-
 # The paper: with its limits "few r and no d" are clipped.
 _CLIPPED = 0.25
 
@@ -36,10 +33,10 @@ def schedule(name: str, layer: Any, steps: int | None, num_steps: int | None) ->
     if not isinstance(layer, BatchRenormalization) or not uses_minibatch(layer):
         return
     updates = update_count(layer)
-    message = _frozen(name, layer, updates, steps)
+    message = _frozen(name, layer, updates, steps, num_steps)
     if message:
         yield Finding(name, "frozen schedule", message)
-    for phrase in () if num_steps is None else unfinished(layer, num_steps):
+    for phrase in () if num_steps is None else unfinished(layer, max(num_steps, updates or 0)):
         yield Finding(
             name,
             "unfinished schedule",
@@ -91,7 +88,11 @@ def corrections(layer: Any, row: LayerCorrections, steps: int | None) -> Iterato
 
 
 def _frozen(
-    name: str, layer: BatchRenormalization, updates: int | None, steps: int | None
+    name: str,
+    layer: BatchRenormalization,
+    updates: int | None,
+    steps: int | None,
+    num_steps: int | None,
 ) -> str | None:
     """A message if the limits stay those of Batch Normalization."""
     if updates is None:
@@ -109,14 +110,24 @@ def _frozen(
             "its counter does not advance. Call the model with training=True, and keep "
             "update_count when weights are copied or loaded."
         )
-    limits = value(layer.r_max, updates), value(layer.d_max, updates)
-    if updates >= _MANY_UPDATES and limits == (1.0, 0.0):
+    if _is_young(layer, updates) or not updates:
+        return None
+    # Unless it is known that training goes on until they open.
+    if _shut(layer, updates) and (num_steps is None or _shut(layer, num_steps)):
         return (
-            f"The limits of {name} are still r_max=1 and d_max=0 after {updates} updates: it is "
-            f"Batch Normalization. Its schedules are r_max={layer.r_max!r}, d_max="
-            f"{layer.d_max!r}; the paper's leave these values after 5000 updates."
+            f"The limits of {name} are still r_max=1 and d_max=0 after {updates} updates, when its "
+            "moving statistics have long forgotten their initial values: so far it is Batch "
+            f"Normalization. It has r_max={layer.r_max!r}, d_max={layer.d_max!r}. Write "
+            "num_steps=..., the steps of the whole training, here if it lasts until they open, or "
+            "in place of the limits. Or leave these out: by default they follow from what the "
+            "layer sees."
         )
     return None
+
+
+def _shut(layer: BatchRenormalization, updates: int) -> bool:
+    """Whether the limits are those of Batch Normalization after so many updates."""
+    return (value(layer.r_max, updates), value(layer.d_max, updates)) == (1.0, 0.0)
 
 
 def _beyond(name: str, limit: str, schedule: float | Limit, updates: int) -> Iterator[Finding]:

@@ -97,7 +97,8 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
     are off in both modes, so the gap is the normalization's. With Batch Renormalization it is 0
     where r and d are not clipped. Nothing in the model changes.
 
-    It names layers whose own gap is above 0.5.
+    It names layers whose own gap is above 0.5; if there are none, the model if that of its output
+    is: gaps add up.
 
     Args:
         model: The model; its layers may lie in any model or layer within.
@@ -127,11 +128,43 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
     untouched = [name for layer, name in names.items() if is_untouched(layer)]
     # Before the first step of a training there are no statistics yet, which is no fault.
     faulty = [] if untouched and optimizer_steps(model) == 0 else rows
-    ends = zip(*map(keras.tree.flatten, (training_output, inference_output)), strict=True)
-    output = max(gap(_array(other), _array(one)) for other, one in ends)
-    findings = tuple(_findings(faulty, left_out(model)))
+    output = _largest_gap(training_output, inference_output)
+    findings = [*_findings(faulty, left_out(model))]
+    if faulty and not findings:
+        worst = max(rows, key=lambda row: row.total)
+        remedy = f"Gaps add up from layer to layer. {_remedy(worst.kind, left_out(model))}"
+        findings += output_findings(model.name, output, remedy)
     notes = tuple(_notes(model, names, untouched))
-    return TrainInferenceGapReport(findings, notes, rows, output)
+    return TrainInferenceGapReport(tuple(findings), notes, rows, output)
+
+
+def output_gap(model: keras.Model, x: Any) -> float:
+    """The gap at the model's output; see `train_inference_gap`."""
+    outputs = [forward(model, x, {}, training=training) for training in (True, False)]
+    return _largest_gap(*outputs)
+
+
+def output_findings(name: str, output: float, remedy: str) -> Iterator[Finding]:
+    """What a gap at a model's output tells.
+
+    Args:
+        name: The model's name.
+        output: The gap.
+        remedy: What may close it.
+    """
+    if output > _LARGE:
+        yield Finding(
+            name,
+            "large output gap",
+            f"The output of {name} in training differs from that in inference by {output:.0%} of "
+            f"its size, on the same inputs: what is trained is not what is evaluated. {remedy}",
+        )
+
+
+def _largest_gap(training: Any, inference: Any) -> float:
+    """The gap of two outputs; of several the largest."""
+    ends = zip(*map(keras.tree.flatten, (training, inference)), strict=True)
+    return max(gap(_array(other), _array(one)) for other, one in ends)
 
 
 def gap(y: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> float:

@@ -175,13 +175,24 @@ def test_fixed_limits_of_batch_norm(r_max, d_max, named):
     assert kinds(scheduled(None, steps=10**6, r_max=r_max, d_max=d_max)) == expected
 
 
-@pytest.mark.parametrize(("updates", "named"), [(9_999, False), (10_000, True)])
+@pytest.mark.parametrize(("updates", "named"), [(0, False), (298, False), (299, True)])
 def test_limits_that_are_still_those_of_batch_norm(updates, named):
-    stays = {"r_max": Constant(1.0), "d_max": Constant(0.0)}
+    """From three time constants of the statistics on: 0.99^299 is less than a twentieth."""
     expected = ["frozen schedule"] if named else []
-    assert kinds(scheduled(updates, **stays)) == expected
-    assert scheduled(updates, r_max=PAPER_R_MAX, d_max=PAPER_D_MAX) == []
+    stays = {"r_max": Constant(1.0), "d_max": Constant(0.0)}
+    paper = {"r_max": PAPER_R_MAX, "d_max": PAPER_D_MAX}
+    for limits in (stays, paper):
+        assert kinds(scheduled(updates, **limits)) == expected
+        assert kinds(scheduled(updates, num_steps=5_000, **limits))[: len(expected)] == expected
+    assert kinds(scheduled(updates, num_steps=40_000, **stays)) == expected
+    assert scheduled(updates, num_steps=40_000, **paper) == []
     assert scheduled(updates, r_max=Constant(1.0), d_max=Constant(0.1)) == []
+    assert scheduled(6_000, **paper) == []
+
+
+def test_a_whole_training_that_is_over_has_no_unfinished_schedule():
+    paper = {"r_max": PAPER_R_MAX, "d_max": PAPER_D_MAX}
+    assert scheduled(50_000, num_steps=20_000, **paper) == []
 
 
 @pytest.mark.parametrize(("steps", "named"), [(None, False), (0, False), (20, False), (21, True)])

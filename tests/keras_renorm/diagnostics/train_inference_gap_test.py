@@ -89,6 +89,28 @@ def test_statistics_of_another_domain_are_named_and_precise_ones_repair_it(norm,
     assert train_inference_gap(settle(model, elsewhere), elsewhere).findings == ()
 
 
+def test_an_output_is_named_where_no_layer_is(rng):
+    """An offset hides the gap in the layer, and is taken away behind it."""
+    norm = BatchNormalization(name="norm")
+    model = keras.Sequential([keras.Input((8,)), norm, L.Rescaling(1.0, offset=-9.0)], name="net")
+    settle(model, data(rng, 512))
+    norm.beta.assign(np.full(8, 9.0))
+    report = train_inference_gap(model, data(rng, 2))
+    assert report.layers[0].own < 0.5 < report.output
+    (finding,) = report.findings
+    assert (finding.layer, finding.kind) == ("net", "large output gap")
+    assert (
+        f"The output of net in training differs from that in inference by {report.output:.0%}"
+        in (finding.message)
+    )
+    assert "use keras_renorm.layers.BatchRenormalization." in finding.message
+    assert train_inference_gap(model, data(rng, 256)).findings == ()
+    model.compile("sgd", "mse")
+    norm.moving_mean.assign(np.zeros(8))
+    norm.moving_variance.assign(np.ones(8))
+    assert train_inference_gap(model, data(rng, 2)).findings == ()
+
+
 def test_before_the_first_step_a_gap_is_no_fault(rng):
     model = network(BatchNormalization(name="norm"))
     assert len(train_inference_gap(model, data(rng)).findings) == 1
