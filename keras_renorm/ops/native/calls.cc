@@ -26,6 +26,14 @@ Type StatisticsOf(const Operand& x) {
 // to y, statistics, new moving mean, new moving variance, whether there was an update
 
 Error ForwardTypes(const Call& call, const Operand& x, std::vector<Type>& outputs) {
+  const int64_t channels = call.in[1].type.count();
+  if (call.in[0].type.count() == 0 && channels != x.channels) {  // as in a replica without an example
+    return Error::Invalid(
+        "an empty batch has " + std::to_string(x.channels) + " channels, not " +
+        std::to_string(channels) + ". TensorFlow's oneDNN convolution gives an empty batch the " +
+        "shape of its input: set TF_ENABLE_ONEDNN_OPTS=0 in the environment, or give each replica " +
+        "an example, e.g. by drop_remainder=True");
+  }
   const char* const vectors[] = {"gamma", "beta", "moving_mean", "moving_variance"};
   for (int i = 0; i < 4; ++i) {
     KR_RETURN_IF_ERROR(Check(vectors[i], call.in[1 + i], x.wide(), x.channels));

@@ -143,6 +143,14 @@ def test_what_x_may_not_be(call, words, problem):
     assert not result.any()
 
 
+def test_an_empty_batch_with_other_channels_has_the_cause_and_the_cure(call):
+    """TensorFlow's oneDNN convolution gives it the channels of its input."""
+    inputs, outputs = operands(FORWARD, zeros(0, 3))
+    problem = call(FORWARD, inputs, [zeros(0, 3), zeros(9, 1, 3), *outputs[2:]]).decode()
+    assert f"an empty batch has 3 channels, not {CHANNELS}. TensorFlow's oneDNN" in problem
+    assert "set TF_ENABLE_ONEDNN_OPTS=0" in problem
+
+
 @pytest.mark.parametrize("axis", [-1, 2, 2**62])
 def test_an_axis_that_x_does_not_have(call, axis):
     problem = call(MOMENTS, *operands(MOMENTS), axis=axis)
