@@ -266,6 +266,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
             )
         return given
 
+    def rematerialized_call(self, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
+        """The call as it is: `keras.RematScope` leaves the layer out.
+
+        A second call would be another step. The layer keeps little more than its input anyway.
+        """
+        return layer_call
+
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The inputs' shape.
 

@@ -61,8 +61,11 @@ class BatchRenormalization(BatchNormalization):
     Activation checkpointing (`keras.remat`, `tf.recompute_grad`, `torch.utils.checkpoint`) calls a
     layer twice in a step. The second call, of which the gradient is, has r and d against moving
     statistics that the first one has updated, so the gradient is another, as with Keras's renorm;
-    and statistics and schedules move twice. Leave the layer out of what is checkpointed.
-    `jax.checkpoint` around `stateless_call`, where nothing is updated in place, is right.
+    and statistics and schedules move twice. The layer cannot tell it from that of a next step:
+    nothing is handed over, and minibatches may be equal. Leave the layer out of what is
+    checkpointed, as `keras.RematScope` does by itself. `jax.checkpoint` around `stateless_call`,
+    where nothing is updated in place, is right. In the same way `keras.layers.RNN` calls a norm in
+    its cell once before its loop: use `unroll=True`.
 
     Differs from `keras.layers.BatchNormalization(renorm=True)`: clipped by default, by limits that
     adapt; the lower clip of r is always 1 / r_max; a loaded `moving_variance` is used; four weights

@@ -1,5 +1,6 @@
 """What holds on every Keras backend; `backends_test.py` runs this under each in a process."""
 
+import contextlib
 import os
 
 import keras
@@ -204,6 +205,54 @@ def test_several_and_sparse_inputs_are_refused():
         layers.BatchNormalization()((x,))
     with pytest.raises(TypeError, match="`inputs` must be dense or ragged, received a sparse ten"):
         layers.BatchNormalization()(keras.KerasTensor((None, 3), sparse=True))
+
+
+def test_a_remat_scope_leaves_the_layer_out(rng):
+    x, results = rng.normal(2.0, 3.0, (8, 3)).astype("f4"), []
+    for scope in (contextlib.nullcontext(), keras.RematScope("full")):
+        with scope:
+            norm = layers.BatchRenormalization(**LIMITS, momentum=0.5)
+        dense = keras.layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(1))
+        model = keras.Sequential([keras.Input((3,)), dense, norm, keras.layers.Activation("tanh")])
+        model.compile(keras.optimizers.SGD(1.0), "mse")
+        model.fit(x, np.zeros((8, 3)), verbose=0)
+        results.append(model.get_weights())
+    for scoped, plain in zip(*results, strict=True):
+        np.testing.assert_allclose(scoped, plain, rtol=1e-5, atol=1e-6)
+
+
+class Cell(keras.layers.Layer):
+    """A recurrent cell of a norm: h = norm(x + h)."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = layers.BatchRenormalization(
+            r_max=schedules.LinearRamp(1.0, 3.0, start_step=0, end_step=20), d_max=0.5, momentum=0.9
+        )
+        self.state_size = self.output_size = 3
+
+    def build(self, shape):
+        self.norm.build((None, 3))
+        self.built = True
+
+    def call(self, x, states, training=None):
+        h = self.norm(x + states[0], training=training)
+        return h, [h]
+
+
+def test_an_unrolled_net_counts_each_time_step_once(rng):
+    x = rng.normal(2.0, 3.0, (8, 5, 3)).astype("f4")
+    rnn, cell = keras.layers.RNN(Cell(), unroll=True), Cell()
+    model = keras.Sequential([keras.Input((5, 3)), rnn])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.fit(x, np.zeros((8, 3)), verbose=0)
+    cell.build(None)
+    h = np.zeros((8, 3), "f4")
+    for step in range(5):
+        h, _ = cell(x[:, step], [h], training=True)
+    for weight, desired in zip(rnn.get_weights(), cell.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, desired, rtol=1e-5, atol=1e-6)
+    assert rnn.cell.norm.current_limits() == pytest.approx((1.5, 0.5))
 
 
 @pytest.mark.parametrize("rows", [0, 5])
