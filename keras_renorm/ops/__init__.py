@@ -1,5 +1,6 @@
 """Pure functions: no variables, no layers. Statistics in float32 or wider."""
 
+from keras_renorm.ops import backends
 from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.ops.maths.correction import Correction, renorm_correction
 from keras_renorm.ops.maths.moments import Moments, moments
@@ -17,7 +18,6 @@ from keras_renorm.ops.renorm import (
     training_step,
 )
 from keras_renorm.ops.shuffling import shuffle, shuffle_order, unshuffle
-from keras_renorm.ops.steps import lowerings
 from keras_renorm.ops.steps.lowerings import Lowering, lowering
 
 __all__ = [
@@ -42,4 +42,4 @@ __all__ = [
     "update_moving_moments_by_stddev",
 ]
 
-lowerings.register()
+backends.current()  # made now, and not while PyTorch compiles

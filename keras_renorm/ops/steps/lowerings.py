@@ -63,13 +63,6 @@ def allowed(name: Name) -> tuple[Name, ...]:
     return NAMES[NAMES.index(name) :]
 
 
-def register() -> None:
-    """Makes the native library known to the backend, if it loads: a SavedModel may hold its ops."""
-    backend = backends.current()  # made now, and not while PyTorch compiles
-    if os.environ.get(VARIABLE, "") in ("", "native"):
-        backend.native_problem()
-
-
 def lowering() -> Lowering:
     """Returns the implementation that training here and now would take, and why.
 

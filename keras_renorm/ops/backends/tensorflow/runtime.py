@@ -33,6 +33,8 @@ _FRAMEWORK = "libtensorflow_framework.so.2"
 _FOR_XLA = (_FRAMEWORK, "libtensorflow_cc.so.2")
 """Libraries of TensorFlow that may hold XLA's FFI: the former on x86, the latter on ARM."""
 
+_OP_PREFIX = "KerasRenorm"
+
 _GET_API = "_ZN3xla3ffi12GetXlaFfiApiEv"  # xla::ffi::GetXlaFfiApi()
 
 
@@ -89,7 +91,7 @@ def _register_handlers(library: loader.NativeLibrary) -> None:
 
 def _register_ops(library: loader.NativeLibrary) -> None:
     """Makes ops of the library's calls, through TensorFlow's C interface."""
-    known = [name for name in map(_op_name, loader.HANDLERS) if op_def_registry.get(name)]
+    known = [name for name in map(_op_name, loader.HANDLERS) if _definition_of(name)]
     if known:
         raise loader.NativeLibraryError(
             f"this process has the op {known[0]} already, of another copy of the native library"
@@ -105,6 +107,21 @@ def _register_ops(library: loader.NativeLibrary) -> None:
         )
     for name in loader.HANDLERS:
         tf.no_gradient(_op_name(name))  # see _no_gradient
+
+
+_definition_of = op_def_registry.get
+
+
+@functools.wraps(_definition_of)
+def _registering_definition_of(name: str) -> Any:
+    if name.startswith(_OP_PREFIX):
+        loader.problem(register)
+    return _definition_of(name)
+
+
+# TensorFlow asks so for each op of a graph or SavedModel that it reads, before it makes any. It may
+# be one of the library, with no layer built here.
+op_def_registry.get = _registering_definition_of
 
 
 def _threads_of_the_environment() -> int:
@@ -167,7 +184,7 @@ def always_for_xla() -> bool:
 
 def _op_name(name: str) -> str:
     """The op of a call: KerasRenormInputGradient for input_gradient."""
-    return "KerasRenorm" + name.title().replace("_", "")
+    return _OP_PREFIX + name.title().replace("_", "")
 
 
 def _bits(value: float) -> int:
