@@ -30,6 +30,10 @@ from zoo.models.convolution import conv_norm, convolution
 from zoo.models.head import Head
 from zoo.models.normalization import Normalizer
 
+# ResNet-1001 is the deepest of the papers. Beyond these a model would build until memory ends.
+_GREATEST_DEPTH = 4000
+_MOST_WEIGHTS = 2**31
+
 
 def wide_resnet(
     *,
@@ -55,7 +59,7 @@ def wide_resnet(
         nets of many blocks; a process that loads such a model must do the same.
 
     Raises:
-        ValueError: If the depth is not of that form.
+        ValueError: If the depth is not of that form, or the model would be too large to build.
     """
     blocks = _blocks_per_stage(depth, width)
     images = keras.Input(input_shape, name="images")
@@ -81,6 +85,14 @@ def _blocks_per_stage(depth: int, width: int) -> int:
         raise ValueError(
             f"The depth D of wide_resnet_D_W must be 6n+4 (10, 16, 22, 28, ...), received {depth}. "
             f"The nearest is wide_resnet_{valid}_{width}."
+        )
+    # Two 3x3 convolutions a block, of 16, 32 and 64 times the width.
+    weights = 2 * blocks * 9 * sum((width * filters) ** 2 for filters in STAGE_FILTERS)
+    if depth > _GREATEST_DEPTH or weights > _MOST_WEIGHTS:
+        raise ValueError(
+            f"wide_resnet_{depth}_{width} has about {weights:.1e} weights: a depth may be at most "
+            f"{_GREATEST_DEPTH}, and the weights {_MOST_WEIGHTS:.1e}, which is 9 GB. Choose a "
+            "smaller depth or width."
         )
     return blocks
 

@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -130,3 +132,16 @@ def test_a_depth_that_does_not_fit_is_refused(depth, nearest):
 def test_what_is_no_number_is_no_name(name):
     with pytest.raises(ValueError, match=rf"Unknown model '{name}'\. Did you mean 'wide_resnet_16"):
         zoo.create_model(name)
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "weights"), [(100_000, 100_000, "1.6e+19"), (100_000, 1, "1.6e+09"),
+                                    (10, 1000, "9.7e+10")]
+)  # fmt: skip
+def test_a_model_that_no_memory_holds_is_refused(depth, width, weights):
+    message = (
+        f"wide_resnet_{depth}_{width} has about {weights} weights: a depth may be at most 4000, "
+        "and the weights 2.1e+09, which is 9 GB. Choose a smaller depth or width."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        zoo.create_model(f"wide_resnet_{depth}_{width}")
