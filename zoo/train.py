@@ -1,16 +1,26 @@
 """Trains an image classifier.
 
 python -m zoo.train --workdir=DIR [--config=RECIPE] [--config.KEY=VALUE ...]
+python -m zoo.train --dry_run [--config=RECIPE] [--config.KEY=VALUE ...]
 
 RECIPE is a name in zoo/configs (few_labels, which is the default; norm_batch; resnet20) or the path
 of a Python file of your own. Every key of a recipe can be set, as in --config.norm=batch_norm; an
-unknown one is answered with the nearest, or with all. Times (warm-up, ramps, evaluations) scale
-with --config.num_steps unless they are given. An interrupted run is resumed by the same command,
-bit for bit. --config.strategy=mirrored uses several devices, multi_worker several machines.
+unknown one is answered with the nearest, or with all. Times (warm-up, ramps, evaluations) are
+steps, or with a point shares of --config.num_steps: 100, 0.05. An interrupted run is resumed by the
+same command, bit for bit; a greater --config.num_steps has a run go on, and keys that touch no
+number of it (data_dir, intervals, how many checkpoints are kept) may change.
+--config.strategy=mirrored uses several devices, multi_worker several machines.
 
-DIR gets config.json (every key and value), metrics.jsonl (one measurement a line), tensorboard/,
-checkpoints/ (the two newest) and, at the end, model.keras, which keras.saving.load_model reads
-after `import keras_renorm`.
+DIR gets config.json (every key and value, versions, kernels, the machine), metrics.jsonl (one
+measurement a line), tensorboard/, checkpoints/ (the two newest, and those that you want) and, at
+the end, model.keras, which keras.saving.load_model reads after `import keras_renorm`; with
+--config.average_decay also model_averaged.keras.
+
+  python -m zoo.train --workdir=runs/a --config=resnet20 --config.optimizer=adamw
+      --config.learning_rate=0.001 --config.weight_decay=0.05 --config.average_decay=0.999
+  python -m zoo.train --workdir=runs/b --config=recipe.py --config.optimizer=recipe.py:make
+  python -m zoo.train --workdir=runs/c --config.weights=runs/quickstart/model.keras
+      --config.freeze=hidden1* --config.initial_statistics=frozen
 """
 
 from typing import Any
@@ -18,24 +28,34 @@ from typing import Any
 from zoo.training.cli import program
 
 
-def parse(argv: list[str]) -> tuple[dict[str, Any], str]:
-    """Returns the checked config and the working directory."""
+def parse(argv: list[str]) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Returns the checked config, the working directory, and options of `run.train`."""
     from absl import flags
 
     from zoo.training.cli import arguments
 
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run: made, or resumed.")
+    dry_run = flags.DEFINE_bool("dry_run", False, "Two steps, sizes and times; writes nothing.")
+    profile = flags.DEFINE_string("profile_steps", None, "A,B: profile them, for TensorBoard.")
     config, rest = arguments.parse_arguments(argv)
     arguments.no_arguments(rest)
-    return config.to_dict(), arguments.required("workdir", workdir.value, "runs/quickstart")
+    options = {
+        "dry_run": dry_run.value,
+        "profile_steps": arguments.two_steps("profile_steps", profile.value),
+    }
+    if dry_run.value:
+        return config.to_dict(), workdir.value or "", options
+    folder = arguments.required("workdir", workdir.value, "runs/quickstart")
+    return config.to_dict(), folder, options
 
 
-def main(parsed: tuple[dict[str, Any], str]) -> int:
+def main(parsed: tuple[dict[str, Any], str, dict[str, Any]]) -> int:
     """Trains."""
     from zoo.training.cli.terminal import LastingConsole
     from zoo.training.run import train
 
-    return train(*parsed, LastingConsole())
+    config, workdir, options = parsed
+    return train(config, workdir, LastingConsole(), **options)
 
 
 def keys() -> str:

@@ -21,10 +21,9 @@ TINY = (
     "--config.augment",
     "--config.weight_decay=1e-4",
     "--config.warmup_steps=20",
-    "--config.r_max_start_step=10",
-    "--config.d_max_start_step=10",
-    "--config.r_max_end_step=1050",
-    "--config.d_max_end_step=750",
+    "--config.r_max=3",
+    "--config.r_max_ramp=10,1050",
+    "--config.d_max_ramp=10,750",
 )
 
 

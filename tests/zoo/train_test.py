@@ -104,6 +104,23 @@ def test_a_mistake_is_one_line_and_writes_nothing(run_program, tmp_path, argumen
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(run_program, tiny_arguments, tmp_path):
+    workdir = tmp_path / "run"
+    done = run_program("zoo.train", "--dry_run", f"--workdir={workdir}", *tiny_arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "dry run, nothing was written" in done.stdout
+    assert "multiply-adds" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_steps_are_profiled_for_tensorboard(run_program, tiny_arguments, tmp_path):
+    arguments = (*tiny_arguments, "--config.num_steps=30", "--profile_steps=5,8")
+    done = run_program("zoo.train", f"--workdir={tmp_path}", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((tmp_path / "tensorboard").rglob("*.xplane.pb"))) == 1
+
+
 def test_the_working_directory_is_asked_for(run_program):
     done = run_program("zoo.train")
     assert (done.returncode, done.stdout) == (1, "")

@@ -33,6 +33,7 @@ def get_config() -> config_dict.ConfigDict:
 
     config.num_steps = 2000
     config.learning_rate = 0.1
-    config.warmup_steps = 200
+    config.warmup_steps = 0.1
+    config.eval_every_steps = 0.25
     config.weight_decay = 1e-4
     return config

@@ -26,14 +26,15 @@ def get_config() -> config_dict.ConfigDict:
     config = default_config()
     config.model = "resnet20"
     # The ramps take the paper's shape: r_max rises from 5 % to 35 % of the training, d_max to 25 %.
-    config.r_max, config.r_max_start_step, config.r_max_end_step = 3.0, 400, 2800
-    config.d_max, config.d_max_start_step, config.d_max_end_step = 5.0, 400, 2000
+    config.r_max, config.r_max_ramp = 3.0, "0.05,0.35"
+    config.d_max, config.d_max_ramp = 5.0, "0.05,0.25"
 
     config.batch_size = 128
     config.augment = True
 
     config.num_steps = 8000
     config.learning_rate = 0.1
-    config.warmup_steps = 400
+    config.warmup_steps = 0.05
+    config.eval_every_steps = 0.0625
     config.weight_decay = 1e-4
     return config

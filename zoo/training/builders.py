@@ -12,6 +12,10 @@ from keras_renorm import layers, schedules
 from zoo.data import datasets, pipeline, samplers
 from zoo.errors import UserError, as_user_errors
 from zoo.models import registry
+from zoo.training import config as configs
+from zoo.training import fine_tuning, optimizers, step
+from zoo.training.imports import called, is_path
+from zoo.training.optimizers import HEAD
 
 Config = Mapping[str, Any]
 
@@ -23,30 +27,26 @@ def norm_options(config: Config) -> dict[str, Any]:
     if config["norm"] == "skip_init":
         value = config["skip_init_value"]
         return {"initial_value": {"zero": 0.0, "one": 1.0}.get(value, value)}
-    options = {
-        "momentum": config["norm_momentum"],
-        "epsilon": config["norm_epsilon"],
-        "synchronized": config["synchronized"],
-    }
+    options = {"momentum": config["norm_momentum"], "synchronized": config["synchronized"]}
+    if config["norm_epsilon"] is not None:
+        options["epsilon"] = config["norm_epsilon"]
     if config["virtual_batch_size"]:
         options["virtual_batch_size"] = config["virtual_batch_size"]
     if config["norm"] == "batch_renorm":
-        options["r_max"] = _limit(config, "r_max", 1.0)
-        options["d_max"] = _limit(config, "d_max", 0.0)
+        for name, start, greatest in (("r_max", 1.0, 3.0), ("d_max", 0.0, 5.0)):
+            limit = _limit(config, name, start, greatest)
+            options |= {} if limit is None else {name: limit}
     return options
 
 
-def _limit(config: Config, name: str, start_value: float) -> float | schedules.Schedule:
-    """Returns the ramp of r_max or d_max; the number itself where the ramp has no length."""
-    start, end = config[f"{name}_start_step"], config[f"{name}_end_step"]
-    if start == end == 0:
-        return float(config[name])
-    if not 0 <= start < end:
-        raise UserError(
-            f"--config.{name}_end_step must be greater than {name}_start_step, and that at least "
-            f"0, received {end} and {start}. For a limit that does not change give 0 to both."
-        )
-    return schedules.LinearRamp(start_value, config[name], start, end)
+def _limit(
+    config: Config, name: str, start: float, greatest: float
+) -> float | schedules.Schedule | None:
+    """Returns the ramp of r_max or d_max, or its number; None for what the layer does by itself."""
+    steps, value = configs.ramp(config, f"{name}_ramp"), config[name]
+    if steps is None:
+        return None if value is None else float(value)
+    return schedules.LinearRamp(start, greatest if value is None else float(value), *steps)
 
 
 def build_model(config: Config, dataset: datasets.Dataset) -> keras.Model:
@@ -55,23 +55,76 @@ def build_model(config: Config, dataset: datasets.Dataset) -> keras.Model:
     Raises:
         UserError: When the model is unknown or does not take an option of the config.
     """
-    with as_user_errors(ValueError):
-        return zoo.create_model(
-            config["model"],
-            num_classes=dataset.num_classes,
-            input_shape=dataset.input_shape,
-            norm=config["norm"],
-            norm_options=norm_options(config),
-            **_model_options(config),
-            data_format="channels_last",
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy(_POLICIES[config["precision"]])
+    if is_path(config["model"]):
+        model = _own_model(config, dataset)
+    else:
+        with as_user_errors(ValueError):
+            model = zoo.create_model(
+                config["model"],
+                **_of_every_model(config, dataset),
+                **_model_options(config),
+                data_format="channels_last",
+                weights=None if fine_tuning.is_model_file(config) else config["weights"],
+            )
+    if fine_tuning.is_model_file(config):
+        fine_tuning.load_file(model, config["weights"])
+    fine_tuning.freeze(model, config["freeze"])
+    return model
+
+
+#: What layers compute in, by the values of `precision`: whatever keras.json says.
+_POLICIES = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+
+
+def _of_every_model(config: Config, dataset: datasets.Dataset) -> dict[str, Any]:
+    """Returns the arguments that all models take, a user's own among them."""
+    return {
+        "num_classes": dataset.num_classes,
+        "input_shape": dataset.input_shape,
+        "norm": config["norm"],
+        "norm_options": norm_options(config),
+    }
+
+
+def _own_model(config: Config, dataset: datasets.Dataset) -> keras.Model:
+    """Returns the model that a function of the user's makes."""
+    model = called(config, "model", keras.Model, **_of_every_model(config, dataset))
+    names = [layer.name for layer in model.layers]
+    if HEAD[0] not in names or model.output_shape[-1] != dataset.num_classes:
+        raise UserError(
+            f"--config.model={config['model']} must return a functional model from images to "
+            f"{dataset.num_classes} probabilities, in which the layer before the softmax is called "
+            f"'logits'; received the layers {', '.join(names)} and outputs of shape "
+            f"{model.output_shape}."
         )
+    return model
 
 
 def _model_options(config: Config) -> dict[str, Any]:
-    """Returns the arguments that this model alone takes."""
-    if "auxiliary_head" not in registry.own_options(config["model"]):
-        return {}
-    return {"auxiliary_head": config["auxiliary_weight"] > 0}
+    """Returns the arguments that this model alone takes, and those that are given."""
+    options = {}
+    weight = config["auxiliary_weight"]
+    if "auxiliary_head" in registry.own_options(config["model"]):
+        options["auxiliary_head"] = auxiliary_weight(config) > 0
+    elif weight is not None:
+        raise UserError(
+            f"--config.auxiliary_weight={weight} has no effect with model={config['model']}, which "
+            "has no auxiliary classifier. Leave it out."
+        )
+    if config["dropout_rate"] is not None:
+        options["dropout_rate"] = config["dropout_rate"]
+    return options
+
+
+def auxiliary_weight(config: Config) -> float:
+    """Returns the weight of the auxiliary classifier's loss."""
+    return 0.4 if config["auxiliary_weight"] is None else float(config["auxiliary_weight"])
 
 
 def logits_of(model: keras.Model) -> keras.Model:
@@ -103,24 +156,16 @@ def current_limits(model: keras.Model) -> tuple[float | None, float | None]:
     return None, None
 
 
-def learning_rate_schedule(config: Config) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the learning rate as a function of the steps done."""
-    warmup, rate = config["warmup_steps"], config["learning_rate"]
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else rate,
-        decay_steps=config["num_steps"] - warmup,
-        # A cosine whose lowest point is the highest is a constant.
-        alpha={"cosine": 0.0, "constant": 1.0}[config["learning_rate_schedule"]],
-        warmup_target=rate if warmup else None,
-        warmup_steps=warmup,
+def step_options(config: Config) -> step.Options:
+    """Returns what a training step does beside the plain one."""
+    return step.Options(
+        weight_decay=optimizers.loss_weight_decay(config),
+        auxiliary_weight=auxiliary_weight(config),
+        label_smoothing=config["label_smoothing"],
+        clip_norm=config["clip_norm"],
+        parts=config["accumulate"],
+        jit=config["jit"],
     )
-
-
-def build_optimizer(config: Config, model: keras.Model) -> keras.optimizers.Optimizer:
-    """Returns the optimizer, whose variables exist so that a checkpoint can restore them."""
-    optimizer = keras.optimizers.SGD(learning_rate_schedule(config), config["sgd_momentum"])
-    optimizer.build(model.trainable_variables)
-    return optimizer
 
 
 def build_sampler(config: Config, labels: np.ndarray[Any, Any]) -> samplers.Sampler:

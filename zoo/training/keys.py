@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from zoo.errors import UserError, nearest
 
-# What a config can hold: TensorFlow counts in 32 bits here and there and computes in float32.
+# What a config can hold: TensorFlow counts in 32 bits here and there and computes in float32,
+# in which smaller numbers are 0.
 _LARGEST_INT = 2**31 - 1
 _LARGEST_FLOAT = 3.4028235e38
+_LEAST_FLOAT = 1.1754944e-38
 _TYPES: dict[type, tuple[Any, str]] = {
     int: (int, "a whole number"),
     float: (int | float, "a number"),
@@ -19,6 +21,7 @@ _TYPES: dict[type, tuple[Any, str]] = {
     str: (str, "a string"),
 }
 _HELP_COLUMNS = 100
+_A_TIME = "a number of steps, or a share of num_steps such as 0.05"
 
 
 class Allowed(NamedTuple):
@@ -29,9 +32,13 @@ class Allowed(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
-def _one_of(*choices: str) -> Allowed:
-    """Returns what allows these strings."""
-    return Allowed(f"one of {', '.join(choices)}", choices.__contains__, choices)
+def _one_of(*choices: str, path: bool = False) -> Allowed:
+    """Returns what allows these strings, and perhaps an import path."""
+
+    def holds(value: str) -> bool:
+        return value in choices or (path and ":" in value)
+
+    return Allowed(f"one of {', '.join(choices)}", holds, choices)
 
 
 _ABOVE_0 = Allowed("above 0", lambda value: value > 0)
@@ -48,10 +55,13 @@ class Key:
 
     Attributes:
         name: As in `--config.NAME=VALUE`.
-        default: Its value where a recipe has none of its own. None is a string that is not given.
+        default: Its value where a recipe has none of its own. None is one that is not given.
         help: What it is, for `--help`.
         allowed: None where other code knows.
-        scaled: How a time that grows with num_steps is rounded; None for other keys.
+        time: How a time is rounded that is a share of num_steps, as a number with a point is; None
+            for keys that are no times.
+        optional: The type of a value that may be None; None for other keys.
+        only: The key, and the values of it, with which this one has an effect.
         free: Whether a run may be resumed with another value: the key touches no number of it.
     """
 
@@ -59,18 +69,22 @@ class Key:
     default: Any
     help: str = ""
     allowed: Allowed | None = None
-    scaled: Callable[[float], int] | None = None
+    time: Callable[[float], int] | None = None
+    optional: type | None = None
+    only: tuple[str, tuple[Any, ...]] | None = None
     free: bool = False
 
     @property
     def kind(self) -> type:
         """The type of its values."""
-        return str if self.default is None else type(self.default)
+        if self.default is None:
+            return self.optional or str
+        return type(self.default)
 
     @property
     def type_name(self) -> str:
         """What a value must be, in words."""
-        return _TYPES[self.kind][1]
+        return _A_TIME if self.time else _TYPES[self.kind][1]
 
     def described(self) -> str:
         """Returns its default, and as a comment what it is and takes: a line, or some more."""
@@ -93,66 +107,222 @@ class Key:
             return
         # To Python, True is a whole number.
         allowed = isinstance(value, bool) == (self.kind is bool)
-        if not allowed or not isinstance(value, _TYPES[self.kind][0]):
+        if not allowed or not isinstance(value, int | float if self.time else _TYPES[self.kind][0]):
             raise UserError(f"{label} must be {self.type_name}, received {value!r}.")
-        if self.kind is int and value > _LARGEST_INT:
+        if self.time and isinstance(value, float) and not 0 <= value <= 1:
+            raise UserError(f"{label} must be from 0 to 1 as a share, received {value}.")
+        if isinstance(value, int) and value > _LARGEST_INT and self.kind is int:
             raise UserError(f"{label} must be at most {_LARGEST_INT}, received {value}.")
         if self.kind is float and not abs(value) <= _LARGEST_FLOAT:
             raise UserError(
                 f"{label} must be finite and at most {_LARGEST_FLOAT:g}, received {value}."
             )
+        if self.kind is float and 0 < abs(value) < _LEAST_FLOAT:
+            raise UserError(
+                f"{label} must be 0 or at least {_LEAST_FLOAT:g}, received {value}, which is 0 in "
+                "float32."
+            )
 
     def check(self, value: Any) -> None:
         """Raises a `UserError` when a value has another type, or is not allowed."""
         self.check_type(value, f"--config.{self.name}")
-        if self.allowed and not self.allowed.holds(value):
+        if value is not None and self.allowed and not self.allowed.holds(value):
             raise UserError(
                 f"--config.{self.name} must be {self.allowed.words}, received {value!r}."
                 f"{nearest(str(value), self.allowed.choices)}"
             )
 
 
+def read_time(text: str) -> int | float | None:
+    """Returns the time that a text means: steps, or a share where it has a point; None if none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
+
+
+_NORMS = ("norm", ("batch_renorm", "batch_norm"))
+_RENORM = ("norm", ("batch_renorm",))
+_DECAYING = ("learning_rate_schedule", ("cosine", "polynomial"))
+
 # The layers check their own, too, but do not know what the config calls them.
 _GROUPS: tuple[tuple[Key, ...], ...] = (
     (Key("seed", 0, "Of the initial weights, the minibatches, their augmentation.", _SEEDS),),
     (
-        Key("model", "resnet20", "One of zoo.list_models()."),
+        Key("model", "resnet20", "One of zoo.list. Or an import path of your own, module:name."),
         Key("norm", "batch_renorm", "", _one_of("batch_renorm", "batch_norm", "skip_init", "none")),
         Key("norm_momentum", 0.99, "Of the moving statistics: 1 - the papers' alpha.", _TO_1),
-        Key("norm_epsilon", 1e-3, "", _ABOVE_0),
-        Key("synchronized", False, "Whether a minibatch's moments are those of all replicas."),
-        Key("virtual_batch_size", 0, "Images normalized together; 0: all.", _AT_LEAST_0),
-        Key("freeze_statistics_at_step", 0, "The moving ones; 0: never.", _AT_LEAST_0, math.floor),
-        Key("r_max", 3.0, "The limit of r; 1, and d_max 0, is Batch Norm.", _AT_LEAST_1),
-        Key("r_max_start_step", 0, "From here it rises from 1, in a line.", None, math.floor),
-        Key("r_max_end_step", 1000, "To here; 0 to 0: always r_max.", None, math.ceil),
-        Key("d_max", 5.0, "The limit of d.", _AT_LEAST_0),
-        Key("d_max_start_step", 0, "From here it rises from 0, in a line.", None, math.floor),
-        Key("d_max_end_step", 1000, "To here; 0 to 0: always d_max.", None, math.ceil),
+        Key("norm_epsilon", None, "0.001, or that of weights.", _ABOVE_0, optional=float),
+        Key("synchronized", False, "Whether moments are those of all replicas.", only=_NORMS),
+        Key(
+            "virtual_batch_size",
+            0,
+            "Images normalized together; 0: all.",
+            _AT_LEAST_0,
+            only=_NORMS,
+        ),
+        Key("freeze_statistics_at_step", 0, "0: never.", _AT_LEAST_0, time=math.floor, only=_NORMS),
+        Key(
+            "r_max",
+            None,
+            "The limit of r, at least 1. By default the layer's: up to 3, as it needs.",
+            _AT_LEAST_1,
+            optional=float,
+            only=_RENORM,
+        ),
+        Key(
+            "r_max_ramp",
+            None,
+            "Two times, such as 0.05,0.35: between them it rises from 1 to r_max, or 3.",
+            only=_RENORM,
+        ),
+        Key(
+            "d_max",
+            None,
+            "The limit of d, at least 0. By default the layer's: up to 5, as it needs.",
+            _AT_LEAST_0,
+            optional=float,
+            only=_RENORM,
+        ),
+        Key(
+            "d_max_ramp",
+            None,
+            "Two times, as of r_max: it rises from 0 to d_max, or 5.",
+            only=_RENORM,
+        ),
         Key(
             "skip_init_value",
             "zero",
             "Only for skip_init: the learnable scale of each residual branch at first; "
             "inverse_sqrt_depth is 1 / sqrt(number of residual blocks).",
             _one_of("zero", "inverse_sqrt_depth", "one"),
+            only=("norm", ("skip_init",)),
         ),
+        Key("dropout_rate", None, "Before the classifier.", _BELOW_1, optional=float),
+        Key(
+            "auxiliary_weight",
+            None,
+            "Of Inceptions' second loss, 0.4 by default; 0: without it.",
+            _AT_LEAST_0,
+            optional=float,
+        ),
+    ),
+    (
+        Key("weights", None, "To begin with: a name of zoo.list, a .h5 or a .keras file."),
+        Key("freeze", None, "Patterns of layers' names, such as stem*,stage1*: not trained."),
+        Key(
+            "initial_statistics",
+            "kept",
+            "Of the weights: kept, computed anew of training images, or kept for ever.",
+            _one_of("kept", "precise", "frozen"),
+            only=_NORMS,
+        ),
+        Key("head_rate_factor", 1.0, "Times the learning rate, for the classifier.", _AT_LEAST_0),
     ),
     (
         Key("dataset", "fashion_mnist_subset"),
         Key("data_dir", None, "Of TensorFlow Datasets; None is its own.", free=True),
         Key("minibatches", "iid", "What is together.", _one_of("iid", "few_labels")),
-        Key("labels_per_batch", 2, "How many labels a few_labels minibatch has.", _AT_LEAST_1),
+        Key(
+            "labels_per_batch",
+            2,
+            "How many labels a few_labels minibatch has.",
+            _AT_LEAST_1,
+            only=("minibatches", ("few_labels",)),
+        ),
         Key("batch_size", 128, "Images of a minibatch, of all replicas together.", _AT_LEAST_1),
         Key("augment", False, "Random crops of the padded image, and flips."),
     ),
     (
         Key("num_steps", 1000, "", _AT_LEAST_1),
         Key("learning_rate", 0.1, "", _ABOVE_0),
-        Key("learning_rate_schedule", "cosine", "Down to 0.", _one_of("cosine", "constant")),
-        Key("warmup_steps", 0, "The rate rises from 0 over these.", _AT_LEAST_0, math.floor),
-        Key("sgd_momentum", 0.9, "", _BELOW_1),
-        Key("auxiliary_weight", 0.4, "Of Inceptions' second loss; 0: without it.", _AT_LEAST_0),
-        Key("weight_decay", 0.0, "L2: half of it times the kernels' squares.", _AT_LEAST_0),
+        Key("learning_rate_batch_size", 0, "That it is for; 0: any. Scaled to yours.", _AT_LEAST_0),
+        Key(
+            "learning_rate_schedule",
+            "cosine",
+            "After the warm-up. Or an import path of your own, as module:name.",
+            _one_of("constant", "cosine", "exponential", "piecewise", "polynomial", path=True),
+        ),
+        Key("learning_rate_end", 0.0, "Share of it at the end.", _AT_LEAST_0, only=_DECAYING),
+        Key(
+            "polynomial_power", 1.0, "", _ABOVE_0, only=("learning_rate_schedule", ("polynomial",))
+        ),
+        Key(
+            "decay_every_steps",
+            0.01,
+            "When it is multiplied by decay_factor.",
+            _ABOVE_0,
+            time=math.ceil,
+            only=("learning_rate_schedule", ("exponential",)),
+        ),
+        Key(
+            "decay_at_steps",
+            "0.5,0.75",
+            "Times at which it is multiplied by decay_factor.",
+            only=("learning_rate_schedule", ("piecewise",)),
+        ),
+        Key(
+            "decay_factor",
+            0.1,
+            "",
+            _ABOVE_0,
+            only=("learning_rate_schedule", ("exponential", "piecewise")),
+        ),
+        Key(
+            "decay_smoothly",
+            False,
+            "And not in stairs.",
+            only=("learning_rate_schedule", ("exponential",)),
+        ),
+        Key("warmup_steps", 0, "The rate rises from 0 over these.", _AT_LEAST_0, time=math.floor),
+    ),
+    (
+        Key(
+            "optimizer",
+            "sgd",
+            "Keras's. Or an import path of your own, as module:name.",
+            _one_of("sgd", "rmsprop", "adam", "adamw", "lamb", path=True),
+        ),
+        Key("momentum", 0.9, "", _BELOW_1, only=("optimizer", ("sgd", "rmsprop"))),
+        Key("nesterov", False, "", only=("optimizer", ("sgd",))),
+        Key("rho", 0.9, "Of the squares' average.", _BELOW_1, only=("optimizer", ("rmsprop",))),
+        Key("beta_1", 0.9, "", _BELOW_1, only=("optimizer", ("adam", "adamw", "lamb"))),
+        Key("beta_2", 0.999, "", _BELOW_1, only=("optimizer", ("adam", "adamw", "lamb"))),
+        Key(
+            "optimizer_epsilon",
+            None,
+            "By default Keras's.",
+            _ABOVE_0,
+            optional=float,
+            only=("optimizer", ("rmsprop", "adam", "adamw", "lamb")),
+        ),
+        Key(
+            "weight_decay",
+            0.0,
+            "Of kernels, not gamma, beta and biases: half of it times their squares in the loss; "
+            "with adamw and lamb beside the gradient.",
+            _AT_LEAST_0,
+        ),
+        Key("clip_norm", 0.0, "Of all gradients together; 0: as they are.", _AT_LEAST_0),
+        Key("label_smoothing", 0.0, "Share of the label that all classes get.", _BELOW_1),
+        Key("accumulate", 1, "Parts of a minibatch, one after the other.", _AT_LEAST_1),
+        Key(
+            "average_decay",
+            0.0,
+            "Of averages of all weights and statistics; 0: none.",
+            _BELOW_1,
+        ),
+    ),
+    (
+        Key(
+            "precision",
+            "float32",
+            "Of the layers' computations; weights are float32.",
+            _one_of("float32", "bfloat16", "float16"),
+        ),
+        Key("jit", False, "Whether XLA compiles the step."),
     ),
     (
         Key(
@@ -162,13 +332,20 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
             "its TF_CONFIG and devices.",
             _one_of("none", "mirrored", "multi_worker"),
         ),
-        Key("num_replicas", 2, "Only for mirrored: GPUs, or logical CPU devices.", _AT_LEAST_1),
+        Key(
+            "num_replicas",
+            2,
+            "GPUs, or logical CPU devices.",
+            _AT_LEAST_1,
+            only=("strategy", ("mirrored",)),
+        ),
     ),
     (
-        Key("log_every_steps", 50, "", _AT_LEAST_1, free=True),
-        Key("eval_every_steps", 500, "", _AT_LEAST_1, math.ceil, free=True),
+        Key("log_every_steps", 50, "", _ABOVE_0, time=math.ceil, free=True),
+        Key("eval_every_steps", 500, "", _ABOVE_0, time=math.ceil, free=True),
         Key("eval_batch_size", 500, "", _AT_LEAST_1, free=True),
-        Key("checkpoint_every_steps", 500, "", _AT_LEAST_1, free=True),
+        Key("gauges_every_steps", 0, "0: never.", _AT_LEAST_0, time=math.ceil, free=True),
+        Key("checkpoint_every_steps", 500, "", _ABOVE_0, time=math.ceil, free=True),
         Key("checkpoint_every_minutes", 0.0, "As well; 0: by steps only.", _AT_LEAST_0, free=True),
         Key("keep_checkpoints", 2, "The newest so many, undamaged ones.", _AT_LEAST_1, free=True),
         Key("keep_every_steps", 0, "Multiples that stay, too; 0: none.", _AT_LEAST_0, free=True),

@@ -6,29 +6,36 @@ import functools
 import math
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 from rich.console import Console
 
-from keras_renorm import statistics
-from zoo.data import datasets
+from keras_renorm import diagnostics, statistics
+from zoo.data import datasets, pipeline
 from zoo.errors import UserError
-from zoo.training import builders, evaluation
+from zoo.training import builders, evaluation, optimizers
+from zoo.training import config as configs
+from zoo.training.averages import Averages
 from zoo.training.cli import terminal
 from zoo.training.cli.runtime import seed_everything
 from zoo.training.cli.signals import StopRequest
 from zoo.training.distribution.replicas import OwnStatistics
 from zoo.training.distribution.workers import Workers
 from zoo.training.divergence import all_finite, first_not_finite
-from zoo.training.records import metrics
-from zoo.training.records.outputs import open_outputs
+from zoo.training.records import metrics, rehearsal
+from zoo.training.records.outputs import Outputs, open_outputs
+from zoo.training.records.profiling import Profiler
 from zoo.training.state import State, Window
 from zoo.training.step import make_train_step
 from zoo.training.storage import files
 from zoo.training.storage.checkpoints import CheckpointStore
 from zoo.training.storage.workdir import Workdir
+
+#: From how many training images `initial_statistics=precise` computes.
+_PRECISE_SAMPLES = 2000
 
 
 class Trainer:
@@ -41,12 +48,19 @@ class Trainer:
         workdir: May be used for the run.
         console: Where to report to.
         workers: Those that train together, this one among them.
+        profile_steps: The first and the last step of a profile, if one is wanted.
     """
 
     def __init__(
-        self, config: builders.Config, workdir: Workdir, console: Console, workers: Workers
+        self,
+        config: builders.Config,
+        workdir: Workdir,
+        console: Console,
+        workers: Workers,
+        profile_steps: tuple[int, int] | None = None,
     ) -> None:
-        self._config = config
+        self._profiler = Profiler(workdir.tensorboard, profile_steps if workers.is_chief else None)
+        self._config = config = configs.in_steps(config)
         self._workdir = workdir
         self._console = console
         self._workers = workers
@@ -70,19 +84,28 @@ class Trainer:
         """Makes the model and what works on it, in the scope of the strategy."""
         config = self._config
         self._model = builders.build_model(config, self._dataset)
-        optimizer = builders.build_optimizer(config, self._model)
-        self._learning_rate = builders.learning_rate_schedule(config)
+        optimizer = optimizers.build_optimizer(config, self._model)
+        self._learning_rate = optimizers.learning_rate_schedule(config)
+        decay = config["average_decay"]
+        self._averages = Averages(self._model, decay) if decay else None
         self._make_train_step = functools.partial(
             make_train_step,
             builders.logits_of(self._model),
             optimizer,
-            config["weight_decay"],
-            config["auxiliary_weight"],
+            builders.step_options(config),
+            self._averages,
         )
         self._train_step = self._make_train_step()
-        self._evaluate = evaluation.Evaluator(self._model, test_set, config["eval_batch_size"])
+        self._evaluators = {
+            split: evaluation.Evaluator(model, test_set, config["eval_batch_size"])
+            for split, model in self._models().items()
+        }
         self._own_statistics = OwnStatistics(
-            self._workers.strategy, [*self._model.variables, *optimizer.variables]
+            self._workers.strategy,
+            [
+                *(v for model in self._models().values() for v in model.variables),
+                *optimizer.variables,
+            ],
         )
         self._variables = [*self._own_statistics.shared, *self._own_statistics.tables]
         self._store = CheckpointStore(
@@ -93,19 +116,38 @@ class Trainer:
             report=self._warn,
         )
 
+    def _models(self) -> dict[str, keras.Model]:
+        """Returns the models that are evaluated and saved, by what records call their splits."""
+        averaged = {} if self._averages is None else {"test_averaged": self._averages.model}
+        return {"test": self._model, **averaged}
+
     def run(self) -> int:
         """Trains to the last step, or until a signal; returns the exit status."""
         self._resume()
+        self._compute_statistics_if_asked()
         step, num_steps = self._state.step, self._config["num_steps"]
         outputs = open_outputs(
             self._workers.is_chief, self._workdir, self._console, step, num_steps
         )
-        with outputs as self._outputs, StopRequest() as stop:
+        with outputs as self._outputs, self._profiler, StopRequest() as stop:
             self._steps_until(stop)
-        if stop.agreed and self._state.step < num_steps:
+        if stop.agreed and self._evaluated_at < num_steps:
             return self._stopped(stop)
         self._save_model()
         return 0
+
+    def rehearse(self) -> None:
+        """Does two steps and an evaluation of a batch, and prints what a run takes."""
+        self._outputs, stop, seconds = Outputs(), StopRequest(), []
+        batches = builders.build_batches(self._config, self._dataset, 0)
+        for _, (images, labels) in zip(range(2), batches, strict=False):
+            begin = time.perf_counter()
+            self._do_step(images, labels, stop)
+            seconds.append(time.perf_counter() - begin)
+        evaluations = [evaluate().seconds for evaluate in self._evaluators.values()]
+        size = sum(tf.size(v).numpy() * v.dtype.size for v in self._variables)
+        measured = rehearsal.Measured(seconds[0], seconds[-1], sum(evaluations), size)
+        rehearsal.print_rehearsal(self._config, self._model, measured, self._console)
 
     def _resume(self) -> None:
         """Restores the newest checkpoint, if the run has one."""
@@ -139,6 +181,17 @@ class Trainer:
             self._note_best(record)
         return {"state": state, "evaluated_at": tests[-1].step if tests else 0}
 
+    def _compute_statistics_if_asked(self) -> None:
+        """Before the first step, gives the norms the statistics of training images."""
+        if self._state.step or self._config["initial_statistics"] != "precise":
+            return
+        samples = min(_PRECISE_SAMPLES, len(self._dataset.labels))
+        batches = pipeline.evaluation_batches(self._dataset, self._config["batch_size"])
+        statistics.precise(self._model, batches, num_samples=samples, verbose=0)
+        if self._averages is not None:
+            self._averages.model.set_weights(self._model.get_weights())
+        terminal.say(self._console, f"statistics computed of {samples} training images")
+
     def _warn(self, problem: str) -> None:
         """Prints a warning."""
         terminal.say(self._console, f"warning: {problem}")
@@ -156,12 +209,16 @@ class Trainer:
             self._record_evaluation(stop)
         for images, labels in builders.build_batches(self._config, self._dataset, self._state.step):
             self._freeze_statistics_if_due()
+            self._profiler.before(self._state.step + 1)
             self._do_step(images, labels, stop)
+            self._profiler.after(self._state.step)
             # Before the first step has ended there is nothing to save, and it can take minutes.
             stop.listen()
             self._state.seconds = resumed_at + time.perf_counter() - begin
             if self._due("log_every_steps"):
                 self._record_training()
+            if self._workers.is_chief and self._due_gauges():
+                self._record_gauges(images)
             self._do_what_is_due(stop)
             if stop.agreed:
                 return
@@ -185,10 +242,23 @@ class Trainer:
         step = self._state.step
         return step % self._config[key] == 0 or step == self._config["num_steps"]
 
+    def _due_gauges(self) -> bool:
+        """Whether it is time for the gauges, if they are wanted at all."""
+        return self._config["gauges_every_steps"] > 0 and self._due("gauges_every_steps")
+
+    def _record_gauges(self, images: Any) -> None:
+        """Writes the limits, clipped shares and drifts of every norm for this minibatch."""
+        step = self._state.step
+        report = diagnostics.renorm_report(
+            self._model, images, steps=step, num_steps=self._config["num_steps"]
+        )
+        self._outputs.gauges(step, report.scalars())
+
     def _freeze_statistics_if_due(self) -> None:
         """From the step that the config says, normalizes with the moving statistics as they are."""
         at_step = self._config["freeze_statistics_at_step"]
-        if self._statistics_frozen or not at_step or self._state.step < at_step:
+        due = 0 < at_step <= self._state.step or self._config["initial_statistics"] == "frozen"
+        if self._statistics_frozen or not due:
             return
         statistics.freeze(self._model)
         with self._workers.strategy.scope():
@@ -262,21 +332,27 @@ class Trainer:
     def _record_evaluation(self, stop: StopRequest) -> None:
         """Evaluates on the test set and writes the record, unless a signal comes."""
         try:
-            result = self._evaluate(lambda: stop.received is not None)
+            for split, evaluate in self._evaluators.items():
+                result = evaluate(lambda: stop.received is not None)
+                self._record_result(split, result)
+            self._evaluated_at = self._state.step
         except evaluation.InterruptedEvaluationError:
             stop.agreed = True
-            return
+
+    def _record_result(self, split: str, result: evaluation.Result) -> None:
+        """Writes the record of an evaluation."""
         if not math.isfinite(result.loss):  # The last step's own loss is of the weights before it.
             if self._workers.is_chief:
                 self._store.remove(self._state.step)
             self._fail(result.loss)
         record = self._record(
-            split="test",
+            split=split,
             loss=result.loss,
             accuracy=result.accuracy,
             images_per_second=result.num_examples / result.seconds,
         )
-        self._note_best(record)
+        if split == "test":
+            self._note_best(record)
 
     def _record(self, **measured: Any) -> metrics.Record:
         """Writes a record to wherever records go, and returns it."""
@@ -318,14 +394,20 @@ class Trainer:
         What is saved is a copy with ordinary variables: reading those of a strategy takes all
         workers, and only the chief writes.
         """
-        # The counters of schedules are variables, and no weights.
-        values = [keras.ops.convert_to_numpy(variable) for variable in self._model.variables]
-        self._workers.chiefs(lambda: self._write_model(values))
+        for split, path in (
+            ("test_averaged", self._workdir.averaged),
+            ("test", self._workdir.model),
+        ):
+            if trained := self._models().get(split):
+                # The counters of schedules are variables, and no weights.
+                values = [keras.ops.convert_to_numpy(variable) for variable in trained.variables]
+                write = functools.partial(self._write_model, trained, values, path)
+                self._workers.chiefs(write)
 
-    def _write_model(self, values: list[Any]) -> None:
+    def _write_model(self, trained: keras.Model, values: list[Any], path: Path) -> None:
         """Writes a model of these variables."""
-        model = keras.models.clone_model(self._model)
+        model = keras.models.clone_model(trained)
         for variable, value in zip(model.variables, values, strict=True):
             variable.assign(value)
-        with files.replacing(self._workdir.model) as temporary:
+        with files.replacing(path) as temporary:
             model.save(temporary)

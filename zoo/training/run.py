@@ -14,7 +14,14 @@ from zoo.training.records.summary import print_summary
 from zoo.training.storage.workdir import Workdir
 
 
-def train(config: Mapping[str, Any], path: str, console: Console) -> int:
+def train(
+    config: Mapping[str, Any],
+    path: str,
+    console: Console,
+    *,
+    dry_run: bool = False,
+    profile_steps: tuple[int, int] | None = None,
+) -> int:
     """Trains a model as `config` says, or resumes an interrupted training of it.
 
     The same config and working directory give the same weights, bit for bit, however often the
@@ -25,6 +32,8 @@ def train(config: Mapping[str, Any], path: str, console: Console) -> int:
         config: Checked, as `zoo.training.cli.arguments.parse_arguments` returns it.
         path: The working directory.
         console: Where to report to.
+        dry_run: Whether to do two steps, say what the run takes, and write nothing.
+        profile_steps: The first and the last step of a profile for TensorBoard.
 
     Returns:
         The exit status: 0, or 128 + the signal that stopped the run.
@@ -35,13 +44,35 @@ def train(config: Mapping[str, Any], path: str, console: Console) -> int:
     cluster = read_cluster(config["strategy"])
     workdir = Workdir(path)
     # One process alone need not wait for TensorFlow to learn that.
-    if len(cluster) == 1 and _finished(workdir, config):
+    if not dry_run and len(cluster) == 1 and _finished(workdir, config):
         return _nothing_to_do(workdir, console)
     load_tensorflow(quiet=len(cluster) > 1)
-    return _train(config, workdir, cluster, console)
+    if dry_run:
+        return _rehearse(config, workdir, cluster, console)
+    return _train(config, workdir, cluster, console, profile_steps)
 
 
-def _train(config: Mapping[str, Any], workdir: Workdir, cluster: Cluster, console: Console) -> int:
+def _rehearse(
+    config: Mapping[str, Any], workdir: Workdir, cluster: Cluster, console: Console
+) -> int:
+    """Does two steps, and writes nothing."""
+    from zoo.training.distribution.strategies import make_strategy
+    from zoo.training.distribution.workers import Workers
+    from zoo.training.loop import Trainer
+
+    workers = Workers(make_strategy(config, cluster), cluster)
+    console.quiet |= not workers.is_chief
+    Trainer(config, workdir, console, workers).rehearse()
+    return 0
+
+
+def _train(
+    config: Mapping[str, Any],
+    workdir: Workdir,
+    cluster: Cluster,
+    console: Console,
+    profile_steps: tuple[int, int] | None,
+) -> int:
     """Trains, with the other workers if there are any, once TensorFlow is loaded."""
     from zoo.training.distribution.strategies import make_strategy
     from zoo.training.distribution.workers import Workers, lost_workers_named
@@ -57,7 +88,7 @@ def _train(config: Mapping[str, Any], workdir: Workdir, cluster: Cluster, consol
         if workers.is_chief and workdir.model.exists() and not workdir.finished:
             terminal.say(console, f"warning: {workdir.model} is damaged: it is written again.")
         # Everything that can be wrong with the config is found here, before anything is written.
-        trainer = Trainer(config, workdir, console, workers)
+        trainer = Trainer(config, workdir, console, workers, profile_steps)
         if workers.is_chief:
             _say_changes(workdir, config, console)
         workers.chiefs(lambda: stack.enter_context(workdir.opened(config, environment())))

@@ -1,11 +1,13 @@
 """One training step."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from zoo.training.averages import Averages
 from zoo.training.distribution.replicas import own_rows
 
 
@@ -39,11 +41,34 @@ def l2_penalty(variables: list[Any], weight_decay: float) -> Any:
     return weight_decay * tf.add_n([tf.nn.l2_loss(kernel.value) for kernel in kernels])
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a training step does beside the plain one.
+
+    Attributes:
+        weight_decay: See `l2_penalty`.
+        auxiliary_weight: Weight of the auxiliary classifier's loss.
+        label_smoothing: Share e of a label that is spread over all K classes: of the objective, not
+            of the loss that is told. (Szegedy et al. 2016, section 7)
+        clip_norm: Greatest norm of all gradients together; 0 for any.
+        parts: Number of equal parts of each replica's rows that go through the model one after the
+            other, each with the memory of itself and normalized by itself.
+        jit: Whether XLA compiles the forward and the backward pass.
+    """
+
+    weight_decay: float = 0.0
+    auxiliary_weight: float = 0.0
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+    parts: int = 1
+    jit: bool = False
+
+
 def make_train_step(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    weight_decay: float,
-    auxiliary_weight: float = 0.0,
+    options: Options = Options(),
+    averages: Averages | None = None,
 ) -> Callable[..., StepResult]:
     """Returns a compiled function that does one step, under the strategy in whose scope it is made.
 
@@ -55,13 +80,14 @@ def make_train_step(
 
     Each of R replicas computes the cross-entropies of its own rows, divides by the N of all of
     them, and takes 1/R of the rest; the optimizer adds up the gradients. So the step is that of
-    one replica with the whole minibatch, also where R does not divide N.
+    one replica with the whole minibatch, also where R does not divide N. A replica whose objective
+    is not finite has gradients of 0, so that the weights still tell where that came from.
 
     Args:
         model: From images to logits, or to a list of logits: the classifier's, the auxiliary one's.
         optimizer: Built for the model's trainable variables.
-        weight_decay: See `l2_penalty`.
-        auxiliary_weight: Weight of the auxiliary classifier's loss.
+        options: What else the step does.
+        averages: Follow the model's variables.
 
     Returns:
         A function of (images [N, H, W, C], labels [N], whether this worker was asked to stop, and
@@ -69,28 +95,108 @@ def make_train_step(
     """
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
+    passes: Callable[..., Any] = _Passes(model, optimizer, options, replicas).run
+    if options.jit:
+        passes = tf.function(passes, jit_compile=True)
 
     def replica_step(images: Any, labels: Any, asked: Any) -> Any:
         examples = labels.shape[0]
         images, labels = own_rows(images, labels)
-        with tf.GradientTape() as tape:
-            logits, *auxiliary = tf.nest.flatten(model(images, training=True))
-            loss = cross_entropy(labels, logits) / examples
-            extra = (auxiliary_weight / examples * cross_entropy(labels, z) for z in auxiliary)
-            objective = tf.add_n([loss, *extra, *(own / replicas for own in model.losses)])
-            if weight_decay:
-                objective += l2_penalty(model.trainable_variables, weight_decay) / replicas
-        gradients = tape.gradient(objective, model.trainable_variables)
+        gradients, told = _in_parts(passes, images, labels, examples, options.parts)
+        finite = tf.math.is_finite(told[0])
+        gradients = [tf.where(finite, gradient, 0.0) for gradient in gradients]
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if replicas > 1 and (options.clip_norm or scaled):
+            # The optimizer adds up the replicas' gradients later than it looks at them.
+            total = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
+            gradients = [gradient / replicas for gradient in total]
+        if options.clip_norm:
+            limit = optimizer.scale_loss(options.clip_norm) / replicas
+            gradients, _ = tf.clip_by_global_norm(gradients, limit)
         optimizer.apply(gradients, model.trainable_variables)
-        told = [objective, loss, count_correct(logits, labels), *tf.unstack(asked)]
-        return tf.stack([tf.cast(value, tf.float64) for value in told])
+        return tf.concat([told, asked], axis=0)
 
     @tf.function
     def train_step(images: Any, labels: Any, asked: Any = (0.0, 0.0)) -> StepResult:
+        asked = tf.cast(asked, tf.float64)
         told = strategy.run(replica_step, (images, labels, asked))
-        return StepResult(*tf.unstack(strategy.reduce("SUM", told, axis=None)))
+        if averages is not None:
+            averages.update(optimizer.iterations)
+        return StepResult(*tf.unstack(strategy.reduce("SUM", told, axis=None), 5))
 
     return train_step
+
+
+class _Passes:
+    """The forward and the backward pass of a replica's rows, or a part of them."""
+
+    def __init__(self, model: Any, optimizer: Any, options: Options, replicas: int) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._options = options
+        self._share = 1.0 / (replicas * options.parts)
+
+    def run(self, images: Any, labels: Any, examples: int) -> tuple[list[Any], Any]:
+        """Returns the gradients, and (objective, loss, correct).
+
+        Args:
+            images: Tensor `[n, H, W, C]`.
+            labels: Tensor `[n]`.
+            examples: Number N of all replicas' rows.
+        """
+        options, variables = self._options, self._model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits, *auxiliary = tf.nest.flatten(self._model(images, training=True))
+            smooth = options.label_smoothing
+            loss = cross_entropy(labels, logits) / examples
+            objective = smoothed_cross_entropy(labels, logits, smooth) / examples
+            for other in auxiliary:
+                extra = smoothed_cross_entropy(labels, other, smooth) / examples
+                objective += options.auxiliary_weight * extra
+            if self._model.losses:
+                objective += self._share * tf.add_n(self._model.losses)
+            if options.weight_decay:
+                objective += self._share * l2_penalty(variables, options.weight_decay)
+            scaled = self._optimizer.scale_loss(objective)
+        gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
+        told = (objective, loss, count_correct(logits, labels))
+        return gradients, tf.stack([tf.cast(value, tf.float64) for value in told])
+
+
+def _in_parts(
+    passes: Callable[..., Any], images: Any, labels: Any, examples: int, parts: int
+) -> tuple[list[Any], Any]:
+    """Returns the sums, over the parts of a replica's rows, of what `passes` returns."""
+    rows = tf.shape(images)[0] if images.shape[0] is None else images.shape[0]
+    sums: list[Any] = []
+    for number in range(parts):
+        part = slice(number * rows // parts, (number + 1) * rows // parts)
+        # One part after the other: beside each other they take the memory of all.
+        with tf.control_dependencies(sums):
+            gradients, told = passes(images[part], labels[part], examples)
+        found = [*gradients, told]
+        sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+    return sums[:-1], sums[-1]
+
+
+def smoothed_cross_entropy(labels: Any, logits: Any, smoothing: float) -> Any:
+    """Returns the sum of the cross-entropies with labels that all K classes have a part of.
+
+    ```
+    -(1 - e) log p(label) - e / K * sum over k of log p(k)
+    ```
+
+    Args:
+        labels: As of `cross_entropy`.
+        logits: Tensor `[N, K]`.
+        smoothing: The share e.
+
+    Source: Szegedy et al. 2016, Rethinking the Inception Architecture, section 7.
+    """
+    loss = cross_entropy(labels, logits)
+    if not smoothing:
+        return loss
+    uniform = -tf.reduce_sum(tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1))
+    return (1.0 - smoothing) * loss + smoothing * uniform
 
 
 def cross_entropy(labels: Any, logits: Any) -> Any:

@@ -49,6 +49,5 @@ def test_the_recipe_is_the_issues():
         "fashion_mnist_subset",
     )
     assert (config.minibatches, config.labels_per_batch, config.batch_size) == ("few_labels", 2, 60)
-    assert (config.num_steps, config.learning_rate, config.sgd_momentum) == (3000, 0.02, 0.9)
-    assert (config.r_max, config.r_max_start_step, config.r_max_end_step) == (3.0, 150, 1050)
-    assert (config.d_max, config.d_max_start_step, config.d_max_end_step) == (5.0, 150, 750)
+    assert (config.num_steps, config.learning_rate, config.momentum) == (3000, 0.02, 0.9)
+    assert (config.r_max, config.r_max_ramp, config.d_max, config.d_max_ramp) == (None,) * 4

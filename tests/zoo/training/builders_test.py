@@ -1,5 +1,4 @@
-import math
-
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,28 +24,27 @@ def dataset(rng):
 
 def test_batch_renorm_gets_its_ramps():
     options = builders.norm_options(
-        config(
-            r_max=4.0, r_max_start_step=5, r_max_end_step=9, norm_momentum=0.9, synchronized=True
-        )
+        config(r_max=4.0, r_max_ramp="5,9", d_max_ramp="0,0.5", synchronized=True, norm_epsilon=0.1)
     )
     assert options == {
-        "momentum": 0.9,
-        "epsilon": 1e-3,
+        "momentum": 0.99,
+        "epsilon": 0.1,
         "synchronized": True,
         "r_max": LinearRamp(1.0, 4.0, 5, 9),
-        "d_max": LinearRamp(0.0, 5.0, 0, 1000),
+        "d_max": LinearRamp(0.0, 5.0, 0, 500),
     }
 
 
-def test_a_ramp_without_length_is_a_number():
-    options = builders.norm_options(config(d_max=2.0, d_max_start_step=0, d_max_end_step=0))
+def test_limits_are_the_layers_own_unless_given():
+    assert not {"r_max", "d_max"} & builders.norm_options(config()).keys()
+    options = builders.norm_options(config(d_max=2.0))
     assert options["d_max"] == 2.0
+    assert "r_max" not in options
 
 
 def test_batch_norm_gets_no_limits_and_none_gets_nothing():
     assert builders.norm_options(config(norm="batch_norm")) == {
         "momentum": 0.99,
-        "epsilon": 1e-3,
         "synchronized": False,
     }
     assert builders.norm_options(config(norm="none")) == {}
@@ -62,16 +60,6 @@ def test_skip_init_scales_each_branch_by_the_value_that_was_named(value, alpha):
     model = builders.build_model(config(**values), dataset)
     alphas = [float(layer.alpha) for layer in model.layers if isinstance(layer, SkipInit)]
     assert alphas == pytest.approx([alpha] * 9)
-
-
-@pytest.mark.parametrize(("start", "end"), [(10, 5), (5, 5), (-1, 5)])
-def test_a_ramp_that_runs_backwards_is_refused(start, end):
-    with pytest.raises(
-        UserError,
-        match=rf"^--config.r_max_end_step must be greater than r_max_start_step, and that at least "
-        rf"0, received {end} and {start}\. For a limit that does not change give 0 to both\.$",
-    ):
-        builders.norm_options(config(r_max_start_step=start, r_max_end_step=end))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +115,7 @@ def test_logits_are_the_model_before_its_softmax(dataset):
 
 
 def test_the_limits_are_those_of_the_models_layers(dataset):
-    model = builders.build_model(config(r_max_end_step=4, d_max_end_step=10), dataset)
+    model = builders.build_model(config(r_max_ramp="0,4", d_max_ramp="0,10"), dataset)
     assert builders.current_limits(model) == (1.0, 0.0)
     model(tf.random.normal([5, 4, 4, 1]), training=True)
     assert builders.current_limits(model) == pytest.approx((1.5, 0.5))
@@ -141,36 +129,50 @@ def test_the_limits_are_those_of_the_models_layers(dataset):
     )
 
 
-def test_the_rate_warms_up_and_falls_with_a_cosine():
-    rate = builders.learning_rate_schedule(
-        config(learning_rate=0.4, warmup_steps=10, num_steps=110)
+def test_a_model_of_the_users_own(dataset, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import zoo\n"
+        "def make(**options):\n"
+        "    return zoo.create_model('mlp', hidden_units=(7,), **options)\n"
+        "def other(**options):\n"
+        "    return zoo.create_model('mlp', classifier_activation=None, include_top=False,\n"
+        "                            **options)\n"
     )
-    assert float(rate(0)) == 0.0
-    assert float(rate(5)) == pytest.approx(0.2)
-    for step in (10, 35, 60, 109, 110):
-        expected = 0.2 * (1 + math.cos(math.pi * (step - 10) / 100))
-        assert float(rate(step)) == pytest.approx(expected, abs=1e-7)
+    model = builders.build_model(config(model=f"{path}:make"), dataset)
+    assert model.get_layer("hidden1_dense").units == 7
+    assert builders.logits_of(model).output_shape == (None, 4)
+    with pytest.raises(UserError, match="in which the layer before the softmax is called 'logits'"):
+        builders.build_model(config(model=f"{path}:other"), dataset)
 
 
-def test_the_rate_begins_at_once_without_a_warm_up():
-    rate = builders.learning_rate_schedule(config(learning_rate=0.4, num_steps=100))
-    assert float(rate(0)) == pytest.approx(0.4)
-    assert float(rate(50)) == pytest.approx(0.2)
+@pytest.mark.parametrize(
+    ("precision", "compute"), [("float32",) * 2, ("bfloat16",) * 2, ("float16",) * 2]
+)
+def test_layers_compute_in_the_precision(dataset, precision, compute, monkeypatch):
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    try:
+        keras.config.set_floatx("float16")  # as keras.json can say
+        model = builders.build_model(config(precision=precision), dataset)
+    finally:
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
+    assert model.get_layer("hidden1_dense").compute_dtype == compute
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+    assert model.output.dtype == "float32"
 
 
-def test_a_constant_rate_is_constant_after_the_warm_up():
-    values = config(learning_rate=0.4, learning_rate_schedule="constant", num_steps=100)
-    for warmup in (0, 10):
-        rate = builders.learning_rate_schedule(values | {"warmup_steps": warmup})
-        for step in (10, 50, 100):
-            assert float(rate(step)) == pytest.approx(0.4)
+def test_an_auxiliary_weight_needs_such_a_head(dataset):
+    with pytest.raises(
+        UserError, match=r"^--config\.auxiliary_weight=0\.3 has no effect with model="
+    ):
+        builders.build_model(config(auxiliary_weight=0.3), dataset)
+    assert builders.step_options(config()).auxiliary_weight == 0.4
 
 
-def test_the_optimizers_variables_exist(dataset):
-    model = builders.build_model(config(), dataset)
-    optimizer = builders.build_optimizer(config(), model)
-    momentums = [v for v in optimizer.variables if "momentum" in v.path]
-    assert len(momentums) == len(model.trainable_variables)
+def test_dropout_is_where_it_is_asked_for(dataset):
+    model = builders.build_model(config(dropout_rate=0.25), dataset)
+    assert model.get_layer("dropout").rate == 0.25
 
 
 @pytest.mark.parametrize("kind", ["iid", "few_labels"])

@@ -18,7 +18,7 @@ def test_the_defaults_pass_their_own_checks():
     ("key", "answer"),
     [
         ("lerning_rate", r"Did you mean 'learning_rate'\?"),
-        ("xyz", r"Keys are augment, .*, weight_decay\."),
+        ("xyz", r"Keys are accumulate, .*, weights\."),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest_or_with_all(key, answer):
@@ -49,7 +49,8 @@ def test_an_unknown_key_is_answered_with_the_nearest_or_with_all(key, answer):
         (
             "learning_rate_schedule",
             "cosin",
-            "--config.learning_rate_schedule must be one of cosine, constant, received 'cosin'. "
+            "--config.learning_rate_schedule must be one of constant, cosine, exponential, "
+            "piecewise, polynomial, received 'cosin'. "
             "Did you mean 'cosine'?",
         ),
         ("learning_rate", 0.0, "--config.learning_rate must be above 0, received 0.0."),
@@ -70,16 +71,29 @@ def test_an_unknown_key_is_answered_with_the_nearest_or_with_all(key, answer):
             10**30,
             "--config.eval_batch_size must be at most 2147483647, received 1000",
         ),
+        ("warmup_steps", 10**30, "--config.warmup_steps must be at most 2147483647, received 1000"),
         (
-            "r_max_end_step",
-            10**30,
-            "--config.r_max_end_step must be at most 2147483647, received 1000",
+            "warmup_steps",
+            1.5,
+            "--config.warmup_steps must be from 0 to 1 as a share, received",
+        ),
+        ("learning_rate", 1e-50, "--config.learning_rate must be 0 or at least 1.17549e-38, recei"),
+        (
+            "warmup_steps",
+            "5",
+            "--config.warmup_steps must be a number of steps, or a share of num_steps such as 0.05",
+        ),
+        ("accumulate", 3, "--config.accumulate must divide batch_size (128), received 3."),
+        (
+            "optimizer",
+            "adamx",
+            "--config.optimizer must be one of sgd, rmsprop, adam, adamw,",
         ),
         ("num_steps", None, "--config.num_steps must be a whole number, received None."),
         ("num_steps", True, "--config.num_steps must be a whole number, received True."),
         ("seed", 2**31, "--config.seed must be at most 2147483647, received 2147483648."),
         ("seed", -1, "--config.seed must be from 0 to 2147483647, received -1."),
-        ("sgd_momentum", 1.0, "--config.sgd_momentum must be at least 0 and below 1, received 1.0"),
+        ("momentum", 1.0, "--config.momentum must be at least 0 and below 1, received 1.0"),
         ("norm_momentum", 2.0, "--config.norm_momentum must be from 0 to 1, received 2.0."),
         ("norm_epsilon", 0.0, "--config.norm_epsilon must be above 0, received 0.0."),
         ("r_max", 0.5, "--config.r_max must be at least 1, received 0.5."),
@@ -87,7 +101,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_or_with_all(key, answer):
         ("weight_decay", -1e-4, "--config.weight_decay must be at least 0, received -0.0001."),
         ("num_steps", 0, "--config.num_steps must be at least 1, received 0."),
         ("batch_size", 0, "--config.batch_size must be at least 1, received 0."),
-        ("eval_every_steps", 0, "--config.eval_every_steps must be at least 1, received 0."),
+        ("eval_every_steps", 0, "--config.eval_every_steps must be above 0, received 0."),
         (
             "warmup_steps",
             1000,
@@ -159,3 +173,77 @@ def test_changes_are_sorted_by_what_they_mean():
     assert found.longer == {"num_steps": (100, 200)}
     assert configs.changes(here, there).refused.keys() == {"norm", "num_steps"}
     assert configs.changes({}, changed()) == configs.Changes({}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"r_max_ramp": "0.35,0.05"},
+            "--config.r_max_ramp must be two times, the later one second, such as 0.05,0.35 or "
+            "150,1050, received '0.35,0.05': 350, 50 steps.",
+        ),
+        (
+            {"d_max_ramp": "5"},
+            "--config.d_max_ramp must be two times, the later one second, such as 0.05,0.35 or "
+            "150,1050, received '5': 5 steps.",
+        ),
+        (
+            {"r_max_ramp": "0.1;0.2"},
+            "--config.r_max_ramp must be times with commas between, each a number of steps or a "
+            "share of num_steps, such as 0.05,0.35, received '0.1;0.2'.",
+        ),
+        (
+            {"learning_rate_schedule": "piecewise", "decay_at_steps": "0.5,0.5"},
+            "--config.decay_at_steps must grow and be after the warm-up of 0 steps, such as "
+            "0.5,0.75, received '0.5,0.5': 500, 500 steps.",
+        ),
+        (
+            {"initial_statistics": "frozen"},
+            "--config.initial_statistics=frozen has no effect without weights. Leave it out, or "
+            "give --config.weights.",
+        ),
+        (
+            {"initial_statistics": "precise", "strategy": "mirrored"},
+            "--config.initial_statistics=precise is for strategy=none, received mirrored.",
+        ),
+        (
+            {"gauges_every_steps": 5, "norm": "none"},
+            "--config.gauges_every_steps must be 0 but for strategy=none and a norm with "
+            "statistics, received strategy=none and norm=none.",
+        ),
+        (
+            {"jit": True, "synchronized": True, "strategy": "mirrored"},
+            "--config.jit compiles each replica's passes, and synchronized moments travel between "
+            "the replicas within them: give one of the two, or strategy=none.",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(values, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        configs.check_values(changed(**values))
+
+
+def test_times_are_steps_or_shares_of_the_run():
+    values = changed(
+        num_steps=3000, warmup_steps=0.05, eval_every_steps=1 / 30, r_max_ramp="0.05,1050"
+    )
+    steps = configs.in_steps(values)
+    assert (steps["warmup_steps"], steps["eval_every_steps"]) == (150, 100)
+    assert configs.ramp(values, "r_max_ramp") == (150, 1050)
+    assert configs.ramp(values, "d_max_ramp") is None
+    assert configs.in_steps(steps) == steps
+    short = configs.in_steps(values | {"num_steps": 3})
+    assert (short["warmup_steps"], short["eval_every_steps"]) == (0, 1)
+
+
+def test_a_key_without_an_effect_is_refused():
+    values = changed(norm="none", virtual_batch_size=2)
+    message = (
+        "--config.virtual_batch_size has no effect with norm=none: it is for norm=batch_renorm or "
+        "batch_norm. Leave it out, or change norm."
+    )
+    for given, own in (({"virtual_batch_size", "norm"}, set()), (set(), {"virtual_batch_size"})):
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            configs.check_effects(values, given, own)
+    configs.check_effects(values, {"norm"}, {"virtual_batch_size"})

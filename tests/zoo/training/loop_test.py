@@ -91,6 +91,73 @@ def test_a_run_that_was_killed_damaged_and_stopped_ends_as_one_that_was_not(
     assert states[0] == states[1]
 
 
+#: What a run can do beside the plain one, as different as two runs can have it.
+EVERYTHING = {
+    "adamw": [
+        "--config.optimizer=adamw",
+        "--config.weight_decay=0.01",
+        "--config.learning_rate=0.003",
+        "--config.learning_rate_schedule=exponential",
+        "--config.accumulate=2",
+        "--config.average_decay=0.9",
+        "--config.precision=float16",
+        "--config.clip_norm=1",
+        "--config.label_smoothing=0.1",
+        "--config.dropout_rate=0.2",
+        "--config.head_rate_factor=2",
+        "--config.gauges_every_steps=25",
+    ],
+    "rmsprop": [
+        "--config.optimizer=rmsprop",
+        "--config.optimizer_epsilon=1.0",
+        "--config.learning_rate_schedule=piecewise",
+        "--config.jit",
+        "--config.precision=bfloat16",
+        "--config.average_decay=0.99",
+        "--config.initial_statistics=precise",
+        "--config.freeze=hidden1*",
+        "--config.keep_best",
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_everything_is_resumed_bit_for_bit(
+    start_program, run_program, finished_run, tiny_arguments, tmp_path, name
+):
+    arguments = [*tiny_arguments, *EVERYTHING[name]]
+    if name == "rmsprop":
+        arguments.append(f"--config.weights={finished_run[0] / 'model.keras'}")
+    whole = run_program("zoo.train", f"--workdir={tmp_path / 'whole'}", *arguments)
+    # TensorFlow says of old processors that they have no float16.
+    assert not [line for line in whole.stderr.splitlines() if "oneDNN" not in line]
+    assert whole.returncode == 0
+    for step in (20, 60, 90):
+        killed = start_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)
+        send_after(killed, tmp_path / "parts", step, signal.SIGKILL)
+    resumed = run_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)
+    assert resumed.returncode == 0
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+    assert records(tmp_path / "whole")[-1]["split"] == "test_averaged"
+    last = "checkpoints/step-00000120/variables.data-00000-of-00001"
+    states = [(tmp_path / run / last).read_bytes() for run in ("parts", "whole")]
+    assert states[0] == states[1]
+    for model in ("model.keras", "model_averaged.keras"):
+        found = weights_by_layer(tmp_path / "parts" / model)
+        for layer, weights in weights_by_layer(tmp_path / "whole" / model).items():
+            for a, b in zip(found[layer], weights, strict=True):
+                np.testing.assert_array_equal(a, b, layer)
+    if name == "rmsprop":
+        frozen = weights_by_layer(finished_run[0] / "model.keras")["hidden1_dense"]
+        for a, b in zip(found["hidden1_dense"], frozen, strict=True):
+            np.testing.assert_array_equal(a, b)
+    else:
+        assert [path.name for path in (tmp_path / "parts" / "tensorboard").iterdir()].count(
+            "gauges"
+        ) == 1
+
+
 def weights_by_layer(path):
     model = keras.saving.load_model(path, compile=False)
     layers = [layer for layer in model.layers if layer.weights]
@@ -172,7 +239,7 @@ from zoo.training import evaluation
 evaluate, calls = evaluation.Evaluator.__call__, []
 def interrupted(self, stop):
     calls.append(1)
-    if len(calls) == 2:
+    if len(calls) == NUMBER:
         os.kill(os.getpid(), signal.SIGNAL)
     return evaluate(self, stop)
 evaluation.Evaluator.__call__ = interrupted
@@ -182,6 +249,25 @@ train.run()
 """
 
 
+def evaluating(workdir, arguments, number, evaluation):
+    """A training that is sent a signal when an evaluation begins."""
+    code = EVALUATING.replace("SIGNAL", number.name).replace("FOLDER", str(workdir))
+    return code.replace("ARGUMENTS", repr(arguments)).replace("NUMBER", str(evaluation))
+
+
+@pytest.mark.slow
+def test_the_last_evaluation_is_made_by_the_resumed_run(
+    run_python, run_program, finished_run, tiny_arguments, tmp_path
+):
+    cut = run_python(evaluating(tmp_path, [*tiny_arguments], signal.SIGTERM, 3))
+    assert cut.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step 120 of 120, and saved" in cut.stdout
+    assert not (tmp_path / "model.keras").exists()
+    resumed = run_program("zoo.train", f"--workdir={tmp_path}", *tiny_arguments)
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert records(tmp_path) == records(finished_run[0])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("every", [10, 30])
@@ -189,8 +275,7 @@ def test_an_evaluation_that_is_cut_short_costs_itself_only(
     run_python, run_program, finished_run, tiny_arguments, tmp_path, number, every
 ):
     arguments = [*tiny_arguments, f"--config.checkpoint_every_steps={every}"]
-    code = EVALUATING.replace("SIGNAL", number.name).replace("FOLDER", str(tmp_path))
-    cut = run_python(code.replace("ARGUMENTS", repr(arguments)))
+    cut = run_python(evaluating(tmp_path, arguments, number, 2))
     killed = number == signal.SIGKILL
     assert cut.returncode == (-number if killed else 128 + number)
     # The second evaluation is after step 100.

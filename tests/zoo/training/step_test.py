@@ -6,7 +6,13 @@ import pytest
 import tensorflow as tf
 
 from keras_renorm.layers import BatchRenormalization
-from zoo.training.step import count_correct, l2_penalty, make_train_step
+from zoo.training.step import (
+    Options,
+    count_correct,
+    l2_penalty,
+    make_train_step,
+    smoothed_cross_entropy,
+)
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.03
 
@@ -41,7 +47,9 @@ def test_an_auxiliary_classifiers_loss_is_weighted(rng):
     inputs = keras.Input((5,))
     model = keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(3)(inputs)])
     before = [np.array(w, np.float64) for w in model.get_weights()]
-    step = make_train_step(model, built(keras.optimizers.SGD(RATE), model), 0.0, 0.4)
+    step = make_train_step(
+        model, built(keras.optimizers.SGD(RATE), model), Options(auxiliary_weight=0.4)
+    )
     found = step(tf.constant(x, tf.float32), tf.constant(labels))
     losses = []
     for i, weight in ((0, 1.0), (2, 0.4)):
@@ -58,7 +66,7 @@ def test_steps_agree_with_the_reference(rng):
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
     kernel, bias = (np.array(w, np.float64) for w in model.get_weights())
     optimizer = built(keras.optimizers.SGD(RATE, MOMENTUM), model)
-    step = make_train_step(model, optimizer, weight_decay=DECAY)
+    step = make_train_step(model, optimizer, Options(weight_decay=DECAY))
     for objective, loss in reference_steps(x, labels, kernel, bias, steps=5):
         found = step(tf.constant(x, tf.float32), tf.constant(labels))
         np.testing.assert_allclose(found.objective, objective, rtol=1e-5)
@@ -67,12 +75,114 @@ def test_steps_agree_with_the_reference(rng):
     np.testing.assert_allclose(model.get_weights()[1], bias, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_minibatch_in_parts_gives_the_same_step(rng, parts):
+    x, labels = rng.normal(size=(8, 5)), rng.integers(0, 3, 8)
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    kernel, bias = (np.array(w, np.float64) for w in model.get_weights())
+    optimizer = built(keras.optimizers.SGD(RATE, MOMENTUM), model)
+    step = make_train_step(model, optimizer, Options(weight_decay=DECAY, parts=parts))
+    for objective, loss in reference_steps(x, labels, kernel, bias, steps=3):
+        found = step(tf.constant(x, tf.float32), tf.constant(labels))
+        np.testing.assert_allclose((found.objective, found.loss), (objective, loss), rtol=1e-5)
+    np.testing.assert_allclose(model.get_weights()[0], kernel, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model.get_weights()[1], bias, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_are_normalized_by_themselves(rng):
+    x = rng.normal(size=(8, 3))
+    inputs = keras.Input((3,))
+    norm = keras.layers.BatchNormalization(momentum=0.5)
+    model = keras.Model(inputs, keras.layers.Dense(2)(norm(inputs)))
+    step = make_train_step(model, built(keras.optimizers.SGD(0.0), model), Options(parts=2))
+    step(tf.constant(x, tf.float32), tf.zeros([8], tf.int64))
+    mean = 0.5 * (0.5 * x[:4].mean(axis=0)) + 0.5 * x[4:].mean(axis=0)
+    np.testing.assert_allclose(norm.moving_mean, mean, rtol=1e-5)
+
+
+def test_smoothed_labels_are_those_of_float64(rng):
+    logits, labels = rng.normal(size=(6, 4)), rng.integers(0, 4, 6)
+    target = 0.9 * np.eye(4)[labels] + 0.1 / 4
+    expected = -np.sum(target * np.log(softmax(logits)))
+    found = smoothed_cross_entropy(tf.constant(labels), tf.constant(logits), 0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+    kernel = rng.normal(size=(5, 4))
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
+    model.set_weights([kernel, np.zeros(4)])
+    x = rng.normal(size=(6, 5))
+    step = make_train_step(
+        model, built(keras.optimizers.SGD(RATE), model), Options(label_smoothing=0.1)
+    )
+    told = step(tf.constant(x, tf.float32), tf.constant(labels))
+    p = softmax(x @ kernel)
+    np.testing.assert_allclose(told.loss, -np.mean(np.log(p[np.arange(6), labels])), rtol=1e-5)
+    np.testing.assert_allclose(told.objective, -np.sum(target * np.log(p)) / 6, rtol=1e-5)
+    moved = kernel - RATE * x.T @ (p - target) / 6
+    np.testing.assert_allclose(model.get_weights()[0], moved, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("limit", [0.01, 1e6])
+def test_gradients_are_clipped_by_their_common_norm(rng, limit, scaled):
+    x, labels = rng.normal(size=(8, 5)), rng.integers(0, 3, 8)
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    kernel, bias = (np.array(w, np.float64) for w in model.get_weights())
+    optimizer = keras.optimizers.SGD(RATE)
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    step = make_train_step(model, built(optimizer, model), Options(clip_norm=limit))
+    step(tf.constant(x, tf.float32), tf.constant(labels))
+    error = (softmax(x @ kernel + bias) - np.eye(3)[labels]) / 8
+    gradients = [x.T @ error, error.sum(axis=0)]
+    norm = np.sqrt(sum(np.sum(gradient**2) for gradient in gradients))
+    for weight, before, gradient in zip(
+        model.get_weights(), (kernel, bias), gradients, strict=True
+    ):
+        expected = before - RATE * gradient * min(1.0, limit / norm)
+        np.testing.assert_allclose(weight, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_that_xla_compiles_is_the_same(rng):
+    def steps(jit):
+        keras.utils.set_random_seed(0)
+        norm = BatchRenormalization(r_max=3.0, d_max=5.0)
+        model = keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(4), norm, keras.layers.Dense(2)]
+        )
+        optimizer = built(keras.optimizers.SGD(0.1, 0.9), model)
+        step = make_train_step(model, optimizer, Options(weight_decay=0.01, jit=jit, parts=2))
+        told = [step(x, labels) for _ in range(3)]
+        return [*model.get_weights(), *np.asarray(told)]
+
+    x = tf.constant(rng.normal(3.0, 2.0, size=(16, 3)), tf.float32)
+    labels = tf.constant(rng.integers(0, 2, 16))
+    for plain, compiled in zip(steps(False), steps(True), strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_an_objective_that_is_not_finite_leaves_the_weights_to_look_at(rng):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    before = model.get_weights()
+    step = make_train_step(model, built(keras.optimizers.SGD(0.1), model))
+    assert not np.isfinite(step(tf.constant([[np.inf, 0.0]]), tf.constant([0])).objective)
+    for weight, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_what_workers_ask_for_is_told():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    step = make_train_step(model, built(keras.optimizers.SGD(0.1), model))
+    told = step(tf.zeros([3, 2]), tf.constant([0, 1, 0]), tf.constant([0.0, 1.0], tf.float64))
+    assert (float(told.stop), float(told.save)) == (0.0, 1.0)
+
+
 def test_the_layers_own_losses_are_minimised_too():
     model = keras.Sequential(
         [keras.Input((2,)), keras.layers.Dense(2, kernel_regularizer=keras.regularizers.L1(10.0))]
     )
     before = np.abs(model.get_weights()[0])
-    step = make_train_step(model, built(keras.optimizers.SGD(1e-3), model), weight_decay=0.0)
+    step = make_train_step(model, built(keras.optimizers.SGD(1e-3), model))
     found = step(tf.zeros([4, 2]), tf.constant([0, 1, 0, 1]))
     np.testing.assert_allclose(found.objective - found.loss, 10 * before.sum(), rtol=1e-5)
     np.testing.assert_allclose(np.abs(model.get_weights()[0]), before - 0.01, rtol=1e-5)
@@ -87,7 +197,7 @@ def test_gradients_pass_a_batch_renorm_layer_and_its_statistics_move(rng):
             keras.layers.Dense(2),
         ]
     )
-    step = make_train_step(model, built(keras.optimizers.SGD(0.1), model), weight_decay=0.0)
+    step = make_train_step(model, built(keras.optimizers.SGD(0.1), model))
     before = [w.copy() for w in model.get_weights()]
     x = tf.constant(rng.normal(3.0, 2.0, size=(16, 3)), tf.float32)
     step(x, tf.constant(rng.integers(0, 2, 16)))

@@ -8,16 +8,14 @@ from ml_collections import config_dict, config_flags
 
 from zoo.errors import UserError, nearest
 from zoo.training.cli.recipes import DEFAULT_RECIPE, load_recipe, recipes
-from zoo.training.config import check_key, check_values
-from zoo.training.keys import KEYS
+from zoo.training.config import check_effects, check_key, check_values
+from zoo.training.keys import KEYS, read_time
 
 
 def parse_arguments(
     argv: list[str], flag_values: flags.FlagValues = flags.FLAGS
 ) -> tuple[config_dict.ConfigDict, list[str]]:
     """Parses `--config=RECIPE`, `--config.KEY=VALUE` and every other absl flag.
-
-    The times of a recipe, such as that of its warm-up, scale with `num_steps`, but for those given.
 
     Args:
         argv: The program's name and its arguments; a `--flagfile` among them holds more.
@@ -35,11 +33,14 @@ def parse_arguments(
         raise UserError(f"{str(error).removeprefix('ERROR:: ')}.") from error
     recipe, argv = _split_recipe(argv)
     config, given = load_recipe(recipe), set()
-    recipe_steps = config.num_steps
+    own = {name for name, key in KEYS.items() if config[name] != key.default}
     for argument in argv[1:]:
         if override := re.match(r"--?(?:no)?config\.([^=]*)", argument):
             check_key(override[1], f"{argument}: ")
             given.add(override[1])
+    with config.ignore_type():
+        for name in _TIMES:
+            config[name] = str(config[name])  # so that a flag may give steps or a share
     config_flags.DEFINE_config_dict(
         "config",
         config,
@@ -48,18 +49,25 @@ def parse_arguments(
         sys_argv=argv,
     )
     rest = parse_flags(argv, config, flag_values)
-    if config.num_steps != recipe_steps:
-        _scale_times(config, recipe_steps, given)
+    _read_times(config)
     check_values(config)
+    check_effects(config, given, own)
     return config, rest
 
 
-def _scale_times(config: config_dict.ConfigDict, recipe_steps: int, given: set[str]) -> None:
-    """Scales the times of a recipe that are not given with the number of steps."""
-    KEYS["num_steps"].check(config.num_steps)
-    for name, key in KEYS.items():
-        if key.scaled and name not in given:
-            config[name] = key.scaled(config[name] * config.num_steps / recipe_steps)
+_TIMES = [name for name, key in KEYS.items() if key.time]
+
+
+def _read_times(config: config_dict.ConfigDict) -> None:
+    """Turns the times, which flags can give, from texts into numbers."""
+    for name in _TIMES:
+        value = read_time(config[name])
+        if value is None:
+            raise UserError(
+                f"--config.{name} must be {KEYS[name].type_name}, received {config[name]!r}."
+            )
+        with config.ignore_type():
+            config[name] = value
 
 
 def _split_recipe(argv: list[str]) -> tuple[str, list[str]]:
@@ -135,3 +143,23 @@ def required(name: str, value: str | None, example: str) -> str:
             "for a folder of that name."
         )
     return value
+
+
+def two_steps(name: str, value: str | None) -> tuple[int, int] | None:
+    """Returns the first and the last step that a flag gives, as A,B; None where it gives none.
+
+    Args:
+        name: The flag's name.
+        value: What was received.
+
+    Raises:
+        UserError: When they are not two whole numbers of 1 or more, in order.
+    """
+    if value is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d*),([1-9]\d*)", value)
+    if found is None or int(found[1]) > int(found[2]):
+        raise UserError(
+            f"--{name} must be the first and the last step, such as 100,110, received {value!r}."
+        )
+    return int(found[1]), int(found[2])

@@ -74,5 +74,6 @@ def _completed(path: Path, values: Any) -> config_dict.ConfigDict:
     for key, value in values.items():
         check_key(key, f"--config={path}: ")
         KEYS[key].check_type(value, f"--config={path}: {key}")
-        config[key] = value
+        with config.ignore_type():  # a time is a whole number or has a point
+            config[key] = value
     return config.lock()

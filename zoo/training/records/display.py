@@ -48,7 +48,9 @@ class _BarDisplay:
             words = f"{_describe(record)}, {record.images_per_second:,.0f} images/s"
             self._bar.update(self._task, description=words)
         else:
-            terminal.say(self._bar.console, f"step {record.step}: test {_describe(record)}")
+            terminal.say(
+                self._bar.console, f"step {record.step}: {record.split} {_describe(record)}"
+            )
 
 
 class _LineDisplay:

@@ -18,7 +18,8 @@ class Record:
 
     Attributes:
         step: Steps done when it was written.
-        split: "train" for the mean over the steps since the line before, "test" for the test set.
+        split: "train" for the mean over the steps since the line before, "test" for the test set,
+            "test_averaged" for the test set with the averaged weights and statistics.
         loss: Mean cross-entropy in nats, without the weight decay.
         accuracy: Fraction of the examples whose most probable label is the right one.
         learning_rate: The rate that the last step used.

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 
@@ -17,6 +17,9 @@ class Outputs:
 
     def write(self, record: metrics.Record) -> None:
         """Writes and shows a record."""
+
+    def gauges(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes what gauges tell of the layers."""
 
     def advance(self, step: int) -> None:
         """Shows that `step` steps are done."""
@@ -44,6 +47,10 @@ class ChiefsOutputs(Outputs):
         self.log.write(record)
         self.events.write(record)
         self.display.show(record)
+
+    def gauges(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes what gauges tell of the layers, for TensorBoard."""
+        self.events.scalars("gauges", step, values)
 
     def advance(self, step: int) -> None:
         """Shows that `step` steps are done."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.errors import UserError
 from zoo.training.config import differences
+from zoo.training.keys import KEYS
 from zoo.training.records import metrics
 from zoo.training.storage import files
 from zoo.training.storage.workdir import Workdir
@@ -15,13 +16,7 @@ from zoo.training.storage.workdir import Workdir
 _FORMATS = (".pdf", ".png", ".svg")
 
 # What says nothing about the curves.
-_BOOKKEEPING = {
-    "checkpoint_every_steps",
-    "data_dir",
-    "eval_batch_size",
-    "eval_every_steps",
-    "log_every_steps",
-}
+_BOOKKEEPING = {name for name, key in KEYS.items() if key.free}
 
 # Columns of the legend's text that are as wide as the figure.
 _LEGEND_WIDTH = 80

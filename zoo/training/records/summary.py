@@ -18,12 +18,15 @@ def print_summary(workdir: Workdir, console: Console) -> None:
     """
     [[*_, last]] = metrics.read_evaluations(workdir.metrics)
     config = workdir.read_config()
+    averaged = [r for r in metrics.read(workdir.metrics) if r.split == "test_averaged"]
+    rows = [("averaged weights", f"{100 * r.accuracy:.2f} %") for r in averaged[-1:]]
     terminal.print_table(
         console,
         f"{config['model']} with norm={config['norm']} on {config['dataset']}",
         [
             ("test accuracy", f"{100 * last.accuracy:.2f} %"),
             ("test loss", f"{last.loss:.4f}"),
+            *rows,
             ("steps", str(last.step)),
             ("time", terminal.duration(last.seconds)),
             ("model", os.fspath(workdir.model)),

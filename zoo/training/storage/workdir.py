@@ -43,6 +43,7 @@ class Workdir:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.model = self.path / "model.keras"
+        self.averaged = self.path / "model_averaged.keras"
         self.evaluation = self.path / "evaluation.json"
 
     @property

@@ -6,6 +6,7 @@ from absl import flags
 from zoo.errors import UserError
 from zoo.training.cli import arguments
 from zoo.training.cli.recipes import load_recipe
+from zoo.training.config import in_steps
 
 
 @pytest.fixture
@@ -13,17 +14,6 @@ def flag_values():
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "A folder.", values)
     return values
-
-
-# Those of resnet20 for 450 of its 8,000 steps.
-TIMES_OF_450 = {
-    "r_max_start_step": 22,
-    "r_max_end_step": 158,
-    "d_max_start_step": 22,
-    "d_max_end_step": 113,
-    "warmup_steps": 22,
-    "eval_every_steps": 29,
-}
 
 
 def parse(flag_values, *argv):
@@ -52,28 +42,60 @@ def test_the_quickstart_is_the_default(flag_values):
 def test_keys_are_overridden_wherever_they_stand(flag_values, argv):
     config, _ = parse(flag_values, *argv)
     expected = load_recipe("resnet20").to_dict()
-    assert config.to_dict() == expected | TIMES_OF_450 | {
-        "norm": "none",
-        "num_steps": 450,
-        "augment": False,
-    }
+    assert config.to_dict() == expected | {"norm": "none", "num_steps": 450, "augment": False}
 
 
-def test_times_that_are_given_do_not_scale_with_the_steps(flag_values):
-    config, _ = parse(flag_values, "--config=resnet20", "--config.num_steps=300")
-    assert (config.warmup_steps, config.r_max_start_step, config.r_max_end_step) == (15, 15, 105)
-    config, _ = parse(
-        flags.FlagValues(), "--config=resnet20", "--config.num_steps=300", "--config.warmup_steps=9"
-    )
-    assert (config.warmup_steps, config.checkpoint_every_steps) == (9, 500)
+@pytest.mark.parametrize(("text", "value"), [("9", 9), ("0.5", 0.5), ("1e-2", 0.01), ("0", 0)])
+def test_a_time_is_steps_or_with_a_point_a_share(flag_values, text, value):
+    config, _ = parse(flag_values, f"--config.warmup_steps={text}")
+    assert (type(config.warmup_steps), config.warmup_steps) == (type(value), value)
+
+
+def test_numbers_that_may_be_left_out_can_be_given(flag_values):
+    config, _ = parse(flag_values, "--config.r_max=2", "--config.r_max_ramp=0.1,2000")
+    assert (config.r_max, config.r_max_ramp, config.d_max) == (2.0, "0.1,2000", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config.norm=none", "--config.virtual_batch_size=2"],
+            "--config.virtual_batch_size ",
+        ),
+        (["--config.norm=none", "--config.synchronized"], "--config.synchronized has no effect wi"),
+        (
+            ["--config.norm=batch_norm", "--config.r_max=3"],
+            "--config.r_max has no effect with norm",
+        ),
+        (["--config.num_replicas=2"], "--config.num_replicas has no effect with strategy=none: it"),
+        (
+            ["--config.nesterov", "--config.optimizer=adam"],
+            "--config.nesterov has no effect ",
+        ),
+        (
+            ["--config.beta_2=0.9"],
+            "--config.beta_2 has no effect with optimizer=sgd: it is ",
+        ),
+    ],
+)
+def test_contradictions_are_refused(flag_values, arguments, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        parse(flag_values, *arguments)
+
+
+def test_a_recipes_own_ramps_do_not_stand_in_the_way_of_another_norm(flag_values):
+    config, _ = parse(flag_values, "--config=resnet20", "--config.norm=batch_norm")
+    assert (config.norm, config.r_max) == ("batch_norm", 3.0)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 16_000])
 @pytest.mark.parametrize("recipe", ["few_labels", "norm_batch", "resnet20"])
 def test_every_recipe_can_be_as_short_and_as_long_as_asked_for(recipe, num_steps):
     config, _ = parse(flags.FlagValues(), f"--config={recipe}", f"--config.num_steps={num_steps}")
-    assert 0 <= config.r_max_start_step < config.r_max_end_step
-    assert 0 <= config.d_max_start_step < config.d_max_end_step <= max(1, num_steps)
+    steps = in_steps(config)
+    assert 0 <= steps["warmup_steps"] < num_steps
+    assert 1 <= steps["eval_every_steps"] <= max(500, num_steps)
 
 
 def test_a_whole_number_serves_as_a_number_and_data_dir_can_be_set(flag_values):
@@ -120,7 +142,7 @@ def test_a_mistake_is_answered_with_what_is_allowed(flag_values, argument, messa
 def test_flags_may_come_from_a_file(flag_values, tmp_path):
     (tmp_path / "flags").write_text("--config=resnet20\n# a remark\n--config.num_steps=450\n")
     config, _ = parse(flag_values, f"--flagfile={tmp_path / 'flags'}", "--config.seed=1")
-    assert config.to_dict() == load_recipe("resnet20").to_dict() | TIMES_OF_450 | {
+    assert config.to_dict() == load_recipe("resnet20").to_dict() | {
         "num_steps": 450,
         "seed": 1,
     }
@@ -162,3 +184,15 @@ def test_the_next_flag_is_no_value():
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         arguments.required("workdir", "--config.seed=1", "runs/a")
     assert arguments.required("workdir", "./--a", "runs/a") == "./--a"
+
+
+def test_steps_of_a_profile_are_two_numbers():
+    assert arguments.two_steps("profile_steps", None) is None
+    assert arguments.two_steps("profile_steps", "3,5") == (3, 5)
+    for text in ("", "3", "5,3", "0,2", "a,b", "1,2,3", "1,-2"):
+        message = (
+            "--profile_steps must be the first and the last step, such as 100,110, received "
+            f"{text!r}."
+        )
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            arguments.two_steps("profile_steps", text)

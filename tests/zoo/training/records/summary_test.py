@@ -19,6 +19,7 @@ def workdir(tmp_path):
     with MetricsLog(path / "metrics.jsonl", 0) as log:
         log.write(Record(100, "test", 0.9, 0.5, 0.1, None, None, 1.0, 2.0))
         log.write(Record(200, "test", 0.25, 0.875, 0.1, None, None, 1.0, 65.0))
+        log.write(Record(200, "test_averaged", 0.2, 0.9, 0.1, None, None, 1.0, 65.0))
         log.write(Record(200, "train", 0.1, 0.99, 0.1, None, None, 1.0, 65.0))
     return Workdir(path)
 
@@ -37,6 +38,7 @@ def test_the_summary_tells_the_last_evaluation_the_files_and_what_comes_next(wor
     table = {row[1]: row[2] for row in rows if len(row) == 4}
     assert table["test accuracy"] == "87.50 %"
     assert table["test loss"] == "0.2500"
+    assert table["averaged weights"] == "90.00 %"
     assert table["steps"] == "200"
     assert table["time"] == "0:01:05"
     assert table["model"] == str(workdir.model)

@@ -1,0 +1,73 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import zoo
+from zoo.errors import UserError
+from zoo.training import fine_tuning
+
+
+def model(norm="batch_renorm", classes=3, **options):
+    return zoo.create_model(
+        "mlp", num_classes=classes, input_shape=(4, 4, 1), norm=norm, hidden_units=(5, 6), **options
+    )
+
+
+@pytest.fixture
+def stored(tmp_path, rng):
+    trained = model()
+    trained.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in trained.get_weights()])
+    path = tmp_path / "model.keras"
+    trained.save(path)
+    return path, trained
+
+
+@pytest.mark.parametrize("norm", ["batch_renorm", "batch_norm"])
+def test_weights_of_a_file_are_taken_and_the_head_of_other_classes_is_fresh(stored, norm, rng):
+    path, trained = stored
+    images = rng.normal(size=(7, 4, 4, 1)).astype(np.float32)
+    same = model(norm)
+    fine_tuning.load_file(same, str(path))
+    np.testing.assert_allclose(same(images), trained(images), rtol=1e-5, atol=1e-6)
+
+    other = model(norm, classes=9)
+    fresh = other.get_layer("logits").get_weights()
+    fine_tuning.load_file(other, str(path))
+    for a, b in zip(other.get_layer("logits").get_weights(), fresh, strict=True):
+        np.testing.assert_array_equal(a, b)
+    kernel = trained.get_layer("hidden2_dense").get_weights()[0]
+    np.testing.assert_array_equal(other.get_layer("hidden2_dense").get_weights()[0], kernel)
+
+
+def test_a_file_that_does_not_fit_is_refused(stored, tmp_path):
+    path, _ = stored
+    other = zoo.create_model("mlp", num_classes=3, input_shape=(4, 4, 1), hidden_units=(5, 7))
+    with pytest.raises(
+        UserError, match=r"does not fit: layer hidden2_dense has weights of shapes \{'"
+    ):
+        fine_tuning.load_file(other, str(path))
+    for name in ("nowhere.keras", "text.keras"):
+        (tmp_path / "text.keras").write_text("text")
+        with pytest.raises(UserError, match=rf"{name} is not a whole \.keras file\.$"):
+            fine_tuning.load_file(other, str(tmp_path / name))
+
+
+def test_patterns_freeze_layers_and_never_the_head():
+    frozen = model()
+    fine_tuning.freeze(frozen, "hidden1*")
+    names = {v.path.split("/")[0] for v in frozen.trainable_variables}
+    assert names == {"hidden2_dense", "hidden2_norm", "logits"}
+    fine_tuning.freeze(frozen, "*")
+    assert {v.path.split("/")[0] for v in frozen.trainable_variables} == {"logits"}
+    assert {v.path.split("/")[0] for v in keras.models.clone_model(frozen).trainable_variables} == {
+        "logits"
+    }
+
+
+@pytest.mark.parametrize("pattern", ["hiden1", "logits", "hidden1*,"])
+def test_a_pattern_that_matches_nothing_is_refused(pattern):
+    wrong = pattern.split(",")[-1]
+    with pytest.raises(UserError, match=f"^--config.freeze: {re.escape(repr(wrong))} matches no"):
+        fine_tuning.freeze(model(), pattern)

@@ -1,0 +1,85 @@
+"""A training that begins with weights, and trains a part of them."""
+
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_renorm.layers import BatchRenormalization
+from zoo.errors import UserError, nearest
+from zoo.training.optimizers import HEAD
+from zoo.training.storage import files
+
+#: What a batch norm knows beside these is what schedules and limits go by.
+_STATES = ("update_count", "deviations", "seen")
+
+
+def is_model_file(config: Mapping[str, Any]) -> bool:
+    """Returns whether the weights are those of a `model.keras`."""
+    return str(config["weights"] or "").endswith(".keras")
+
+
+def load_file(model: keras.Model, path: str) -> None:
+    """Gives a model the weights of the layers of the same names in a `.keras` file.
+
+    The classifier stays fresh where its classes are others, as do the counters of the norms, which
+    schedules go by.
+
+    Args:
+        model: The model.
+        path: The file.
+
+    Raises:
+        UserError: When there is no such file, or another layer does not fit.
+    """
+    if not Path(path).is_file() or not files.is_whole_zip(Path(path)):
+        raise UserError(f"--config.weights={path} is not a whole .keras file.")
+    try:
+        stored = keras.saving.load_model(path, compile=False)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"--config.weights={path} cannot be read: {reason}") from error
+    theirs = {layer.name: _weights(layer) for layer in stored.layers}
+    for layer in model.layers:
+        ours, found = _weights(layer), theirs.get(layer.name, {})
+        shapes = [{name: tuple(w.shape) for name, w in both.items()} for both in (ours, found)]
+        if shapes[0] == shapes[1]:
+            for name, weight in ours.items():
+                weight.assign(found[name])
+            if isinstance(layer, BatchRenormalization):
+                layer.trust_statistics()
+        elif layer.name not in HEAD:
+            raise UserError(
+                f"--config.weights={path} does not fit: layer {layer.name} has weights of shapes "
+                f"{shapes[0]} here and {shapes[1]} there."
+            )
+
+
+def _weights(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Returns a layer's weights by their names, without the states of schedules and limits."""
+    return {weight.name: weight for weight in layer.weights if weight.name not in _STATES}
+
+
+def freeze(model: keras.Model, patterns: str | None) -> None:
+    """Has the layers whose names match not be trained. Their norms use the moving statistics.
+
+    Args:
+        model: The model.
+        patterns: Shell patterns with commas between, such as "stem*,stage1*"; None for no layer.
+            The classifier is no layer of theirs.
+
+    Raises:
+        UserError: When a pattern matches no layer that can be trained.
+    """
+    layers = {layer.name: layer for layer in model.layers if layer.weights}
+    for pattern in (patterns or "").split(",") if patterns else ():
+        names = [name for name in fnmatch.filter(layers, pattern.strip()) if name not in HEAD]
+        if not names:
+            raise UserError(
+                f"--config.freeze: {pattern!r} matches no layer.{nearest(pattern, layers)} Layers "
+                f"are {', '.join(layers)}."
+            )
+        for name in names:
+            layers[name].trainable = False

@@ -1,0 +1,84 @@
+"""What a recipe names by its place: a user's own optimizer, schedule or model."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import UserError
+
+
+def is_path(value: str) -> bool:
+    """Returns whether a value of the config is an import path, as `module:name` is one."""
+    return ":" in value
+
+
+def imported(config: Mapping[str, Any], key: str) -> Callable[..., Any]:
+    """Returns the callable that a key names.
+
+    Args:
+        config: The config.
+        key: Its value is `module:name`, of what Python can import from here, or `file.py:name`.
+
+    Raises:
+        UserError: When there is no such file, module or callable, or the import fails.
+    """
+    path = config[key]
+    place, _, name = path.rpartition(":")
+    where = f"--config.{key}={path}"
+    try:
+        module = _file(Path(place)) if place.endswith(".py") else _module(place)
+    except (Exception, SystemExit) as error:  # It is the user's code: anything can come out of it.
+        raise UserError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise UserError(f"{where}: {place} has no function or class {name!r}.")
+    return found
+
+
+def called(config: Mapping[str, Any], key: str, kind: type, /, **arguments: Any) -> Any:
+    """Returns what the callable of a key makes.
+
+    Args:
+        config: The config.
+        key: See `imported`.
+        kind: What it must be.
+        **arguments: What it is called with.
+
+    Raises:
+        UserError: When the call fails, or returns something else.
+    """
+    make = imported(config, key)
+    where = f"--config.{key}={config[key]}"
+    try:
+        made = make(**arguments)
+    except Exception as error:  # It is the user's code: anything can come out of it.
+        raise UserError(
+            f"{where} failed, called with {', '.join(arguments)}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(made, kind):
+        raise UserError(
+            f"{where} must return a {kind.__module__.split('.')[0]} {kind.__name__}, received "
+            f"{made!r}."
+        )
+    return made
+
+
+def _module(name: str) -> Any:
+    """Imports a module, also from the current folder, which a console script leaves out."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    return importlib.import_module(name)
+
+
+def _file(path: Path) -> Any:
+    """Imports a file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("it is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
