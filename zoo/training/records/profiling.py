@@ -1,7 +1,6 @@
 """A profile of some steps, for TensorBoard."""
 
 from pathlib import Path
-from typing import Self
 
 import tensorflow as tf
 
@@ -19,7 +18,7 @@ class Profiler:
         self._steps = steps
         self._running = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Profiler":
         """Returns the profiler."""
         return self
 
