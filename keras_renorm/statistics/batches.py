@@ -31,6 +31,7 @@ class Batches:
             the dataset; arrays come in batches of 32.
         keep: Whether to read all of it now and to keep it, so that it can be gone through several
             times with the same examples, whatever the dataset shuffles or gives only once.
+        show: Whether to show a progress bar while that lasts.
 
     Attributes:
         examples: The number of examples; None before it is known.
@@ -41,7 +42,13 @@ class Batches:
     """
 
     def __init__(
-        self, dataset: Any, num_samples: int | None, batch_size: int | None, *, keep: bool
+        self,
+        dataset: Any,
+        num_samples: int | None,
+        batch_size: int | None,
+        *,
+        keep: bool,
+        show: bool = False,
     ) -> None:
         self._num_samples = (
             None if num_samples is None else whole_number("num_samples", num_samples)
@@ -50,7 +57,10 @@ class Batches:
         size = None if batch_size is None else whole_number("batch_size", batch_size)
         source = _source(dataset, self._num_samples, size or _FEW)
         self.examples = self._num_samples
-        stream = self._taken(source) if size is None else _regrouped(self._taken(source), size)
+        taken = self._taken(source)
+        if keep and show and not _is_in_memory(dataset):
+            taken = _shown(taken, self._num_samples or self._most)
+        stream = taken if size is None else _regrouped(taken, size)
         self._batches = list(stream) if keep else stream
         self._apart: list[Batch] = []
 
@@ -152,6 +162,22 @@ def _is_open_ended(dataset: Any) -> bool:
     """Whether nothing tells where a dataset ends, as of a generator."""
     known = hasattr(dataset, "__array__") or isinstance(dataset, keras.utils.PyDataset)
     return not known and operator.length_hint(dataset, -1) < 0
+
+
+def _is_in_memory(dataset: Any) -> bool:
+    return isinstance(dataset, list | dict) or hasattr(dataset, "__array__")
+
+
+def _shown(batches: Iterable[Batch], most: int | None) -> Iterator[Batch]:
+    """The same batches, with a progress bar of the examples that are read."""
+    print("Reading examples:")
+    bar, seen = keras.utils.Progbar(most, unit_name="example"), 0
+    for x, size in batches:
+        yield x, size
+        seen += size
+        bar.update(seen, finalize=False)
+    bar.target = seen
+    bar.update(seen, finalize=True)
 
 
 def whole_number(name: str, value: Any, low: int = 1) -> int:

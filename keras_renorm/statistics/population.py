@@ -69,7 +69,7 @@ def precise(
 
     - By default each batch norm has exactly the moments of what it receives in inference, by a
       single sweep with all examples in one batch, as long as `memory_budget` holds their
-      activations: some three copies of the largest one where the backend compiles the model, all of
+      activations: some six copies of the largest one where the backend compiles the model, all of
       them under PyTorch.
     - Beyond that, or with a `batch_size`, the result is the same, but the statistics are set one
       batch norm after the other, in the order in which they are called; so with L batch norms the
@@ -112,8 +112,8 @@ def precise(
         tolerance: If a batch norm is called several times, so that it may depend on itself, all
             is repeated until no mean changes by more, in deviations, and no variance by more, as
             a share of it. Otherwise nothing can change and this has no meaning.
-        verbose: 0 for silence, 1 or "auto" for what it costs and a progress bar, 2 for one line at
-            the end in the place of the bar.
+        verbose: 0 for silence, 1 or "auto" for what it costs and progress bars, of the reading and
+            of the sweeps, 2 for what it costs and one line at the end.
 
     Returns:
         A `PreciseReport`.
@@ -136,7 +136,8 @@ def precise(
     for layer in chosen:
         moving_statistics.require_weights(layer)
     single = passes == "single"
-    examples = Batches(dataset, num_samples, batch_size, keep=not single)
+    show = verbose in ("auto", 1)
+    examples = Batches(dataset, num_samples, batch_size, keep=not single, show=show)
     if not single and batch_size is None and estimator == "total" and not examples.is_one:
         _join(examples, costs.measured(model, chosen, examples.few()), memory_budget, verbose)
     sweeper = Sweeper(model, chosen, examples, estimator, 1 if verbose == "auto" else verbose)

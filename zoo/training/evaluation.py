@@ -22,9 +22,6 @@ from zoo.training.distribution.replicas import own_rows
 from zoo.training.storage import files
 from zoo.training.storage.workdir import Workdir
 
-#: Up to here all images of `statistics="precise"` go through the model together.
-_ONE_SWEEP_BYTES = 2**31
-
 _NEEDED = ("model", "norm", "dataset", "data_dir", "eval_batch_size", "num_steps")
 
 
@@ -204,17 +201,10 @@ def _set_precise_statistics(
             f"--num_samples must be at most the {len(data)} images of {data.name}, {data.split}; "
             f"received {samples}."
         )
-    # With all images in one batch one sweep does, otherwise it takes one per normalization layer.
-    one_batch = 3 * samples * _largest_activation(model) <= _ONE_SWEEP_BYTES
-    batches = pipeline.evaluation_batches(data, samples if one_batch else batch_size)
+    batches = pipeline.evaluation_batches(data, batch_size)
     verbose: Literal[0, 1] = 1 if console.is_terminal else 0
     with as_user_errors(ValueError):
         population.precise(model, batches, num_samples=samples, verbose=verbose)
-
-
-def _largest_activation(model: keras.Model) -> int:
-    """Bytes that the largest output of a layer takes for one image, in float32."""
-    return 4 * max(int(np.prod(layer.output.shape[1:])) for layer in model.layers)
 
 
 def load_model(workdir: Workdir) -> keras.Model:

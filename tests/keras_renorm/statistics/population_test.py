@@ -134,8 +134,8 @@ def test_one_sweep_does_within_the_budget_and_the_cost_is_said(images, capsys, o
         return
     said = "1 sweep" if sweeps == 1 else "3 sweeps or more"
     assert f"Statistics of 3 batch norms over 70 examples: {said}. One batch of all" in printed
-    # Three times 6x5x4 values of 4 bytes for each of the 70 images.
-    assert "takes about 0.0001 GB, and memory_budget is " in printed
+    # Six times 6x5x4 values of 4 bytes for each of the 70 images.
+    assert "takes about 0.0002 GB, and memory_budget is " in printed
 
 
 @pytest.mark.parametrize("chosen", [slice(1), slice(1, None)])
@@ -466,6 +466,17 @@ def test_progress(rng, capsys, verbose, expected):
     precise(model, rng.normal(size=(8, 4)).astype("f4"), batch_size=4, verbose=verbose)
     printed = capsys.readouterr().out
     assert (expected in printed) if expected else printed == ""
+
+
+@pytest.mark.parametrize(("verbose", "shown"), [("auto", True), (1, True), (2, False), (0, False)])
+def test_reading_shows_its_progress(rng, capsys, verbose, shown):
+    model = keras.Sequential([keras.Input((4,)), layers.BatchNormalization()])
+    x = rng.normal(size=(16, 4)).astype("f4")
+    for dataset, is_read in ((x, False), ([x, x], False), ((x for _ in range(5)), True)):
+        precise(model, dataset, verbose=verbose)
+        printed = capsys.readouterr().out
+        assert ("Reading examples:" in printed) == (is_read and shown)
+        assert ("80/80" in printed) == (is_read and verbose != 0)
 
 
 @pytest.mark.parametrize("verbose", [1, 2])
