@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from keras_renorm.schedules import Adaptive
-from keras_renorm.statistics import is_frozen
+from keras_renorm.statistics import is_frozen, moving_statistics
 
 
 def uses_minibatch(layer: Any) -> bool:
@@ -65,10 +65,7 @@ def has_ghosts(layer: Any) -> bool:
 
 def is_untouched(layer: Any) -> bool:
     """Whether the moving statistics are exactly the default initial ones, 0 and 1."""
-    if not layer.built:
-        return True
-    mean, variance = map(keras.ops.convert_to_numpy, (layer.moving_mean, layer.moving_variance))
-    return bool(np.all(mean == 0) and np.all(variance == 1))
+    return not layer.built or moving_statistics.is_initial(layer)
 
 
 def optimizer_steps(model: keras.Model) -> int | None:

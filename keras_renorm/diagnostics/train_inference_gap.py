@@ -19,6 +19,10 @@ from keras_renorm.diagnostics.layer_traits import (
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
 from keras_renorm.models import is_batch_norm, named_layers
+from keras_renorm.ops import Moments
+from keras_renorm.statistics import moving_statistics
+from keras_renorm.statistics.moments_pass import moments_of
+from keras_renorm.statistics.trained_with import Change, leads_away, square_distances
 
 # Half of the output's size. The noise of a minibatch alone makes about 1/sqrt(m) of m values,
 # which is 0.35 for 8 of them.
@@ -95,7 +99,9 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
 
     at the output of every normalization layer and of the model. Dropout, noise and augmentation
     are off in both modes, so the gap is the normalization's. With Batch Renormalization it is 0
-    where r and d are not clipped. Nothing in the model changes.
+    where r and d are not clipped: then a note says so if moving statistics lag so far behind these
+    inputs that `statistics.precise` of such examples is likely to harm. Nothing in the model
+    changes.
 
     It names layers whose own gap is above 0.5; if there are none, the model if that of its output
     is: gaps add up.
@@ -118,7 +124,8 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
     Source: Ioffe 2017, section 3.
     """
     names = {layer: name for name, layer in named_layers(model) if is_batch_norm(layer)}
-    inference, own, inference_output = _run(model, x, names, training=False)
+    changes: list[Change] = []
+    inference, own, inference_output = _run(model, x, names, training=False, changes=changes)
     training, _, training_output = _run(model, x, names, training=True)
     rows = tuple(
         _row(names[layer], layer, number, len(outputs), own[layer][number], gap(other, output))
@@ -134,7 +141,7 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
         worst = max(rows, key=lambda row: row.total)
         remedy = f"Gaps add up from layer to layer. {_remedy(worst.kind, left_out(model))}"
         findings += output_findings(model.name, output, remedy)
-    notes = tuple(_notes(model, names, untouched))
+    notes = (*_notes(model, names, untouched), *_lag(*square_distances(changes)))
     return TrainInferenceGapReport(tuple(findings), notes, rows, output)
 
 
@@ -180,9 +187,17 @@ _Outputs = dict[Any, list[npt.NDArray[np.float64]]]
 
 
 def _run(
-    model: keras.Model, x: Any, layers: dict[Any, str], *, training: bool
+    model: keras.Model,
+    x: Any,
+    layers: dict[Any, str],
+    *,
+    training: bool,
+    changes: list[Change] | None = None,
 ) -> tuple[_Outputs, dict[Any, list[float]], Any]:
-    """The outputs of the layers' calls, their own gaps (in inference), the model's output."""
+    """The outputs of the layers' calls, their own gaps (in inference), the model's output.
+
+    `changes` gets the moments of what each call receives, beside the moving statistics.
+    """
     outputs: _Outputs = {}
     own: dict[Any, list[float]] = {}
 
@@ -191,6 +206,8 @@ def _run(
     ) -> Any:
         result = call(*args, **kwargs)
         outputs.setdefault(layer, []).append(_array(result))
+        if changes is not None:
+            changes.append(_change(layer, moments_of(layer, *args, **kwargs)))
         if not training:
             # In a scope of its own: a shared layer's next call is to see the same statistics.
             with keras.StatelessScope():
@@ -200,6 +217,25 @@ def _run(
 
     output = forward(model, x, dict.fromkeys(layers, around), training=training)
     return outputs, own, output
+
+
+def _change(layer: Any, moments: Moments) -> Change:
+    """The moments in the place of the moving statistics, where there are any."""
+    before, seen = moving_statistics.read(layer), _array(moments.count) > 0
+    mean = _array(moments.mean) + _array(moments.mean_remainder)
+    new = np.where(seen, mean, before[0]), np.where(seen, _array(moments.variance), before[1])
+    return layer, before, new
+
+
+def _lag(to_before: float, to_new: float) -> Iterator[str]:
+    """What `statistics.precise` of these inputs would do to what training computes."""
+    if leads_away(to_before, to_new):
+        yield (
+            "Training corrects towards moving statistics that are not of these inputs: inference "
+            f"is {to_before**0.5:.2f} deviations from it now, and would be {to_new**0.5:.2f} with "
+            "their moments. So if they are like all examples together, "
+            "keras_renorm.statistics.precise is likely to harm: let the learning rate fall first."
+        )
 
 
 def _array(x: Any) -> npt.NDArray[np.float64]:

@@ -94,7 +94,7 @@ class MomentsPass:
         """A call of `layer` that also records the moments of its inputs."""
         if self._backend.graph() is not self._here.graph:
             raise _in_a_loop(layer.path)
-        moments = _moments(layer, *args, **kwargs)
+        moments = moments_of(layer, *args, **kwargs)
         weight = keras.ops.cast(self._here.weight, moments.count.dtype)
         moments = moments._replace(count=moments.count * weight)
         if self._at_once:
@@ -119,7 +119,7 @@ class MomentsPass:
         return merged._replace(mean_remainder=keras.ops.zeros_like(merged.mean))
 
 
-def _moments(
+def moments_of(
     layer: Any,
     inputs: Tensor,
     training: bool | None = None,

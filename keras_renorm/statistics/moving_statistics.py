@@ -46,6 +46,12 @@ def read(layer: Any) -> MeanVariance:
     return mean, variance
 
 
+def is_initial(layer: Any) -> bool:
+    """Whether the moving mean and variance are exactly the default initial ones, 0 and 1."""
+    mean, variance = map(keras.ops.convert_to_numpy, (layer.moving_mean, layer.moving_variance))
+    return bool(np.all(mean == 0) and np.all(variance == 1))
+
+
 def values(layer: Any, statistics: MeanVariance) -> dict[str, np.ndarray]:
     """What the weights of `variables` are for a mean and a variance, by name.
 

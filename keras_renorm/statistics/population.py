@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -9,14 +10,18 @@ import keras
 
 from keras_renorm.models import batch_norms
 from keras_renorm.ops import arguments
-from keras_renorm.statistics import costs, moving_statistics
+from keras_renorm.statistics import costs, moving_statistics, trained_with
 from keras_renorm.statistics.batches import Batches
 from keras_renorm.statistics.minibatch import uses_minibatch
+from keras_renorm.statistics.sets import save_set
 from keras_renorm.statistics.sweeps import Sweeper
 
 Estimator = Literal["total", "mean_of_batch_variances"]
 Passes = Literal["exact", "single"]
 Verbose = Literal["auto", 0, 1, 2]
+
+# The set of statistics that a warning names.
+_BEFORE = "before_precise"
 
 
 class PreciseReport(NamedTuple):
@@ -78,6 +83,13 @@ def precise(
     - `passes="single"`, as the paper: the batch norms before normalise with the minibatch. A single
       sweep of any number of examples, none of which is kept, but the result depends on the batches
       and is biased where they are small (in the paper, at 2: 34.4 % error, not 32.0 %).
+
+    It helps where training normalises with minibatches: Batch Normalization, and limits that are
+    closed or have just opened, above all after few steps. Batch Renormalization with open limits
+    has trained with its moving averages, lag included: where they lag much the exact moments are
+    another function, and there is a warning, with the statistics before kept as the set
+    `"before_precise"`. After a learning rate that fell to 0 it makes no difference.
+    docs/precise_statistics.md has the measurements.
 
     Takes in layers called several times (all their calls count), models inside the model, masks,
     layers with domains (one without examples keeps its statistics), and Keras's batch norms with
@@ -143,6 +155,7 @@ def precise(
     sweeper = Sweeper(model, chosen, examples, estimator, 1 if verbose == "auto" else verbose)
     with uses_minibatch(batch_norms(model)) if single else contextlib.nullcontext():
         change = sweeper.sweep_once() if single else sweeper.sweep_until(tolerance)
+    _warn_if_worse(model, *trained_with.square_distances(sweeper.changes))
     called = sweeper.assign()
     return PreciseReport(
         examples=examples.examples or 0,
@@ -165,6 +178,23 @@ def _join(examples: Batches, cost: costs.Cost, memory_budget: float, verbose: Ve
             f"of all takes about {needed / 1e9:.2g} GB, and memory_budget is "
             f"{memory_budget / 1e9:.2g}."
         )
+
+
+def _warn_if_worse(model: Any, to_before: float, to_new: float) -> None:
+    """Warns of statistics that are far from those that training uses; keeps those before."""
+    if not trained_with.leads_away(to_before, to_new):
+        return
+    kept = all(layer.built for layer in batch_norms(model))
+    if kept:
+        save_set(model, _BEFORE)
+    back = f'`keras_renorm.statistics.use_set(model, "{_BEFORE}")` brings them back.'
+    warnings.warn(
+        "Batch Renorm trained this model with its moving averages: outputs in training are "
+        f"{to_before**0.5:.2f} deviations from inference with these, and {to_new**0.5:.2f} with "
+        "the new statistics. If the examples are like those of training, that is likely to cost "
+        "accuracy." + f" The statistics before are kept: {back}" * kept,
+        stacklevel=3,
+    )
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:

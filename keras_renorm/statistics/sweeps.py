@@ -13,6 +13,7 @@ from keras_renorm.statistics.batches import Batches
 from keras_renorm.statistics.moments import PopulationMoments
 from keras_renorm.statistics.moments_pass import MomentsPass, Received
 from keras_renorm.statistics.moving_statistics import MeanVariance
+from keras_renorm.statistics.trained_with import Change
 
 # A batch norm that is called several times may depend on itself, and never settle.
 _MOST_ROUNDS = 50
@@ -47,7 +48,8 @@ class Sweeper:
         self._layers = layers
         self._examples = examples
         self._estimator = estimator
-        self._statistics = [moving_statistics.read(layer) for layer in layers]
+        self._before = [moving_statistics.read(layer) for layer in layers]
+        self._statistics = list(self._before)
         self._order: list[int] = []
         self._bar = keras.utils.Progbar(None, verbose=verbose, unit_name="example")
         self._seen = 0
@@ -57,6 +59,11 @@ class Sweeper:
     def called(self) -> list[int]:
         """The numbers of the batch norms that the model calls, in the order of the calls."""
         return list(dict.fromkeys(self._order))
+
+    @property
+    def changes(self) -> list[Change]:
+        """The batch norms that are called, with their statistics before and the new ones."""
+        return [(self._layers[n], self._before[n], self._statistics[n]) for n in self.called]
 
     def sweep_once(self, *, at_once: bool = False) -> float:
         """Sets all statistics after one sweep; returns 0, as nothing will be changed any more.

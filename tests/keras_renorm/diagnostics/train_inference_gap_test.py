@@ -319,3 +319,26 @@ def test_small_gaps_can_be_read_beside_large_ones(largest):
     assert heights[0] == pytest.approx(0)
     assert np.diff(heights).min() > 0.005
     assert max(heights) <= 1
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_statistics_that_lag_where_nothing_clips_are_noted(rng, mask):
+    """The layer has no gap of its own: it corrects all of the lag."""
+    norm = BatchRenormalization(r_max=3.0, d_max=5.0, name="norm")
+    model = keras.Sequential([keras.Input((4, 8)), *[L.Masking()] * mask, norm])
+    model.layers[-1].moving_mean.assign(np.full(8, 1.0))
+    x = rng.normal(0.0, 1.0, (64, 4, 8)).astype("float32")
+    x[::2, 2:] = 0.0 if mask else x[::2, 2:]
+    report = train_inference_gap(model, x)
+    assert report.findings == ()
+    assert report.layers[0].own < 1e-3
+    (note,) = report.notes
+    assert "inference is 0.00 deviations from it now, and would be 1.0" in note.replace(
+        "0.99", "1.0"
+    )
+    assert "keras_renorm.statistics.precise is likely to harm" in note
+    settle_and_forget = keras.models.clone_model(model)
+    settle_and_forget.set_weights(model.get_weights())
+    with pytest.warns(UserWarning, match="that is likely to cost accuracy"):
+        settle(settle_and_forget, x)
+    assert train_inference_gap(settle_and_forget, x).notes == ()

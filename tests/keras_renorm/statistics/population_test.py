@@ -6,7 +6,13 @@ import pytest
 import tensorflow as tf
 
 from keras_renorm import layers
-from keras_renorm.statistics import PreciseReport, batch_statistics, freeze, precise
+from keras_renorm.statistics import (
+    PreciseReport,
+    batch_statistics,
+    freeze,
+    precise,
+    use_set,
+)
 
 SIZES = {"64": [64], "1": [1], "growing": [2, 2, 4, 8, 16, 32, 64]}
 NORMS = {
@@ -513,3 +519,57 @@ def test_keras_own_mask_reaches_domains(rng):
         mean, variance = float64_moments(x[domains == k, :3])
         np.testing.assert_allclose(numpy(norm.moving_mean)[k], mean, rtol=1e-6)
         np.testing.assert_allclose(numpy(norm.moving_variance)[k], variance, rtol=1e-6)
+
+
+def lagging_model(norm):
+    """Trained with minibatches, while its moving averages lag."""
+    model = keras.Sequential([keras.Input((4,)), norm()], name="lagging")
+    model.layers[0].moving_mean.assign(np.full(4, 1.0))
+    return model
+
+
+LAGGING = {
+    "open": lambda: layers.BatchRenormalization(r_max=3.0, d_max=5.0),
+    "closed": lambda: layers.BatchRenormalization(r_max=1.0, d_max=0.0),
+    "bn": layers.BatchNormalization,
+    "keras": keras.layers.BatchNormalization,
+}
+
+
+def test_statistics_far_from_those_of_training_are_warned_of_and_taken_back(rng):
+    model, x = lagging_model(LAGGING["open"]), rng.normal(size=(400, 4)).astype("f4")
+    before = model.get_weights()
+    message = (
+        r"moving averages: outputs in training are 0\.00 deviations from inference with these, "
+        r"and (0\.9\d|1\.0\d) with the new statistics\. If the examples are like those of "
+        r"training, .* `keras_renorm\.statistics\.use_set"
+        r'\(model, "before_precise"\)` brings them back\.$'
+    )
+    with pytest.warns(UserWarning, match=message):
+        precise(model, x, verbose=0)
+    assert_statistics(model.layers[0], x)
+    use_set(model, "before_precise")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize("norm", list(LAGGING.values())[1:], ids=list(LAGGING)[1:])
+def test_nothing_is_warned_of_where_training_agrees_with_the_moments(rng, norm):
+    model = lagging_model(norm)
+    precise(model, rng.normal(size=(400, 4)).astype("f4"), verbose=0)  # warnings are errors
+
+
+def test_a_warning_needs_no_weights_of_other_norms(rng):
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.main, self.head = LAGGING["open"](), layers.BatchNormalization()
+            self.main.build((None, 4))
+            self.main.moving_mean.assign(np.full(4, 1.0))
+
+        def call(self, x):
+            return self.main(x)
+
+    model, x = Model(), rng.normal(size=(400, 4)).astype("f4")
+    with pytest.warns(UserWarning, match=r"is likely to cost accuracy\.$"):
+        precise(model, x, layers=[model.main], verbose=0)
