@@ -116,6 +116,21 @@ def batches_seen(optimizer: keras.optimizers.Optimizer) -> int:
     return int(keras.ops.convert_to_numpy(counted))
 
 
+def callbacks_in_fit() -> list[Any]:
+    """The callbacks of the list that is calling a method of one of them; none if no list is.
+
+    Keras tells a callback nothing of the others. `self` in the frames of the methods of
+    `keras.callbacks.CallbackList`, and its `callbacks`, in all.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            return list(caller.callbacks)
+        frame = frame.f_back
+    return []
+
+
 def is_keras_method(kind: type, method: str) -> bool:
     """Whether a method of a class is as Keras wrote it.
 

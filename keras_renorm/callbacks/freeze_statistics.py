@@ -16,7 +16,8 @@ class FreezeStatistics(keras.callbacks.Callback):
     Steps are the optimizer's iterations, so that a training that is resumed counts on, and with
     `gradient_accumulation_steps` so many batches are one step; with `steps_per_execution` greater
     than 1 it is the first execution at or after the step. The model stays frozen when training
-    ends.
+    ends. Its place among the callbacks makes no difference: it acts before a step, and they save
+    after one.
 
     Args:
         at_step: The number of steps before the freezing, 0 or more.

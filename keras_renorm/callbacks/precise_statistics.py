@@ -1,9 +1,12 @@
 """Precise population statistics during `fit`."""
 
+import hashlib
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_renorm.callbacks.order import check_order
 from keras_renorm.models import batch_norms
 from keras_renorm.ops import arguments
 from keras_renorm.statistics import PreciseReport, precise
@@ -16,10 +19,14 @@ class PreciseStatistics(keras.callbacks.Callback):
 
     An epoch that is validated gets its statistics before the validation, so that this measures
     them. Training goes on with them as its moving statistics: that changes nothing for Batch
-    Normalization, while Batch Renormalization corrects towards them.
+    Normalization, while Batch Renormalization corrects towards them. Whether they help is said in
+    `precise`, which warns where they are likely to harm.
 
-    The statistics are of the weights that this callback finds. Give it after those that change the
-    weights, such as `EarlyStopping(restore_best_weights=True)` and `SwapEMAWeights()`.
+    The statistics are of the weights that this callback finds. Its place in the list is after those
+    that change the weights, `SwapEMAWeights()` and, with `at_end`,
+    `EarlyStopping(restore_best_weights=True)`, and with `every_epochs` before those that save them:
+    `ModelCheckpoint`, `BackupAndRestore`. Another place is refused as training begins. Statistics
+    that were renewed for the validation are renewed again after it, if others changed the weights.
 
     Args:
         dataset: As for `precise`; with `every_epochs` one that can be read several times.
@@ -38,8 +45,8 @@ class PreciseStatistics(keras.callbacks.Callback):
             no such value.
         ValueError: If there is nothing to do, `every_epochs` is less than 1, `dataset` is an
             iterator that several epochs would have to read, or an argument of `precise` is out of
-            range; when training of a built model begins, if it holds no batch norm or not those of
-            `layers`.
+            range; when training begins, if another callback saves or changes the weights at the
+            wrong time, or a built model holds no batch norm or not those of `layers`.
 
     Example:
         >>> model.fit(x, y, callbacks=[keras_renorm.callbacks.PreciseStatistics(x, 10_000)])
@@ -77,31 +84,43 @@ class PreciseStatistics(keras.callbacks.Callback):
         self._arguments.update(options)
         check_arguments(self._arguments)
         self._due = False
+        self._renewed: bytes | None = None
         self.report: PreciseReport | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Sees to it that the model has the batch norms; one that is not built may get them yet."""
+        """Sees to the order, and that the model has the batch norms, which it may get yet."""
+        check_order(self, by_epoch=self._every_epochs is not None, at_end=self._at_end)
         if self.model.built:
             batch_norms(self.model, self._arguments.get("layers"))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes whether the statistics are due after this epoch."""
         self._due = self._every_epochs is not None and (epoch + 1) % self._every_epochs == 0
+        self._renewed = None
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Before the epoch is validated."""
-        self._estimate_if_due()
+        if self._due:
+            self._estimate()
+            self._renewed = self._weights()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """After an epoch without validation."""
-        self._estimate_if_due()
+        """After an epoch without validation, or one whose weights were others in validation."""
+        if self._due and (self._renewed is None or self._renewed != self._weights()):
+            self._estimate()
+        self._due = False
 
     def on_train_end(self, logs: Any = None) -> None:
         """At the end, of the weights that training ends with."""
-        self._due = self._at_end
-        self._estimate_if_due()
+        if self._at_end:
+            self._estimate()
 
-    def _estimate_if_due(self) -> None:
-        if self._due:
-            self.report = precise(self.model, **self._arguments)
-            self._due = False
+    def _estimate(self) -> None:
+        self.report = precise(self.model, **self._arguments)
+
+    def _weights(self) -> bytes:
+        """A digest of the weights that are trained."""
+        digest = hashlib.sha256()
+        for variable in self.model.trainable_variables:
+            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+        return digest.digest()

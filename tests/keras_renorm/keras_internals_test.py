@@ -224,3 +224,17 @@ def test_own_weights_are_those_of_no_layer_inside():
     layer.build((None, 3))
     assert len(layer.weights) == 5
     assert keras_internals.own_weight_count(layer) == 4
+
+
+def test_the_callbacks_of_the_list_that_calls_one_of_them():
+    class Looks(keras.callbacks.Callback):
+        found = ()
+
+        def on_train_begin(self, logs=None):
+            self.found = keras_internals.callbacks_in_fit()
+
+    others = keras.callbacks.Callback(), Looks()
+    keras.callbacks.CallbackList([*others]).on_train_begin()
+    assert all(a is b for a, b in zip(others[1].found, others, strict=True))
+    others[1].on_train_begin()
+    assert others[1].found == []

@@ -147,3 +147,15 @@ def test_bad_arguments():
         FreezeStatistics(1.5)
     with pytest.raises(TypeError, match="`affine_trainable` must be True or False"):
         FreezeStatistics(1, affine_trainable=None)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_saved_is_frozen_wherever_the_callback_stands(tmp_path, first):
+    norm = layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((4,)), norm])
+    model.compile("sgd", "mse")
+    callbacks = [FreezeStatistics(2), keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")]
+    x = np.ones((16, 4), "f4")
+    model.fit(x, x, batch_size=8, epochs=2, verbose=0, callbacks=callbacks[:: 1 if first else -1])
+    saved = [keras.saving.load_model(tmp_path / f"{epoch}.keras") for epoch in (1, 2)]
+    assert [one.layers[0].frozen_statistics for one in saved] == [False, True]

@@ -154,3 +154,28 @@ def test_a_model_may_get_its_norms_with_its_first_batch(rng):
     model.compile("sgd", "mse")
     model.fit(x, np.ones((64, 1)), verbose=0, callbacks=[PreciseStatistics(x)])
     np.testing.assert_allclose(model.layers[0].norm.moving_mean, x.mean(0), rtol=1e-5)
+
+
+def moments_of_a_file(path, x):
+    """Of what the first norm receives in a saved model, beside its statistics."""
+    model = keras.saving.load_model(path)
+    received = np.float64(keras.ops.convert_to_numpy(model.layers[0](x)))
+    norm = model.layers[1]
+    return (received.mean(0), received.var(0)), (norm.moving_mean, norm.moving_variance)
+
+
+@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize("ema", [None, False, True], ids=["no ema", "ema", "ema of epochs"])
+def test_what_is_saved_has_the_statistics_of_its_weights(model, x, tmp_path, validated, ema):
+    model.compile(keras.optimizers.SGD(0.1, use_ema=ema is not None, ema_momentum=0.5), "mse")
+    swap = [] if ema is None else [keras.callbacks.SwapEMAWeights(swap_on_epoch=ema)]
+    path = tmp_path / "model.keras"
+    callbacks = [
+        *swap,
+        PreciseStatistics(x, every_epochs=1, at_end=False),
+        keras.callbacks.ModelCheckpoint(path),
+    ]
+    options = {"validation_data": (x, x)} if validated else {}
+    model.fit(x, x, batch_size=8, epochs=2, verbose=0, callbacks=callbacks, **options)
+    for desired, actual in zip(*moments_of_a_file(path, x), strict=True):
+        np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-6)

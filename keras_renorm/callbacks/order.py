@@ -1,0 +1,60 @@
+"""The order of callbacks, where it decides with which statistics something is saved or stays."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_renorm import keras_internals
+
+_SAVERS = (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)
+
+
+def check_order(own: Any, *, by_epoch: bool, at_end: bool) -> None:
+    """Raises unless a callback that renews statistics stands at its place in the list of `fit`.
+
+    That is after what changes the weights and before what saves them. A list that is not Keras's
+    is not checked.
+
+    Args:
+        own: The callback, one of whose methods a list of callbacks is calling.
+        by_epoch: Whether it renews the statistics at the end of epochs.
+        at_end: Whether it does at the end of training.
+
+    Raises:
+        ValueError: If it stands elsewhere, with the right order.
+    """
+    callbacks = keras_internals.callbacks_in_fit()
+    if not any(one is own for one in callbacks):
+        return
+    place = next(i for i, one in enumerate(callbacks) if one is own)
+    before = [one for one in callbacks if _comes_before(one, by_epoch=by_epoch, at_end=at_end)]
+    after = [one for one in callbacks if by_epoch and _comes_after(one, at_end=at_end)]
+    if any(one in callbacks[place:] for one in before):
+        _refuse(own, "changes the weights after it", before, after)
+    if any(one in callbacks[:place] for one in after):
+        _refuse(own, "saves the statistics before it renews them", before, after)
+
+
+def _comes_before(callback: Any, *, by_epoch: bool, at_end: bool) -> bool:
+    """Whether it changes weights when, or after, the statistics are renewed."""
+    if isinstance(callback, keras.callbacks.SwapEMAWeights):
+        return by_epoch
+    return at_end and _restores(callback)
+
+
+def _comes_after(callback: Any, *, at_end: bool) -> bool:
+    """Whether it saves at the end of an epoch what is not renewed again at the end of training."""
+    return isinstance(callback, _SAVERS) or (not at_end and _restores(callback))
+
+
+def _restores(callback: Any) -> bool:
+    return isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights
+
+
+def _refuse(own: Any, reason: str, before: Sequence[Any], after: Sequence[Any]) -> None:
+    names = ", ".join(type(one).__name__ for one in (*before, own, *after))
+    raise ValueError(
+        f"{type(own).__name__} stands in the wrong place among the callbacks: another one {reason}."
+        f" Write them in this order: callbacks=[{names}]."
+    )
