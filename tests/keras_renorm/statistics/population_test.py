@@ -566,6 +566,7 @@ def test_a_warning_needs_no_weights_of_other_norms(rng):
             self.main, self.head = LAGGING["open"](), layers.BatchNormalization()
             self.main.build((None, 4))
             self.main.moving_mean.assign(np.full(4, 1.0))
+            self.built = True  # but for the head
 
         def call(self, x):
             return self.main(x)
