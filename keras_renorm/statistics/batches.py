@@ -107,9 +107,10 @@ class Batches:
         taken, cut, most = 0, False, self._num_samples or self._most
         for number, data in enumerate(source):
             x, size = _inputs(data, number)
-            cut = most is not None and most - taken < size
+            left = size if most is None else most - taken
+            cut = left < size
             if cut:
-                x, size = _rows(x, slice(most - taken)), most - taken
+                x, size = _rows(x, slice(left)), left
             taken += size
             if size:
                 yield x, size
