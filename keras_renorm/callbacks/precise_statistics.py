@@ -19,8 +19,9 @@ class PreciseStatistics(keras.callbacks.Callback):
 
     An epoch that is validated gets its statistics before the validation, so that this measures
     them. Training goes on with them as its moving statistics: that changes nothing for Batch
-    Normalization, while Batch Renormalization corrects towards them. Whether they help is said in
-    `precise`, which warns where they are likely to harm.
+    Normalization, while Batch Renormalization corrects towards them, and adaptive limits begin
+    again, closed for some 20 steps. Whether they help is said in `precise`, which warns where they
+    are likely to harm.
 
     The statistics are of the weights that this callback finds. Its place in the list is after those
     that change the weights, `SwapEMAWeights()` and, with `at_end`,
