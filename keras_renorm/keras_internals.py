@@ -33,6 +33,59 @@ def children(layer: Layer) -> list[Layer]:
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
+def attributes(layer: Layer) -> dict[str, Any]:
+    """What a layer holds by the names of its attributes, without the books of what is in it.
+
+    `Layer._layers`, in all. PyTorch keeps the layers among them in `_modules`; TensorFlow's own
+    books are `_self_...`.
+    """
+    held = vars(layer) | vars(layer).get("_modules", {})
+    books = ("_layers", "_modules", "_tracker", "_torch_params")
+    return {
+        name: value
+        for name, value in held.items()
+        if name not in books and not name.startswith("_self_")
+    }
+
+
+def replace_child(holder: Layer, old: Layer, new: Layer) -> None:
+    """Puts `new` into the place of `old` among the layers in a layer, also if that is built.
+
+    `Layer._tracker` and its `replace_tracked_value`, in all.
+    """
+    holder._tracker.replace_tracked_value("layers", old, new)
+
+
+def adopt_variables(layer: Layer, variables: dict[str, Any]) -> None:
+    """Gives a built layer these in the place of all its variables with gradient, in their order.
+
+    `Layer._tracker` and its `unlock`, `untrack`, `add_to_store` and `lock`, in all.
+    """
+    layer._tracker.unlock()
+    for name, variable in variables.items():
+        layer._tracker.untrack(getattr(layer, name))
+        # By itself it would sort one that is not trained now among those that never are.
+        layer._tracker.add_to_store("trainable_variables", variable)
+        setattr(layer, name, variable)
+    layer._tracker.lock()
+
+
+def show_parameters(layer: Layer) -> None:
+    """Has PyTorch see the variables that a layer holds now.
+
+    `Layer._post_build`, in all.
+    """
+    layer._post_build()
+
+
+def copy_trainable(old: Layer, new: Layer) -> None:
+    """Gives a layer the `trainable` of another, and none to the layers in it, as the setter does.
+
+    `Layer._trainable`, in all.
+    """
+    new._trainable = old._trainable
+
+
 def functional(operation: Any) -> Any:
     """The functional model that an operation is, or that a built Sequential holds, or None.
 

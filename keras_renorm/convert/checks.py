@@ -80,8 +80,9 @@ def no_room(inner: Layer, layer: Layer) -> ValueError:
 def _no_replacement(layer: Layer) -> ValueError:
     return ValueError(
         f"The {type(layer).__name__} at {layer.path!r} cannot be replaced, because the layer or "
-        "model around it makes it by itself and does not keep it in `get_config`. Give that class "
-        "an argument for its normalization, and build the model anew."
+        "model around it makes it by itself and does not keep it in `get_config`. Convert the "
+        "model itself with `in_place=True`, or give that class an argument for its normalization, "
+        "and build the model anew."
     )
 
 

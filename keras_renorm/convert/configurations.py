@@ -90,9 +90,8 @@ def no_copy(layer: Layer, error: Exception) -> TypeError:
         f"The {type(layer).__name__} {layer.name!r} cannot be copied from its configuration "
         f"({reason}). Give a class of your own `get_config` and `from_config`; register a function "
         "or class that the configuration names, with `keras.saving.register_keras_serializable()`, "
-        "or convert in `keras.saving.custom_object_scope({'name': function})`; or build the model "
-        "again with the layers that you want, and hand its weights over: "
-        "`new_model.set_weights(model.get_weights())`."
+        "or convert in `keras.saving.custom_object_scope({'name': function})`; or convert the "
+        "model itself with `in_place=True`, which takes no configuration."
     )
 
 

@@ -1,9 +1,10 @@
 """Batch norms of one kind in the places of those of another.
 
-All converters copy the model: the same network, names, weights, `trainable` flags, regularizers,
-constraints and dtype policies, with other normalization layers.
+All converters copy the model, or change it in place: the same network, names, weights, `trainable`
+flags, regularizers, constraints and dtype policies, with other normalization layers.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -25,10 +26,12 @@ from keras_renorm.convert.counterparts import (
     normalizations,
     without,
 )
+from keras_renorm.convert.in_place import InPlace
 from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.keras_internals import flattened, renormalizes
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from keras_renorm.models import is_batch_norm
+from keras_renorm.ops import arguments
 
 Layer: TypeAlias = keras.layers.Layer
 # They change the weights, what is computed in inference, or what tells the layers apart.
@@ -36,7 +39,11 @@ _FIXED = ("name", "axis", "center", "scale", "epsilon", "activation", "dtype", "
 
 
 def to_batch_renormalization(
-    model: keras.Model, *, report: Reporter | None = None, **options: Any
+    model: keras.Model,
+    *,
+    report: Reporter | None = None,
+    in_place: bool = False,
+    **options: Any,
 ) -> keras.Model:
     """A copy of `model` with Batch Renormalization in the place of batch norms.
 
@@ -53,18 +60,28 @@ def to_batch_renormalization(
             model stays as it is; its optimizer and `compile` are not copied.
         report: What to call with the `Report` of what was replaced, e.g. `print`. Without it, a
             batch norm that cannot be converted is kept with a warning.
+        in_place: Whether to replace the layers in `model` itself, for classes whose constructor
+            makes their norms and whose configuration does not tell of them. Found are layers in
+            attributes of the model and of the layers in it, and in lists, tuples, dicts and sets
+            there. Every other layer and all gammas and betas stay the same objects, so what was
+            compiled goes on, with its optimizer. Functional models in it are made anew of the
+            same layers; `model` must not be one. Functions of your own are to be traced again. A
+            file of the whole model calls the constructor, which makes the old norms: keep
+            `save_weights`, and convert before `load_weights`.
         **options: Arguments of `BatchRenormalization` for all of them: `r_max`, `d_max`,
             `renorm_clipping`, `momentum`, `synchronized`.
 
     Returns:
-        The new model.
+        The new model; with `in_place`, `model`.
 
     Raises:
         TypeError: If `model` is no Keras model, or a subclass of a functional one that a copy
             would lose.
         ValueError: If an option is not allowed; a batch norm lies inside a layer that makes it by
-            itself, so that it cannot be replaced; or a layer is shared with a class of your own,
-            of which a copy would have its own.
+            itself, so that it cannot be replaced in a copy; or a layer is shared with a class of
+            your own, of which a copy would have its own. With `in_place`, if `model` is a
+            functional one with batch norms in its graph, or a batch norm is in no attribute, or in
+            a function, too.
 
     Example:
         >>> model = keras.applications.ResNet50()
@@ -81,10 +98,12 @@ def to_batch_renormalization(
         target = RENORM_OF.get(type(ours), type(ours))
         return target.from_config(config_of(ours) | _clipping(ours, options))
 
-    return _convert(model, converted, report)
+    return _convert(model, converted, report, in_place)
 
 
-def to_batch_normalization(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
+def to_batch_normalization(
+    model: keras.Model, *, report: Reporter | None = None, in_place: bool = False
+) -> keras.Model:
     """A copy of `model` with `keras_renorm.layers.BatchNormalization` for every batch norm.
 
     The way back from `to_batch_renormalization`, with the same bits: what is lost are the limits
@@ -93,6 +112,7 @@ def to_batch_normalization(model: keras.Model, *, report: Reporter | None = None
     Args:
         model: As for `to_batch_renormalization`.
         report: As there.
+        in_place: As there.
 
     Returns:
         The new model.
@@ -109,10 +129,12 @@ def to_batch_normalization(model: keras.Model, *, report: Reporter | None = None
         target = PLAIN_OF[type(ours)]
         return target.from_config(without(config_of(ours), "r_max", "d_max"))
 
-    return _convert(model, converted, report)
+    return _convert(model, converted, report, in_place)
 
 
-def to_synchronized(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
+def to_synchronized(
+    model: keras.Model, *, report: Reporter | None = None, in_place: bool = False
+) -> keras.Model:
     """A copy of `model` whose batch norms use the moments of all replicas.
 
     Every `keras_renorm.layers.BatchNormalization` and `BatchRenormalization` gets
@@ -123,6 +145,7 @@ def to_synchronized(model: keras.Model, *, report: Reporter | None = None) -> ke
     Args:
         model: As for `to_batch_renormalization`.
         report: As there.
+        in_place: As there.
 
     Returns:
         The new model.
@@ -135,10 +158,13 @@ def to_synchronized(model: keras.Model, *, report: Reporter | None = None) -> ke
         >>> with strategy.scope():
         ...     model = keras_renorm.convert.to_synchronized(keras.applications.ResNet50())
     """
-    return _convert(model, lambda layer: _synchronized(layer, True), report, subclasses=True)
+    rule = functools.partial(_synchronized, synchronized=True)
+    return _convert(model, rule, report, in_place, subclasses=True)
 
 
-def to_unsynchronized(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
+def to_unsynchronized(
+    model: keras.Model, *, report: Reporter | None = None, in_place: bool = False
+) -> keras.Model:
     """A copy of `model` whose batch norms use each replica's own moments.
 
     The way back from `to_synchronized`; see there. Keras's batch norms become ours here, too.
@@ -146,6 +172,7 @@ def to_unsynchronized(model: keras.Model, *, report: Reporter | None = None) -> 
     Args:
         model: As for `to_batch_renormalization`.
         report: As there.
+        in_place: As there.
 
     Returns:
         The new model.
@@ -154,10 +181,13 @@ def to_unsynchronized(model: keras.Model, *, report: Reporter | None = None) -> 
         TypeError: As in `to_batch_renormalization`.
         ValueError: As in `to_batch_renormalization`.
     """
-    return _convert(model, lambda layer: _synchronized(layer, False), report, subclasses=True)
+    rule = functools.partial(_synchronized, synchronized=False)
+    return _convert(model, rule, report, in_place, subclasses=True)
 
 
-def from_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
+def from_keras(
+    model: keras.Model, *, report: Reporter | None = None, in_place: bool = False
+) -> keras.Model:
     """A copy of `model` with our layers in the place of `keras.layers.BatchNormalization`.
 
     A layer with `renorm=True` becomes a `BatchRenormalization` with its `renorm_clipping`. Keras
@@ -169,6 +199,7 @@ def from_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.M
         model: As for `to_batch_renormalization`.
         report: As there. A layer with an `rmin` other than 1 / rmax is kept, as is a subclass of
             Keras's.
+        in_place: As there.
 
     Returns:
         The new model. In inference it computes what `model` does.
@@ -180,10 +211,12 @@ def from_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.M
     Example:
         >>> model = keras_renorm.convert.from_keras(keras.applications.ResNet50(), report=print)
     """
-    return _convert(model, as_ours, report)
+    return _convert(model, as_ours, report, in_place)
 
 
-def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
+def to_keras(
+    model: keras.Model, *, report: Reporter | None = None, in_place: bool = False
+) -> keras.Model:
     """A copy of `model` with `keras.layers.BatchNormalization` in the place of our layers.
 
     For where this package is not installed. Inference stays the same, but for layers with weights
@@ -196,6 +229,7 @@ def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Mod
     Args:
         model: As for `to_batch_renormalization`.
         report: As there.
+        in_place: As there.
 
     Returns:
         The new model, with no layer of this package.
@@ -217,7 +251,7 @@ def to_keras(model: keras.Model, *, report: Reporter | None = None) -> keras.Mod
                 f"The {type(layer).__name__} layer {layer.path!r} has no equivalent in Keras. "
                 "Leave it out of the model, or install keras_renorm where the model is used."
             )
-    return _convert(model, as_keras, report, follow=activation_after)
+    return _convert(model, as_keras, report, in_place, follow=activation_after)
 
 
 class _NormRewrite(Rewrite):
@@ -264,17 +298,22 @@ def _convert(
     model: keras.Model,
     rule: Callable[[Layer], Layer | None],
     reporter: Reporter | None,
+    in_place: bool,
     follow: Callable[[Layer], Layer | None] | None = None,
     subclasses: bool = False,
 ) -> keras.Model:
-    """A copy of `model` with the rule applied to every batch norm.
+    """A copy of `model`, or `model` itself, with the rule applied to every batch norm.
 
     With `subclasses` also to those of our layers, for rules that keep the class.
     """
     check_reporter(reporter)
     rewrite = _NormRewrite(rule, follow, subclasses)
-    new_model = rewritten(model, rewrite)
-    deliver(_report(model, rewrite), reporter, failed=frozenset(rewrite.failed))
+    plan = InPlace(model, rewrite) if arguments.flag("in_place", in_place) else None
+    new_model = model if plan else rewritten(model, rewrite)
+    report = _report(model, rewrite)
+    if plan:
+        plan.apply()
+    deliver(report, reporter, failed=frozenset(rewrite.failed))
     return new_model
 
 

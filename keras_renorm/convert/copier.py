@@ -104,7 +104,7 @@ class Copier:
         if isinstance(model, keras.Sequential):
             return self._sequential(model)
         return keras.models.clone_model(
-            model, _inputs(model), clone_function=self._chain, call_function=_call
+            model, new_inputs(model), clone_function=self._chain, call_function=_call
         )
 
     def _sequential(self, model: keras.Sequential) -> keras.Sequential:
@@ -203,7 +203,7 @@ def _input(layer: Layer) -> Layer:
     return type(layer).from_config(layer.get_config())
 
 
-def _inputs(model: keras.Model) -> Any:
+def new_inputs(model: keras.Model) -> Any:
     """New inputs for a copy of a functional model. Keras's own are never sparse or optional."""
     return keras.tree.map_structure(
         lambda tensor: _input(keras_internals.operation_of(tensor)).output, model.input

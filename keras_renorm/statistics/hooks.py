@@ -69,5 +69,13 @@ def retrace_training(model: keras.layers.Layer) -> None:
             part.make_train_function(force=True)
 
 
+def retrace(model: keras.layers.Layer) -> None:
+    """Has `fit`, `evaluate` and `predict` trace anew."""
+    for part in _models(model):
+        for name in _FUNCTIONS:
+            if getattr(part, name) is not None:
+                getattr(part, f"make_{name}")(force=True)
+
+
 def _models(model: keras.layers.Layer) -> list[Any]:
     return [part for part in flattened(model) if isinstance(part, keras.Model)]

@@ -36,6 +36,48 @@ def test_layers_in_a_model_at_any_depth_and_directly():
     assert keras_internals.children(shared) == []
 
 
+def test_what_a_layer_holds_by_its_attributes():
+    dense = L.Dense(4)
+    own = Own(dense)
+    own.parts = [dense]
+    held = keras_internals.attributes(own)
+    assert held["layer"] is dense
+    assert held["parts"] == [dense]
+    assert not {name for name in held if name in ("_layers", "_tracker")}
+
+
+def test_a_layer_in_the_place_of_another_in_one_that_is_built():
+    own, new = Own(L.Dense(4)), L.Dense(3)
+    own(np.ones((2, 4)))
+    keras_internals.replace_child(own, own.layer, new)
+    own.layer = new
+    assert keras_internals.children(own) == [new]
+    keras_internals.show_parameters(own)
+    assert own(np.ones((2, 4))).shape == (2, 3)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_variables_of_another_layer(trainable):
+    old, new = (layers.BatchNormalization(trainable=trainable) for _ in range(2))
+    for layer in (old, new):
+        layer.build((None, 3))
+    own = {"gamma": old.gamma, "beta": old.beta}
+    keras_internals.adopt_variables(new, own)
+    expected = [old.gamma, old.beta, new.moving_mean, new.moving_variance]
+    assert [id(weight) for weight in new.weights] == [id(weight) for weight in expected]
+    assert new.gamma is old.gamma
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        new.other = keras.Variable(0.0)
+
+
+def test_trainable_of_a_model_without_its_layers():
+    old, new = Own(L.Dense(4)), Own(L.Dense(4))
+    old.trainable = False
+    keras_internals.copy_trainable(old, new)
+    assert not new.trainable
+    assert new.layer.trainable
+
+
 def test_functional_models():
     model, inner, shared, _ = nested()
     assert keras_internals.functional(model) is model

@@ -95,3 +95,42 @@ def test_synchronized_is_left_out_where_keras_refuses_it():
     keras_layer = as_keras(layer)
     assert keras_layer.name == "norm"
     assert not keras_layer.synchronized
+
+
+class MadeInside(keras.Model):
+    """A model of the ordinary kind, whose constructor makes its norms."""
+
+    def __init__(self):
+        super().__init__(name="made_inside")
+        self.first = keras.Sequential([keras.layers.Dense(5), keras.layers.BatchNormalization()])
+        self.pair = [keras.layers.BatchNormalization(), (keras.layers.BatchNormalization(),)]
+
+    def call(self, x, training=None):
+        # Under JAX a model's `fit` hands `training` over to no layer by itself.
+        for part in (self.first, self.pair[0], self.pair[1][0]):
+            x = part(x, training=training)
+        return x
+
+
+def test_in_place(norms):
+    model = MadeInside()
+    model(X)
+    model.compile("adam", "mse")
+    model.fit(X, X, epochs=2, verbose=0)
+    before, gammas = model.predict(X, verbose=0), [id(norm.gamma) for norm in norms(model)]
+    paths = [weight.path for weight in model.weights]
+    convert.to_batch_renormalization(model, in_place=True, r_max=3.0, d_max=5.0)
+    assert {type(norm) for norm in norms(model)} == {layers.BatchRenormalization}
+    assert [id(norm.gamma) for norm in norms(model)] == gammas
+    assert [weight.path for weight in model.weights] == paths
+    assert_close(model.predict(X, verbose=0), before, atol=1e-5)
+    assert_close(model(X), before, atol=1e-5)
+    statistics = [np.copy(norm.get_weights()[2:4]) for norm in norms(model)]
+    model.fit(X, X, epochs=1, verbose=0)
+    for norm, old in zip(norms(model), statistics, strict=True):
+        assert np.any(norm.get_weights()[2:4] != old)
+    if keras.backend.backend() == "torch":
+        shown = {name for name, _ in model._torch_params.items()}
+        assert shown == set(paths)
+        values = {id(value) for value in model._torch_params.values()}
+        assert values == {id(variable.value) for variable in model.variables}

@@ -81,6 +81,17 @@ def test_fit_forgets_the_methods_that_it_was_traced_with(x):
         assert calls
 
 
+def test_every_function_that_was_traced_is_traced_anew(x):
+    model = nested_model()
+    model.compile("sgd", "mse")
+    expected = model.predict(x, verbose=0)
+    with replaced([(model.layers[1], "call", lambda inputs, **_: 0 * inputs)]):
+        np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+        hooks.retrace(model)
+        np.testing.assert_array_equal(model.predict(x, verbose=0), np.zeros((4, 3)))
+    assert model.train_function is None
+
+
 def test_fit_that_is_running_traces_its_next_step_anew(x):
     model = nested_model()
     model.compile("sgd", "mse")

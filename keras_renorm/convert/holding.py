@@ -1,0 +1,97 @@
+"""Where a layer keeps the layers in it: attributes, and the containers in them."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_renorm import keras_internals
+
+Layer: TypeAlias = keras.layers.Layer
+
+
+def holds(holder: Layer, layer: Layer) -> bool:
+    """Whether a layer has another in an attribute, or in a container in one."""
+    values = keras_internals.attributes(holder).values()
+    return any(leaf is layer for value in values for leaf in _leaves(value))
+
+
+def holds_in_function(holder: Layer, layer: Layer) -> str | None:
+    """The attribute that is a function which holds `layer` itself, or None."""
+    return next(
+        (
+            name
+            for name, value in keras_internals.attributes(holder).items()
+            for leaf in _leaves(value)
+            if any(one is layer for one in _captured(leaf))
+        ),
+        None,
+    )
+
+
+def exchange(holder: Layer, new_of: Callable[[Any], Any]) -> None:
+    """Puts what `new_of` gives for a layer into its place, wherever a layer's attributes have it.
+
+    Lists, dicts and sets are changed, for others may have them, too; tuples are made anew.
+    """
+    for name, value in keras_internals.attributes(holder).items():
+        new = _exchanged(value, new_of)
+        if new is not value:
+            setattr(holder, name, new)
+
+
+def _exchanged(value: Any, new_of: Callable[[Any], Any]) -> Any:
+    """What stands for a value; a container that can be changed is itself."""
+    if isinstance(value, Layer):
+        return new_of(value)
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            new = _exchanged(item, new_of)
+            if new is not item:
+                value[i] = new
+    elif isinstance(value, dict):
+        for key, item in list(value.items()):
+            new_key, new = new_of(key), _exchanged(item, new_of)
+            if new_key is not key:  # Keras keeps by layer what was trained as it compiled
+                del value[key]
+            if new_key is not key or new is not item:
+                value[new_key] = new
+    elif isinstance(value, set):
+        for item in [one for one in value if new_of(one) is not one]:
+            value.remove(item)
+            value.add(new_of(item))
+    elif isinstance(value, tuple):
+        return _exchanged_tuple(value, new_of)
+    return value
+
+
+def _exchanged_tuple(value: tuple[Any, ...], new_of: Callable[[Any], Any]) -> tuple[Any, ...]:
+    items = [_exchanged(item, new_of) for item in value]
+    if all(new is old for new, old in zip(items, value, strict=True)):
+        return value
+    make = getattr(value, "_make", tuple)  # of a named tuple
+    made: tuple[Any, ...] = make(items)
+    return made
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What is in a container, at any depth, or the value alone."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _captured(function: Any) -> Iterator[Any]:
+    """What a function has got from where it was made."""
+    if isinstance(function, functools.partial):
+        yield from (function.func, *function.args, *function.keywords.values())
+        function = function.func
+    if inspect.isfunction(function):
+        yield from inspect.getclosurevars(function).nonlocals.values()
+    yield getattr(function, "__self__", None)

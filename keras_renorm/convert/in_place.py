@@ -1,0 +1,167 @@
+"""Other layers in the places of a model's own, without a copy of the model."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_renorm import keras_internals
+from keras_renorm.convert.checks import check_model, lost_class, no_room
+from keras_renorm.convert.configurations import config_of, layer_activation, made_like
+from keras_renorm.convert.copier import new_inputs
+from keras_renorm.convert.holding import exchange, holds, holds_in_function
+from keras_renorm.convert.rewrite import Rewrite
+from keras_renorm.convert.weights import hand_over
+from keras_renorm.models import is_graph
+from keras_renorm.statistics.hooks import retrace
+
+Layer: TypeAlias = keras.layers.Layer
+
+
+class InPlace:
+    """What comes into the place of which layer of a model; it is made before anything is changed.
+
+    A functional model cannot get another graph: one inside the model is replaced as a layer is, by
+    one of the same other layers.
+
+    Args:
+        model: The model.
+        rewrite: What is to be done with its layers.
+
+    Raises:
+        TypeError: If `model` is no Keras model, or has a functional one of a class that would be
+            lost.
+        ValueError: If a layer lies where it cannot be replaced.
+    """
+
+    def __init__(self, model: keras.Model, rewrite: Rewrite) -> None:
+        check_model(model)
+        self._model, self._rewrite = model, rewrite
+        self._pairs: dict[int, tuple[Layer, Layer]] = {}
+        if self._plan(model) is not model:
+            raise ValueError(
+                f"The functional model {model.name!r} cannot be converted in place, for its graph "
+                "stays what it is. Leave `in_place` out, and use the copy that is returned."
+            )
+        for holder in self._holders():
+            self._check(holder)
+
+    def apply(self) -> None:
+        """Changes the model."""
+        for holder in self._holders():
+            if isinstance(holder, keras.Sequential):
+                self._refill(holder)
+            elif not is_graph(holder):
+                for child in self._leaving(holder):
+                    keras_internals.replace_child(holder, child, self._new(child))
+            exchange(holder, self._new)
+        for layer in keras_internals.flattened(self._model):
+            if layer.built:
+                keras_internals.show_parameters(layer)
+        retrace(self._model)
+
+    def _plan(self, layer: Any) -> Any:
+        """Settles what comes into the place of a layer: another, or that layer itself."""
+        if isinstance(layer, Layer) and id(layer) not in self._pairs:
+            self._pairs[id(layer)] = layer, layer
+            self._pairs[id(layer)] = layer, self._made(layer)
+        return self._new(layer)
+
+    def _new(self, layer: Any) -> Any:
+        """What was settled; what is new itself stays."""
+        return self._pairs.get(id(layer), (layer, layer))[1]
+
+    def _made(self, layer: Layer) -> Layer:
+        new = self._rewrite.replace(layer)
+        if new is not None:
+            return _with_weights(layer, new, self._rewrite)
+        for child in keras_internals.children(layer):
+            if self._plan(child) is not child and self._rewrite.follow(child) is not None:
+                raise no_room(child, layer)
+        is_functional = is_graph(layer) and not isinstance(layer, keras.Sequential)
+        return _with_graph(layer, self._plan) if is_functional and self._leaving(layer) else layer
+
+    def _leaving(self, holder: Layer) -> list[Layer]:
+        """The layers directly in a layer that others replace."""
+        return [
+            child for child in keras_internals.children(holder) if self._new(child) is not child
+        ]
+
+    def _holders(self) -> list[Layer]:
+        """The layers that stay, the model among them."""
+        layers = keras_internals.flattened(self._model)
+        return [layer for layer in layers if self._new(layer) is layer]
+
+    def _check(self, holder: Layer) -> None:
+        """Raises unless what leaves a layer can be found in its attributes."""
+        for child in self._leaving(holder):
+            what = f"The {type(child).__name__} {child.name!r} cannot be replaced in place: the "
+            what += f"{type(holder).__name__} {holder.name!r}"
+            function = holds_in_function(holder, child)
+            if function is not None:
+                raise ValueError(
+                    f"{what} holds it in the function `{function}`, too. Have the function take it "
+                    "from `self` when it is called."
+                )
+            if not is_graph(holder) and not holds(holder, child):
+                raise ValueError(
+                    f"{what} that holds it has it in no attribute, list, tuple, dict or set. Give "
+                    "it an attribute for the layer."
+                )
+
+    def _refill(self, model: keras.Sequential) -> None:
+        """Changes the layers of a Sequential model, if some leave."""
+        if not self._leaving(model):
+            return
+        layers = [self._new(layer) for layer in model.layers]
+        for _ in layers:
+            model.pop(rebuild=False)
+        for layer in layers[:-1]:
+            model.add(layer, rebuild=False)
+        model.add(layers[-1])
+
+
+def _with_weights(old: Layer, new: Layer, rewrite: Rewrite) -> Layer:
+    """`new` with the activation and the weights of `old`; gamma and beta are the same variables.
+
+    So an optimizer, and what else keeps something for each variable, goes on.
+    """
+    activation = layer_activation(old)
+    if activation is not None and layer_activation(new) is not None:
+        new = made_like(new, config_of(new) | {"activation": activation})
+    new.trainable = rewrite.trainable(old)
+    with _scope_around(old):
+        hand_over(old, new, rewrite)
+    if old.built:
+        shared = {name: getattr(old, name) for name in ("gamma", "beta")}
+        keras_internals.adopt_variables(
+            new, {name: variable for name, variable in shared.items() if variable is not None}
+        )
+    return new
+
+
+@contextlib.contextmanager
+def _scope_around(layer: Layer) -> Iterator[None]:
+    """The scope of names that gives what is built in it paths like that of `layer`."""
+    *outer, parent = (layer.path or layer.name).split("/")[:-1] or [""]
+    if not parent:
+        yield
+        return
+    with keras.name_scope(parent, override_parent="/".join(outer)):
+        yield
+
+
+def _with_graph(model: keras.Model, new_of: Callable[[Any], Any]) -> keras.Model:
+    """A functional model like `model`, of the same layers but for those that leave."""
+    new = keras.models.clone_model(model, new_inputs(model), clone_function=new_of)
+    kept = {id(layer) for layer in keras_internals.children(new)}
+    lost = [one for one in model.layers if id(new_of(one)) not in kept]
+    if type(new) is not type(model) or any(not _is_input(one) for one in lost):
+        raise lost_class(model)
+    keras_internals.copy_trainable(model, new)
+    return new
+
+
+def _is_input(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.InputLayer)
