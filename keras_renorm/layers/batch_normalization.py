@@ -10,6 +10,7 @@ from keras_renorm import keras_internals, ops
 from keras_renorm.layers import configuration
 from keras_renorm.layers import inputs as call_inputs
 from keras_renorm.layers.inputs import Inputs
+from keras_renorm.layers.keras_weights import without_renorm
 from keras_renorm.layers.limits import Limits
 from keras_renorm.layers.statistics_in_use import StatisticsInUse, uses_batch_at_inference
 from keras_renorm.ops import arguments, backends
@@ -281,6 +282,36 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """
         arguments.axis(self.axis, len(input_shape))
         return tuple(input_shape)
+
+    def set_weights(self, weights: list[Any]) -> None:
+        """Sets the weights from arrays, also from those of Keras's layer with `renorm=True`.
+
+        Args:
+            weights: Arrays in the order of `weights`. Of the seven of that layer the last three,
+                which inference does not use, are left out.
+        """
+        own = keras_internals.own_weight_count(self)
+        super().set_weights(without_renorm(list(weights), own, len(self.weights)))
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads from a file, as `set_weights` from arrays.
+
+        Raises:
+            ValueError: If the file holds nothing for this layer: Keras finds a layer's weights in
+                a file by the name of its class.
+        """
+        own = keras_internals.own_weight_count(self)
+        if own and not store.keys():  # one that is not built has none
+            raise ValueError(
+                f"The file holds no weights for the {type(self).__name__} layer {self.name!r}. "
+                "Keras files weights under the class of their layer: load the file into a model "
+                "with the layers that it was saved with, and convert that, by "
+                "keras_renorm.convert.to_batch_renormalization or another of keras_renorm.convert."
+            )
+        values = [store[str(i)] for i in range(len(store.keys()))]
+        super().load_own_variables(
+            {str(i): value for i, value in enumerate(without_renorm(values, own, own))}
+        )
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that differ from their defaults, so that other versions can load it.

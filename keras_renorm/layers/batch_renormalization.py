@@ -10,6 +10,7 @@ from keras_renorm import schedules
 from keras_renorm.keras_internals import own_weight_count
 from keras_renorm.layers import limits
 from keras_renorm.layers.batch_normalization import BatchNormalization
+from keras_renorm.layers.keras_weights import without_renorm
 from keras_renorm.layers.limits import Limits, RenormLimits
 from keras_renorm.ops import arguments
 from keras_renorm.schedules import Limit
@@ -250,7 +251,8 @@ class BatchRenormalization(BatchNormalization):
         Args:
             weights: Arrays in the order of `weights`, as those of a batch norm, or of a file.
                 Without a counter `update_count` stays as it is. Without `deviations` and `seen`
-                adaptive limits begin again: see `trust_statistics`.
+                adaptive limits begin again: see `trust_statistics`. Of the seven of Keras's layer
+                with `renorm=True`, the first four.
         """
         inner = len(super().weights) - own_weight_count(self)
         cut = max(len(weights) - inner, 0)  # the activation's come last, if it is a layer
@@ -265,16 +267,8 @@ class BatchRenormalization(BatchNormalization):
         """Loads from a file, with or without a counter or `deviations`; see `set_weights`.
 
         Raises:
-            ValueError: If the file holds nothing for this layer. Keras finds a layer's weights in a
-                file by the name of its class, and so not those of a batch norm.
+            ValueError: As in `BatchNormalization`.
         """
-        if own_weight_count(self) and not store.keys():  # one that is not built has none
-            raise ValueError(
-                f"The file holds no weights for the BatchRenormalization layer {self.name!r}. "
-                "Keras files weights under the class of their layer: load the file into a model "
-                "with batch norm layers, and hand them over one by one, e.g. "
-                "`layer.set_weights(batch_norm_layer.get_weights())`."
-            )
         values = self._with_own_state([store[str(i)] for i in range(len(store.keys()))])
         super().load_own_variables({str(i): value for i, value in enumerate(values)})
 
@@ -295,6 +289,7 @@ class BatchRenormalization(BatchNormalization):
         vectors = own_weight_count(self) - len(own)
         if not vectors or len(values) < vectors:  # the layer is not built, or Keras refuses them
             return values
+        values = without_renorm(values, vectors)
         vector_values, rest = values[:vectors], values[vectors:]
         shapes, rows = [np.shape(value) for value in rest], self._statistic_rows
         count, state = [rows], [(*rows, 4, self.moving_mean.shape[-1]), (*rows, 2)]

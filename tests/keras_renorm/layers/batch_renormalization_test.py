@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_renorm import layers, schedules
+from keras_renorm import convert, layers, schedules
 from keras_renorm.ops import Moving, reference
 from keras_renorm.ops.maths import adaptive
 from zoo.data import datasets
@@ -190,8 +190,15 @@ def test_a_file_of_batch_norms_names_the_way_to_use_it(tmp_path):
     batch_norm = keras.Sequential([keras.Input((5,)), keras.layers.BatchNormalization()])
     batch_norm.save_weights(tmp_path / "bn.weights.h5")
     model = keras.Sequential([keras.Input((5,)), layers.BatchRenormalization()])
-    with pytest.raises(ValueError, match=r"layer.set_weights\(batch_norm_layer.get_weights"):
+    message = r"no weights for the BatchRenormalization layer .*layers that it was saved with, and "
+    message += r"convert that, by keras_renorm.convert.to_batch_renormalization or another"
+    with pytest.raises(ValueError, match=message):
         model.load_weights(tmp_path / "bn.weights.h5")
+    # The way that it names.
+    batch_norm.load_weights(tmp_path / "bn.weights.h5")
+    converted = convert.to_batch_renormalization(batch_norm)
+    for actual, desired in zip(converted.get_weights(), batch_norm.get_weights(), strict=False):
+        np.testing.assert_array_equal(actual, desired)
 
 
 def test_limits_before_the_layer_is_built():
