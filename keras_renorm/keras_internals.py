@@ -6,6 +6,7 @@ private name of Keras, nor asks for what Keras does on one backend or in one ver
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -15,6 +16,8 @@ from keras.src.backend.common import stateless_scope
 from keras_renorm.typing import Tensor
 
 Layer: TypeAlias = keras.layers.Layer
+
+_EXPORTERS = ("keras.src.export", "jax._src.export", "jax2onnx", "tensorflow.lite", "tf2onnx")
 
 
 def flattened(layer: Layer) -> list[Layer]:
@@ -282,6 +285,27 @@ def own_weight_count(layer: Layer) -> int:
     `Layer._trainable_variables` and `Layer._non_trainable_variables`, in all.
     """
     return len(layer._trainable_variables) + len(layer._non_trainable_variables)
+
+
+def is_exporting() -> bool:
+    """Whether an exporter traces what runs here and now: Keras's, or one that is called directly.
+
+    The package of Keras's, `keras.src.export`, in all. What an exporter calls has it on its stack.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(_EXPORTERS):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def mark_called(model: Layer) -> None:
+    """Has Keras's exporters take a model that was built and never called.
+
+    `Layer._called`, in all.
+    """
+    model._called = True
 
 
 def attached_mask(x: Tensor) -> Tensor | None:

@@ -41,6 +41,8 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
         new.trainable = rewrite.trainable(old)
     for old, new in pairs:
         hand_over(old, new, rewrite)
+    if new_model.built:
+        keras_internals.mark_called(new_model)
     return new_model
 
 

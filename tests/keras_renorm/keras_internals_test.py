@@ -1,5 +1,7 @@
 """What Keras's private names hold in the Keras that runs here."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -76,6 +78,26 @@ def test_trainable_of_a_model_without_its_layers():
     keras_internals.copy_trainable(old, new)
     assert not new.trainable
     assert new.layer.trainable
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [("keras.src.export.onnx", True), ("tf2onnx.convert", True), ("keras.src.trainers", False)],
+)
+def test_what_an_exporter_calls_knows_it(module, expected):
+    names = {"__name__": module, "ask": keras_internals.is_exporting}
+    exec("def trace():\n    return ask()", names)
+    assert names["trace"]() is expected
+    assert not keras_internals.is_exporting()
+
+
+def test_keras_takes_a_model_that_was_marked_as_called(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), L.Dense(3)])
+    with pytest.raises(ValueError, match="has never called"):
+        model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    keras_internals.mark_called(model)
+    with contextlib.suppress(ImportError):  # of what writes the file
+        model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
 
 
 def test_functional_models():

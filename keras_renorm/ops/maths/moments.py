@@ -140,7 +140,8 @@ def centre(x: Tensor, axis: int, mean: Tensor, remainder: Tensor | None = None) 
 
     Exact for `x` near `mean` (Sterbenz), where `x * scale - mean * scale` cancels.
     """
-    centred = keras.ops.cast(x, mean.dtype) - spread(mean, x, axis)
+    # The bits of a difference; but a sum is what converters fold into the bias of a dense layer.
+    centred = keras.ops.cast(x, mean.dtype) + spread(-mean, x, axis)
     return centred if remainder is None else centred - spread(remainder, x, axis)
 
 

@@ -16,6 +16,7 @@ import os
 import warnings
 from typing import Literal, NamedTuple
 
+from keras_renorm import keras_internals
 from keras_renorm.ops import backends
 from keras_renorm.ops.native import loader
 
@@ -84,6 +85,8 @@ def lowering() -> Lowering:
     if demanded in ("composite", "fused"):
         return Lowering(demanded, f"{VARIABLE}={demanded}")
     own = backend.own_operations_only()
+    if own is None and demanded is None and keras_internals.is_exporting():
+        own = "what is exported here shall not need the native library"
     if own is not None:
         return Lowering(backend.elsewhere, own)
     problem = backend.native_problem()
