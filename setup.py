@@ -34,7 +34,16 @@ FLAGS = [
 ]
 
 # Compiled once, for any processor.
-COMMON = ("c_calls", "calls", "dispatch", "handlers", "plan", "tensorflow_ops", "workers")
+COMMON = (
+    "c_calls",
+    "calls",
+    "dispatch",
+    "handlers",
+    "plan",
+    "portable",
+    "tensorflow_ops",
+    "workers",
+)
 
 # The kernels are compiled once per instruction set, and chosen when the library is loaded.
 X86_KERNELS = {

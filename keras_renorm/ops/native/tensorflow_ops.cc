@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "calls.h"
+#include "portable.h"
 #include "workers.h"
 
 namespace keras_renorm {

@@ -17,6 +17,7 @@
 #include <thread>
 #include <utility>
 
+#include "portable.h"
 #include "team.h"
 
 namespace keras_renorm {

@@ -17,7 +17,7 @@ import pytest
 
 SOURCES = pathlib.Path(__file__).parents[4] / "keras_renorm/ops/native"
 HARNESS = pathlib.Path(__file__).with_name("sanitize.cc")
-PARTS = ("c_calls", "calls", "dispatch", "plan", "workers")
+PARTS = ("c_calls", "calls", "dispatch", "plan", "portable", "workers")
 X86 = {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
 
 

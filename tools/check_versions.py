@@ -1,0 +1,229 @@
+"""Runs the goldens with older and newer backends, and writes docs/support.md.
+
+    python tools/check_versions.py [--rows PATTERN] [--oldest] [--wheel FOLDER]
+
+builds a wheel, and for each row makes an environment (by uv where it is at hand, else by venv and
+pip) from the wheel and the row's versions, runs the goldens of tests/goldens in it, and removes it.
+PATTERN chooses rows, as in --rows 'JAX*' or --rows 'TensorFlow 2.16, Keras 3.4*'; the lines of the
+others stay as they are. --oldest runs the oldest row of TensorFlow and of JAX, and writes nothing.
+The exit status is 1 if a row is neither green nor explained here.
+"""
+
+import argparse
+import dataclasses
+import fnmatch
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "support.md"
+GOLDENS = [f"tests/goldens/{name}_checks.py" for name in ("case", "structure")]
+# In the order of Keras's names, what pip knows of the backend. TensorFlow's wheel for CPUs is the
+# same code, and a third of the size.
+PACKAGES = {"TensorFlow": "tensorflow-cpu", "JAX": "jax", "PyTorch": "torch"}
+KERAS = ("3.4", "3.10", "3.15")
+SECONDS = 1200
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Versions that are tried together.
+
+    Attributes:
+        backend: A key of `PACKAGES`.
+        version: Of its package; the newest patch of it is taken.
+        keras: Of Keras, likewise.
+        python: Of Python.
+        lowering: What computes there.
+    """
+
+    backend: str
+    version: str
+    keras: str
+    python: str = "3.11"
+    lowering: str = "native"
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.version}, Keras {self.keras}, Python {self.python}"
+
+    @property
+    def requirements(self) -> list[str]:
+        """What pip is asked for."""
+        versions = {PACKAGES[self.backend]: self.version, "keras": self.keras}
+        return [f"{name}=={version}.*" for name, version in versions.items()]
+
+
+ROWS = [
+    *(
+        Row("TensorFlow", version, keras, lowering="native" if version >= "2.18" else "fused")
+        for version in ("2.16", "2.17", "2.18", "2.19", "2.20", "2.21")
+        for keras in KERAS
+    ),
+    Row("TensorFlow", "2.16", "3.4", "3.10", "fused"),
+    Row("TensorFlow", "2.20", "3.12", "3.10"),
+    Row("TensorFlow", "2.21", "3.15", "3.12"),
+    Row("TensorFlow", "2.21", "3.15", "3.13"),
+    Row("TensorFlow", "2.21", "3.15", "3.14"),
+    *(
+        Row("JAX", version, keras)
+        for version in ("0.5", "0.6", "0.7", "0.8", "0.9", "0.10")
+        for keras in ("3.4", "3.15")
+    ),
+    Row("JAX", "0.6", "3.12", "3.10"),
+    Row("JAX", "0.10", "3.15", "3.13"),
+    *(Row("PyTorch", "2.13", keras) for keras in KERAS),
+]
+OLDEST = [Row("TensorFlow", "2.16", "3.4", "3.10", "fused"), Row("JAX", "0.5", "3.4")]
+
+# Why a row is not green, by a pattern of its name.
+REASONS: dict[str, str] = {}
+
+
+class NotGreenError(Exception):
+    """What a row lacks, in a sentence."""
+
+
+def run(command: Sequence[str | pathlib.Path], **options: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command; its output comes back as text."""
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"}
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=options.pop("cwd", str(ROOT)),
+        env=environment | options,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def interpreter(version: str) -> str:
+    """The path of a Python of a version: of the PATH, or one of pyenv's."""
+    folders = pathlib.Path.home().glob(f".pyenv/versions/{version}.*/bin")
+    paths = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
+    found = shutil.which(f"python{version}", path=paths)
+    if found is None:
+        raise NotGreenError(f"There is no Python {version} on the machine that ran this.")
+    return found
+
+
+def make(folder: pathlib.Path, python: str, packages: Sequence[str]) -> pathlib.Path:
+    """Makes an environment with packages; returns the folder of its programs."""
+    uv, programs = shutil.which("uv"), folder / "bin"
+    pip = [uv, "pip", "install", "--python", str(programs / "python")] if uv else []
+    pip = pip or [str(programs / "python"), "-m", "pip", "install"]
+    run([uv, "venv", "--python", python, folder] if uv else [python, "-m", "venv", folder])
+    done = run([*pip, "--quiet", *packages])
+    if done.returncode != 0:
+        lines = [
+            re.sub(r"[^ -~]", "", line).strip() for line in done.stdout.splitlines() if line.strip()
+        ]
+        raise NotGreenError(f"The versions exclude each other: {' '.join(lines[-4:])}")
+    return programs
+
+
+def check(row: Row, wheel: pathlib.Path, folder: pathlib.Path) -> str:
+    """Runs the goldens of a row; returns what passed.
+
+    Raises:
+        NotGreenError: Something did not.
+    """
+    tools = ["pytest", "pytest-xdist", "matplotlib"]
+    programs = make(folder, interpreter(row.python), [str(wheel), *row.requirements, *tools])
+    environment = {
+        "KERAS_BACKEND": {"PyTorch": "torch"}.get(row.backend, row.backend.lower()),
+        "JAX_PLATFORMS": "cpu",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    code = "import keras_renorm as k; print('@', k.__path__[0], k.ops.lowering().name)"
+    probe = run([programs / "python", "-W", "ignore", "-c", code], **environment, cwd=str(folder))
+    found = re.search(r"^@ (.*) (\w+)$", probe.stdout, re.MULTILINE)
+    if found is None:
+        raise NotGreenError(f"The import fails: {(probe.stdout.strip().splitlines() or ['?'])[-1]}")
+    if found[2] != row.lowering:
+        raise NotGreenError(f"It computes by {found[2]}, not {row.lowering}.")
+    options = [
+        "-q",
+        "-o",
+        "addopts=--import-mode=importlib",
+        "-o",
+        "filterwarnings=",
+        "-W",
+        "ignore",
+    ]
+    done = run(
+        [programs / "pytest", *options, "-p", "no:cacheprovider", *GOLDENS],
+        **environment,
+        GOLDENS_EXPECT=f"{found[1]} {row.lowering}",
+    )
+    summary = (done.stdout.strip().splitlines() or ["nothing"])[-1].strip("= ")
+    if done.returncode != 0:
+        sys.stderr.write(done.stdout[-6000:])
+        raise NotGreenError(f"Of the goldens {re.sub(r' in .*', '', summary)}.")
+    return re.sub(r",? \d+ warnings?| in .*", "", summary)
+
+
+def line_of(row: Row, result: str) -> str:
+    """A row of the page's table."""
+    names = f"{row.backend} {row.version}", row.keras, row.python, row.lowering
+    return f"| {' | '.join(names)} | {result} |"
+
+
+def key_of(line: str) -> tuple[str, ...]:
+    """What a line of the table is of."""
+    return tuple(cell.strip() for cell in line.split("|")[1:4])
+
+
+def write(lines: Sequence[str]) -> None:
+    """Puts lines into the page's table, in the order of the rows, in place of older ones."""
+    head, *old = re.split(r"(?m)^(?=\| (?:TensorFlow|JAX|PyTorch) )", PAGE.read_text("utf-8"))
+    *old, last = old or [""]
+    last, tail = re.match(r"([^\n]*\n)?(.*)", last, re.DOTALL).groups()  # type: ignore[union-attr]
+    known = {key_of(line): line.strip() for line in [*old, last or "", *lines] if line.strip()}
+    order = [known.pop(key_of(line_of(row, "")), None) for row in ROWS]
+    PAGE.write_text(head + "".join(f"{line}\n" for line in order if line) + tail, "utf-8")
+
+
+def result_of(row: Row, wheel: pathlib.Path) -> tuple[bool, str]:
+    """Whether a row is green or explained, and what the table says of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return True, check(row, wheel, pathlib.Path(folder, "env"))
+        except NotGreenError as failure:
+            reasons = [REASONS[name] for name in REASONS if fnmatch.fnmatch(str(row), name)]
+            return bool(reasons), f"not green. {' '.join(reasons) or failure}"
+
+
+def main() -> None:
+    """Checks the rows that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", default="*")
+    parser.add_argument("--oldest", action="store_true")
+    parser.add_argument("--wheel", type=pathlib.Path, help="a folder with a wheel that was built")
+    options = parser.parse_args()
+    rows = OLDEST if options.oldest else ROWS
+    chosen = [row for row in rows if fnmatch.fnmatch(str(row), options.rows)]
+    good = bool(chosen)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.wheel is None:
+            built = run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, ROOT])
+            print(built.stdout if built.returncode else "built a wheel", flush=True)
+        (wheel,) = pathlib.Path(options.wheel or folder).glob("keras_renorm-*.whl")
+        for row in chosen:
+            explained, result = result_of(row, wheel)
+            good &= explained
+            print(f"{row}: {result}", flush=True)
+            if not options.oldest:
+                write([line_of(row, result)])
+    raise SystemExit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
