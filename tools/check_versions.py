@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "support.md"
-GOLDENS = ("case", "structure")
+GOLDENS = [f"tests/goldens/{name}_checks.py" for name in ("case", "structure")]
 # In the order of Keras's names, what pip knows of the backend. TensorFlow's wheel for CPUs is the
 # same code, and a third of the size.
 PACKAGES = {"TensorFlow": "tensorflow-cpu", "JAX": "jax", "PyTorch": "torch"}
@@ -174,8 +174,6 @@ def check(row: Row, wheel: pathlib.Path, folder: pathlib.Path) -> str:
         raise NotGreenError(f"The import fails: {(probe.stdout.strip().splitlines() or ['?'])[-1]}")
     if found[2] != row.lowering:
         raise NotGreenError(f"It computes by {found[2]}, not {row.lowering}.")
-    names = [*GOLDENS, *["replica"] * (row.backend == "TensorFlow")]
-    goldens = [f"tests/goldens/{name}_checks.py" for name in names]
     options = [
         "-q",
         "-o",
@@ -186,7 +184,7 @@ def check(row: Row, wheel: pathlib.Path, folder: pathlib.Path) -> str:
         "ignore",
     ]
     done = run(
-        [programs / "pytest", *options, "-p", "no:cacheprovider", *goldens],
+        [programs / "pytest", *options, "-p", "no:cacheprovider", *GOLDENS],
         **environment,
         GOLDENS_EXPECT=f"{found[1]} {row.lowering}",
     )

@@ -44,7 +44,9 @@ def test_loads(fresh):
 
 
 def test_a_missing_library(fresh, elsewhere):
-    with pytest.raises(loader.NativeLibraryError, match=r"is not there: .* without a C\+\+ comp"):
+    with pytest.raises(
+        loader.NativeLibraryError, match=r"is not there: .* a C\+\+ compiler\. .* --no-ca"
+    ):
         fresh()
 
 
