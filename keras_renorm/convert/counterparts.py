@@ -44,7 +44,7 @@ def as_keras(layer: Layer) -> Layer | None:
         known.add("activity_regularizer")
     config = {key: value for key, value in config_of(layer).items() if key in known}
     if not keras_internals.synchronizes():
-        # Under JAX the moments are global either way.
+        # Keras has that under TensorFlow only. Over JAX's global arrays the moments are global.
         config.pop("synchronized", None)
     return KerasBatchNormalization.from_config(config)
 

@@ -64,13 +64,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
         renorm_clipping: Without meaning here, as in Keras's layer while `renorm` is False.
         renorm_momentum: Without meaning here, as in Keras's layer while `renorm` is False.
         synchronized: Whether the minibatch's moments are those of all replicas of the running
-            `tf.distribute` strategy, with masks and with parts of any size; then all replicas
-            have the same moving statistics, to the bit. If False, each replica normalises its own
-            part, and the mean of the replicas' moving statistics is what is read, saved and used
-            for inference: so reading them is a collective, which all workers of a
+            `tf.distribute` strategy, or of all processes of PyTorch's default process group, with
+            masks and with parts of any size, also empty ones; then all replicas have the same
+            moving statistics, to the bit. A call in training is then a collective, and so is its
+            gradient. If False, each replica normalises its own part. Under `tf.distribute` the
+            mean of the replicas' moving statistics is then what is read, saved and used for
+            inference: so reading them is a collective, which all workers of a
             MultiWorkerMirroredStrategy must do together, and inference in `strategy.run` takes
-            one per layer. Under JAX's `keras.distribution.DataParallel` the moments are global
-            either way. TensorFlow and JAX only.
+            one per layer. Under PyTorch's `DistributedDataParallel` each process then keeps and
+            uses its own, and what is saved are those of the process that saves. Under JAX's
+            `keras.distribution.DataParallel` the moments are global either way.
         activation: Activation of the output, as in `keras.layers.Dense`.
         virtual_batch_size: Cuts each minibatch (each replica's) into ghost batches of so many
             examples, in their order, each with moments of its own. Where the examples do not
@@ -158,8 +161,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         backend = backends.current()
         if synchronized and not backend.synchronizes:
             raise ValueError(
-                "`synchronized=True` needs the TensorFlow or JAX backend, received it with "
-                f"{backend.name!r}."
+                "`synchronized=True` needs the TensorFlow, JAX or PyTorch backend, received it "
+                f"with {backend.name!r}."
             )
         super().__init__(
             arguments.axis(axis),
@@ -396,8 +399,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return {"momentum": self.momentum, "epsilon": self.epsilon, "ghosts": ghosts}
 
     def _moving_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance for inference: the means of the replicas' where there are several."""
-        replicas = None if self.synchronized else ops.Replicas.running()
+        """Mean and variance for inference: the means of the replicas' where one layer has several.
+
+        Each process of PyTorch's has a layer of its own.
+        """
+        several = backends.current().number_of_replicas([self.moving_mean]) > 1
+        replicas = ops.Replicas.running() if several and not self.synchronized else None
         if replicas is None:
             return self.moving_mean, self.moving_variance
         mean, variance = replicas.average(self.moving_mean, self.moving_variance)

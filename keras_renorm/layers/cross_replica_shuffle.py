@@ -26,9 +26,10 @@ class CrossReplicaShuffle(keras.layers.Layer):
 
     Gradients flow back to the replica that each example came from. Replicas may have batches of
     different sizes; each gets as many examples as it gave. Two collectives: a small one (sizes and
-    seed) and one per tensor with the whole batch; one per tensor backward. Outside a
-    `tf.distribute` strategy, at inference, and on the other backends it is the identity: under
-    JAX's `keras.distribution.DataParallel` there are no minibatches of replicas.
+    seed) and one per tensor with the whole batch; one per tensor backward. Replicas are those of a
+    `tf.distribute` strategy, or the processes of PyTorch's default process group. Outside of both
+    and at inference it is the identity, also under JAX's `keras.distribution.DataParallel`, where
+    there are no minibatches of replicas.
 
     Args:
         seed: Integer that makes the orders the same in every run; None draws one. The number of
@@ -48,8 +49,8 @@ class CrossReplicaShuffle(keras.layers.Layer):
 
     Raises:
         TypeError: If `seed` is not an integer, or the inputs are neither numbers nor booleans.
-        ValueError: If `seed` does not fit into 64 bits, or the inputs differ in batch size or have
-            none.
+        ValueError: If `seed` does not fit into 64 bits, the inputs differ in batch size or have
+            none, or the layer is called in training inside `jax.shard_map` or `jax.pmap`.
 
     Example:
         >>> rows, order = CrossReplicaShuffle(seed=1)(regions)
@@ -96,6 +97,12 @@ class CrossReplicaShuffle(keras.layers.Layer):
         replicas = ops.Replicas.running() if training else None
         if replicas is None:
             return inputs, keras.ops.zeros((0, 2), "int32")
+        if not replicas.moves_rows:
+            raise ValueError(
+                "CrossReplicaShuffle moves no examples inside jax.shard_map or jax.pmap, received "
+                "a call in training there. Leave the layer out, and give the normalization layers "
+                "behind it synchronized=True."
+            )
         drawn = keras.ops.cast(self.draw_count, "int64")
         seed = keras.ops.stack([keras.ops.convert_to_tensor(self._seed, "int64"), drawn])
         order = ops.shuffle_order(replicas, rows[0], seed)

@@ -86,7 +86,7 @@ class MomentsPass:
         with keras.StatelessScope(state_mapping=mapping):
             self._model(x, training=False)
         self.order = self._here.order
-        return _on_all_replicas(self._here.calls)
+        return _on_all_replicas(self._here.calls, self._running())
 
     def _record(
         self, layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -105,10 +105,13 @@ class MomentsPass:
         self._here.order.append(number)
         return call(*args, **kwargs)
 
-    @staticmethod
-    def _used(layer: Any, moments: ops.Moments) -> ops.Moments:
+    def _running(self) -> ops.Replicas | None:
+        """The replicas that a batch is cut among. Each of PyTorch's processes makes a pass."""
+        return ops.Replicas.running() if self._replicas > 1 else None
+
+    def _used(self, layer: Any, moments: ops.Moments) -> ops.Moments:
         """What `layer` normalises with in this pass: `moments`, of all replicas, as rounded."""
-        replicas = ops.Replicas.running()
+        replicas = self._running()
         merged = replicas.merge(moments) if replicas else moments
         for variable, value in [
             (layer.moving_mean, merged.mean),
@@ -160,9 +163,8 @@ def _in_a_loop(path: str) -> ValueError:
     )
 
 
-def _on_all_replicas(recorded: Any) -> Any:
+def _on_all_replicas(recorded: Any, replicas: ops.Replicas | None) -> Any:
     """All replicas' moments, `[R, 4, C]` each, in one collective."""
-    replicas = ops.Replicas.running()
     if replicas is None:
         return [[keras.ops.expand_dims(rows, 0) for rows in calls] for calls in recorded]
     flat = [keras.ops.cast(keras.ops.reshape(r, (-1,)), "float64") for c in recorded for r in c]

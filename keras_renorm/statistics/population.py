@@ -101,7 +101,8 @@ def precise(
 
     Of a model made in the scope of a `tf.distribute` strategy the replicas share each batch, and
     all end with the same statistics; on several workers each must call this with the same data.
-    With `passes="single"` give batches of at least one example for each replica.
+    With `passes="single"` give batches of at least one example for each replica. Each of several
+    processes of PyTorch's makes its own pass, over the examples that it gives.
 
     Args:
         model: A model, or a layer, that holds batch norms and is built.

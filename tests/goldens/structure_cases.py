@@ -344,13 +344,12 @@ def to_keras(tmp_path):
 
 @covers("convert.to_synchronized", "convert.to_unsynchronized")
 def synchronization(tmp_path):
-    if keras.backend.backend() != "torch":  # which has no synchronized layers
-        model = network()
-        new = convert.to_synchronized(model)
-        assert [m.get_layer("norm").synchronized for m in (model, new)] == [False, True]
-        back = convert.to_unsynchronized(new)
-        assert not back.get_layer("norm").synchronized
-        assert_unchanged(back, arrays(model))
+    model = network()
+    new = convert.to_synchronized(model)
+    assert [m.get_layer("norm").synchronized for m in (model, new)] == [False, True]
+    back = convert.to_unsynchronized(new)
+    assert not back.get_layer("norm").synchronized
+    assert_unchanged(back, arrays(model))
 
 
 @covers("convert.fold")

@@ -160,13 +160,13 @@ class Differentiable(NamedTuple):
     Attributes:
         forward: `forward(arguments, constants)` returns `(outputs, kept)`: a tuple whose first
             entry alone has a gradient, and what `backward` needs: a tensor, a named tuple or
-            None; under PyTorch one of the outputs or None.
+            None.
         backward: `backward(dy, arguments, constants, kept)` returns the gradients as `Arguments`.
         plain: `plain(arguments, constants)` returns the first output in plain operations, of
             which further derivatives are taken. Traces of it are kept, and found again by an
             equal function.
-        refusal: The message of the ValueError that a second derivative raises under TensorFlow;
-            None where there is one.
+        refusal: The message of the ValueError that a second derivative raises; None where there
+            is one. JAX does not ask for it.
     """
 
     forward: Callable[[Arguments, Any], tuple[tuple[Tensor, ...], Any]]
@@ -181,6 +181,21 @@ class Collective(Protocol):
     @property
     def size(self) -> int:
         """How many they are."""
+        ...
+
+    @property
+    def wide(self) -> Literal["float64", "float32"]:
+        """The type in which moments and sums travel."""
+        ...
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the backend differentiates `all_reduce`."""
+        ...
+
+    @property
+    def moves_rows(self) -> bool:
+        """Whether a tensor's size may follow from what was exchanged, as rows that move need."""
         ...
 
     @property
@@ -272,9 +287,8 @@ class Backend(Protocol):
         """The library's calls, if they take `x`."""
         ...
 
-    @property
-    def native_passes(self) -> Passes | None:
-        """The library's passes."""
+    def native_passes(self, x: Tensor) -> Passes | None:
+        """The library's passes, if they take `x`."""
         ...
 
     def inference_passes(
@@ -303,7 +317,7 @@ class Backend(Protocol):
     def prefers_plain_passes(self) -> bool:
         """Whether a gradient by hand in plain operations is better than the backend's own.
 
-        It keeps less; but it has no forward derivative under JAX, and PyTorch keeps only outputs.
+        It keeps less; but it has no forward derivative under JAX.
         """
         ...
 

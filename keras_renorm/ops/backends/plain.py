@@ -29,8 +29,8 @@ class PlainBackend:
     """A backend that has plain operations only, which it differentiates itself.
 
     What a subclass overrides belongs together: `step_calls`, `native_passes` and `inference_passes`
-    need `native_problem`, `off_cpu` and `differentiable`; `collective` needs `differentiable` and
-    `prefers_plain_passes`.
+    need `native_problem`, `off_cpu` and `differentiable`, which a `collective` without a gradient
+    needs, too.
 
     Args:
         name: Keras's name for it.
@@ -42,7 +42,6 @@ class PlainBackend:
         self.title = title or name
 
     elsewhere: Elsewhere = "composite"
-    native_passes: Passes | None = None
     fused: FusedKernel | None = None
     fused_inference: FusedInference | None = None
     prefers_plain_passes = False
@@ -79,6 +78,10 @@ class PlainBackend:
         """Nothing to check."""
 
     def step_calls(self, x: Tensor) -> StepCalls | None:
+        """None: the library does not serve it."""
+        return None
+
+    def native_passes(self, x: Tensor) -> Passes | None:
         """None: the library does not serve it."""
         return None
 

@@ -1,9 +1,9 @@
-"""Moments and sums over the replicas of a `tf.distribute` strategy.
+"""Moments and sums over replicas: of a `tf.distribute` strategy, or PyTorch's processes.
 
-One collective each. Merging moments in float32 is not enough at mean 1e6 (error 1.4e-3), nor is a
-plain sum of squares in float64 (1e-4); so counts, means and sums of squared deviations are
-gathered as float64 and merged by Chan's formula, in the same order on every replica, which gives
-the same bits on all of them.
+One collective each. Merging means in float32 is not enough at mean 1e6 (error 1.4e-3), nor is a
+plain sum of squares in float64 (1e-4); so counts, means with what rounding took from them, and
+variances are gathered, as float64 where the backend has it, and merged by Chan's formula, in the
+same order on every replica, which gives the same bits on all of them.
 """
 
 from collections.abc import Sequence
@@ -38,6 +38,16 @@ class Replicas:
         """The place of this replica among them, from 0."""
         return self._collective.index
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the backend differentiates what they exchange."""
+        return self._collective.has_gradient
+
+    @property
+    def moves_rows(self) -> bool:
+        """Whether they can exchange rows, of which each may have another number."""
+        return self._collective.moves_rows
+
     def uniform(self, count: Tensor, seed: Tensor) -> Tensor:
         """`count` random numbers in [0, 1) that depend on `seed`, `[2]`, and not on the replica."""
         return self._collective.uniform(count, seed)
@@ -51,9 +61,9 @@ class Replicas:
         Returns:
             The merged moments, the same on every replica.
         """
-        wide = Moments(*(keras.ops.cast(value, "float64") for value in local))
-        own = keras.ops.stack([wide.count, wide.mean, wide.mean_remainder, wide.variance])
-        return merged(*keras.ops.unstack(self.gather(own), axis=1), dtype=local.mean.dtype)
+        own = keras.ops.stack([keras.ops.cast(v, self._collective.wide) for v in local])
+        every = Moments(*keras.ops.unstack(self.gather(own), len(local), axis=1))
+        return merged(every, local.mean.dtype)
 
     def add(self, *vectors: Tensor) -> list[Tensor]:
         """The sums over all replicas of vectors of one shape, in one collective, in float64."""
@@ -101,11 +111,17 @@ class Replicas:
         def forward(rows: Tensor) -> Any:
             table = keras.ops.scatter(keras.ops.expand_dims(put, 1), rows, shape)
             taken = keras.ops.take(self._collective.all_reduce("SUM", table), take, axis=0)
-            return taken, lambda upstream: self.exchange(upstream, take, put, total)
+
+            def backward(*given: Tensor, upstream: Tensor | None = None) -> Tensor:
+                # By name under PyTorch, where others are `rows`.
+                return self.exchange(given[-1] if upstream is None else upstream, take, put, total)
+
+            return taken, backward
 
         return forward(rows)
 
     def _reduce(self, operation: Literal["SUM", "MEAN"], vectors: Sequence[Tensor]) -> list[Tensor]:
-        packed = keras.ops.stack([keras.ops.cast(vector, "float64") for vector in vectors])
+        wide = self._collective.wide
+        packed = keras.ops.stack([keras.ops.cast(vector, wide) for vector in vectors])
         total = keras.ops.cast(self._collective.all_reduce(operation, packed), vectors[0].dtype)
         return keras.ops.unstack(total, len(vectors))

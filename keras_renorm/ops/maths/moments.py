@@ -98,9 +98,7 @@ def or_nan(variance: Tensor) -> Tensor:
     return variance + keras.ops.sqrt(excess)
 
 
-def merged(
-    counts: Tensor, means: Tensor, remainders: Tensor, variances: Tensor, dtype: Any
-) -> Moments:
+def merged(sets: Moments, dtype: Any) -> Moments:
     """The moments of the union of sets of positions, each vector in `dtype`.
 
     ```
@@ -108,31 +106,31 @@ def merged(
     variance = 1/m sum m_k (variance_k + (mean_k - mean)^2)
     ```
 
+    The means are taken as deviations from a value near them, so that float32, too, loses no digit
+    of a variance that is small beside the mean.
+
     Args:
-        counts: `[K, C]`, float64, as are the others; a set may have no position.
-        means: `[K, C]`.
-        remainders: `[K, C]`, what rounding took from the means.
-        variances: `[K, C]`.
+        sets: `[K, C]`, float64 or float32; a set may have no position.
         dtype: That of the result.
 
     Source: Chan, Golub & LeVeque 1983, equations 2.1.
     """
-    count = keras.ops.sum(counts, axis=0)
+    count = keras.ops.sum(sets.count, axis=0)
     divisor = at_least(1, count)
-    # The mean to twice the precision: a value near it, and the mean distance from that.
-    near = keras.ops.sum(counts * means, axis=0) / divisor
-    distances = (means - near) + remainders
-    distance = keras.ops.sum(counts * distances, axis=0) / divisor
-    squares = counts * (variances + keras.ops.square(distances - distance))
-    mean, remainder = two_sum(near, distance)
-    rounded = keras.ops.cast(mean, dtype)
-    remainder = (mean - keras.ops.cast(rounded, "float64")) + remainder
-    return Moments(
-        mean=rounded,
-        variance=or_nan(keras.ops.cast(keras.ops.sum(squares, axis=0) / divisor, dtype)),
-        count=keras.ops.cast(count, dtype),
-        mean_remainder=keras.ops.cast(remainder, dtype),
-    )
+    near = keras.ops.stop_gradient(keras.ops.sum(sets.count * sets.mean, axis=0) / divisor)
+    deviations = (sets.mean - near) + sets.mean_remainder
+    deviation = keras.ops.sum(sets.count * deviations, axis=0) / divisor
+    squares = sets.count * (sets.variance + keras.ops.square(deviations - deviation))
+    mean, rest = two_sum(near, deviation)
+    return rounded(count, mean, rest, keras.ops.sum(squares, axis=0) / divisor, dtype)
+
+
+def rounded(count: Tensor, mean: Tensor, rest: Any, variance: Tensor, dtype: Any) -> Moments:
+    """Moments `[C]` in another dtype; `rest` is what is known of the mean beyond `mean`."""
+    near = keras.ops.cast(mean, dtype)
+    rest = (mean - keras.ops.cast(near, mean.dtype)) + rest
+    variance, count, rest = (keras.ops.cast(vector, dtype) for vector in (variance, count, rest))
+    return Moments(near, or_nan(variance), count, rest)
 
 
 def centre(x: Tensor, axis: int, mean: Tensor, remainder: Tensor | None = None) -> Tensor:

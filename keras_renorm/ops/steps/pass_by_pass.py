@@ -35,11 +35,11 @@ class NativePasses:
         """Where the library has passes, which know of no ghost batches."""
         settings = step.settings
         whole = settings.ghost_size is None and not settings.ghosts
-        return whole and backends.current().native_passes is not None
+        return whole and backends.current().native_passes(step.arguments.x) is not None
 
     def train(self, step: Step) -> Trained:
         """Takes the passes."""
-        passes = backends.current().native_passes
+        passes = backends.current().native_passes(step.arguments.x)
         assert passes is not None
         return _train(passes, step)
 
@@ -50,8 +50,9 @@ class PlainPasses:
     lowering: Name = "composite"
 
     def fits(self, step: Step) -> bool:
-        """Where a gradient by hand is better than the backend's own."""
-        return backends.current().prefers_plain_passes
+        """Where a gradient by hand is better than the backend's own, or is the only one."""
+        only = step.replicas is not None and not step.replicas.has_gradient
+        return only or backends.current().prefers_plain_passes
 
     def train(self, step: Step) -> Trained:
         """Takes the passes."""

@@ -27,16 +27,7 @@ class Plain:
         return True
 
     def train(self, step: Step) -> Trained:
-        """Computes the step.
-
-        Raises:
-            NotImplementedError: The minibatch is that of several replicas.
-        """
-        if step.replicas is not None:
-            raise NotImplementedError(
-                f"{backends.current().title} gives `collective` and no `prefers_plain_passes`: "
-                "without a gradient by hand the moments are those of one replica."
-            )
+        """Computes the step."""
         return _train(step)
 
 
@@ -68,6 +59,8 @@ def _train(step: Step) -> Trained:
     # Once, and so is its gradient rounded: parts of it, which cancel, are not fit for half types.
     arguments = step.arguments._replace(x=keras.ops.cast(step.arguments.x, checks.wide(dtype)))
     batch = passes.moments(arguments.x, constants.mask, settings)
+    if step.replicas is not None:
+        batch = step.replicas.merge(batch)
     found = correction.of_step(batch, constants, settings)
     found = Correction(*map(backends.current().pinned, found))
     ratio = found.r / keras.ops.sqrt(batch.variance + settings.epsilon)

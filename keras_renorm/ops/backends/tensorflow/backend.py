@@ -30,7 +30,6 @@ class TensorFlow(PlainBackend):
 
     fused = TrainingKernel()
     fused_inference = InferenceKernel()
-    native_passes: Passes | None = passes
     prefers_plain_passes = True
     compiles = True
     synchronizes = True
@@ -70,6 +69,10 @@ class TensorFlow(PlainBackend):
     def step_calls(self, x: tf.Tensor) -> StepCalls | None:
         """The library's ops, or modules that XLA compiles."""
         return calls
+
+    def native_passes(self, x: tf.Tensor) -> Passes | None:
+        """The library's passes."""
+        return passes
 
     def inference_passes(
         self, x: tf.Tensor, *, portable: bool, demanded: bool

@@ -12,6 +12,10 @@ class StrategyReplicas:
         context: The context of the running replica.
     """
 
+    wide: Literal["float64", "float32"] = "float64"
+    has_gradient = True
+    moves_rows = True
+
     def __init__(self, context: tf.distribute.ReplicaContext) -> None:
         self._context = context
 

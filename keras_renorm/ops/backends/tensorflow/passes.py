@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_renorm.ops.backends.tensorflow import calls
-from keras_renorm.ops.maths.moments import Moments, or_nan
+from keras_renorm.ops.maths.moments import Moments, rounded
 from keras_renorm.ops.maths.operands import Affine, Settings, Sums
 
 normalize = calls.normalize
@@ -16,12 +16,8 @@ input_gradient = calls.input_gradient
 
 def moments(x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> Moments:
     """The moments of the positions that count."""
-    dtype = calls.wide(x.dtype)
-    count, exact, variance, low = calls.moments(x, mask, settings)
-    mean = keras.ops.cast(exact, dtype)
-    remainder = (exact - keras.ops.cast(mean, "float64")) + low
-    variance, count, remainder = (keras.ops.cast(v, dtype) for v in (variance, count, remainder))
-    return Moments(mean, or_nan(variance), count, remainder)
+    count, mean, variance, rest = calls.moments(x, mask, settings)
+    return rounded(count, mean, rest, variance, calls.wide(x.dtype))
 
 
 def gradient_sums(

@@ -9,13 +9,16 @@ import torch
 
 from keras_renorm.ops.backends.interface import (
     Backend,
+    Collective,
     Differentiable,
     Elsewhere,
     InferencePasses,
+    Passes,
     StepCalls,
 )
 from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.backends.torch import calls, derivatives, fused, operators
+from keras_renorm.ops.backends.torch.collective import Processes
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
 
@@ -29,6 +32,7 @@ class Torch(PlainBackend):
 
     elsewhere: Elsewhere = "fused"
     fused = fused
+    synchronizes = True
     untraced = "Take out the torch.compile or the export around it."
 
     def is_sparse(self, x: Any) -> bool:
@@ -52,6 +56,10 @@ class Torch(PlainBackend):
         """The library's operators."""
         return calls if calls.takes(x) else None
 
+    def native_passes(self, x: torch.Tensor) -> Passes | None:
+        """The library's operators."""
+        return calls if calls.takes(x) else None
+
     def inference_passes(
         self, x: torch.Tensor, *, portable: bool, demanded: bool
     ) -> InferencePasses | None:
@@ -69,6 +77,10 @@ class Torch(PlainBackend):
     def pinned(self, constant: torch.Tensor) -> torch.Tensor:
         """A copy where PyTorch compiles."""
         return derivatives.pinned(constant)
+
+    def collective(self) -> Collective | None:
+        """The processes of the default process group."""
+        return Processes.running()
 
     def is_traced(self, x: Any) -> bool:
         """Whether PyTorch compiles, traces or exports what is done here and now."""

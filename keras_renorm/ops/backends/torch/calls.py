@@ -1,6 +1,6 @@
 """The native library's calls as functions of PyTorch tensors, on the CPU.
 
-Those of `StepCalls` and `InferencePasses` in `keras_renorm.ops.backends.interface`. Their
+Those of `StepCalls`, `InferencePasses` and `Passes` in `keras_renorm.ops.backends.interface`. Their
 derivatives are in `keras_renorm.ops.backends.torch.derivatives`.
 """
 
@@ -8,7 +8,8 @@ import torch
 
 from keras_renorm.ops.backends.interface import Forward
 from keras_renorm.ops.backends.torch.operators import ELEMENTS, register
-from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Settings, Sums
+from keras_renorm.ops.maths.moments import Moments, rounded
+from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings, Sums
 from keras_renorm.ops.native import layout
 
 
@@ -49,6 +50,14 @@ def backward(
     return Arguments(*found)
 
 
+def moments(x: torch.Tensor, mask: torch.Tensor | None, settings: Settings) -> Moments:
+    """See `keras_renorm.ops.backends.interface.Passes`."""
+    register()
+    found: torch.Tensor = torch.ops.keras_renorm.moments.default(x, mask, axis=settings.axis)
+    count, mean, variance, rest = found.unbind()
+    return rounded(count, mean, rest, variance, torch.promote_types(x.dtype, torch.float32))
+
+
 def normalize(x: torch.Tensor, affine: Affine, settings: Settings) -> torch.Tensor:
     """See `keras_renorm.ops.backends.interface.InferencePasses`."""
     register()
@@ -71,6 +80,22 @@ def gradient_sums(
         dy, x, torch.stack(affine), mask, axis=settings.axis, relu=settings.relu
     )
     return Sums(*sums.to(affine.mean.dtype).unbind())
+
+
+def input_gradient(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    affine: Affine,
+    line: Line,
+    mask: torch.Tensor | None,
+    settings: Settings,
+) -> torch.Tensor:
+    """See `keras_renorm.ops.backends.interface.Passes`."""
+    register()
+    dx: torch.Tensor = torch.ops.keras_renorm.input_gradient.default(
+        dy, x, torch.stack((*affine, *line)), mask, axis=settings.axis, relu=settings.relu
+    )
+    return dx
 
 
 def relu_gradient(dy: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

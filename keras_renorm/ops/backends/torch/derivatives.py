@@ -7,9 +7,11 @@ for each of its examples.
 For what PyTorch compiles, which is no call of the library, see `pinned`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import torch
 
 from keras_renorm.ops.backends.interface import Differentiable
@@ -27,10 +29,11 @@ def apply(
         constants: A named tuple of vectors and scalars, of which copies are kept, masks of the
             rank of `x`, and None. None of them has a gradient.
     """
+    places = _Places()
     outputs: tuple[torch.Tensor, ...] = _Differentiable.apply(
-        function, type(constants), _Place(), *arguments, *constants
+        function, type(constants), places, *arguments, *constants
     )
-    return outputs
+    return outputs[: places.returned]
 
 
 @torch.library.custom_op("keras_renorm::pinned", mutates_args=())
@@ -51,29 +54,38 @@ def pinned(constant: torch.Tensor) -> torch.Tensor:
     return _pinned(constant) if torch.compiler.is_compiling() and not exporting else constant
 
 
-class _Place:
-    """Which of the outputs of a function is what it keeps, if any."""
+class _Places:
+    """What the outputs of a function are: only those can be handed from here to the gradient.
 
-    index: int | None = None
+    Attributes:
+        returned: How many there are for the caller; what is kept and not among them follows.
+        kept: What is kept, with the place among the outputs for each tensor; or None.
+    """
+
+    returned: int
+    kept: Any = None
 
 
 class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(
-        function: Differentiable, form: type, place: _Place, *tensors: torch.Tensor
+        function: Differentiable, form: type, places: _Places, *tensors: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         outputs, kept = function.forward(Arguments(*tensors[:3]), form(*tensors[3:]))
-        if kept is not None:  # only an output can be handed from here to the gradient
-            place.index = next(i for i, output in enumerate(outputs) if output is kept)
-        return outputs
+        every = list(outputs)
+        places.returned = len(outputs)
+        if kept is not None:
+            places.kept = keras.tree.map_structure(functools.partial(_place_in, every), kept)
+        return tuple(every)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-        ctx.function, ctx.form, place, *tensors = inputs
+        ctx.function, ctx.form, ctx.places, *tensors = inputs
         # Copies: a layer's moving statistics change in place before the gradient is taken.
         copies = map(_copy, tensors[3:])
-        kept = None if place.index is None else output[place.index]
-        saved = *tensors[:3], *copies, kept
+        places = ctx.places.kept
+        kept = () if places is None else (output[i] for i in keras.tree.flatten(places))
+        saved = *tensors[:3], *copies, *kept
         ctx.outputs = len(output)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
@@ -85,6 +97,7 @@ class _Differentiable(torch.autograd.Function):
         arguments, constants, kept = _saved(ctx)
         gradients: tuple[torch.Tensor | None, ...] = None, None, None
         if dy is not None and torch.is_grad_enabled():  # which is to be differentiated again
+            _refuse(ctx.function)
             _, pull = _vjp(ctx.function, arguments, constants)
             gradients = pull(dy)
         elif dy is not None:
@@ -93,6 +106,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        _refuse(ctx.function)
         arguments, constants, _ = _saved(ctx)
         given = tuple(
             torch.zeros_like(at) if tangent is None else tangent
@@ -109,14 +123,14 @@ class _Differentiable(torch.autograd.Function):
         in_dims: tuple[int | None, ...],
         function: Differentiable,
         form: type,
-        place: _Place,
+        places: _Places,
         *tensors: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
         def example(i: int) -> tuple[torch.Tensor, ...]:
             pairs = zip(tensors, in_dims[3:], strict=True)
             selected = [t if axis is None else t.select(axis, i) for t, axis in pairs]
             found: tuple[torch.Tensor, ...] = _Differentiable.apply(
-                function, form, place, *selected
+                function, form, places, *selected
             )
             return found
 
@@ -125,14 +139,31 @@ class _Differentiable(torch.autograd.Function):
         return outputs, (0,) * len(outputs)
 
 
+def _place_in(every: list[torch.Tensor], kept: torch.Tensor) -> int:
+    """The place of a tensor among those, to which it is added if it has none."""
+    for i, output in enumerate(every):
+        if output is kept:
+            return i
+    every.append(kept)
+    return len(every) - 1
+
+
+def _refuse(function: Differentiable) -> None:
+    if function.refusal is not None:
+        raise ValueError(function.refusal)
+
+
 def _copy(constant: torch.Tensor | None) -> torch.Tensor | None:
     return constant if constant is None or constant.ndim > 1 else constant.clone()
 
 
-def _saved(ctx: Any) -> tuple[Arguments, Any, torch.Tensor | None]:
+def _saved(ctx: Any) -> tuple[Arguments, Any, Any]:
     """The arguments, the constants, and what was kept."""
-    *tensors, kept = ctx.saved_tensors
-    return Arguments(*tensors[:3]), ctx.form(*tensors[3:]), kept
+    tensors, end = ctx.saved_tensors, 3 + len(ctx.form._fields)
+    kept = ctx.places.kept
+    if kept is not None:
+        kept = keras.tree.pack_sequence_as(kept, tensors[end:])
+    return Arguments(*tensors[:3]), ctx.form(*tensors[3:end]), kept
 
 
 def _vjp(

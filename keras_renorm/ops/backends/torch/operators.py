@@ -34,8 +34,13 @@ _SCHEMAS = {
         "(Tensor dy, Tensor x, Tensor statistics, Tensor? weights, *, int axis, bool relu, "
         "int ghost_size) -> (Tensor, Tensor, Tensor)"
     ),
+    "moments": "(Tensor x, Tensor? weights, *, int axis) -> Tensor",
     "normalize": "(Tensor x, Tensor parameters, *, int axis, bool relu) -> Tensor",
     "gradient_sums": (
+        "(Tensor dy, Tensor x, Tensor parameters, Tensor? weights, *, int axis, bool relu) "
+        "-> Tensor"
+    ),
+    "input_gradient": (
         "(Tensor dy, Tensor x, Tensor parameters, Tensor? weights, *, int axis, bool relu) "
         "-> Tensor"
     ),
@@ -66,8 +71,10 @@ def register() -> loader.NativeLibrary:
         for name, function, fake in (
             ("forward", _forward, _empty_forward),
             ("backward", _backward, _empty_backward),
+            ("moments", _moments, _empty_moments),
             ("normalize", _normalize, _empty_normalize),
             ("gradient_sums", _gradient_sums, _empty_sums),
+            ("input_gradient", _input_gradient, _empty_gradient),
         ):
             operator = f"keras_renorm::{name}"
             torch.library.define(operator, _SCHEMAS[name])
@@ -161,6 +168,18 @@ def _empty_backward(
     return _empty_like(x, ghost_size), dgamma, dbeta
 
 
+def _moments(x: torch.Tensor, weights: torch.Tensor | None, *, axis: int) -> torch.Tensor:
+    found = _empty_moments(x, weights, axis=axis)
+    order = _order(x)
+    operands = [_lying(x, order), *_optional(weights, x, axis, order)]
+    _call("moments", operands, [found], axis=order.index(axis))
+    return found
+
+
+def _empty_moments(x: torch.Tensor, _: torch.Tensor | None, *, axis: int) -> torch.Tensor:
+    return x.new_empty((4, x.shape[axis]), dtype=torch.float64)
+
+
 def _normalize(x: torch.Tensor, parameters: torch.Tensor, *, axis: int, relu: bool) -> torch.Tensor:
     y = _empty_normalize(x)
     order = _order(x)
@@ -173,28 +192,43 @@ def _empty_normalize(x: torch.Tensor, *_: torch.Tensor, **__: Any) -> torch.Tens
     return _empty_like(x)
 
 
-def _gradient_sums(
+def _gradient_sums(*given: torch.Tensor | None, axis: int, relu: bool) -> torch.Tensor:
+    operands, order, sums = *_backwards(*given, axis=axis), _empty_sums(*given)
+    _call("gradient_sums", operands, [sums], axis=order.index(axis), relu=relu)
+    return sums
+
+
+def _empty_sums(*given: torch.Tensor | None, **_: Any) -> torch.Tensor:
+    parameters = given[2]
+    assert parameters is not None
+    return parameters.new_empty((2, parameters.shape[1]), dtype=torch.float64)
+
+
+def _input_gradient(*given: torch.Tensor | None, axis: int, relu: bool) -> torch.Tensor:
+    operands, order, dx = *_backwards(*given, axis=axis), _empty_gradient(*given)
+    results = [_lying(dx, order)]
+    _call("input_gradient", operands, results, axis=order.index(axis), relu=relu)
+    return dx
+
+
+def _empty_gradient(*given: torch.Tensor | None, **_: Any) -> torch.Tensor:
+    x = given[1]
+    assert x is not None
+    return _empty_like(x)
+
+
+def _backwards(
     dy: torch.Tensor,
     x: torch.Tensor,
     parameters: torch.Tensor,
     weights: torch.Tensor | None,
     *,
     axis: int,
-    relu: bool,
-) -> torch.Tensor:
-    sums = _empty_sums(dy, x, parameters)
+) -> tuple[list[torch.Tensor], tuple[int, ...]]:
+    """The operands of a pass backwards as they lie in memory, and the order of their axes."""
     order = _order(x)
-    operands = [
-        _lying(dy, order), _lying(x, order), parameters, *_optional(weights, x, axis, order)
-    ]  # fmt: skip
-    _call("gradient_sums", operands, [sums], axis=order.index(axis), relu=relu)
-    return sums
-
-
-def _empty_sums(
-    _: torch.Tensor, __: torch.Tensor, parameters: torch.Tensor, *___: Any, **____: Any
-) -> torch.Tensor:
-    return parameters.new_empty((2, parameters.shape[1]), dtype=torch.float64)
+    like_x = [_lying(dy, order), _lying(x, order)]
+    return [*like_x, parameters, *_optional(weights, x, axis, order)], order
 
 
 def _order(x: torch.Tensor, ghost_size: int = 0) -> tuple[int, ...]:

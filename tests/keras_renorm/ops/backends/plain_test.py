@@ -111,7 +111,7 @@ def test_what_a_plain_backend_lacks():
     x = tf.zeros((4, 3))
     assert FOURTH.step_calls(x) is None
     assert FOURTH.inference_passes(x, portable=False, demanded=True) is None
-    assert FOURTH.native_passes is FOURTH.fused is FOURTH.fused_inference is None
+    assert FOURTH.native_passes(x) is FOURTH.fused is FOURTH.fused_inference is None
     assert FOURTH.collective() is None
     assert FOURTH.own_operations_only() is None
     assert not FOURTH.synchronizes

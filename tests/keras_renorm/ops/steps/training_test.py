@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras_renorm.ops import backends
 from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.backends.replicas import Replicas
+from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.native import loader
 from keras_renorm.ops.steps import inference, lowerings, training
@@ -281,7 +282,7 @@ PLAIN = PlainBackend("fourth")
 
 def test_every_way_to_train_is_reached(rng, on):
     alone, own = Case(rng, (5, 3)).step(), backends.current()
-    several = dataclasses.replace(alone, replicas=Replicas(None))
+    several = dataclasses.replace(alone, replicas=Replicas(StrategyReplicas(None)))
     found = []
     for backend, name in (*((own, name) for name in NAMES), (PLAIN, "")):
         on(backend, name)

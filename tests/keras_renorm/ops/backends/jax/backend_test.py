@@ -17,7 +17,7 @@ def test_it_takes_the_library():
 def test_what_it_has_not():
     x = jnp.zeros((4, 3))
     assert BACKEND.fused is None
-    assert BACKEND.native_passes is None
+    assert BACKEND.native_passes(x) is None
     assert BACKEND.inference_passes(x, portable=False, demanded=True) is None
     assert not BACKEND.prefers_plain_passes
     assert BACKEND.elsewhere == "composite"

@@ -9,11 +9,14 @@ import torch
 from keras_renorm.ops.backends import interface
 from keras_renorm.ops.backends.torch import calls, fused
 from keras_renorm.ops.backends.torch.backend import BACKEND
+from keras_renorm.ops.backends.torch.collective import Processes
 
 KEPT = [
     (interface.Backend, BACKEND),
     (interface.StepCalls, calls),
     (interface.InferencePasses, calls),
+    (interface.Passes, calls),
+    (interface.Collective, Processes),
     (interface.FusedKernel, fused),
 ]
 
@@ -24,14 +27,21 @@ def test_promises_are_kept_by_name(promise, keeper):
         promised, kept = getattr(promise, name), getattr(keeper, name)
         if not isinstance(promised, property):
             expected = list(inspect.signature(promised).parameters)
-            assert list(inspect.signature(kept).parameters) == expected[1:]
+            found = list(inspect.signature(kept).parameters)
+            assert [n for n in found if n != "self"] == expected[1:]
+
+
+def test_it_synchronizes_where_there_is_a_process_group():
+    assert BACKEND.synchronizes
+    assert BACKEND.collective() is None
 
 
 def test_it_takes_the_library_for_its_types_on_the_cpu():
     assert BACKEND.native_problem() is None
-    assert BACKEND.step_calls(torch.zeros(4, 3)) is calls
-    assert BACKEND.step_calls(torch.zeros(4, 3, device="meta")) is None
-    assert BACKEND.step_calls(torch.zeros(4, 3, dtype=torch.int32)) is None
+    for given in (BACKEND.step_calls, BACKEND.native_passes):
+        assert given(torch.zeros(4, 3)) is calls
+        assert given(torch.zeros(4, 3, device="meta")) is None
+        assert given(torch.zeros(4, 3, dtype=torch.int32)) is None
 
 
 def test_other_devices_are_elsewhere():

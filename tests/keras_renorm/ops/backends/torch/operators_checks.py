@@ -24,7 +24,7 @@ def test_pytorch_finds_the_operators_well_made(make, ghost_size):
     checks = ("test_schema", "test_faketensor")
     for given in (x, x.permute(0, 2, 1).contiguous().permute(0, 2, 1), x[:, ::2]):
         mask = torch.ones(8, given.shape[1], 1, dtype=torch.bool)
-        parameters = torch.stack(vectors)
+        parameters, six = torch.stack(vectors), torch.stack([*vectors, *vectors[:2]])
         statistics = torch.ones(layout.STATISTICS, 3 if ghost_size else 1, 6)
         gradient = dy[:, : given.shape[1]]
         attributes = {"axis": 2, "relu": True}
@@ -33,8 +33,10 @@ def test_pytorch_finds_the_operators_well_made(make, ghost_size):
         for name, arguments, keywords in (
             ("forward", (given, *vectors, *limits, mask), cut | more),
             ("backward", (gradient, given, statistics, mask), cut),
+            ("moments", (given, mask), {"axis": 2}),
             ("normalize", (given, parameters), attributes),
             ("gradient_sums", (gradient, given, parameters, mask), attributes),
+            ("input_gradient", (gradient, given, six, mask), attributes),
         ):
             operator = getattr(torch.ops.keras_renorm, name).default
             torch.library.opcheck(operator, arguments, keywords, test_utils=checks)

@@ -1,0 +1,44 @@
+"""The processes of `torch.distributed` that train one model together."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import distributed
+
+
+class Processes:
+    """See `keras_renorm.ops.backends.interface.Collective`: those of the default process group."""
+
+    wide: Literal["float64", "float32"] = "float64"
+    has_gradient = False
+    moves_rows = True
+
+    @classmethod
+    def running(cls) -> "Processes | None":
+        """Those of the group; None without one, or in a group of one process."""
+        if not distributed.is_available() or not distributed.is_initialized():
+            return None
+        return None if distributed.get_world_size() == 1 else cls()
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return distributed.get_world_size()
+
+    @property
+    def index(self) -> torch.Tensor:
+        """The rank of this one."""
+        return torch.tensor(distributed.get_rank())
+
+    def all_reduce(self, operation: Literal["SUM", "MEAN"], value: torch.Tensor) -> torch.Tensor:
+        """The sum or the mean of every process's `value`."""
+        total = value.detach().clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total / self.size if operation == "MEAN" else total
+
+    def uniform(self, count: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
+        """`count` random numbers that depend on `seed` only."""
+        key = np.asarray(seed.cpu(), np.int64).view(np.uint64)
+        draws = np.random.Generator(np.random.Philox(key=key)).random(int(count), np.float32)
+        return torch.as_tensor(draws, device=seed.device)
