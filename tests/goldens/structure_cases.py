@@ -269,6 +269,16 @@ def freeze_statistics(tmp_path):
     assert statistics.is_frozen(model.layers[0])
 
 
+@covers("callbacks.RenormHistory")
+def renorm_history(tmp_path):
+    ramp = schedules.LinearRamp(1.0, 3.0, 0, 4)
+    model = one_norm(layers.BatchRenormalization(r_max=ramp, d_max=0.0))
+    fitted(model, callbacks.RenormHistory(X))
+    history = model.history.history
+    assert history["renorm_r_max"] == [2.0]
+    assert history["renorm_d_clipped"] == [1.0]
+
+
 @covers("callbacks.PreciseStatistics")
 def precise_statistics(tmp_path):
     callback = callbacks.PreciseStatistics(X)

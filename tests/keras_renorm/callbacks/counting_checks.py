@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from keras_renorm import layers, schedules
-from keras_renorm.callbacks import CountSteps
+from keras_renorm.callbacks import CountSteps, RenormHistory
 
 L = keras.layers
 
@@ -82,6 +82,17 @@ def test_calls_of_the_layer_itself_count_each(rng):
     model(x, training=True)
     model(x, training=True)
     assert int(other.update_count) == 2
+
+
+def test_limits_are_in_the_history(rng):
+    model, norm = alone()
+    model.compile("sgd", "mse")
+    x, y = data("alone", 5, rng)
+    callbacks = [RenormHistory(x[:4])]
+    found = model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=callbacks).history
+    assert found["renorm_r_max"] == pytest.approx([1.1, 1.2])
+    assert norm.current_limits().r_max == pytest.approx(1.2)
+    assert 0 <= found["renorm_r_clipped"][-1] <= 1
 
 
 @pytest.mark.parametrize("name", ["alone", "shared"])

@@ -1,0 +1,109 @@
+"""Limits and clipped corrections in the history of `fit`."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_renorm.diagnostics.corrections import watch
+from keras_renorm.diagnostics.layer_traits import uses_minibatch
+from keras_renorm.diagnostics.tables import listing
+from keras_renorm.layers import BatchRenormalization, DomainBatchRenormalization, RenormLimits
+from keras_renorm.models import named_layers
+
+_SHUT = RenormLimits(1.0, 0.0)
+
+
+class RenormHistory(keras.callbacks.Callback):
+    """Logs the limits of Batch Renormalization after each epoch, and how much they clip.
+
+    The logs get `renorm_r_max` and `renorm_d_max`, means over the layers, and with a minibatch
+    `renorm_r_clipped` and `renorm_d_clipped`, the share of all channels in which r and d are
+    clipped. They are in the history that `fit` returns, and in what callbacks after this one
+    write: give it before `TensorBoard` and `CSVLogger`. As training ends a warning names the
+    layers whose limits were shut after every epoch: these trained as Batch Normalization.
+
+    Without this callback nothing tells that while `fit` runs: a layer does not know when training
+    ends. Afterwards `keras_renorm.diagnostics.renorm_report` does.
+
+    Args:
+        x: A batch of the model's inputs, of the size that training uses, for the clipped shares,
+            which take a forward pass; None for the limits alone.
+
+    Raises:
+        ValueError: When training begins, if no layer of the model is Batch Renormalization that
+            uses the minibatch's statistics.
+
+    Example:
+        >>> history = model.fit(
+        ...     dataset, callbacks=[keras_renorm.callbacks.RenormHistory(images[:32])]
+        ... )
+        >>> history.history["renorm_r_max"]
+    """
+
+    def __init__(self, x: Any = None) -> None:
+        super().__init__()
+        self._x = x
+        self._names: dict[Any, str] = {}
+        self._opened: set[Any] = set()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Looks for the layers."""
+        model = self.model
+        found = {layer: name for name, layer in named_layers(model) if _corrects(layer)}
+        if not found:
+            raise ValueError(
+                f"RenormHistory found no layer to log in the model {model.name!r}: no "
+                "BatchRenormalization that is trained with the minibatch's statistics. Leave the "
+                "callback out."
+            )
+        self._names, self._opened = found, set()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds to the logs."""
+        model = self.model  # under JAX this brings the state of training to the variables
+        found = {layer: _limits(layer) for layer in self._names}
+        self._opened |= {layer for layer, limits in found.items() if set(limits) != {_SHUT}}
+        if logs is None:
+            return
+        r_max, d_max = np.mean([limit for limits in found.values() for limit in limits], axis=0)
+        logs |= {"renorm_r_max": float(r_max), "renorm_d_max": float(d_max)}
+        if self._x is not None:
+            logs |= self._clipped(model)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Warns of limits that never opened."""
+        shut = [name for layer, name in self._names.items() if layer not in self._opened]
+        if shut:
+            warnings.warn(
+                f"The limits of {listing(shut)} never opened: they were r_max=1 and d_max=0 after "
+                "each epoch, and training was that of Batch Normalization. A schedule may be for "
+                "more steps: write num_steps=... in its place. By default limits follow from what "
+                "the layer sees, and stay shut where minibatches do not deviate from the moving "
+                "statistics, or these lag behind: then lower the momentum or the learning rate.",
+                stacklevel=2,
+            )
+
+    def _clipped(self, model: keras.Model) -> dict[str, float]:
+        """The shares of all channels in which r and d are clipped."""
+        seen = watch(model, self._x, self._names)
+        rows = [(layer.moving_mean.shape[-1], row) for layer in seen for row in seen[layer]]
+        channels = [size for size, _ in rows]
+        return {
+            f"renorm_{name}": float(
+                np.average([getattr(row, name) for _, row in rows], 0, channels)
+            )
+            for name in ("r_clipped", "d_clipped")
+        }
+
+
+def _corrects(layer: Any) -> bool:
+    return isinstance(layer, BatchRenormalization) and uses_minibatch(layer)
+
+
+def _limits(layer: Any) -> list[RenormLimits]:
+    """The limits of the next minibatch, of each domain where there are several."""
+    if isinstance(layer, DomainBatchRenormalization):
+        return [layer.current_limits(domain) for domain in range(layer.num_domains)]
+    return [layer.current_limits()]
