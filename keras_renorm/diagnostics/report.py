@@ -73,12 +73,16 @@ class Report(abc.ABC):
         """
         return figure(self._draw, (8.0, 6.0), path)
 
+    def sentences(self) -> list[str]:
+        """The findings' messages; of one kind the first ones, and the names of other layers."""
+        return _sentences(self.findings)
+
     def __str__(self) -> str:
         header, rows = self._table()
         parts = [
             table(header, rows) if rows else "",
             bullets("Notes:", self.notes),
-            bullets("Findings:", _sentences(self.findings)) or "Findings: none.",
+            bullets("Findings:", self.sentences()) or "Findings: none.",
         ]
         return "\n\n".join(filter(None, parts))
 

@@ -126,6 +126,8 @@ class Trainer:
         self._resume()
         self._compute_statistics_if_asked()
         step, num_steps = self._state.step, self._config["num_steps"]
+        if step < num_steps:
+            self._lint(num_steps - step)
         outputs = open_outputs(
             self._workers.is_chief, self._workdir, self._console, step, num_steps
         )
@@ -148,6 +150,17 @@ class Trainer:
         size = sum(tf.size(v).numpy() * v.dtype.size for v in self._variables)
         measured = rehearsal.Measured(seconds[0], seconds[-1], sum(evaluations), size)
         rehearsal.print_rehearsal(self._config, self._model, measured, self._console)
+
+    def _lint(self, num_steps: int) -> None:
+        """Prints what is wrong with the normalization for the steps that are to be done."""
+        report = diagnostics.lint(
+            self._model,
+            self._config["batch_size"],
+            num_steps=num_steps,
+            replicas=self._workers.strategy.num_replicas_in_sync,
+        )
+        for sentence in report.sentences():
+            terminal.say(self._console, f"lint: {sentence}")
 
     def _resume(self) -> None:
         """Restores the newest checkpoint, if the run has one."""

@@ -204,6 +204,13 @@ def test_the_records_are_complete_and_tell_the_schedules(finished_run):
     assert test[-1]["accuracy"] > 0.2  # Chance is 0.1.
 
 
+def test_what_lint_finds_is_printed_before_the_first_step(finished_run):
+    printed = finished_run[1].stdout
+    finding = "lint: The schedule of hidden1_norm does not end: r_max is 1.21 after 120 steps"
+    assert printed.count(finding) == 1
+    assert printed.index(finding) < printed.index("step 7/120")
+
+
 def test_the_speed_is_that_of_the_clock(finished_run):
     workdir, _ = finished_run
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
