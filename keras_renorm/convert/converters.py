@@ -49,7 +49,9 @@ def to_batch_renormalization(
 
     Every `keras.layers.BatchNormalization` and `keras_renorm.layers.BatchNormalization` becomes a
     `keras_renorm.layers.BatchRenormalization` with the same weights: inference is as it was, and
-    training goes on with r and d from the moving statistics. Layers with `renorm=True` are
+    training goes on with r and d from the moving statistics. By default the limits begin shut, and
+    open within some 20 minibatches as far as these statistics fit; a schedule begins at 0 updates,
+    and fixed limits are for statistics that are known to fit. Layers with `renorm=True` are
     converted as by `from_keras`; a `BatchRenormalization` gets the options, and without any stays
     as it is.
 

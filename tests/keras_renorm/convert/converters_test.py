@@ -524,6 +524,26 @@ def test_training_goes_on(to):
     assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("norm", [layers.BatchNormalization, keras.layers.BatchNormalization])
+def test_limits_of_a_trained_net_open_as_its_statistics_fit(rng, norm, fits):
+    model = keras.Sequential([keras.Input((6,)), norm(momentum=0.9)])
+    for _ in range(60):
+        model(rng.normal(2.0, 3.0, (64, 6)).astype("f4"), training=True)
+    converted = convert.to_batch_renormalization(model, momentum=0.99).layers[0]
+    np.testing.assert_array_equal(converted.moving_mean, model.layers[0].moving_mean)
+    assert converted.current_limits() == (1.0, 0.0)
+    shift = 0.0 if fits else 30.0
+    before = np.array(converted.moving_mean)
+    for step in range(20):
+        converted(rng.normal(2.0 + shift, 3.0, (8, 6)).astype("f4"), training=True)
+        if not step:  # nothing takes the place of what was trained
+            assert np.abs(converted.moving_mean - before).max() < 0.01 * (shift + 9.0)
+    limits = converted.current_limits()
+    # The mean of 8 examples is off by 1 / sqrt(8) of their deviation: three times that is 1.06.
+    assert limits.d_max > 0.5 if fits else limits.d_max < 0.1
+
+
 def test_ghost_batches_have_no_place_in_keras(norms):
     norm = layers.BatchNormalization(virtual_batch_size=2, name="norm")
     model = keras.Sequential([keras.Input((5,)), norm], name="net")
