@@ -279,6 +279,39 @@ def notes_of_call(layer: Layer) -> dict[Any, Any] | None:
     return holder._keras_renorm_notes
 
 
+def beside(store: Any, name: str, old: str, new: str) -> list[Any]:
+    """The weights in a file of a layer of another class, in the place of one that is not in it.
+
+    A file has a group for each layer, called by its class and its number among those of its class
+    in a list, such as `batch_normalization_2`; since 3.13 it also holds the layer's name.
+
+    Args:
+        store: What `load_own_variables` gets.
+        name: Name of the layer that is looked for. A group with it comes first.
+        old: What the group would be called, in part.
+        new: What stands there in its place.
+
+    Returns:
+        The weights, in the order of the file; none if there is no such group.
+
+    `H5IOStore.h5_file`, in all; its `_h5_entry_path`, before 3.10 `H5Entry.path`.
+    """
+    path = getattr(store, "_h5_entry_path", None) or getattr(store, "path", "")
+    above, _, group = path.rpartition("/")
+    level = store.h5_file.get(above) if above and old in group else None
+    if level is None:
+        return []
+    kind = group.rstrip("0123456789").rstrip("_").replace(old, new)
+    found = {
+        key: level[key]["vars"]
+        for key in level
+        if key.rstrip("0123456789").rstrip("_") == kind and "vars" in level[key]
+    }
+    named = [one for one in found.values() if one.attrs.get("name") == name]
+    chosen = named[0] if named else found.get(group.replace(old, new), {})
+    return [chosen[str(i)] for i in range(len(chosen))]
+
+
 def own_weight_count(layer: Layer) -> int:
     """How many weights a layer has itself, without those of layers in it.
 

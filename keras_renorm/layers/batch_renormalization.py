@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_renorm import schedules
-from keras_renorm.keras_internals import own_weight_count
+from keras_renorm.keras_internals import beside, own_weight_count
 from keras_renorm.layers import limits
 from keras_renorm.layers.batch_normalization import BatchNormalization
 from keras_renorm.layers.keras_weights import without_renorm
@@ -266,10 +266,25 @@ class BatchRenormalization(BatchNormalization):
     def load_own_variables(self, store: Any) -> None:
         """Loads from a file, with or without a counter or `deviations`; see `set_weights`.
 
+        Keras files weights under the class of their layer. Where it has none for this one, those
+        of the batch norm in its place are taken: of its name, or else the n-th batch norm's in a
+        list of layers for the n-th Batch Renormalization. So a file of a net with batch norms
+        loads. Where some norms stay batch norms, give them all the names that they have there.
+        The weights of an activation that is a layer are not among them.
+
         Raises:
-            ValueError: As in `BatchNormalization`.
+            ValueError: If the file holds nothing for this layer.
         """
-        values = self._with_own_state([store[str(i)] for i in range(len(store.keys()))])
+        stored = [store[str(i)] for i in range(len(store.keys()))]
+        if own_weight_count(self) and not stored:  # one that is not built has none
+            stored = beside(store, self.name, "renormalization", "normalization")
+            if not stored:
+                raise ValueError(
+                    f"The file holds no weights for the {type(self).__name__} layer {self.name!r}, "
+                    "nor a batch norm in its place. Load the file into the model that it is of, "
+                    "and hand the weights over: `model.set_weights(other_model.get_weights())`."
+                )
+        values = self._with_own_state(stored)
         super().load_own_variables({str(i): value for i, value in enumerate(values)})
 
     def trust_statistics(self) -> None:

@@ -186,19 +186,82 @@ def test_a_counter_is_left_out_where_the_limits_are_fixed(rng, tmp_path):
     fixed.layers[0].set_weights(scheduled.layers[0].get_weights())
 
 
-def test_a_file_of_batch_norms_names_the_way_to_use_it(tmp_path):
-    batch_norm = keras.Sequential([keras.Input((5,)), keras.layers.BatchNormalization()])
-    batch_norm.save_weights(tmp_path / "bn.weights.h5")
-    model = keras.Sequential([keras.Input((5,)), layers.BatchRenormalization()])
-    message = r"no weights for the BatchRenormalization layer .*layers that it was saved with, and "
-    message += r"convert that, by keras_renorm.convert.to_batch_renormalization or another"
-    with pytest.raises(ValueError, match=message):
-        model.load_weights(tmp_path / "bn.weights.h5")
-    # The way that it names.
-    batch_norm.load_weights(tmp_path / "bn.weights.h5")
-    converted = convert.to_batch_renormalization(batch_norm)
-    for actual, desired in zip(converted.get_weights(), batch_norm.get_weights(), strict=False):
+NETS = {
+    "default": layers.BatchRenormalization,
+    "schedule": lambda **options: layers.BatchRenormalization(**PAPER, **options),
+    "fixed": lambda **options: layers.BatchRenormalization(r_max=3.0, d_max=5.0, **options),
+}
+
+
+def deep(norm):
+    """A net with norms in a list, in a model within, and in an attribute."""
+    inner = keras.Sequential([keras.Input((5,)), norm(), norm()])
+    around = keras.layers.TimeDistributed(norm())
+    top = [keras.Input((2, 5)), norm(), keras.layers.TimeDistributed(inner), around, norm()]
+    return keras.Sequential(top)
+
+
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+@pytest.mark.parametrize("norm", [keras.layers.BatchNormalization, layers.BatchNormalization])
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras", ".h5", "get_weights"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_weights_of_a_batch_norm_net_fit_in_every_form(rng, tmp_path, make, norm, suffix):
+    if suffix == ".h5":  # which has one level
+        theirs, ours = (
+            keras.Sequential([keras.Input((5,)), kind(), keras.layers.Dense(5), kind()])
+            for kind in (norm, make)
+        )
+    else:
+        theirs, ours = deep(norm), deep(make)
+    ours.build(ours.input_shape)
+    shape = (8, *theirs.input_shape[1:])
+    theirs(rng.normal(2.0, 3.0, shape).astype("f4"), training=True)
+    for weight in theirs.trainable_weights:
+        weight.assign(rng.normal(size=weight.shape))
+    path = tmp_path / f"net{suffix}"
+    if suffix == "get_weights":
+        ours.set_weights(theirs.get_weights())
+    else:
+        (theirs.save_weights if suffix == ".weights.h5" else theirs.save)(path)
+        ours.load_weights(path)
+    for actual, desired in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_array_equal(actual, desired)
+    x = rng.normal(2.0, 3.0, shape).astype("f4")
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+    # No first minibatch takes the place of the statistics.
+    before, norm = np.array(ours.layers[0].moving_mean), ours.layers[0]
+    ours(x, training=True)
+    np.testing.assert_allclose(norm.moving_mean, before, atol=0.05)
+
+
+def test_names_tell_which_batch_norm_of_a_file_is_meant(rng, tmp_path):
+    """One norm stays a batch norm: the first renorm is not the first norm of the file."""
+    names = ["first", "second", "third"]
+    theirs = keras.Sequential(
+        [keras.Input((5,)), *(keras.layers.BatchNormalization(name=name) for name in names)]
+    )
+    theirs.set_weights([rng.normal(size=w.shape) for w in theirs.weights])
+    theirs.save_weights(tmp_path / "net.weights.h5")
+    kinds = (keras.layers.BatchNormalization, layers.BatchRenormalization) * 2
+    ours = keras.Sequential(
+        [keras.Input((5,)), *(kind(name=name) for kind, name in zip(kinds, names, strict=False))]
+    )
+    ours.load_weights(tmp_path / "net.weights.h5", skip_mismatch=False)
+    for name in names[:2]:
+        desired = theirs.get_layer(name).get_weights()
+        for actual, value in zip(ours.get_layer(name).get_weights(), desired, strict=True):
+            np.testing.assert_array_equal(actual, value)
+
+
+def test_a_file_without_norms_names_the_way_to_other_weights(tmp_path):
+    dense = keras.Sequential([keras.Input((5,)), keras.layers.Dense(5)])
+    dense.save_weights(tmp_path / "dense.weights.h5")
+    model = keras.Sequential([keras.Input((5,)), layers.BatchRenormalization(name="norm")])
+    with pytest.raises(
+        ValueError,
+        match=r"layer 'norm', nor a batch norm in its place.*model\.set_weights\(other_model.get_w",
+    ):
+        model.load_weights(tmp_path / "dense.weights.h5")
 
 
 def test_limits_before_the_layer_is_built():
