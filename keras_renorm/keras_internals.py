@@ -283,7 +283,7 @@ def beside(store: Any, name: str, old: str, new: str) -> list[Any]:
     """The weights in a file of a layer of another class, in the place of one that is not in it.
 
     A file has a group for each layer, called by its class and its number among those of its class
-    in a list, such as `batch_normalization_2`; since 3.13 it also holds the layer's name.
+    in a list, such as `batch_normalization_2`; since 3.6 it also holds the layer's name.
 
     Args:
         store: What `load_own_variables` gets.
@@ -294,7 +294,8 @@ def beside(store: Any, name: str, old: str, new: str) -> list[Any]:
     Returns:
         The weights, in the order of the file; none if there is no such group.
 
-    `H5IOStore.h5_file`, in all; its `_h5_entry_path`, before 3.10 `H5Entry.path`.
+    `H5IOStore.h5_file`, `_h5_entry_path` and `get` from 3.10 on, before that `H5Entry.h5_file` and
+    `path`.
     """
     path = getattr(store, "_h5_entry_path", None) or getattr(store, "path", "")
     above, _, group = path.rpartition("/")
@@ -302,14 +303,11 @@ def beside(store: Any, name: str, old: str, new: str) -> list[Any]:
     if level is None:
         return []
     kind = group.rstrip("0123456789").rstrip("_").replace(old, new)
-    found = {
-        key: level[key]["vars"]
-        for key in level
-        if key.rstrip("0123456789").rstrip("_") == kind and "vars" in level[key]
-    }
-    named = [one for one in found.values() if one.attrs.get("name") == name]
-    chosen = named[0] if named else found.get(group.replace(old, new), {})
-    return [chosen[str(i)] for i in range(len(chosen))]
+    alike = [key for key in level if key.rstrip("0123456789").rstrip("_") == kind]
+    names = {level[key]["vars"].attrs.get("name"): key for key in alike if "vars" in level[key]}
+    path = f"{above}/{names.get(name, group.replace(old, new))}"
+    entry = store.get(path) if hasattr(store, "get") else type(store)(store.h5_file, path, mode="r")
+    return [entry[str(i)] for i in range(len(entry.keys()))]
 
 
 def own_weight_count(layer: Layer) -> int:

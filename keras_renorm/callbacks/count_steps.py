@@ -105,7 +105,8 @@ class CountSteps(keras.callbacks.Callback):
         model = self.model  # Under JAX this brings the state of the step to the variables.
         optimizer = model.optimizer if self._given is None else self._given
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
-        return int(keras.ops.convert_to_numpy(inner.iterations))
+        # In Keras 3.4 `iterations` counts the minibatches that are gathered.
+        return keras_internals.batches_seen(inner) // (inner.gradient_accumulation_steps or 1)
 
 
 def _has_counter(layer: Any) -> bool:

@@ -253,6 +253,18 @@ def test_names_tell_which_batch_norm_of_a_file_is_meant(rng, tmp_path):
             np.testing.assert_array_equal(actual, value)
 
 
+def test_a_file_of_bfloat16_batch_norms_loads(rng, tmp_path):
+    theirs, ours = (
+        keras.Sequential([keras.Input((5,)), kind(dtype="bfloat16")])
+        for kind in (keras.layers.BatchNormalization, layers.BatchRenormalization)
+    )
+    theirs.layers[0].gamma.assign(rng.normal(size=5))
+    theirs.save_weights(tmp_path / "net.weights.h5")
+    ours.load_weights(tmp_path / "net.weights.h5")
+    for actual, desired in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(actual.astype("f4"), desired.astype("f4"))
+
+
 def test_a_file_without_norms_names_the_way_to_other_weights(tmp_path):
     dense = keras.Sequential([keras.Input((5,)), keras.layers.Dense(5)])
     dense.save_weights(tmp_path / "dense.weights.h5")
