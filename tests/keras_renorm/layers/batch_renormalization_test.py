@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_renorm import convert, layers, schedules
+from keras_renorm import layers, schedules
 from keras_renorm.ops import Moving, reference
 from keras_renorm.ops.maths import adaptive
 from zoo.data import datasets
