@@ -96,7 +96,7 @@ class Images:
 
         data = datasets.load(settings.dataset, split)
         self.labels = data.labels
-        self.shape, self.num_classes = data.input_shape, data.num_classes
+        self.shape, self.num_classes = data.image_shape, data.num_classes
         self._pixels = data.images
         # Inverted: -x. Low contrast: a fifth of it, which a net of 8-bit images still resolves.
         self._factor = {"inverted": -1.0, "low_contrast": 0.2}[settings.second]

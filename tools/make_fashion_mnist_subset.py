@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.data.datasets import Dataset, DatasetError, load
+from zoo.data import Dataset, DatasetError, load
 
 #: Images of each class that are taken from a split.
 IMAGES_PER_CLASS = {"train": 1000, "test": 200}

@@ -1,19 +1,18 @@
 """From a config to the objects that train: data, minibatches, model, optimizer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 import zoo
 from keras_renorm import layers, schedules
-from zoo.data import datasets, pipeline, samplers
+from zoo.data import samplers
+from zoo.data.sources import Source
 from zoo.errors import UserError, as_user_errors
 from zoo.models import registry
 from zoo.training import config as configs
-from zoo.training import fine_tuning, optimizers, step
+from zoo.training import fine_tuning, optimizers, pictures, step
 from zoo.training.imports import called, is_path
 from zoo.training.optimizers import HEAD
 
@@ -49,7 +48,7 @@ def _limit(
     return schedules.LinearRamp(start, greatest if value is None else float(value), *steps)
 
 
-def build_model(config: Config, dataset: datasets.Dataset) -> keras.Model:
+def build_model(config: Config, dataset: Source) -> keras.Model:
     """Returns the model that is saved at the end, with fresh weights: images to probabilities.
 
     Raises:
@@ -82,17 +81,17 @@ _POLICIES = {
 }
 
 
-def _of_every_model(config: Config, dataset: datasets.Dataset) -> dict[str, Any]:
+def _of_every_model(config: Config, dataset: Source) -> dict[str, Any]:
     """Returns the arguments that all models take, a user's own among them."""
     return {
         "num_classes": dataset.num_classes,
-        "input_shape": dataset.input_shape,
+        "input_shape": pictures.input_shape(config, dataset),
         "norm": config["norm"],
         "norm_options": norm_options(config),
     }
 
 
-def _own_model(config: Config, dataset: datasets.Dataset) -> keras.Model:
+def _own_model(config: Config, dataset: Source) -> keras.Model:
     """Returns the model that a function of the user's makes."""
     model = called(config, "model", keras.Model, **_of_every_model(config, dataset))
     names = [layer.name for layer in model.layers]
@@ -168,7 +167,7 @@ def step_options(config: Config) -> step.Options:
     )
 
 
-def build_sampler(config: Config, labels: np.ndarray[Any, Any]) -> samplers.Sampler:
+def build_sampler(config: Config, dataset: Source) -> samplers.Sampler:
     """Returns what says which examples are in which minibatch.
 
     Raises:
@@ -177,18 +176,13 @@ def build_sampler(config: Config, labels: np.ndarray[Any, Any]) -> samplers.Samp
     with as_user_errors(ValueError):
         if config["minibatches"] == "few_labels":
             return samplers.FewLabelsSampler(
-                labels, config["labels_per_batch"], config["batch_size"], config["seed"]
+                dataset.labels, config["labels_per_batch"], config["batch_size"], config["seed"]
             )
-        return samplers.ShuffledSampler(len(labels), config["batch_size"], config["seed"])
+        return samplers.ShuffledSampler(len(dataset), config["batch_size"], config["seed"])
 
 
-def build_batches(config: Config, dataset: datasets.Dataset, start_step: int) -> tf.data.Dataset:
-    """Returns the minibatches of the steps from `start_step` to the last."""
-    return pipeline.training_batches(
-        dataset,
-        build_sampler(config, dataset.labels),
-        start_step=start_step,
-        num_steps=config["num_steps"],
-        augment=config["augment"],
-        seed=config["seed"],
-    )
+def build_batches(config: Config, dataset: Source, start_step: int) -> Iterator[Any]:
+    """Yields the minibatches of the steps from `start_step` to the last."""
+    sampler = build_sampler(config, dataset)
+    with pictures.reading_errors_named():
+        yield from pictures.training_batches(config, dataset, sampler, start_step)

@@ -46,6 +46,12 @@ _AT_LEAST_0 = Allowed("at least 0", lambda value: value >= 0)
 _AT_LEAST_1 = Allowed("at least 1", lambda value: value >= 1)
 _BELOW_1 = Allowed("at least 0 and below 1", lambda value: 0 <= value < 1)
 _TO_1 = Allowed("from 0 to 1", lambda value: 0 <= value <= 1)
+_INSIDE = Allowed("above 0 and below 1", lambda value: 0 < value < 1)
+_SHARES = Allowed("above 0 and at most 1", lambda value: 0 < value <= 1)
+_SIZES = Allowed("from 0 to 8192", lambda value: 0 <= value <= 8192)
+_CHANNELS = Allowed("0, 1 or 3", (0, 1, 3).__contains__)
+_INTERPOLATIONS = ("bilinear", "bicubic", "area", "lanczos3", "nearest")
+_PIXELS = _one_of("unit", "tf", "caffe")
 _SEEDS = Allowed(f"from 0 to {_LARGEST_INT}", lambda value: 0 <= value <= _LARGEST_INT)
 
 
@@ -222,8 +228,8 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
         Key("head_rate_factor", 1.0, "Times the learning rate, for the classifier.", _AT_LEAST_0),
     ),
     (
-        Key("dataset", "fashion_mnist_subset"),
-        Key("data_dir", None, "Of TensorFlow Datasets; None is its own.", free=True),
+        Key("dataset", "fashion_mnist_subset", "A set of TensorFlow Datasets, or folder."),
+        Key("data_dir", None, "Of TensorFlow Datasets, or of class folders.", free=True),
         Key("minibatches", "iid", "What is together.", _one_of("iid", "few_labels")),
         Key(
             "labels_per_batch",
@@ -233,7 +239,27 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
             only=("minibatches", ("few_labels",)),
         ),
         Key("batch_size", 128, "Images of a minibatch, of all replicas together.", _AT_LEAST_1),
-        Key("augment", False, "Random crops of the padded image, and flips."),
+    ),
+    (
+        Key("held_out", 0.2, "Share for evaluation of images without a split for it.", _INSIDE),
+        Key("skip_bad_files", False, "Whether to leave out, not refuse, what is no whole image."),
+        Key("image_size", 0, "Height and width to resize to; 0: as stored.", _SIZES),
+        Key("image_channels", 0, "3, 1 for grey, or 0: as stored.", _CHANNELS),
+        Key("interpolation", "bilinear", "Of what is resized.", _one_of(*_INTERPOLATIONS)),
+        Key("eval_crop_share", 1.0, "Side of the middle square that is evaluated.", _SHARES),
+        Key("pixels", None, "Mapped to [0, 1], [-1, 1] or BGR; as weights need.", _PIXELS),
+    ),
+    (
+        Key("augment", False, "Random crops, and flips."),
+        Key("crop", "pad", "Of the padded image, or Inception's.", _one_of("pad", "inception")),
+        Key("flip", True, "With augment, half of the images, left to right."),
+        Key("crop_area", 0.08, "Least share of the image in Inception's crops.", _SHARES),
+        Key("crop_aspect", 4 / 3, "Largest width over height there.", _AT_LEAST_1),
+        Key("colour_strength", 0.0, "Of random colours; 1: as Inception's.", _TO_1),
+        Key("rand_augment", 0.0, "Strength of RandAugment's two operations; 0: none.", _TO_1),
+        Key("erasing", 0.0, "Share of the images of which a box is erased.", _TO_1),
+        Key("mixup_alpha", 0.0, "0: no mixup.", _AT_LEAST_0),
+        Key("cutmix_alpha", 0.0, "0: no cutmix; with both, one of them at a time.", _AT_LEAST_0),
     ),
     (
         Key("num_steps", 1000, "", _AT_LEAST_1),

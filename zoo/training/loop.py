@@ -14,9 +14,9 @@ import tensorflow as tf
 from rich.console import Console
 
 from keras_renorm import diagnostics, statistics
-from zoo.data import datasets, pipeline
 from zoo.errors import UserError
-from zoo.training import builders, evaluation, optimizers
+from zoo.trained.card import write_card
+from zoo.training import builders, evaluation, optimizers, pictures
 from zoo.training import config as configs
 from zoo.training.averages import Averages
 from zoo.training.cli import terminal
@@ -64,23 +64,21 @@ class Trainer:
         self._workdir = workdir
         self._console = console
         self._workers = workers
-        self._dataset, test_set = workers.together(
-            lambda: [
-                datasets.load(config["dataset"], split, config["data_dir"])
-                for split in ("train", "test")
-            ]
+        self._dataset, self._test_set = workers.together(
+            lambda: pictures.open_sets(config, console)
         )
-        builders.build_sampler(config, self._dataset.labels)
+        builders.build_sampler(config, self._dataset)
+        pictures.augmentation(config)
         seed_everything(config["seed"])
         with workers.strategy.scope(), terminal.patience(console, "building the model"):
-            self._build(test_set)
+            self._build()
         self._state = State()
         self._statistics_frozen = self._built = self._save_asked = False
         self._evaluated_at = self._saved_at = 0
         self._saved_when = time.monotonic()
         self._best: metrics.Record | None = None
 
-    def _build(self, test_set: datasets.Dataset) -> None:
+    def _build(self) -> None:
         """Makes the model and what works on it, in the scope of the strategy."""
         config = self._config
         self._model = builders.build_model(config, self._dataset)
@@ -97,7 +95,13 @@ class Trainer:
         )
         self._train_step = self._make_train_step()
         self._evaluators = {
-            split: evaluation.Evaluator(model, test_set, config["eval_batch_size"])
+            split: evaluation.Evaluator(
+                model,
+                self._test_set,
+                config["eval_batch_size"],
+                pictures.preparation(config),
+                pictures.part(config),
+            )
             for split, model in self._models().items()
         }
         self._own_statistics = OwnStatistics(
@@ -123,6 +127,9 @@ class Trainer:
 
     def run(self) -> int:
         """Trains to the last step, or until a signal; returns the exit status."""
+        self._workers.chiefs(
+            lambda: pictures.keep_description(self._workdir.data, self._dataset, self._test_set)
+        )
         self._resume()
         self._compute_statistics_if_asked()
         step, num_steps = self._state.step, self._config["num_steps"]
@@ -198,8 +205,8 @@ class Trainer:
         """Before the first step, gives the norms the statistics of training images."""
         if self._state.step or self._config["initial_statistics"] != "precise":
             return
-        samples = min(_PRECISE_SAMPLES, len(self._dataset.labels))
-        batches = pipeline.evaluation_batches(self._dataset, self._config["batch_size"])
+        samples = min(_PRECISE_SAMPLES, len(self._dataset))
+        batches = pictures.evaluation_batches(self._config, self._dataset)
         statistics.precise(self._model, batches, num_samples=samples, verbose=0)
         if self._averages is not None:
             self._averages.model.set_weights(self._model.get_weights())
@@ -424,3 +431,4 @@ class Trainer:
             variable.assign(value)
         with files.replacing(path) as temporary:
             model.save(temporary)
+            write_card(temporary, pictures.card(self._config, self._dataset))

@@ -200,11 +200,21 @@ def smoothed_cross_entropy(labels: Any, logits: Any, smoothing: float) -> Any:
 
 
 def cross_entropy(labels: Any, logits: Any) -> Any:
-    """Returns the sum over the rows of `logits` [N, K] of the cross-entropies in nats."""
+    """Returns the sum over the rows of `logits` [N, K] of the cross-entropies in nats.
+
+    Labels are numbers of classes [N], or probabilities [N, K] of images that were mixed.
+    """
+    if len(labels.shape) == 2:
+        return tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
     return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
 def count_correct(scores: Any, labels: Any) -> Any:
-    """Returns how many rows of `scores` [N, K] are highest at their label, as int64."""
+    """Returns how many rows of `scores` [N, K] are highest at their label, as int64.
+
+    Of probabilities [N, K] the label is the most probable class.
+    """
+    if len(labels.shape) == 2:
+        labels = tf.argmax(labels, axis=-1)
     hits = tf.argmax(scores, axis=-1) == tf.cast(labels, tf.int64)
     return tf.math.count_nonzero(hits)

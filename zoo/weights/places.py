@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo.weights.errors import WeightsError
 from zoo.weights.record import Record
 
-#: Folder of everything that is downloaded.
+#: Folder of everything that is downloaded, or remembered of data sets.
 HOME_VARIABLE = "ZOO_HOME"
 #: URL or folder that holds the files in the place of their publishers; `--zoo_url` of programs.
 URL_VARIABLE = "ZOO_URL"
@@ -18,11 +18,10 @@ URL_VARIABLE = "ZOO_URL"
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
-def cache_folder() -> Path:
-    """Returns the folder of downloaded checkpoints.
+def home_folder() -> Path:
+    """Returns the folder of what can be had again.
 
-    It is `$ZOO_HOME/weights`, or else `$XDG_CACHE_HOME/keras_renorm/weights`, or else
-    `~/.cache/keras_renorm/weights`.
+    It is `$ZOO_HOME`, or else `$XDG_CACHE_HOME/keras_renorm`, or else `~/.cache/keras_renorm`.
     """
     home = os.environ.get(HOME_VARIABLE)
     if not home:
@@ -30,7 +29,12 @@ def cache_folder() -> Path:
         caches = os.environ.get("XDG_CACHE_HOME", "")
         caches = caches if os.path.isabs(caches) else "~/.cache"
         home = os.path.join(caches, "keras_renorm")
-    return Path(home).expanduser() / "weights"
+    return Path(home).expanduser()
+
+
+def cache_folder() -> Path:
+    """Returns the folder of downloaded checkpoints, `weights` in `home_folder()`."""
+    return home_folder() / "weights"
 
 
 def location(record: Record, base: str | os.PathLike[str] | None = None) -> str | Path:

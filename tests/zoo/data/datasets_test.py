@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import zoo.data.datasets
-from zoo.data.datasets import Dataset, DatasetError, load
+import zoo.data.tensorflow_sets
+from zoo.data import Dataset, DatasetError, load
 from zoo.errors import UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
@@ -40,7 +40,7 @@ def test_packaged_set_is_balanced_and_whole(split, per_class):
     assert dataset.labels.dtype == np.int64
     np.testing.assert_array_equal(np.bincount(dataset.labels), [per_class] * 10)
     assert dataset.num_classes == 10
-    assert dataset.input_shape == (28, 28, 1)
+    assert dataset.image_shape == (28, 28, 1)
     assert len(dataset) == 10 * per_class
     assert dataset.class_names[0] == "T-shirt/top"
     assert dataset.class_names[9] == "Ankle boot"
@@ -59,7 +59,7 @@ def test_packaged_splits_share_no_image():
 
 
 def test_packaged_set_needs_no_tfds(monkeypatch):
-    monkeypatch.setattr(zoo.data.datasets, "_load_tfds", None)
+    monkeypatch.setattr(zoo.data.tensorflow_sets, "load", None)
     assert len(load("fashion_mnist_subset", "test", data_dir="not used")) == 2000
 
 
@@ -123,7 +123,7 @@ def test_the_licence_is_beside_the_packaged_set():
 def test_full_sets(name, shape, first_and_last):
     dataset = load_or_skip(name, "test")
     assert len(dataset) == 10_000
-    assert dataset.input_shape == shape
+    assert dataset.image_shape == shape
     assert (dataset.class_names[0], dataset.class_names[-1]) == first_and_last
     assert dataset.images.dtype == np.uint8
     assert dataset.labels.dtype == np.int64
@@ -150,7 +150,7 @@ def test_any_other_image_classification_set_of_one_size(tmp_path):
     label = tfds.features.ClassLabel(names=["even", "odd"])
     images = store(tmp_path, (4, 3, 1), np.uint8, ["train", "test"], label)
     dataset = load("tiny", "train", data_dir=str(tmp_path))
-    assert dataset.input_shape == (4, 3, 1)
+    assert dataset.image_shape == (4, 3, 1)
     assert dataset.class_names == ("even", "odd")
     order = np.argsort(dataset.images[:, 0, 0, 0])
     np.testing.assert_array_equal(dataset.images[order], images)

@@ -7,10 +7,14 @@ import pytest
 import tensorflow as tf
 
 from zoo.data import (
+    Augmentation,
     Dataset,
     FewLabelsSampler,
+    FolderOptions,
+    Preparation,
     ShuffledSampler,
     evaluation_batches,
+    open_split,
     pad_crop_flip,
     training_batches,
 )
@@ -40,7 +44,7 @@ def make_batches(start_step=0, num_steps=12, augment=True, seed=5, few_labels=Fa
         sampler,
         start_step=start_step,
         num_steps=num_steps,
-        augment=augment,
+        augmentation=Augmentation("pad", flip=True) if augment else Augmentation(),
         seed=seed,
     )
 
@@ -130,3 +134,117 @@ def test_evaluation_sees_each_example_once_in_order(batch_size, sizes):
 def test_evaluation_batch_size_is_checked():
     with pytest.raises(ValueError, match="`batch_size` must be 1 or more, received 0"):
         evaluation_batches(make_dataset(), 0)
+
+
+EVERYTHING = [
+    Augmentation(),
+    Augmentation("pad", flip=True, erasing=0.5),
+    Augmentation("inception", flip=True, colour=0.5),
+    Augmentation("none", mixup=0.4),
+    Augmentation("inception", mixup=0.4, cutmix=1.0),
+]
+
+
+@pytest.fixture
+def photos(make_folder):
+    root = make_folder(train__cats=5, train__dogs=6, train__mice=5, val__cats=3, val__dogs=4)
+    return lambda split: open_split(
+        "folder", split, str(root), FolderOptions(report=lambda text: None)
+    )
+
+
+def changed_batches(source, augmentation, start_step=0, part=(0, 1), few_labels=False):
+    sampler = ShuffledSampler(len(source), 6, seed=1)
+    if few_labels:
+        sampler = FewLabelsSampler(source.labels, 2, 6, seed=1)
+    return training_batches(
+        source,
+        sampler,
+        start_step=start_step,
+        num_steps=5,
+        augmentation=augmentation,
+        seed=3,
+        preparation=Preparation(size=12),
+        part=part,
+    )
+
+
+@pytest.mark.parametrize("few_labels", [False, True])
+@pytest.mark.parametrize("augmentation", EVERYTHING)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_minibatches_are_functions_of_the_step_whoever_makes_them(
+    photos, augmentation, streamed, few_labels
+):
+    """A run that resumes sees the same bits, and so do workers that make a part each."""
+    source = photos("train") if streamed else make_dataset()
+    whole = as_arrays(changed_batches(source, augmentation, few_labels=few_labels))
+    assert len(whole) == 5
+    resumed = changed_batches(source, augmentation, start_step=3, few_labels=few_labels)
+    for one, other in zip(whole[3:], as_arrays(resumed), strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+    parts = [
+        as_arrays(changed_batches(source, augmentation, 3, (worker, 4), few_labels))
+        for worker in range(4)
+    ]
+    for number, (images, labels) in enumerate(whole[3:]):
+        for worker, made in enumerate(parts):
+            rows = slice(worker * 6 // 4, (worker + 1) * 6 // 4)
+            others = np.delete(np.arange(6), rows)
+            np.testing.assert_array_equal(made[number][0][rows], images[rows])
+            np.testing.assert_array_equal(made[number][1][rows], labels[rows])
+            assert not np.any(made[number][0][others])
+
+
+@pytest.mark.parametrize("augmentation", EVERYTHING)
+def test_shapes_are_known_and_pixels_in_range(photos, augmentation):
+    batches = changed_batches(photos("train"), augmentation)
+    labels = tf.TensorSpec([6, 3]) if augmentation.mixes else tf.TensorSpec([6], tf.int64)
+    assert batches.element_spec == (tf.TensorSpec([6, 12, 12, 3]), labels)
+    images = np.concatenate([images for images, _ in as_arrays(batches)])
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_images_of_a_minibatch_have_draws_of_their_own():
+    images = np.full((20, 8, 8, 3), 100, np.uint8)
+    source = Dataset("grey", "train", images, np.zeros(20, np.int64), ("a",))
+    for augmentation in (Augmentation(colour=1.0), Augmentation(erasing=1.0)):
+        [*_, (made, _)] = as_arrays(changed_batches(source, augmentation))
+        assert len({image.tobytes() for image in made}) == 6
+
+
+def test_mixed_labels_are_those_of_the_mixed_images():
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+    source = Dataset("numbers", "train", images, np.arange(40) % 20, tuple(map(str, range(20))))
+    sampler = ShuffledSampler(40, 6, seed=1)
+    options = {"start_step": 2, "num_steps": 3, "seed": 3}
+    for augmentation in (Augmentation(mixup=1.0), Augmentation(cutmix=1.0)):
+        batches = training_batches(source, sampler, augmentation=augmentation, **options)
+        [(made, targets)] = as_arrays(batches)
+        drawn = sampler(tf.constant(2, tf.int64)).numpy()
+        for i in range(6):
+            first, second = drawn[i], drawn[(i + 1) % 6]
+            share = targets[i, first % 20]
+            assert np.sum(targets[i]) == pytest.approx(1, abs=1e-6)
+            assert targets[i, second % 20] == pytest.approx(1 - share, abs=1e-6)
+            mean = (share * first + (1 - share) * second) / 255
+            assert np.mean(made[i]) == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_workers_evaluate_a_part_each(photos, workers, streamed):
+    source = photos("evaluation") if streamed else make_dataset(7)
+    prepare = Preparation(size=8, crop_share=0.9)
+    whole = as_arrays(evaluation_batches(source, 5, prepare))
+    assert [len(labels) for _, labels in whole] == [5, 2]
+    np.testing.assert_array_equal(np.concatenate([y for _, y in whole]), source.labels)
+    for worker in range(workers):
+        made = as_arrays(evaluation_batches(source, 5, prepare, (worker, workers)))
+        for (images, labels), (all_images, all_labels) in zip(made, whole, strict=True):
+            total = len(all_labels)
+            assert len(labels) == total
+            rows = slice(worker * total // workers, (worker + 1) * total // workers)
+            np.testing.assert_array_equal(images[rows], all_images[rows])
+            np.testing.assert_array_equal(labels[rows], all_labels[rows])

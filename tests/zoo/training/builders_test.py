@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_renorm import statistics
 from keras_renorm.layers import BatchRenormalization, SkipInit
 from keras_renorm.schedules import LinearRamp
-from zoo.data.datasets import Dataset
+from zoo.data import Dataset
 from zoo.errors import UserError
 from zoo.training import builders
 from zoo.training.config import default_config
@@ -103,7 +103,7 @@ def test_images_too_small_for_the_auxiliary_classifier_can_do_without(rng):
 )
 def test_minibatches_that_cannot_be_had_are_a_users_error(dataset, values, message):
     with pytest.raises(UserError, match=message):
-        builders.build_sampler(config(**values), dataset.labels)
+        builders.build_sampler(config(**values), dataset)
 
 
 def test_logits_are_the_model_before_its_softmax(dataset):

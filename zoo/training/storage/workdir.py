@@ -39,6 +39,7 @@ class Workdir:
                 "name is UTF-8 and the locale is not."
             ) from error
         self.config = self.path / "config.json"
+        self.data = self.path / "data.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"

@@ -1,0 +1,195 @@
+import os
+import re
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from zoo.data.dataset import DatasetError
+from zoo.data.decoding import Image
+from zoo.data.folders import FolderOptions, open_folder
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def opened(said):
+    def opened(root, split="train", **options):
+        return open_folder(str(root), split, FolderOptions(report=said.append, **options))
+
+    return opened
+
+
+def names(source):
+    """Names of the files of a set, with their labels."""
+    items = source.fetch(tf.range(len(source)))
+    paths = [os.path.basename(path) for path in items["path"].numpy()]
+    return list(zip(paths, items["label"].numpy().tolist(), strict=True))
+
+
+def test_two_levels(make_folder, opened, said):
+    root = make_folder(train__dogs=2, train__cats=3, val__cats=1, val__dogs=2, test__cats=1)
+    train, validation = opened(root), opened(root, "evaluation")
+    assert train.class_names == validation.class_names == ("cats", "dogs")
+    assert train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert validation.labels.tolist() == [0, 1, 1]
+    assert train.image_shape == (None, None, 3)
+    assert len(opened(root, "val")) == 3
+    assert said == []
+    assert len(opened(root, "test")) == 1
+    assert said == [f"warning: the class 'dogs' has no images in {root}/test"]
+
+
+def test_a_share_of_each_class_is_held_out(make_folder, opened):
+    root = make_folder(cats=10, dogs=5, mice=1)
+    train, held_out = opened(root, seed=1), opened(root, "evaluation", seed=1)
+    assert np.bincount(train.labels).tolist() == [8, 4, 1]
+    assert np.bincount(held_out.labels).tolist() == [2, 1]
+    assert not set(names(train)) & set(names(held_out))
+    assert len({*names(train), *names(held_out)}) == 16
+    assert names(opened(root, "evaluation", seed=1)) == names(held_out)
+    others = [names(opened(root, "evaluation", seed=seed)) for seed in range(2, 8)]
+    assert any(other != names(held_out) for other in others)
+    half = opened(root, "evaluation", seed=1, held_out=0.5)
+    assert np.bincount(half.labels).tolist() == [5, 2]
+    assert set(names(held_out)) <= set(names(half))
+
+
+def test_files_are_read_and_decoded(make_folder, opened, make_picture):
+    source = opened(make_folder(train__cats=2, train__dogs=2, val__cats=1))
+
+    def whole(item):
+        stored, label = source.read(item)
+        image = Image(stored, 3)
+        return image.window(tf.concat([[0, 0], image.size], 0)), label
+
+    items = tf.data.Dataset.from_tensor_slices(source.fetch(tf.range(4)))
+    found = list(items.map(whole).as_numpy_iterator())
+    for number, (pixels, label) in enumerate(found):
+        kind, i = divmod(number, 2)
+        expected = make_picture(40 + 3 * i, 60 - 2 * i, seed=100 * kind + i)
+        assert label == kind
+        assert np.abs(pixels.astype(int) - expected).max() <= 8
+
+
+def test_nested_hidden_linked_and_odd_names(make_folder, opened, encode, make_picture, said):
+    root = make_folder(train__cats=2, train__dogs=2, val__dogs=1, val__cats=1)
+    cats = root / "train" / "cats"
+    (cats / "a" / "b").mkdir(parents=True)
+    contents = encode(make_picture())
+    (cats / "a" / "b" / "deep.JPG").write_bytes(contents)
+    (cats / "wrong.png").write_bytes(contents)
+    (cats / "none").write_bytes(contents)
+    (cats / ".hidden.jpg").write_bytes(contents)
+    (cats / "._000.jpg").write_bytes(b"resource fork")
+    (cats / ".folder").mkdir()
+    (cats / ".folder" / "x.jpg").write_bytes(contents)
+    (cats / "a" / "circle").symlink_to(cats)
+    (cats / "link.jpg").symlink_to(root / "train" / "dogs" / "000.jpg")
+    with open(os.path.join(os.fsencode(cats), b"\xff\xfe.jpg"), "wb") as file:
+        file.write(contents)
+    (cats / "Thumbs.db").write_bytes(b"words")
+    (root / "train" / "notes.txt").write_text("words")
+    found = [name for name, label in names(opened(root)) if label == 0]
+    expected = [b"000.jpg", b"001.jpg", b"deep.JPG", b"wrong.png", b"none", b"link.jpg"]
+    assert sorted(found) == sorted([*expected, b"\xff\xfe.jpg"])
+    assert said == [f"'cats/Thumbs.db' in {root}/train left out: no image"]
+
+
+def test_bad_files_are_named_before_anything_begins(make_folder, opened, said):
+    root = make_folder(train__cats=9, train__dogs=2, val__cats=1, val__dogs=1)
+    cats = root / "train" / "cats"
+    (cats / "000.jpg").write_bytes(b"")
+    (cats / "001.jpg").write_bytes((cats / "001.jpg").read_bytes()[:-200])
+    (cats / "002.jpg").write_bytes(b"words")
+    (cats / "broken.jpg").symlink_to("nowhere")
+    message = (
+        f"^4 of the 12 files in {re.escape(str(root))}/train cannot be used: 'cats/000.jpg' is "
+        r"empty, 'cats/001.jpg' is damaged: .*, 'cats/002.jpg' is no image that can be read, "
+        r"'cats/broken.jpg' cannot be read: No such file or directory\. Mend or remove them, or "
+        r"leave them out by --config\.skip_bad_files\.$"
+    )
+    with pytest.raises(DatasetError, match=message):
+        opened(root)
+    assert len(opened(root, skip_bad_files=True)) == 8
+    assert said[0].startswith(f"warning: 4 files in {root}/train left out: 'cats/000.jpg' is empty")
+
+
+def test_of_many_bad_files_some_are_named(make_folder, opened):
+    root = make_folder(cats=9, dogs=2)
+    for path in (root / "cats").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"'cats/\d+.jpg' is empty and [23] more\. Mend"):
+        opened(root)
+    message = r"There are no usable images of the class 'cats' in .*photos: remove its folder"
+    with pytest.raises(DatasetError, match=message):
+        opened(root, skip_bad_files=True)
+
+
+@pytest.mark.parametrize(
+    ("folders", "split", "message"),
+    [
+        (
+            {},
+            "train",
+            r"must hold a folder of images for each of two classes or more, received \[\]",
+        ),
+        ({"cats": 1}, "train", r"two classes or more, received \['cats'\]\.$"),
+        ({"train__cats": 2, "train__dogs": 0, "val__cats": 1}, "train", "of the class 'dogs' in"),
+        ({"val__cats": 1, "val__dogs": 1}, "train", "has a folder 'val' and no folder 'train'"),
+        (
+            {"train__a": 1, "train__b": 1, "val__a": 1, "val__c": 1},
+            "evaluation",
+            r"has folders that are no classes of the training images: c\. These are a, b\.",
+        ),
+        ({"a": 2, "b": 2}, "test", r"has no folder 'test' of images, only \['train'\]"),
+    ],
+)
+def test_folders_that_cannot_be_used(tmp_path, make_folder, opened, folders, split, message):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DatasetError, match=message):
+        opened(make_folder(**folders), split)
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "message"),
+    [(None, "needs --config.data_dir=DIR"), ("/nowhere", "'/nowhere' is not a directory that")],
+)
+def test_the_folder_must_be_there(data_dir, message):
+    with pytest.raises(DatasetError, match=message):
+        open_folder(data_dir, "train", FolderOptions())
+
+
+def test_a_class_whose_name_is_no_utf_8_is_named(make_folder, opened):
+    root = make_folder(cats=1, dogs=1)
+    os.mkdir(os.path.join(os.fsencode(root), b"caf\xe9"))
+    with pytest.raises(DatasetError, match=r"The folder b'caf\\xe9' in .* is no UTF-8"):
+        opened(root)
+
+
+def test_images_of_one_size_have_a_shape(tmp_path, opened, encode, make_picture):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            (tmp_path / name / f"{i}.png").write_bytes(encode(make_picture(8, 9, 1), "PNG"))
+    assert opened(tmp_path, channels=1).image_shape == (8, 9, 1)
+
+
+def test_the_fingerprint_is_that_of_names_and_sizes(make_folder, opened, tmp_path):
+    root = make_folder(train__cats=2, train__dogs=2, val__cats=1)
+    first = opened(root).fingerprint
+    moved = root.rename(tmp_path / "moved")
+    assert opened(moved).fingerprint == first
+    PIL.Image.new("RGB", (9, 9)).save(moved / "train" / "cats" / "000.jpg")
+    assert opened(moved).fingerprint != first
+
+
+def test_classes_side_by_side_can_be_taken_as_a_whole(make_folder, opened, said):
+    root = make_folder(cats=4, mice=2)
+    source = opened(root, "all", classes=("mice", "dogs", "cats"))
+    assert source.labels.tolist() == [0, 0, 2, 2, 2, 2]
+    assert said == [f"warning: the class 'dogs' has no images in {root}"]

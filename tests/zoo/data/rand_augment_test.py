@@ -1,0 +1,45 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zoo.data.rand_augment import RandAugment
+
+
+@pytest.fixture
+def image(make_picture):
+    return tf.constant(make_picture(24, 32), tf.float32)
+
+
+def test_the_result_depends_on_the_seed_alone(image):
+    change = tf.function(RandAugment(0.5).__call__)
+    first = [change(image, tf.constant([1, i], tf.int64)).numpy() for i in range(20)]
+    again = [change(image, tf.constant([1, i], tf.int64)).numpy() for i in reversed(range(20))]
+    for one, other in zip(first, reversed(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.shape == (24, 32, 3)
+        assert one.min() >= 0
+        assert one.max() <= 255
+    assert len({one.tobytes() for one in first}) > 15
+
+
+def test_no_strength_hardly_changes_an_image(image):
+    augment = RandAugment(0.0)
+    changed = [augment(image, tf.constant([2, i], tf.int64)).numpy() for i in range(12)]
+    unchanged = [np.abs(one - image).max() < 1.5 for one in changed]
+    assert sum(unchanged) >= 3
+
+
+def test_each_operation_is_keras_own(image):
+    """An operation gives what Keras's layer gives for the transformation of the same seed."""
+    augment = RandAugment(0.6, num_ops=1)
+    for number, layer in enumerate(augment._layers):
+        seed = tf.constant([5, number], tf.int64)
+        augment._seeds.begin(seed)
+        ours = layer(image[None], training=True)
+        augment._seeds.begin(seed)
+        drawn = layer.get_random_transformation(image[None], training=True)
+        np.testing.assert_allclose(
+            layer.transform_images(image[None], drawn, training=True), ours, atol=1e-4
+        )
+        assert isinstance(layer, keras.layers.Layer)

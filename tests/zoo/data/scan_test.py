@@ -1,0 +1,72 @@
+import os
+
+import pytest
+
+import zoo.data.scan
+from zoo.data.scan import scan
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """The files that were looked at anew."""
+    seen = []
+    inspected = zoo.data.scan.quietly_inspect
+    monkeypatch.setattr(
+        zoo.data.scan, "quietly_inspect", lambda paths: (seen.extend(paths), inspected(paths))[1]
+    )
+    return seen
+
+
+@pytest.fixture
+def photos(make_folder):
+    root = make_folder(cats=3)
+    return os.fsencode(root), [os.fsencode(root / "cats" / f"{i:03d}.jpg") for i in range(3)]
+
+
+def test_a_file_is_looked_at_once(photos, looked_at):
+    root, paths = photos
+    first = scan(root, paths)
+    assert [finding.height for finding in first] == [40, 43, 46]
+    assert looked_at == paths
+    assert scan(root, paths) == first
+    assert looked_at == paths
+
+
+def test_a_file_that_changes_is_looked_at_again(photos, looked_at):
+    root, paths = photos
+    scan(root, paths)
+    with open(paths[1], "ab") as file:
+        file.truncate(100)
+    assert scan(root, paths)[1].problem.startswith("is damaged")
+    os.utime(paths[2], ns=(1, 1))
+    scan(root, paths)
+    assert looked_at[3:] == [paths[1], paths[2]]
+
+
+def test_files_of_another_split_are_not_forgotten(photos, looked_at):
+    root, paths = photos
+    for part in (paths[:1], paths[1:], paths):
+        scan(root, part)
+    assert looked_at == paths
+
+
+def test_a_file_that_is_gone_is_a_problem(photos):
+    root, paths = photos
+    os.unlink(paths[0])
+    assert scan(root, paths)[0].problem == "cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("stored", ["", "{}", '{"version": 1, "files": [3]}', '{"version": 0}'])
+def test_a_memory_that_is_damaged_or_old_is_made_anew(photos, looked_at, home, stored):
+    root, paths = photos
+    first = scan(root, paths)
+    [cache] = (home / "scans").iterdir()
+    cache.write_text(stored)
+    assert scan(root, paths) == first
+    assert looked_at == [*paths, *paths]
+
+
+def test_without_a_place_to_remember_all_is_looked_at(photos, home):
+    root, paths = photos
+    (home / "scans").write_text("in the way")
+    assert [finding.problem for finding in scan(root, paths)] == ["", "", ""]

@@ -1,0 +1,93 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zoo.data import Augmentation, Dataset, Preparation
+from zoo.errors import UserError
+from zoo.training import pictures
+from zoo.training.config import default_config
+
+
+def config(**values):
+    return default_config().to_dict() | values
+
+
+def source(count=6, names=("a", "b")):
+    images = np.zeros((count, 8, 9, 1), np.uint8)
+    return Dataset("made", "train", images, np.arange(count) % len(names), names)
+
+
+def test_by_default_images_are_taken_as_they_are():
+    assert pictures.preparation(config()) == Preparation()
+    assert pictures.augmentation(config()) == Augmentation()
+    assert pictures.input_shape(config(), source()) == (8, 9, 1)
+
+
+def test_keys_say_how_images_are_prepared_and_changed():
+    values = config(image_size=24, image_channels=3, eval_crop_share=0.9, pixels="tf")
+    assert pictures.preparation(values) == Preparation(24, 3, 0.9, "bilinear", "tf")
+    assert pictures.input_shape(values, source()) == (24, 24, 3)
+    values = config(augment=True, flip=False, mixup_alpha=0.2, erasing=0.1)
+    assert pictures.augmentation(values) == Augmentation("pad", False, mixup=0.2, erasing=0.1)
+    values = config(augment=True, crop="inception", image_size=24, crop_area=0.3)
+    assert pictures.augmentation(values) == Augmentation("inception", True, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"crop": "inception", "augment": True}, "--config.crop=inception needs --config.augment"),
+        ({"crop": "inception", "image_size": 24}, "received augment=False and image_size=24."),
+        ({"eval_crop_share": 0.5}, "--config.eval_crop_share below 1 needs the"),
+    ],
+)
+def test_contradictions_are_refused(values, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        pictures.augmentation(config(**values))
+
+
+def test_the_card_says_what_the_model_takes():
+    card = pictures.card(config(model="mlp"), source())
+    assert (card.class_names, card.preparation.channels) == (("a", "b"), 1)
+    assert (card.model, card.norm, card.dataset) == ("mlp", "batch_renorm", "made")
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path):
+    path = tmp_path / "data.json"
+    sets = (
+        source(),
+        Dataset("made", "test", np.zeros((2, 8, 9, 1), np.uint8), np.arange(2), ("a", "b")),
+    )
+    pictures.keep_description(path, *sets)
+    written = path.read_text()
+    assert json.loads(written)["classes"] == ["a", "b"]
+    pictures.keep_description(path, *sets)
+    assert path.read_text() == written
+    message = r"not those that the run began with: splits of .*data\.json differ"
+    with pytest.raises(UserError, match=message):
+        pictures.keep_description(path, source(5), sets[1])
+    with pytest.raises(UserError, match="began with: classes of"):
+        pictures.keep_description(path, source(names=("a", "c")), sets[1])
+    path.write_text("words")
+    with pytest.raises(UserError, match=r"data\.json cannot be read: "):
+        pictures.keep_description(path, *sets)
+
+
+def test_an_image_that_is_gone_is_one_line(tmp_path):
+    def read():
+        with pictures.reading_errors_named():
+            tf.io.read_file(str(tmp_path / "gone.jpg"))
+
+    with pytest.raises(UserError, match=r"^An image cannot be read that could be .*gone\.jpg"):
+        read()
+
+
+def test_a_worker_makes_its_part(monkeypatch):
+    assert pictures.part(config()) == (0, 1)
+    cluster = {"worker": ["a:1", "b:2"]}
+    task = {"type": "worker", "index": 1}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    assert pictures.part(config(strategy="multi_worker")) == (1, 2)

@@ -1,0 +1,322 @@
+"""Class folders: image files, each in the folder of its class."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from zoo.data.dataset import DatasetError
+from zoo.data.decoding import Encoded
+from zoo.data.inspection import Finding
+from zoo.data.scan import scan
+from zoo.data.sources import EVALUATION, ImageShape, Streamed
+
+#: Folders that may hold images that are kept from training, the first of them for evaluation.
+_HELD_OUT = (b"validation", b"val", b"test")
+
+#: Names of files that are meant to be images.
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".heic", ".avif", ".jp2"),
+)
+
+#: So many files are named in a message.
+_NAMED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderOptions:
+    """How class folders are read.
+
+    Attributes:
+        held_out: Share of each class for evaluation, where no folder is for that.
+        seed: Which images those are.
+        skip_bad_files: Whether to leave out files that cannot be used, instead of refusing.
+        channels: 3 for colours, 1 for grey.
+        classes: The classes; by default the folders of the training images.
+        report: Called with a sentence about what a user should know.
+    """
+
+    held_out: float = 0.2
+    seed: int = 0
+    skip_bad_files: bool = False
+    channels: int = 3
+    classes: tuple[str, ...] | None = None
+    report: Callable[[str], None] = print
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """The files of a split, by class."""
+
+    root: bytes
+    classes: tuple[str, ...]
+    paths: tuple[bytes, ...]
+    labels: tuple[int, ...]
+
+
+def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Streamed:
+    """Opens class folders: `train/CLASS/...` and `validation|val|test/CLASS/...`, or `CLASS/...`.
+
+    Classes are the folders of the training images, sorted by name. Files lie in them at any depth.
+    Of a single level, and where there is a folder `train` alone, a share of each class is held out:
+    those whose names have the least hashes with the seed, so that a new file moves hardly any
+    other. Every file is decoded once, to find those that cannot be used, before anything begins.
+
+    Args:
+        data_dir: The folder.
+        split: "train", "evaluation", the name of another folder than `train`, or "all" for classes
+            side by side, of which nothing is held out.
+        options: See `FolderOptions`.
+
+    Raises:
+        DatasetError: If there are no such folders, or files that cannot be used.
+    """
+    found = _split_files(data_dir, split, options)
+    findings = scan(found.root, found.paths)
+    usable = _usable(found, findings, options)
+    _check_classes(found, [found.labels[i] for i in usable], split, options)
+    return _streamed(found, findings, usable, split, options.channels)
+
+
+def _split_files(data_dir: str | None, split: str, options: FolderOptions) -> _Files:
+    """Lists the files of a split."""
+    if not data_dir:
+        raise DatasetError(
+            "Dataset 'folder' needs --config.data_dir=DIR, a folder that holds train/CLASS/* and "
+            "validation/CLASS/*, or CLASS/* alone."
+        )
+    root = os.path.expanduser(os.fsencode(data_dir))
+    if not os.path.isdir(root):
+        raise DatasetError(f"data_dir {data_dir!r} is not a directory that can be read.")
+    names = _folders(root)
+    kept = [name for name in _HELD_OUT if name in names]
+    train = os.path.join(root, b"train") if b"train" in names else root
+    if split == "all" and train == root and not kept:
+        return _class_files(root, options.classes or _classes(root))
+    if split in map(os.fsdecode, kept) or (split == EVALUATION and kept):
+        name = kept[0] if split == EVALUATION else os.fsencode(split)
+        return _class_files(os.path.join(root, name), options.classes or _classes(train))
+    if split not in ("train", EVALUATION):
+        there = ["train", *map(os.fsdecode, kept)]
+        raise DatasetError(f"{data_dir} has no folder {split!r} of images, only {there}.")
+    if train == root and kept:
+        raise DatasetError(
+            f"{data_dir} has a folder {os.fsdecode(kept[0])!r} and no folder 'train': name the "
+            "folder of the training images so, or put all classes side by side."
+        )
+    files = _class_files(train, options.classes or _classes(train))
+    return files if kept else _share(files, split == EVALUATION, options)
+
+
+def _folders(path: bytes) -> list[bytes]:
+    """Returns the names of the folders in a folder, sorted, without hidden ones."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and not _is_hidden(e.name))
+    except OSError as error:
+        raise DatasetError(f"{_shown(path)} cannot be read: {error.strerror}.") from error
+
+
+def _is_hidden(name: bytes) -> bool:
+    return name.startswith(b".") or name == b"__MACOSX"
+
+
+def _classes(train: bytes) -> tuple[str, ...]:
+    """Returns the names of the classes."""
+    names = _folders(train)
+    for name in names:
+        try:
+            name.decode()
+        except UnicodeDecodeError as error:
+            raise DatasetError(
+                f"The folder {name!r} in {_shown(train)!r} has a name that is no UTF-8, and "
+                "cannot be the name of a class: rename it."
+            ) from error
+    if len(names) < 2:
+        raise DatasetError(
+            f"{_shown(train)} must hold a folder of images for each of two classes or more, "
+            f"received {[os.fsdecode(name) for name in names]}."
+        )
+    return tuple(os.fsdecode(name) for name in names)
+
+
+def _class_files(folder: bytes, classes: Sequence[str]) -> _Files:
+    """Lists the files in the folders of the classes."""
+    there = {os.fsdecode(name) for name in _folders(folder)}
+    if unknown := sorted(there - set(classes)):
+        raise DatasetError(
+            f"{_shown(folder)} has folders that are no classes of the training images: "
+            f"{_few(unknown)}. These are {_few(classes)}."
+        )
+    paths: list[bytes] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = files_below(os.path.join(folder, os.fsencode(name)))
+        paths += found
+        labels += [label] * len(found)
+    return _Files(folder, tuple(classes), tuple(paths), tuple(labels))
+
+
+def files_below(folder: bytes) -> list[bytes]:
+    """Returns the files in a folder, at any depth, that are not hidden, sorted."""
+    return sorted(_walk(folder, set()))
+
+
+def _walk(folder: bytes, above: set[str | bytes]) -> Iterator[bytes]:
+    """Yields the files below a folder that are not hidden; a link into a circle is not followed."""
+    real = os.path.realpath(folder)
+    if real in above or not os.path.isdir(folder):
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise DatasetError(f"{_shown(folder)} cannot be read: {error.strerror}.") from error
+    for entry in entries:
+        if _is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry.path, above | {real})
+        else:
+            yield entry.path
+
+
+def _share(files: _Files, held_out: bool, options: FolderOptions) -> _Files:
+    """Returns the part of the files that is held out, or the rest."""
+    chosen: list[int] = []
+    for label in range(len(files.classes)):
+        mine = [i for i, own in enumerate(files.labels) if own == label]
+        mine.sort(key=lambda i: _draw(files.root, files.paths[i], options.seed))
+        # One at least of each class, on both sides.
+        count = min(max(1, round(options.held_out * len(mine))), max(0, len(mine) - 1))
+        chosen += mine[:count] if held_out else mine[count:]
+    chosen.sort()
+    return dataclasses.replace(
+        files,
+        paths=tuple(files.paths[i] for i in chosen),
+        labels=tuple(files.labels[i] for i in chosen),
+    )
+
+
+def _draw(root: bytes, path: bytes, seed: int) -> bytes:
+    """A number for a file, as by chance, that depends on its name and the seed alone."""
+    return hashlib.sha256(b"%d/%s" % (seed, os.path.relpath(path, root))).digest()
+
+
+def _usable(files: _Files, findings: Sequence[Finding], options: FolderOptions) -> list[int]:
+    """Returns the places of the files that can be used; tells of the others, or refuses them."""
+    usable, bad, ignored = [], [], []
+    for place, (path, finding) in enumerate(zip(files.paths, findings, strict=True)):
+        name = os.fsdecode(os.path.relpath(path, files.root))
+        if not finding.problem:
+            usable.append(place)
+        elif finding.is_image or name.lower().endswith(_SUFFIXES):
+            bad.append(f"{name!r} {finding.problem}")
+        else:
+            ignored.append(repr(name))
+    where = _shown(files.root)
+    if ignored:
+        options.report(f"{_few(ignored)} in {where} left out: no image")
+    if bad and not options.skip_bad_files:
+        raise DatasetError(
+            f"{len(bad)} of the {len(files.paths)} files in {where} cannot be used: {_few(bad)}. "
+            "Mend or remove them, or leave them out by --config.skip_bad_files."
+        )
+    if bad:
+        options.report(f"warning: {len(bad)} files in {where} left out: {_few(bad)}")
+    return usable
+
+
+def _shown(path: bytes) -> str:
+    """A path as it may be printed, whatever bytes it has."""
+    return path.decode(errors="backslashreplace")
+
+
+def _few(words: Sequence[str]) -> str:
+    """The first of some words, and how many there are more."""
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    return ", ".join(words[:_NAMED]) + more
+
+
+def _check_classes(
+    files: _Files, labels: Sequence[int], split: str, options: FolderOptions
+) -> None:
+    """Refuses a class without training images; tells of one without others."""
+    empty = [repr(name) for label, name in enumerate(files.classes) if label not in set(labels)]
+    where = _shown(files.root)
+    if not labels or (empty and split == "train"):
+        raise DatasetError(
+            f"There are no usable images of the class {_few(empty)} in {where}: remove its folder, "
+            "or put images into it."
+        )
+    if empty:
+        options.report(f"warning: the class {_few(empty)} has no images in {where}")
+
+
+def _streamed(
+    files: _Files, findings: Sequence[Finding], usable: Sequence[int], split: str, channels: int
+) -> Streamed:
+    """Returns the set of the files that can be used."""
+    source = file_source(
+        [files.paths[i] for i in usable],
+        [findings[i] for i in usable],
+        files.classes,
+        channels,
+        [files.labels[i] for i in usable],
+    )
+    return dataclasses.replace(source, split=split, fingerprint=_fingerprint(files, usable))
+
+
+def file_source(
+    paths: Sequence[bytes],
+    findings: Sequence[Finding],
+    classes: tuple[str, ...],
+    channels: int,
+    labels: Sequence[int] | None = None,
+) -> Streamed:
+    """Returns the images of files.
+
+    Args:
+        paths: The files.
+        findings: What is known of them.
+        classes: Names of the classes.
+        channels: Those that are wanted.
+        labels: Numbers of their classes; 0 by default.
+    """
+    with tf.init_scope(), tf.device("CPU:0"):
+        table = {
+            "path": tf.constant(list(paths)),
+            "decoder": tf.constant([finding.decoder for finding in findings]),
+            "orientation": tf.constant([finding.orientation for finding in findings]),
+            "label": tf.constant(labels or [0] * len(paths), tf.int64),
+        }
+
+    def fetch(indices: Any) -> Any:
+        return {name: tf.gather(values, indices) for name, values in table.items()}
+
+    def read(item: Mapping[str, Any]) -> tuple[Encoded, Any]:
+        contents = tf.io.read_file(item["path"])
+        return Encoded(contents, item["decoder"], item["orientation"]), item["label"]
+
+    shape = _shape(findings, channels)
+    known = table["label"].numpy()
+    return Streamed("folder", "all", classes, shape, len(paths), fetch, read, lambda: known)
+
+
+def _fingerprint(files: _Files, usable: Sequence[int]) -> str:
+    """A hash of the names and sizes of the files, wherever their folder is."""
+    digest = hashlib.sha256()
+    for i in usable:
+        name = os.path.relpath(files.paths[i], files.root)
+        digest.update(b"%s %d\n" % (name, os.path.getsize(files.paths[i])))
+    return digest.hexdigest()
+
+
+def _shape(findings: Sequence[Finding], channels: int) -> ImageShape:
+    """The shape of all images, as far as they have one."""
+    sizes = {(finding.height, finding.width) for finding in findings}
+    height, width = sizes.pop() if len(sizes) == 1 else (None, None)
+    return height, width, channels

@@ -1,0 +1,86 @@
+"""RandAugment: Keras's layers, drawn by a seed of the image's instead of by a state."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class _Seeds(keras.random.SeedGenerator):
+    """Seeds that follow from one seed, for Keras's random functions. It has no variable."""
+
+    def __init__(self) -> None:
+        self._seed: Any = None
+        self._given = 0
+
+    def begin(self, seed: Any) -> None:
+        """Begins anew with a seed, integers `[2]`."""
+        self._seed, self._given = tf.cast(seed, tf.int64), 0
+
+    def next(self, ordered: bool = True) -> Any:
+        """Returns a seed, int64 `[2]`, of which a call gets another one than those before it."""
+        del ordered
+        self._given += 1
+        # Keras's own seeds lie in this range.
+        return tf.random.fold_in(self._seed, self._given, alg="philox") % (2**31 - 2)
+
+
+class RandAugment:
+    """Changes an image by some operations, drawn among eleven.
+
+    Those of `keras.layers.RandAugment`: shear, translation, rotation, brightness, colour, contrast,
+    sharpness, posterization, solarization, automatic contrast and equalization, each of a strength
+    that is drawn, too, up to the given one. That layer draws once for all images that it is called
+    with, and computes all eleven of each; here an image has its own draws, and only what was drawn
+    is computed.
+
+    Args:
+        strength: From 0 to 1.
+        num_ops: How many operations, one after the other.
+
+    Source: Cubuk et al. 2019, RandAugment.
+    """
+
+    def __init__(self, strength: float, num_ops: int = 2) -> None:
+        kinds = keras.layers
+        pixels = {"value_range": (0, 255)}
+        self._num_ops = num_ops
+        self._seeds = _Seeds()
+        self._layers = [
+            kinds.RandomShear(strength, strength),
+            kinds.RandomTranslation(strength, strength),
+            kinds.RandomRotation(strength),
+            kinds.RandomBrightness(strength, **pixels),
+            kinds.RandomColorDegeneration(strength, **pixels),
+            kinds.RandomContrast(strength, **pixels),
+            kinds.RandomSharpness(strength, **pixels),
+            kinds.RandomPosterization(max(1, int(8 * strength)), **pixels),
+            kinds.Solarization(strength, strength, **pixels),
+            kinds.AutoContrast(**pixels),
+            kinds.Equalization(**pixels),
+        ]
+        for layer in self._layers:
+            layer.generator = self._seeds
+
+    def __call__(self, image: Any, seed: Any) -> Any:
+        """Returns the changed image.
+
+        Args:
+            image: Pixels in [0, 255], float32 `[H, W, C]`.
+            seed: Integers `[2]`.
+        """
+        for number in range(self._num_ops):
+            own = tf.random.fold_in(seed, number, alg="philox")
+            chosen = tf.random.stateless_uniform([], own, 0, len(self._layers), tf.int32)
+            image = self._changed(image, chosen, own)
+        return tf.clip_by_value(image, 0.0, 255.0)
+
+    def _changed(self, image: Any, chosen: Any, seed: Any) -> Any:
+        def branch(layer: Any) -> Any:
+            def changed() -> Any:
+                self._seeds.begin(seed)
+                return tf.ensure_shape(layer(image[None], training=True)[0], image.shape)
+
+            return changed
+
+        return tf.switch_case(chosen, [branch(layer) for layer in self._layers])

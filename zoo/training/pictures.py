@@ -1,0 +1,209 @@
+"""From a config to images: the sets, how they are prepared and changed, the minibatches."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from rich.console import Console
+
+from zoo.data import opening, pipeline
+from zoo.data.folders import FolderOptions
+from zoo.data.preparation import Augmentation, Preparation
+from zoo.data.samplers import Sampler
+from zoo.data.sources import EVALUATION, Source
+from zoo.errors import UserError, as_user_errors
+from zoo.trained.card import Card, read_card
+from zoo.training.cli import terminal
+from zoo.training.distribution.clusters import read_cluster
+from zoo.training.storage import files
+from zoo.weights.record import Preprocessing
+from zoo.weights.records import RECORDS
+
+Config = Mapping[str, Any]
+
+
+def open_sets(config: Config, console: Console) -> tuple[Source, Source]:
+    """Opens the images to train on, and those to evaluate on."""
+    train, evaluation = (open_split(config, s, console) for s in ("train", EVALUATION))
+    return train, evaluation
+
+
+def open_split(config: Config, split: str, console: Console) -> Source:
+    """Opens a split of a config's set; what a user should know of it is printed.
+
+    Raises:
+        DatasetError: When it cannot be had.
+    """
+    options = FolderOptions(
+        held_out=config["held_out"],
+        seed=config["seed"],
+        skip_bad_files=config["skip_bad_files"],
+        channels=config["image_channels"] or 3,
+        report=lambda text: terminal.say(console, text),
+    )
+    return opening.open_split(config["dataset"], split, config["data_dir"], options)
+
+
+def preparation(config: Config) -> Preparation:
+    """Returns how an image becomes what the model takes."""
+    return Preparation(
+        size=config["image_size"],
+        channels=config["image_channels"],
+        crop_share=config["eval_crop_share"],
+        interpolation=config["interpolation"],
+        pixels=config["pixels"] or pixels_of(config["model"], config["weights"]),
+    )
+
+
+def pixels_of(model: str, weights: str | None) -> Preprocessing:
+    """Returns what the pixels were mapped to that weights were trained with.
+
+    Args:
+        model: Name of the architecture.
+        weights: A tag, a name or a file; None for fresh ones.
+    """
+    if weights is None:
+        return "unit"
+    if weights.endswith(".keras") and Path(weights).is_file():
+        found = read_card(Path(weights))
+        return "unit" if found is None else found.preparation.pixels
+    record = RECORDS.get(weights) or RECORDS.get(f"{model}.{weights}")
+    return "unit" if record is None else record.preprocessing
+
+
+def input_shape(config: Config, source: Source) -> tuple[int, int, int]:
+    """Returns the shape of the images that the model takes.
+
+    Raises:
+        UserError: When they have several sizes and the config names none.
+    """
+    with as_user_errors(ValueError):
+        return preparation(config).shape(source.image_shape)
+
+
+def augmentation(config: Config) -> Augmentation:
+    """Returns how images are changed in training.
+
+    Raises:
+        UserError: When keys contradict each other.
+    """
+    if config["crop"] == "inception" and not (config["augment"] and config["image_size"]):
+        raise UserError(
+            "--config.crop=inception needs --config.augment, and the --config.image_size that its "
+            f"crops are resized to, received augment={config['augment']} and "
+            f"image_size={config['image_size']}."
+        )
+    if config["eval_crop_share"] < 1 and not config["image_size"]:
+        raise UserError(
+            "--config.eval_crop_share below 1 needs the --config.image_size that the crop is "
+            f"resized to, received {config['eval_crop_share']}."
+        )
+    return Augmentation(
+        crop=config["crop"] if config["augment"] else "none",
+        flip=config["augment"] and config["flip"],
+        area=config["crop_area"],
+        aspect=config["crop_aspect"],
+        colour=config["colour_strength"],
+        rand_augment=config["rand_augment"],
+        erasing=config["erasing"],
+        mixup=config["mixup_alpha"],
+        cutmix=config["cutmix_alpha"],
+    )
+
+
+def card(config: Config, source: Source) -> Card:
+    """Returns what the model file says of its classes and images."""
+    shape = input_shape(config, source)
+    return Card(
+        class_names=source.class_names,
+        preparation=dataclasses.replace(preparation(config), channels=shape[2]),
+        model=config["model"],
+        norm=config["norm"],
+        dataset=source.name,
+    )
+
+
+def keep_description(path: Path, train: Source, evaluation: Source) -> None:
+    """Writes which images a run is about, or holds them against what it began with.
+
+    Args:
+        path: The file, `data.json` of the working directory.
+        train: The training images.
+        evaluation: The others.
+
+    Raises:
+        UserError: When a run that is resumed would go on with other images or classes.
+    """
+    sets = {source.split: _described(source) for source in (train, evaluation)}
+    here = {"dataset": train.name, "classes": list(train.class_names), "splits": sets}
+    if not path.exists():
+        return files.write_json(path, here)
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    if there != here:
+        known = there if isinstance(there, dict) else {}
+        differing = [key for key, value in here.items() if known.get(key) != value]
+        raise UserError(
+            f"The images are not those that the run began with: {', '.join(differing)} of "
+            f"{path} differ from what is there now. Nothing was trained. Put the images back as "
+            "they were, or choose another --workdir."
+        )
+    return None
+
+
+def _described(source: Source) -> dict[str, Any]:
+    return {"images": len(source), "fingerprint": getattr(source, "fingerprint", "")}
+
+
+def part(config: Config) -> pipeline.Part:
+    """Returns which part of each minibatch this worker makes."""
+    cluster = read_cluster(config["strategy"])
+    return cluster.index, len(cluster)
+
+
+def training_batches(
+    config: Config, source: Source, sampler: Sampler, start_step: int
+) -> tf.data.Dataset:
+    """Returns the minibatches of the steps from `start_step` to the last."""
+    return pipeline.training_batches(
+        source,
+        sampler,
+        start_step=start_step,
+        num_steps=config["num_steps"],
+        augmentation=augmentation(config),
+        seed=config["seed"],
+        preparation=preparation(config),
+        part=part(config),
+    )
+
+
+def evaluation_batches(config: Config, source: Source) -> tf.data.Dataset:
+    """Returns prepared images and their labels in order, as many at a time as in training."""
+    return pipeline.evaluation_batches(source, config["batch_size"], preparation(config))
+
+
+@contextlib.contextmanager
+def reading_errors_named() -> Iterator[None]:
+    """Turns an error of the pipeline into one line: a file that changed since it was looked at.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: When an image cannot be read or decoded any more.
+    """
+    kinds = (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.UnknownError)
+    try:
+        yield
+    except (*kinds, tf.errors.PermissionDeniedError, tf.errors.DataLossError) as error:
+        reason = str(error.message).strip().partition("\n")[0]
+        raise UserError(
+            f"An image cannot be read that could be when the program began: {reason}. The same "
+            "command looks at all of them again."
+        ) from error
