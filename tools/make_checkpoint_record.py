@@ -18,7 +18,8 @@ from typing import Any
 import keras
 
 from zoo.errors import UserError
-from zoo.training import builders, evaluation
+from zoo.trained.opening import load_model
+from zoo.training import builders
 from zoo.training.storage import files
 from zoo.training.storage.workdir import Workdir
 
@@ -108,7 +109,7 @@ def main(parsed: argparse.Namespace) -> None:
         raise UserError(f"--tag must be of letters, digits, _, - and ., received {parsed.tag!r}.")
     workdir = Workdir(parsed.workdir)
     report = read_evaluation(workdir)
-    model = evaluation.load_model(workdir)
+    model = load_model(workdir)
     name = f"{report['model']}.{parsed.tag}"
     output = parsed.folder / f"{name}.weights.h5"
     if output.exists():

@@ -1,11 +1,12 @@
-"""Evaluates a trained image classifier.
+"""Evaluates a trained image classifier: top 1, top 5, each class, and what is taken for what.
 
-python -m zoo.evaluate --workdir=DIR [--dataset=NAME] [--split=test] [--data_dir=DIR]
-    [--statistics=moving|precise|minibatch]
+python -m zoo.evaluate --workdir=DIR [--dataset=NAME] [--split=NAME] [--data_dir=DIR]
+    [--statistics=moving|precise|minibatch] [--output=FILE.json]
+python -m zoo.evaluate --model=FILE.keras|CHECKPOINT [--dataset=folder --data_dir=DIR --split=all]
 
 DIR is the working directory of a finished run of zoo.train. Without further flags its model is
-evaluated on the test images of the data set that it was trained on. Prints a table and writes
-evaluation.json into DIR, in place of the one before.
+evaluated on the images that its training was evaluated on. Prints tables and writes evaluation.json
+into DIR, in place of the one before. CHECKPOINT is a name that zoo.list lists.
 
 The normalization layers use the moving statistics of the training; with --statistics=precise those
 of --num_samples training images, computed anew with the final weights; with --statistics=minibatch
@@ -14,49 +15,53 @@ those of each minibatch of --batch_size images.
 
 from typing import Any
 
+from zoo.errors import UserError
 from zoo.training.cli import program
 
+_LARGEST = 2**31 - 1
 
-def parse(argv: list[str]) -> tuple[str, dict[str, Any]]:
-    """Returns the working directory, and what to evaluate on by the names of `evaluate_workdir`."""
+
+def parse(argv: list[str]) -> dict[str, Any]:
+    """Returns what to evaluate on what, by the names of `evaluate`."""
     from absl import flags
 
     from zoo.training.cli import arguments
 
-    workdir = flags.DEFINE_string("workdir", None, "Folder of a finished run of zoo.train.")
+    statistics = ["moving", "precise", "minibatch"]
+    samples = "Training images for --statistics=precise."
     options = [
+        flags.DEFINE_string("workdir", None, "Folder of a finished run of zoo.train."),
+        flags.DEFINE_string("model", None, "Or: a folder, a .keras file, a checkpoint's name."),
         flags.DEFINE_string("dataset", None, "Data set; by default the run's own."),
-        flags.DEFINE_string("split", "test", "Split of the data set."),
-        flags.DEFINE_string("data_dir", None, "Of TensorFlow Datasets; the run's by default."),
-        flags.DEFINE_enum(
-            "statistics",
-            "moving",
-            ["moving", "precise", "minibatch"],
-            "What the normalization layers use.",
-        ),
-        flags.DEFINE_integer(
-            "num_samples", 2000, "Training images for --statistics=precise.", 1, 2**31 - 1
-        ),
-        flags.DEFINE_integer(
-            "batch_size", None, "Examples at a time; by default the run's.", 1, 2**31 - 1
-        ),
+        flags.DEFINE_string("split", None, "Split; by default that which a training evaluates on."),
+        flags.DEFINE_string("data_dir", None, "Of the data set; the run's by default."),
+        flags.DEFINE_enum("statistics", "moving", statistics, "What normalization layers use."),
+        flags.DEFINE_integer("num_samples", None, samples + " 2000 by default.", 1, _LARGEST),
+        flags.DEFINE_integer("batch_size", None, "Images at a time; the run's.", 1, _LARGEST),
+        flags.DEFINE_string("output", None, "JSON file of the report; it must not exist."),
     ]
     arguments.no_arguments(arguments.parse_flags(argv))
-    path = arguments.required("workdir", workdir.value, "runs/quickstart")
-    return path, {option.name: option.value for option in options}
+    values = {option.name: option.value for option in options}
+    if values["model"] is None:
+        arguments.required("workdir", values["workdir"], "runs/quickstart")
+    if values["num_samples"] is not None and values["statistics"] != "precise":
+        raise UserError(
+            f"--num_samples={values['num_samples']} is for --statistics=precise, received "
+            f"--statistics={values['statistics']}."
+        )
+    return values | {"num_samples": values["num_samples"] or 2000}
 
 
-def main(parsed: tuple[str, dict[str, Any]]) -> int:
+def main(options: dict[str, Any]) -> int:
     """Evaluates."""
     from zoo.training.cli.runtime import load_tensorflow
 
     load_tensorflow()
     from rich.console import Console
 
-    from zoo.training.evaluation import evaluate_workdir
+    from zoo.trained.evaluating import evaluate
 
-    workdir, options = parsed
-    evaluate_workdir(workdir, Console(), **options)
+    evaluate(Console(), **options)
     return 0
 
 

@@ -1,0 +1,226 @@
+import hashlib
+import io
+import json
+import re
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from keras_renorm import layers
+from zoo.data import Dataset, load
+from zoo.errors import UserError
+from zoo.trained.evaluating import evaluate
+from zoo.training.storage.workdir import Workdir
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A finished run whose model takes images of Fashion-MNIST."""
+    images = keras.Input((28, 28, 1))
+    logits = keras.layers.Dense(10, name="logits")(keras.layers.Flatten()(images))
+    keras.Model(images, keras.layers.Softmax()(logits)).save(tmp_path / "model.keras")
+    config = {
+        "model": "regression",
+        "norm": "none",
+        "dataset": "fashion_mnist_subset",
+        "data_dir": None,
+        "eval_batch_size": 500,
+        "num_steps": 3,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_a_report_is_written(workdir):
+    console = Console(record=True, quiet=True)
+    result = evaluate(console, workdir=str(workdir))
+    report = json.loads((workdir / "evaluation.json").read_text())
+    assert report == result
+    told = {key: report[key] for key in ("classes", "confusion", "most_confused", "top5_accuracy")}
+    assert {key: value for key, value in report.items() if key not in told} == {
+        "accuracy": result["accuracy"],
+        "loss": result["loss"],
+        "num_examples": 2000,
+        "seconds": result["seconds"],
+        "statistics": "moving",
+        "num_samples": None,
+        "batch_size": 500,
+        "dataset": "fashion_mnist_subset",
+        "split": "test",
+        "model": "regression",
+        "norm": "none",
+        "steps": 3,
+        "model_file": "model.keras",
+        "model_sha256": hashlib.sha256((workdir / "model.keras").read_bytes()).hexdigest(),
+    }
+    assert np.sum(told["confusion"], axis=1).tolist() == [200] * 10
+    assert [one["examples"] for one in told["classes"]] == [200] * 10
+    assert told["classes"][9]["name"] == "Ankle boot"
+    assert 0 <= result["accuracy"] <= 1
+
+
+def test_a_report_that_cannot_be_written_is_shown(workdir):
+    (workdir / "evaluation.json").mkdir()  # as a disk that is full or read-only
+    console = Console(file=io.StringIO(), width=200)
+    message = f"{workdir / 'evaluation.json'} cannot be written: Is a directory."
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        evaluate(console, workdir=str(workdir))
+    assert re.search(r"accuracy\W+\d+\.\d\d %", console.file.getvalue())
+
+
+@pytest.fixture
+def normalized_workdir(workdir):
+    """A finished run whose model normalizes each pixel, with statistics that nobody trained."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((28, 28, 1))
+    x = layers.BatchRenormalization(name="norm")(keras.layers.Flatten()(images))
+    logits = keras.layers.Dense(10, name="logits")(x)
+    keras.Model(images, keras.layers.Softmax()(logits)).save(workdir / "model.keras")
+    return workdir
+
+
+def loss_in_numpy(path, images, labels, moments):
+    model = keras.saving.load_model(path / "model.keras", compile=False)
+    kernel, bias = (np.array(w, np.float64) for w in model.get_layer("logits").get_weights())
+    mean, variance = moments
+    z = (images - mean) / np.sqrt(variance + 1e-3) @ kernel + bias
+    log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    return -np.mean(log_p[np.arange(len(labels)), labels])
+
+
+def pixels(split):
+    data = load("fashion_mnist_subset", split)
+    return data.images.reshape(-1, 784) / 255, data.labels
+
+
+@pytest.mark.parametrize(("samples", "memory"), [(300, 2**31), (777, 2**31), (777, 0)])
+def test_precise_statistics_are_those_of_training_images(
+    normalized_workdir, samples, memory, monkeypatch, capsys
+):
+    monkeypatch.setattr("zoo.trained.recalibrating._ONE_SWEEP_BYTES", memory)
+    options = {"statistics": "precise", "num_samples": samples, "batch_size": 250}
+    result = evaluate(Console(quiet=True), workdir=str(normalized_workdir), **options)
+    train, _ = pixels("train")
+    moments = train[:samples].mean(axis=0), train[:samples].var(axis=0)
+    expected = loss_in_numpy(normalized_workdir, *pixels("test"), moments)
+    assert result["loss"] == pytest.approx(expected, rel=1e-4)
+    report = json.loads((normalized_workdir / "evaluation.json").read_text())
+    assert (report["statistics"], report["num_samples"]) == ("precise", samples)
+    assert capsys.readouterr().out == ""  # A bar is for terminals.
+
+
+def test_minibatch_statistics_are_those_of_each_batch(normalized_workdir):
+    options = {"statistics": "minibatch", "batch_size": 500}
+    result = evaluate(Console(quiet=True), workdir=str(normalized_workdir), **options)
+    images, labels = pixels("test")
+    parts = np.split(images, 4), np.split(labels, 4)
+    losses = [
+        loss_in_numpy(normalized_workdir, x, y, (x.mean(axis=0), x.var(axis=0)))
+        for x, y in zip(*parts, strict=True)
+    ]
+    assert result["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "batch_size", "warned"),
+    [("minibatch", 1999, True), ("minibatch", 400, False), ("moving", 1999, False)],
+)
+def test_a_smaller_last_minibatch_is_told_of(normalized_workdir, statistics, batch_size, warned):
+    console = Console(file=io.StringIO(), width=200)
+    options = {"statistics": statistics, "batch_size": batch_size}
+    evaluate(console, workdir=str(normalized_workdir), **options)
+    told = console.file.getvalue()
+    message = (
+        "warning: the last minibatch has 1 of the 2000 images, and the statistics of those alone: "
+        "choose a --batch_size that divides 2000.\n"
+    )
+    assert (message in told) == warned
+    assert (f"minibatch, of {batch_size} images at a time" in told) == (statistics == "minibatch")
+    report = json.loads((normalized_workdir / "evaluation.json").read_text())
+    assert report["batch_size"] == batch_size
+
+
+def test_an_empty_name_of_a_data_set_is_no_name(workdir):
+    with pytest.raises(UserError, match="''"):
+        evaluate(Console(quiet=True), workdir=str(workdir), dataset="")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"statistics": "precise"}, "no batch norm"),
+        ({"statistics": "minibatch"}, "no batch norm"),
+        (
+            {"statistics": "precise", "num_samples": 10001},
+            "--num_samples must be at most the 10000 images of fashion_mnist_subset, train; "
+            "received 10001.",
+        ),
+    ],
+)
+def test_statistics_that_cannot_be_had_are_a_users_mistake(workdir, options, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(Console(quiet=True), workdir=str(workdir), **options)
+    assert not (workdir / "evaluation.json").exists()
+
+
+def test_another_split(workdir):
+    assert (
+        evaluate(Console(quiet=True), workdir=str(workdir), split="train")["num_examples"] == 10000
+    )
+
+
+def test_data_of_another_shape_are_refused(workdir, monkeypatch, rng):
+    pixels = rng.integers(0, 256, (23, 2, 2, 1), dtype=np.uint8)
+    dataset = Dataset("blocks", "test", pixels, rng.integers(0, 3, 23), ("a", "b", "c"))
+    monkeypatch.setattr("zoo.data.opening.open_split", lambda *_: dataset)
+    message = (
+        "The model takes images of shape (28, 28, 1) and knows 10 classes; blocks has (2, 2, 1) "
+        "and 3."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        evaluate(Console(quiet=True), workdir=str(workdir), dataset="blocks")
+    assert not (workdir / "evaluation.json").exists()
+
+
+def test_an_unfinished_run_is_refused(workdir):
+    (workdir / "model.keras").unlink()
+    with pytest.raises(UserError, match="holds an unfinished run: it has no model"):
+        evaluate(Console(quiet=True), workdir=str(workdir))
+
+
+def test_a_model_that_was_cut_off_is_refused(workdir):
+    model = Workdir(workdir).model
+    model.write_bytes(model.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.keras is damaged: it is not a whole \.keras file"):
+        evaluate(Console(quiet=True), workdir=str(workdir))
+
+
+def test_a_folder_in_the_place_of_the_model_is_refused(workdir):
+    (workdir / "model.keras").unlink()
+    (workdir / "model.keras").mkdir()
+    with pytest.raises(UserError, match=r"model\.keras is a folder, not a model\.$"):
+        evaluate(Console(quiet=True), workdir=str(workdir))
+
+
+@pytest.mark.parametrize("old", [b'"class_name": "Dense"', b'"units": 10'])
+def test_a_model_that_keras_cannot_build_is_refused_in_one_line(workdir, old):
+    path = workdir / "model.keras"
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert old in parts["config.json"]
+    parts["config.json"] = parts["config.json"].replace(old, old.split(b":")[0] + b': "Dnese"')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match=r"model\.keras cannot be read: ") as info:
+        evaluate(Console(quiet=True), workdir=str(workdir))
+    assert "\n" not in str(info.value)
+
+
+def test_a_config_of_another_version_is_refused(workdir):
+    (workdir / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has no key 'model': another version wrote it\.$"):
+        evaluate(Console(quiet=True), workdir=str(workdir))

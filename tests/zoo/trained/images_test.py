@@ -1,0 +1,41 @@
+import pytest
+
+from zoo.errors import UserError
+from zoo.trained.images import find_files, open_for, probabilities
+from zoo.trained.opening import open_trained
+
+
+@pytest.fixture
+def trained(model_file):
+    return open_trained(str(model_file))
+
+
+def test_class_folders_are_those_of_the_model(trained, photos):
+    (photos / "green").rename(photos / "yellow")
+    message = r"has folders that are no classes .*: yellow\. These are blue, green, red\."
+    with pytest.raises(UserError, match=message):
+        open_for(trained, print, data_dir=str(photos), split="all")
+
+
+def test_a_class_may_be_missing(trained, photos):
+    for path in (photos / "green").iterdir():
+        path.unlink()
+    said = []
+    source = open_for(trained, said.append, data_dir=str(photos), split="all")
+    assert source.labels.tolist() == [0] * 5 + [2] * 5
+    assert "the class 'green' has no images" in said[0]
+
+
+def test_other_classes_are_refused(trained):
+    message = r"takes images of shape \(16, 16, 3\) and knows 3 classes; .* \(28, 28, 1\) and 10"
+    with pytest.raises(UserError, match=message):
+        open_for(trained, print, dataset="fashion_mnist_subset")
+
+
+def test_files_and_folders_are_found_in_order(trained, photos):
+    found = find_files([str(photos / "red" / "1.png"), str(photos / "blue")], trained)
+    assert [path.removeprefix(f"{photos}/") for path in found.paths] == [
+        "red/1.png",
+        *(f"blue/{i}.{'png' if i % 2 else 'jpg'}" for i in range(5)),
+    ]
+    assert probabilities(trained, found.source, 4).shape == (6, 3)

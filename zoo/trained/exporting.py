@@ -1,0 +1,238 @@
+"""Trained models in the forms that others run, each held against the model before it is done."""
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from keras_renorm import convert
+from zoo.data.decoding import PILLOW, Encoded, Image, as_encoded
+from zoo.data.preparation import Preparation
+from zoo.data.sources import Source
+from zoo.errors import UserError, as_user_errors
+from zoo.trained import images, onnx
+from zoo.trained.opening import Trained, open_trained, pipeline_model
+from zoo.trained.recalibrating import save
+from zoo.training.cli import terminal
+from zoo.training.storage import files
+
+#: What a format's file or folder ends in.
+FORMATS = {"keras": ".keras", "saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
+
+#: Probabilities may differ by that: batch norms are folded in another order of rounding.
+_TOLERANCE = 1e-3
+
+#: So many images are compared.
+_COMPARED = 16
+
+#: Runs what was written: from images, prepared or as they are stored, to probabilities.
+_Run = Callable[[Any], Any]
+
+
+def export(
+    model: str,
+    output: str,
+    kind: str,
+    console: Console,
+    *,
+    names: list[str] | None = None,
+    data_dir: str | None = None,
+) -> float:
+    """Writes a model in another form, with batch norms folded into the layers before them.
+
+    What was written is read again, run on real images, and gets its name only if its probabilities
+    are those of the model.
+
+    Args:
+        model: A working directory, a .keras file or the name of a checkpoint.
+        output: File, or for "saved_model" folder, to write; it must not exist.
+        kind: "keras": a .keras file that loads without this package, from prepared images.
+            "saved_model": its signature `serving_default` takes the bytes of image files, JPEG or
+            whatever else TensorFlow decodes, and gives probabilities and the names of the most
+            probable classes; `pixels` takes images of the model's size in [0, 255]. "litert" and
+            "onnx": from one, or several, of the latter.
+        console: Where to report to.
+        names: Images to compare on: files and folders; by default those of the run.
+        data_dir: Where those of the run are, if not where they were.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        UserError: If something does not exist, a converter is missing, or the two do not agree.
+    """
+    path = _new_path(output, kind)
+    if kind == "onnx":
+        onnx.require()
+    trained = open_trained(model)
+    source = _images(trained, names, data_dir, console)
+    with as_user_errors(TypeError, ValueError):
+        folded = convert.fold(trained.classifier)
+    temporary = path.with_name(f"{files.TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        difference = _write(kind, trained, folded, temporary, source)
+        if not difference <= _TOLERANCE:
+            raise UserError(
+                f"What was exported does not do what the model does: a probability differs by "
+                f"{difference:.3g}, more than {_TOLERANCE:g}. Nothing was written."
+            )
+        os.rename(temporary, path)
+    finally:
+        _remove(temporary)
+    compared = min(len(source), _COMPARED)
+    terminal.say(
+        console,
+        f"{path}: on {compared} images probabilities differ by {difference:.2g} at most",
+    )
+    return difference
+
+
+def _new_path(output: str, kind: str) -> Path:
+    """Returns the path to write."""
+    path, suffix = Path(output).expanduser(), FORMATS[kind]
+    if suffix and path.suffix != suffix:
+        raise UserError(f"--output must end in {suffix} for --format={kind}, received {output}.")
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already and is not overwritten: choose another --output.")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"There is no folder {path.absolute().parent} to write {path.name} to.")
+    return path
+
+
+def _images(
+    trained: Trained, names: list[str] | None, data_dir: str | None, console: Console
+) -> Source:
+    if names:
+        return images.find_files(names, trained).source
+    return images.open_for(trained, lambda text: terminal.say(console, text), data_dir=data_dir)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(kind: str, trained: Trained, folded: keras.Model, path: Path, source: Source) -> float:
+    """Writes a format; returns the largest difference on the images."""
+    contents, expected = _examples(trained, source)
+    prepared = np.concatenate([_prepare(trained.card.preparation, c)[None] for c in contents])
+    if kind == "keras":
+        save(trained, folded, path)
+        loaded = keras.saving.load_model(path, compile=False)
+        found = loaded.predict(trained.card.preparation.mapped(prepared), verbose=0)
+    elif kind == "saved_model":
+        served = _Served(trained, folded)
+        signatures = {"serving_default": served.serve, "pixels": served.pixels}
+        tf.saved_model.save(served, str(path), signatures)
+        signature = tf.saved_model.load(str(path)).signatures["serving_default"]
+        found = signature(images=tf.constant(contents))["probabilities"].numpy()
+    elif kind == "litert":
+        path.write_bytes(_litert(pipeline_model(trained, folded)))
+        found = _run_litert(path, prepared)
+    else:
+        onnx.write(pipeline_model(trained, folded), path)
+        found = onnx.run(path, prepared)
+    return float(np.max(np.abs(found - expected)))
+
+
+def _examples(trained: Trained, source: Source) -> tuple[list[bytes], Any]:
+    """Returns the bytes of some images, and the model's probabilities of them."""
+    contents = list(_contents(source))
+    if not contents:
+        raise UserError("There is no image to compare on that TensorFlow itself can decode.")
+    pixels = [_prepare(trained.card.preparation, one)[None] for one in contents]
+    prepared = trained.card.preparation.mapped(tf.concat(pixels, 0))
+    return contents, np.asarray(trained.classifier(prepared, training=False))
+
+
+def _contents(source: Source) -> Iterator[bytes]:
+    """Yields the bytes of the first images as files."""
+    count = min(len(source), _COMPARED)
+    items = tf.data.Dataset.from_tensor_slices(source.fetch(tf.range(count)))
+    for item in items:
+        stored, _ = source.read(item)
+        if not isinstance(stored, Encoded):
+            yield tf.io.encode_png(stored).numpy()
+        elif int(stored.decoder) != PILLOW:
+            yield stored.contents.numpy()
+
+
+def _prepare(preparation: Preparation, contents: Any) -> Any:
+    """Returns the pixels in [0, 255] that a model takes of the bytes of a file."""
+    return preparation(Image(as_encoded(contents), preparation.channels, pillow=False))
+
+
+class _Served(tf.Module):
+    """What a SavedModel holds: the model, and the way to it from the bytes of image files.
+
+    Args:
+        trained: The model and its card.
+        folded: The network.
+    """
+
+    def __init__(self, trained: Trained, folded: keras.Model) -> None:
+        super().__init__()
+        self._preparation = trained.card.preparation
+        self._model = folded
+        self._mapped = pipeline_model(trained, folded)
+        self._names = tf.constant(trained.card.class_names)
+        height, width, channels = folded.input_shape[1:]
+        self._shape = [height, width, channels]
+        spec = tf.TensorSpec([None, height, width, channels], tf.float32, name="images")
+        self.serve = tf.function(
+            self._serve, input_signature=[tf.TensorSpec([None], tf.string, name="images")]
+        )
+        self.pixels = tf.function(self._pixels, input_signature=[spec])
+
+    def _serve(self, images: Any) -> dict[str, Any]:
+        def one(contents: Any) -> Any:
+            return tf.ensure_shape(_prepare(self._preparation, contents), self._shape)
+
+        spec = tf.TensorSpec(self._shape, tf.float32)
+        return self._pixels(tf.map_fn(one, images, fn_output_signature=spec))
+
+    def _pixels(self, images: Any) -> dict[str, Any]:
+        probabilities = self._mapped(images, training=False)
+        best = tf.argmax(probabilities, axis=-1)
+        return {"probabilities": probabilities, "class": tf.gather(self._names, best)}
+
+
+def _litert(model: keras.Model) -> bytes:
+    """Returns a LiteRT model of one image at a time."""
+    spec = tf.TensorSpec([1, *model.input_shape[1:]], tf.float32, name="images")
+    # As variables the weights would stay outside of the file, and be read as nothing.
+    weights = [
+        [tf.constant(variable.numpy()) for variable in group]
+        for group in (model.trainable_variables, model.non_trainable_variables)
+    ]
+
+    def probabilities(images: Any) -> Any:
+        return model.stateless_call(*weights, images, training=False)[0]
+
+    function = tf.function(probabilities, input_signature=[spec]).get_concrete_function()
+    converted: bytes = tf.lite.TFLiteConverter.from_concrete_functions([function]).convert()
+    return converted
+
+
+def _run_litert(path: Path, prepared: Any) -> Any:
+    """Returns the probabilities that a LiteRT model gives, image by image."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's announces another package of the same.
+        interpreter = tf.lite.Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    [given], [told] = interpreter.get_input_details(), interpreter.get_output_details()
+    found = []
+    for image in prepared:
+        interpreter.set_tensor(given["index"], np.asarray(image, np.float32)[None])
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(told["index"])[0].copy())
+    return np.stack(found)

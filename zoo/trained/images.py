@@ -1,0 +1,133 @@
+"""Images that a trained model is shown: a split of a set, or files and folders."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from zoo.data import opening, pipeline
+from zoo.data.folders import FolderOptions, file_source, files_below
+from zoo.data.scan import scan
+from zoo.data.sources import EVALUATION, Source
+from zoo.errors import UserError
+from zoo.trained.opening import Trained
+
+
+def open_for(
+    trained: Trained,
+    report: Callable[[str], None],
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    data_dir: str | None = None,
+    skip_bad_files: bool = False,
+) -> Source:
+    """Opens images for a model: by default those that its run was evaluated on.
+
+    Args:
+        trained: The model.
+        report: Called with a sentence about what a user should know.
+        dataset: Name of the set; that of the run by default.
+        split: Its split, or "all" of class folders without splits.
+        data_dir: Where it is; where the run's was by default.
+        skip_bad_files: Whether to leave out files that cannot be used.
+
+    Raises:
+        UserError: If there are none, or they have other classes than the model.
+    """
+    config = trained.config
+    name = dataset if dataset is not None else trained.card.dataset or config["dataset"]
+    options = FolderOptions(
+        held_out=config["held_out"],
+        seed=config["seed"],
+        skip_bad_files=skip_bad_files or config["skip_bad_files"],
+        channels=trained.card.preparation.channels or 3,
+        classes=trained.card.class_names if name == opening.FOLDER else None,
+        report=report,
+    )
+    where = data_dir or config["data_dir"]
+    source = opening.open_split(name, split or EVALUATION, where, options)
+    check_fit(trained, source)
+    return source
+
+
+def check_fit(trained: Trained, source: Source) -> None:
+    """Raises a `UserError` when a model is for other images or classes than a set's."""
+    model = trained.classifier
+    takes, gives = tuple(model.input_shape[1:]), model.output_shape[-1]
+    shape = trained.card.preparation.shape(source.image_shape) if _has_size(trained, source) else ()
+    if shape != takes or gives != source.num_classes:
+        raise UserError(
+            f"The model takes images of shape {takes} and knows {gives} classes; {source.name} has "
+            f"{tuple(source.image_shape)} and {source.num_classes}."
+        )
+
+
+def _has_size(trained: Trained, source: Source) -> bool:
+    return bool(trained.card.preparation.size) or None not in source.image_shape
+
+
+def batches(trained: Trained, source: Source, batch_size: int) -> tf.data.Dataset:
+    """Returns prepared images and labels; see `pipeline.evaluation_batches`."""
+    return pipeline.evaluation_batches(source, batch_size, trained.card.preparation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Image files that were named, or found in folders that were.
+
+    Attributes:
+        paths: The files that can be used.
+        problems: Of the others, by path.
+        source: The images of `paths`, all with the label 0.
+    """
+
+    paths: tuple[str, ...]
+    problems: dict[str, str]
+    source: Source
+
+
+def find_files(names: Sequence[str], trained: Trained) -> Found:
+    """Looks for image files, and at each of them.
+
+    Args:
+        names: Files and folders, in which files lie at any depth.
+        trained: The model that is to see them.
+
+    Raises:
+        UserError: If a name is none, or nothing is found.
+    """
+    paths: list[bytes] = []
+    for name in names:
+        path = os.path.expanduser(os.fsencode(name))
+        if not os.path.lexists(path):
+            raise UserError(f"There is no file or folder {name!r}.")
+        paths += files_below(path) if os.path.isdir(path) else [path]
+    findings = scan(os.fsencode("/".join(names)), paths)
+    usable = [i for i, finding in enumerate(findings) if not finding.problem]
+    problems = {
+        os.fsdecode(paths[i]): finding.problem
+        for i, finding in enumerate(findings)
+        if finding.problem
+    }
+    if not usable:
+        few = "; ".join(f"{path!r} {problem}" for path, problem in [*problems.items()][:5])
+        raise UserError(f"There are no images that can be read in {', '.join(names)}. {few}")
+    source = file_source(
+        [paths[i] for i in usable],
+        [findings[i] for i in usable],
+        trained.card.class_names,
+        trained.card.preparation.channels or 3,
+    )
+    return Found(tuple(os.fsdecode(paths[i]) for i in usable), problems, source)
+
+
+def probabilities(trained: Trained, source: Source, batch_size: int) -> Any:
+    """Returns the classifier's probabilities of all images, float32 `[N, K]`."""
+    model = trained.classifier
+    predict = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+    made = [predict(x).numpy() for x, _ in batches(trained, source, batch_size)]
+    return np.concatenate(made).astype(np.float32)

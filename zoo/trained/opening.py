@@ -1,0 +1,197 @@
+"""A trained model: of a working directory, of a file, or by the name of a checkpoint."""
+
+import dataclasses
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+import zoo
+from zoo.data import datasets
+from zoo.data.dataset import PACKAGED
+from zoo.data.preparation import Preparation
+from zoo.errors import UserError, nearest
+from zoo.trained.card import Card, read_card
+from zoo.training import builders, pictures
+from zoo.training.keys import KEYS
+from zoo.training.storage import files
+from zoo.training.storage.workdir import Workdir
+from zoo.weights import WeightsError, get_record, list_weights
+from zoo.weights.inputs import ImagePreprocessing
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model and what is known of it.
+
+    Attributes:
+        name: What it was asked for by.
+        model: From prepared images to probabilities, with an auxiliary classifier if it has one.
+        card: Its classes and how images are prepared.
+        config: That of the run that made it; the defaults of what is not known.
+        file: The .keras file; None for a checkpoint.
+        workdir: Of the run; None otherwise.
+    """
+
+    name: str
+    model: keras.Model
+    card: Card
+    config: Mapping[str, Any]
+    file: Path | None = None
+    workdir: Workdir | None = None
+
+    @property
+    def classifier(self) -> keras.Model:
+        """The model without the auxiliary classifier."""
+        return builders.classifier_of(self.model)
+
+
+def open_trained(name: str) -> Trained:
+    """Opens a trained model.
+
+    Args:
+        name: The working directory of a finished run, a .keras file, or one of
+            `zoo.list_weights()`.
+
+    Raises:
+        UserError: If there is none; the message says what was looked for.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return open_workdir(name)
+    if path.is_file():
+        return _open_file(path)
+    if "/" in name or name.endswith((".keras", ".h5")):
+        raise UserError(f"--model={name}: there is no such file or folder.")
+    return _open_checkpoint(name)
+
+
+def open_workdir(path: str) -> Trained:
+    """Opens the model of a finished run of `zoo.train`.
+
+    Raises:
+        UserError: If there is none in this folder.
+    """
+    workdir = Workdir(path)
+    config = defaults() | workdir.read_config("model", "norm", "dataset", "num_steps")
+    model = load_model(workdir)
+    card = read_card(workdir.model) or _card_of_run(model, config)
+    return Trained(path, model, card, config, workdir.model, workdir)
+
+
+def defaults() -> dict[str, Any]:
+    """Returns the values of keys that a run's config does not have."""
+    return {name: key.default for name, key in KEYS.items()}
+
+
+def _card_of_run(model: keras.Model, config: Mapping[str, Any]) -> Card:
+    """What an older release did not write into the model: the images' size was as stored."""
+    classes = datasets.load(PACKAGED, "test").class_names if config["dataset"] == PACKAGED else None
+    channels = builders.classifier_of(model).input_shape[-1]
+    prepared = dataclasses.replace(pictures.preparation(config), channels=channels)
+    return Card(
+        classes or _numbered(model), prepared, config["model"], config["norm"], config["dataset"]
+    )
+
+
+def _numbered(model: keras.Model) -> tuple[str, ...]:
+    """Names for classes that have none."""
+    return tuple(map(str, range(builders.classifier_of(model).output_shape[-1])))
+
+
+def load_model(workdir: Workdir) -> keras.Model:
+    """Returns the model of a finished run.
+
+    Raises:
+        UserError: When the run is not finished or its model cannot be read.
+    """
+    if not workdir.model.exists():
+        raise UserError(
+            f"{workdir.path} holds an unfinished run: it has no {workdir.model.name} yet. The "
+            "zoo.train command that began it resumes it."
+        )
+    if workdir.model.is_dir():
+        raise UserError(f"{workdir.model} is a folder, not a model.")
+    return _load_file(workdir.model)
+
+
+def _load_file(path: Path) -> keras.Model:
+    """Returns the model in a .keras file."""
+    # Of another file Keras says that it is not found.
+    if not files.is_whole_zip(path):
+        raise UserError(f"{path} is damaged: it is not a whole .keras file.")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        # Below its first line Keras prints the whole config of the model.
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} cannot be read: {reason}") from error
+
+
+def _open_file(path: Path) -> Trained:
+    """Opens a .keras file, of this package or another."""
+    if path.suffix != ".keras":
+        raise UserError(
+            f"--model={path}: a model is a .keras file, the working directory of a run, or the "
+            "name of a checkpoint. Weights alone are loaded by zoo.create_model(weights=...)."
+        )
+    model = _load_file(path)
+    card = read_card(path) or _card_of_stranger(model, path)
+    return Trained(str(path), model, card, defaults(), path)
+
+
+def _card_of_stranger(model: keras.Model, path: Path) -> Card:
+    """What can be told of a model that says nothing: its pixels are from 0 to 1."""
+    shape = getattr(builders.classifier_of(model), "input_shape", None)
+    if not (isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3)):
+        raise UserError(
+            f"{path} is no image classifier: its input must be images (H, W, C) with 1 or 3 "
+            f"channels, received {shape}."
+        )
+    size = shape[1] if shape[1] == shape[2] and shape[1] else 0
+    return Card(_numbered(model), Preparation(size=size, channels=shape[-1]), model.name)
+
+
+def _open_checkpoint(name: str) -> Trained:
+    """Opens a checkpoint that is known by name."""
+    try:
+        record = get_record(name)
+    except WeightsError as error:
+        raise UserError(
+            f"--model={name}: there is no such file, folder or checkpoint."
+            f"{nearest(name, list_weights())} python -m zoo.list lists the checkpoints."
+        ) from error
+    if record.num_classes is None:
+        raise UserError(f"--model={name}: these weights have no classifier.")
+    model = zoo.create_model(
+        record.architecture,
+        weights=record.tag,
+        input_shape=record.input_shape,
+        num_classes=record.num_classes,
+        norm="batch_norm",
+        norm_options=record.norm_options,
+        data_format="channels_last",
+    )
+    height, _, channels = record.input_shape
+    prepared = Preparation(
+        height, channels, 0.875 if height >= 224 else 1.0, pixels=record.preprocessing
+    )
+    names = _numbered(model)
+    if record.dataset == "fashion_mnist":
+        names = datasets.load(PACKAGED, "test").class_names
+    card = Card(names, prepared, record.architecture, "batch_norm", record.dataset)
+    return Trained(name, model, card, defaults() | {"dataset": record.dataset})
+
+
+def pipeline_model(trained: Trained, model: keras.Model) -> keras.Model:
+    """Returns a model of stored pixels in [0, 255], of the size that `model` takes.
+
+    Args:
+        trained: Says what pixels are mapped to.
+        model: Of prepared images.
+    """
+    images = keras.Input(model.input_shape[1:], name="images")
+    mapped = ImagePreprocessing(trained.card.preparation.pixels, "channels_last")(images)
+    return keras.Model(images, model(mapped), name=model.name)
