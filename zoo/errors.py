@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 class UserError(Exception):
     """A mistake that the user of a program can mend, with a message written for them.
 
-    `zoo.training.cli.program` prints the message as one line on stderr and exits with status 1, as
+    `zoo.training.cli.program` prints the message as one line on stderr and exits with status 2, as
     it does for an `OSError`. Any other exception is a defect of the package, and keeps its
     traceback.
     """

@@ -11,7 +11,7 @@ def test_a_wrong_file_in_a_folder_is_refused(run_program, tmp_path):
     record = get_record(NAME)
     (tmp_path / record.file).write_bytes(b"wrong")
     done = run_program("zoo.fetch", NAME, f"--zoo_url={tmp_path}", f"--cache={tmp_path / 'cache'}")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: The file {tmp_path / record.file} is not the published ")
     digest = hashlib.md5(b"wrong").hexdigest()
     assert f"expected md5 {record.hash} and 94,765,736 bytes, got md5 {digest}" in done.stderr
@@ -32,7 +32,7 @@ def test_a_wrong_file_in_a_folder_is_refused(run_program, tmp_path):
 )
 def test_a_mistake_is_one_line(run_program, tmp_path, arguments, message):
     done = run_program("zoo.fetch", *arguments, f"--cache={tmp_path}")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
 

@@ -63,7 +63,7 @@ def test_a_narrow_one_says_what_is_missing(list_at):
 )
 def test_a_mistake_is_one_line(list_at, arguments, message):
     done = list_at(80, *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
 

@@ -10,7 +10,7 @@ def test_a_run_is_drawn_once(finished_run, run_program, tmp_path):
     assert drawn.startswith(b"\x89PNG")
 
     again = run_program("zoo.plot", workdir, f"--output={output}")
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert again.stderr == (
         f"error: {output} exists: add --overwrite, or choose another --output.\n"
     )
@@ -29,6 +29,6 @@ def test_a_run_is_drawn_once(finished_run, run_program, tmp_path):
 )
 def test_a_mistake_is_one_line(run_program, arguments, message):
     done = run_program("zoo.plot", *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1

@@ -73,7 +73,7 @@ def test_another_config_is_refused_with_the_keys_that_differ(
     done = run_program(
         "zoo.train", f"--workdir={workdir}", *tiny_arguments, "--config.norm=batch_norm"
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"error: {workdir} holds a run with another config: norm (there 'batch_renorm', here "
         "'batch_norm'). Nothing was written. Choose another --workdir, or give the same config to "
@@ -97,7 +97,7 @@ def test_another_config_is_refused_with_the_keys_that_differ(
 )
 def test_a_mistake_is_one_line_and_writes_nothing(run_program, tmp_path, argument, message):
     done = run_program("zoo.train", f"--workdir={tmp_path / 'run'}", argument)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
@@ -123,7 +123,7 @@ def test_steps_are_profiled_for_tensorboard(run_program, tiny_arguments, tmp_pat
 
 def test_the_working_directory_is_asked_for(run_program):
     done = run_program("zoo.train")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: --workdir is missing: add it, as in --workdir=runs/quickstart.\n"
     )
@@ -132,7 +132,7 @@ def test_the_working_directory_is_asked_for(run_program):
 def test_a_folder_of_somebody_else_is_refused(run_program, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     done = run_program("zoo.train", f"--workdir={tmp_path}")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == (
         f"error: {tmp_path} is not empty and holds no run of zoo.train: nothing was written. "
         "Choose another --workdir.\n"
@@ -162,7 +162,7 @@ def test_what_is_in_the_way_is_one_line(
         getattr(path, make)()
     workdir = tmp_path / name.partition("/")[0]
     done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(message.format(path=path))
     assert done.stderr.count("\n") == 1
 
@@ -175,7 +175,7 @@ def test_a_data_set_that_is_not_prepared_is_a_mistake(run_program, tmp_path):
         "--config.dataset=mnist",
         f"--config.data_dir={tmp_path / 'data'}",
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: Dataset 'mnist' is not prepared in ")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -195,7 +195,7 @@ def test_several_workers_need_to_know_where_they_are(run_program, tmp_path):
     done = run_program(
         "zoo.train", f"--workdir={tmp_path / 'run'}", "--config.strategy=multi_worker"
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --config.strategy=multi_worker needs the environment")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -210,7 +210,7 @@ def test_a_disk_that_takes_no_more_is_one_line(run_python, tmp_path, tiny_argume
         "from zoo import train\n"
         "train.run()\n"
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert "File too large" in done.stderr

@@ -347,7 +347,7 @@ def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(run_program, tm
         "--config.learning_rate=1e30",
         *steps,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: The loss is ")
     assert done.stderr.count("\n") == 1
     assert "Try a lower --config.learning_rate" in done.stderr
@@ -398,12 +398,12 @@ def test_a_run_whose_checkpoints_are_gone_or_all_damaged_does_not_start_again(
     for checkpoint in (workdir / "checkpoints").iterdir():
         (checkpoint / "state.json").write_text("{}")
     done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: None of the 2 checkpoints in ")
 
     shutil.rmtree(workdir / "checkpoints")
     done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "has records up to step 120 and no checkpoint" in done.stderr
     assert done.stderr.count("\n") == 1
     assert (workdir / "metrics.jsonl").read_text() == metrics

@@ -14,16 +14,17 @@ from zoo.errors import UserError, WorkerLostError
 NEEDS = frozenset(
     (
         *("absl", "h5py", "importlib_resources", "keras", "matplotlib", "ml_collections", "numpy"),
-        *("requests", "rich", "tensorboard", "tensorflow", "tensorflow_datasets"),
+        *("PIL", "requests", "rich", "tensorboard", "tensorflow", "tensorflow_datasets"),
     )
 )
 """What the programs import that the extra `zoo` installs."""
 
+MISTAKE = 2  # As shells report a wrong use; a defect, which keeps its traceback, is 1.
 INTERRUPTED = 130  # What shells report for a program that Ctrl-C ended: 128 + SIGINT.
 
 
 def _ended(action: Callable[[], Any]) -> Any:
-    """Runs `action`; a user's mistake becomes one line on stderr and exit status 1.
+    """Runs `action`; a user's mistake becomes one line on stderr and exit status 2.
 
     So does what the operating system refuses, such as writing to a full disk, and a package of the
     extra `zoo` that is missing.
@@ -34,7 +35,7 @@ def _ended(action: Callable[[], Any]) -> Any:
         end_at_once(str(error))
     except UserError as error:
         _complain(str(error))
-        sys.exit(1)
+        sys.exit(MISTAKE)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in NEEDS:
             raise
@@ -42,11 +43,11 @@ def _ended(action: Callable[[], Any]) -> Any:
             f"{error.name} is not installed, which the programs need. Install all of them by "
             "pip install 'keras-renorm[zoo]', or '.[zoo]' in a clone."
         )
-        sys.exit(1)
+        sys.exit(MISTAKE)
     except OSError as error:
         where = "" if error.filename is None else f": {os.fsdecode(error.filename)}"
         _complain(f"{error.strerror or error}{where}")
-        sys.exit(1)
+        sys.exit(MISTAKE)
     except KeyboardInterrupt:
         print("error: interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -1,0 +1,44 @@
+"""ResNet-20 with Batch Renorm on a folder of photographs, two at a time.
+
+    python -m zoo.train --workdir=runs/photos --config=fine_tune --config.data_dir=photos
+
+`photos` holds a folder for each class, and in it image files; a fifth of each class is held out for
+evaluation. With photos/train/CLASS and photos/val/CLASS it is what lies in val. Minibatches of two
+images are what batch norm fails on and Batch Renorm does not, and what fits beside a large model.
+
+The images are resized to 64 pixels, with Inception's crops of at least half of an image, and flips.
+Any model of zoo.list takes them: --config.model=resnet50 --config.image_size=224.
+
+On 180 images of three classes of Fashion-MNIST, written as JPEGs of some 250 pixels, seed 0 reached
+88.9 % of the 36 that were held out, in 61 s on two cores of an Intel Xeon that had other work to do.
+"""
+
+from ml_collections import config_dict
+
+from zoo.training.config import default_config
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Returns the recipe."""
+    config = default_config()
+    config.model = "resnet20"
+    config.norm = "batch_renorm"
+    # Statistics of two images are noisy: averages of more steps, and limits that open.
+    config.norm_momentum = 0.99
+    config.r_max, config.r_max_start_step, config.r_max_end_step = 3.0, 0, 400
+    config.d_max, config.d_max_start_step, config.d_max_end_step = 5.0, 0, 400
+
+    config.dataset = "folder"
+    config.image_size = 64
+    config.batch_size = 2
+    config.eval_batch_size = 100
+    config.augment = True
+    config.crop = "inception"
+    config.crop_area = 0.5
+
+    config.num_steps = 2000
+    config.learning_rate = 0.01
+    config.warmup_steps = 200
+    config.weight_decay = 1e-4
+    config.eval_every_steps = 500
+    return config
