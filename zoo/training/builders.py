@@ -27,6 +27,8 @@ def norm_options(config: Config) -> dict[str, Any]:
         value = config["skip_init_value"]
         return {"initial_value": {"zero": 0.0, "one": 1.0}.get(value, value)}
     options = {"momentum": config["norm_momentum"], "synchronized": config["synchronized"]}
+    if not config["norm_scale"]:
+        options["scale"] = False
     if config["norm_epsilon"] is not None:
         options["epsilon"] = config["norm_epsilon"]
     if config["virtual_batch_size"]:

@@ -151,6 +151,8 @@ def read_time(text: str) -> int | float | None:
 
 _NORMS = ("norm", ("batch_renorm", "batch_norm"))
 _RENORM = ("norm", ("batch_renorm",))
+_AUGMENTED = ("augment", (True,))
+_INCEPTION = ("crop", ("inception",))
 _DECAYING = ("learning_rate_schedule", ("cosine", "polynomial"))
 
 # The layers check their own, too, but do not know what the config calls them.
@@ -161,6 +163,7 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
         Key("norm", "batch_renorm", "", _one_of("batch_renorm", "batch_norm", "skip_init", "none")),
         Key("norm_momentum", 0.99, "Of the moving statistics: 1 - the papers' alpha.", _TO_1),
         Key("norm_epsilon", None, "0.001, or that of weights.", _ABOVE_0, optional=float),
+        Key("norm_scale", True, "Whether gamma is learned, or 1.", only=_NORMS),
         Key("synchronized", False, "Whether moments are those of all replicas.", only=_NORMS),
         Key(
             "virtual_batch_size",
@@ -251,10 +254,16 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
     ),
     (
         Key("augment", False, "Random crops, and flips."),
-        Key("crop", "pad", "Of the padded image, or Inception's.", _one_of("pad", "inception")),
-        Key("flip", True, "With augment, half of the images, left to right."),
-        Key("crop_area", 0.08, "Least share of the image in Inception's crops.", _SHARES),
-        Key("crop_aspect", 4 / 3, "Largest width over height there.", _AT_LEAST_1),
+        Key(
+            "crop",
+            "pad",
+            "Of the padded image, or Inception's.",
+            _one_of("pad", "inception"),
+            only=_AUGMENTED,
+        ),
+        Key("flip", True, "Of half of the images, left to right.", only=_AUGMENTED),
+        Key("crop_area", 0.08, "Least share of the image.", _SHARES, only=_INCEPTION),
+        Key("crop_aspect", 4 / 3, "Largest width over height.", _AT_LEAST_1, only=_INCEPTION),
         Key("colour_strength", 0.0, "Of random colours; 1: as Inception's.", _TO_1),
         Key("rand_augment", 0.0, "Strength of RandAugment's two operations; 0: none.", _TO_1),
         Key("erasing", 0.0, "Share of the images of which a box is erased.", _TO_1),

@@ -91,11 +91,10 @@ def augmentation(config: Config) -> Augmentation:
     Raises:
         UserError: When keys contradict each other.
     """
-    if config["crop"] == "inception" and not (config["augment"] and config["image_size"]):
+    if config["crop"] == "inception" and not config["image_size"]:
         raise UserError(
-            "--config.crop=inception needs --config.augment, and the --config.image_size that its "
-            f"crops are resized to, received augment={config['augment']} and "
-            f"image_size={config['image_size']}."
+            "--config.crop=inception needs the --config.image_size that its crops are resized to, "
+            "received 0."
         )
     if config["eval_crop_share"] < 1 and not config["image_size"]:
         raise UserError(

@@ -39,8 +39,10 @@ def test_keys_say_how_images_are_prepared_and_changed():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"crop": "inception", "augment": True}, "--config.crop=inception needs --config.augment"),
-        ({"crop": "inception", "image_size": 24}, "received augment=False and image_size=24."),
+        (
+            {"crop": "inception", "augment": True},
+            "--config.crop=inception needs the",
+        ),
         ({"eval_crop_share": 0.5}, "--config.eval_crop_share below 1 needs the"),
     ],
 )
@@ -91,3 +93,25 @@ def test_a_worker_makes_its_part(monkeypatch):
     task = {"type": "worker", "index": 1}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
     assert pictures.part(config(strategy="multi_worker")) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("weights", "pixels"),
+    [
+        (None, "unit"),
+        ("keras_imagenet", "caffe"),
+        ("inception_v3.keras_imagenet", "tf"),
+        ("somewhere.h5", "unit"),
+    ],
+)
+def test_pixels_are_mapped_as_weights_need(weights, pixels):
+    values = config(model="resnet50", weights=weights)
+    assert pictures.preparation(values).pixels == pixels
+    assert pictures.preparation(values | {"pixels": "tf"}).pixels == "tf"
+
+
+def test_pixels_are_mapped_as_a_model_file_says(tmp_path):
+    from zoo.trained.card import Card, write_card
+
+    write_card(tmp_path / "m.keras", Card(("a",), Preparation(pixels="caffe")))
+    assert pictures.pixels_of("mlp", str(tmp_path / "m.keras")) == "caffe"
