@@ -50,3 +50,81 @@ def test_a_folder_in_the_place_of_the_model_is_in_the_way(finished):
     (finished / "model.keras").mkdir()
     with pytest.raises(UserError, match=r"model\.keras is a folder, not a model: move it away, "):
         train(CONFIG, str(finished), Console(quiet=True))
+
+
+FAULTS = """
+import os, pathlib, shutil
+from rich.console import Console
+from zoo.configs import few_labels
+from zoo.errors import UserError
+from zoo.training.run import train
+
+base = pathlib.Path(FOLDER)
+config = few_labels.get_config().to_dict() | {
+    "num_steps": 4, "eval_every_steps": 2, "checkpoint_every_steps": 2, "log_every_steps": 2,
+}
+
+def run(path):
+    return train(config, str(path), Console(quiet=True))
+
+run(base / "whole")
+(base / "whole" / "model.keras").unlink()
+shutil.rmtree(base / "whole" / "checkpoints" / "step-00000004")
+if os.geteuid() == 0:
+    for path in base.rglob("*"):
+        os.chown(path, 65534, -1)
+    for path in [base, *base.parents]:
+        path.chmod(path.stat().st_mode | 0o011)
+    os.chown(base, 65534, -1)
+    os.seteuid(65534)
+
+def removed(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+def unreadable(path):
+    path.chmod(0)
+
+def of_another_kind(path):
+    folder = path.is_dir()
+    removed(path)
+    path.touch() if folder else path.mkdir()
+
+def a_link_to_nothing(path):
+    removed(path)
+    path.symlink_to("nowhere")
+
+def a_link_to_itself(path):
+    removed(path)
+    path.symlink_to(path.name)
+
+faults = (removed, unreadable, of_another_kind, a_link_to_nothing, a_link_to_itself)
+for name in sorted(str(path.relative_to(base / "whole")) for path in (base / "whole").rglob("*")):
+    for fault in faults:
+        shutil.copytree(base / "whole", base / "run")
+        fault(base / "run" / name)
+        try:
+            status = run(base / "run")
+        except (UserError, OSError) as error:
+            status = str(error)
+            assert "/run" in status, (name, fault, status)
+        print(fault.__name__, name, status)
+        for path in [base / "run", *(base / "run").rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(0o700)
+        shutil.rmtree(base / "run")
+os.seteuid(os.getuid())  # At the end TensorFlow removes files of its own.
+print("all")
+"""
+
+
+@pytest.mark.slow
+def test_every_file_may_be_gone_unreadable_or_of_another_kind(run_python, tmp_path):
+    done = run_python(FAULTS.replace("FOLDER", repr(str(tmp_path))))
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, last = done.stdout.splitlines()
+    assert last == "all"
+    assert len(lines) >= 5 * 12
+    # What is not needed, or can be begun anew, does not end the run.
+    assert "removed metrics.jsonl 0" in lines
+    assert "removed tensorboard 0" in lines
+    assert any("unreadable checkpoints/step-00000002 Checkpoint " in line for line in lines)

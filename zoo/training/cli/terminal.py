@@ -25,7 +25,9 @@ class LastingConsole(Console):
     """
 
     def __init__(self) -> None:
-        super().__init__(file=_LastingFile(sys.stdout))  # type: ignore[arg-type]
+        # A program that was started without stdout has none; rich prints nothing then.
+        file: Any = None if sys.stdout is None else _LastingFile(sys.stdout)
+        super().__init__(file=file)
 
 
 class _LastingFile:

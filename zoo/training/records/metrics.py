@@ -69,6 +69,8 @@ def read(path: Path, report: Callable[[str], None] | None = None) -> list[Record
     """
     if not path.exists():
         return []
+    if path.is_fifo() or path.is_socket():  # which would be waited for
+        raise UserError(f"{path} is no file: move it away.")
     *lines, cut_off = path.read_bytes().split(b"\n")
     del cut_off
     records = []

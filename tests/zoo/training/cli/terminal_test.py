@@ -65,3 +65,8 @@ def test_a_full_disk_ends_the_output_and_not_the_program(run_python):
     assert done.stderr == (
         "warning: /dev/full: No space left on device: the output ends here.\nalive\n"
     )
+
+
+def test_a_program_without_stdout_prints_nothing(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    terminal.say(terminal.LastingConsole(), "x")

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import pytest
@@ -86,6 +87,12 @@ def test_a_damaged_line_is_left_out_of_a_resumed_run(path):
 
 def test_a_missing_file_has_no_records(path):
     assert metrics.read(path) == []
+
+
+def test_a_pipe_is_not_waited_for(path):
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))} is no file: move it away"):
+        metrics.read(path)
 
 
 def test_evaluations_are_the_records_of_the_test_set(path):
