@@ -11,8 +11,7 @@ from zoo.data import samplers
 from zoo.data.sources import Source
 from zoo.errors import UserError, as_user_errors
 from zoo.models import registry
-from zoo.training import config as configs
-from zoo.training import fine_tuning, optimizers, pictures, step
+from zoo.training import fine_tuning, optimizers, pictures, step, times
 from zoo.training.imports import called, is_path
 from zoo.training.optimizers import HEAD
 
@@ -44,7 +43,7 @@ def _limit(
     config: Config, name: str, start: float, greatest: float
 ) -> float | schedules.Schedule | None:
     """Returns the ramp of r_max or d_max, or its number; None for what the layer does by itself."""
-    steps, value = configs.ramp(config, f"{name}_ramp"), config[name]
+    steps, value = times.ramp(config, f"{name}_ramp"), config[name]
     if steps is None:
         return None if value is None else float(value)
     return schedules.LinearRamp(start, greatest if value is None else float(value), *steps)
@@ -95,6 +94,17 @@ def _of_every_model(config: Config, dataset: Source) -> dict[str, Any]:
 
 def _own_model(config: Config, dataset: Source) -> keras.Model:
     """Returns the model that a function of the user's makes."""
+    for key in ("auxiliary_weight", "dropout_rate"):
+        if config[key] is not None:
+            raise UserError(
+                f"--config.{key} has no effect with a model of your own, received {config[key]}. "
+                "Leave it out, and build it into the model."
+            )
+    if config["weights"] is not None and not fine_tuning.is_model_file(config):
+        raise UserError(
+            f"--config.weights of a model of your own must be a .keras file, received "
+            f"{config['weights']!r}."
+        )
     model = called(config, "model", keras.Model, **_of_every_model(config, dataset))
     names = [layer.name for layer in model.layers]
     if HEAD[0] not in names or model.output_shape[-1] != dataset.num_classes:

@@ -3,15 +3,15 @@
 A config is a flat, locked `ml_collections.ConfigDict` with the keys of `zoo.training.keys`.
 """
 
-import itertools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
 from zoo.errors import UserError, nearest
-from zoo.training.keys import KEYS, read_time
+from zoo.training import times
+from zoo.training.imports import is_path
+from zoo.training.keys import KEYS
 
 
 def default_config() -> config_dict.ConfigDict:
@@ -43,25 +43,37 @@ def check_values(config: Mapping[str, Any]) -> None:
     """Raises a `UserError` when a value is not allowed, or does not go with another one."""
     for name, key in KEYS.items():
         key.check(config[name])
+    _check_times(config)
+    _check_statistics(config)
+    _check_step(config)
+
+
+def _check_times(config: Mapping[str, Any]) -> None:
+    """Raises a `UserError` for times that do not follow each other."""
     for name in ("warmup_steps", "freeze_statistics_at_step"):
-        if in_steps(config)[name] >= config["num_steps"]:
+        if times.in_steps(config)[name] >= config["num_steps"]:
             raise UserError(
                 f"--config.{name} must be below num_steps ({config['num_steps']}), received "
                 f"{config[name]}."
             )
     for name in ("r_max_ramp", "d_max_ramp"):
-        ramp(config, name)
+        times.ramp(config, name)
     if config["learning_rate_schedule"] == "piecewise":
-        decay_steps(config)
-    if config["batch_size"] % config["accumulate"]:
-        raise UserError(
-            f"--config.accumulate must divide batch_size ({config['batch_size']}), received "
-            f"{config['accumulate']}."
-        )
-    if config["freeze_statistics_at_step"] and config["norm"] in ("none", "skip_init"):
+        times.decay_steps(config)
+
+
+def _check_statistics(config: Mapping[str, Any]) -> None:
+    """Raises a `UserError` for what is asked of statistics that there are not."""
+    without = config["norm"] in ("none", "skip_init")
+    if config["freeze_statistics_at_step"] and without:
         raise UserError(
             f"--config.freeze_statistics_at_step must be 0 with --config.norm={config['norm']}, "
             f"which has no statistics, received {config['freeze_statistics_at_step']}."
+        )
+    if config["gauges_every_steps"] and (without or config["strategy"] != "none"):
+        raise UserError(
+            "--config.gauges_every_steps must be 0 but for strategy=none and a norm with "
+            f"statistics, received strategy={config['strategy']} and norm={config['norm']}."
         )
     if config["initial_statistics"] == "precise" and config["strategy"] != "none":
         raise UserError(
@@ -69,27 +81,34 @@ def check_values(config: Mapping[str, Any]) -> None:
             f"{config['strategy']}. Compute them in a run of one step there, and give its "
             "model.keras as weights."
         )
-    if config["gauges_every_steps"] and (
-        config["strategy"] != "none" or config["norm"] not in ("batch_renorm", "batch_norm")
-    ):
-        raise UserError(
-            "--config.gauges_every_steps must be 0 but for strategy=none and a norm with "
-            f"statistics, received strategy={config['strategy']} and norm={config['norm']}."
-        )
     if config["initial_statistics"] != "kept" and config["weights"] is None:
         raise UserError(
             f"--config.initial_statistics={config['initial_statistics']} has no effect without "
             "weights. Leave it out, or give --config.weights."
+        )
+
+
+def _check_step(config: Mapping[str, Any]) -> None:
+    """Raises a `UserError` for a minibatch, or a step, that cannot be divided so."""
+    if config["batch_size"] % config["accumulate"]:
+        raise UserError(
+            f"--config.accumulate must divide batch_size ({config['batch_size']}), received "
+            f"{config['accumulate']}."
+        )
+    if config["strategy"] == "mirrored" and config["num_replicas"] > config["batch_size"]:
+        raise UserError(
+            f"--config.num_replicas must be at most batch_size ({config['batch_size']}), received "
+            f"{config['num_replicas']}."
         )
     if config["jit"] and config["synchronized"] and config["strategy"] != "none":
         raise UserError(
             "--config.jit compiles each replica's passes, and synchronized moments travel between "
             "the replicas within them: give one of the two, or strategy=none."
         )
-    if config["strategy"] == "mirrored" and config["num_replicas"] > config["batch_size"]:
+    if is_path(config["optimizer"]) and config["head_rate_factor"] != 1:
         raise UserError(
-            f"--config.num_replicas must be at most batch_size ({config['batch_size']}), received "
-            f"{config['num_replicas']}."
+            "--config.head_rate_factor must be 1 with an optimizer of your own, received "
+            f"{config['head_rate_factor']}."
         )
 
 
@@ -111,71 +130,6 @@ def check_effects(config: Mapping[str, Any], given: set[str], own: set[str]) -> 
                 f"--config.{name} has no effect with {other}={config[other]}: it is for {other}="
                 f"{' or '.join(map(str, values))}. Leave it out, or change {other}."
             )
-
-
-def in_steps(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the config with every time in steps, those that are shares of num_steps, too."""
-    times = {name: _steps(config, config[name], key.time) for name, key in KEYS.items() if key.time}
-    return {**config, **times}
-
-
-def _steps(config: Mapping[str, Any], value: float, rounded: Callable[[float], int]) -> int:
-    """Returns a time in steps. No share is so small that it is rounded to 0 upwards."""
-    if isinstance(value, int):
-        return value
-    # 0.35 * 3000 is 1050 but for a bit.
-    return rounded(round(value * config["num_steps"], 6))
-
-
-def ramp(config: Mapping[str, Any], name: str) -> tuple[int, int] | None:
-    """Returns the steps at which a ramp begins and ends; None where there is none.
-
-    Raises:
-        UserError: When it is not two times, of which the second is the later.
-    """
-    if config[name] is None:
-        return None
-    found = _times(config, name, math.floor, math.ceil)
-    if len(found) != 2 or not found[0] < found[1]:
-        raise UserError(
-            f"--config.{name} must be two times, the later one second, such as 0.05,0.35 or "
-            f"150,1050, received {config[name]!r}: {_listed(found)} steps."
-        )
-    return found[0], found[1]
-
-
-def decay_steps(config: Mapping[str, Any]) -> list[int]:
-    """Returns the steps at which a piecewise constant learning rate falls.
-
-    Raises:
-        UserError: When they are no times, or do not grow.
-    """
-    found = _times(config, "decay_at_steps", math.floor)
-    warmup = in_steps(config)["warmup_steps"]
-    if sorted(set(found)) != found or found[0] <= warmup:
-        raise UserError(
-            f"--config.decay_at_steps must grow and be after the warm-up of {warmup} steps, such "
-            f"as 0.5,0.75, received {config['decay_at_steps']!r}: {_listed(found)} steps."
-        )
-    return found
-
-
-def _times(config: Mapping[str, Any], name: str, *rounded: Callable[[float], int]) -> list[int]:
-    """Returns the times that a string lists, in steps; shares rounded in these ways in turn."""
-    values = [read_time(text) for text in config[name].split(",")]
-    for value in values:
-        good = value is not None and value >= 0 and (isinstance(value, int) or value <= 1)
-        if not good:
-            raise UserError(
-                f"--config.{name} must be times with commas between, each a number of steps or a "
-                f"share of num_steps, such as 0.05,0.35, received {config[name]!r}."
-            )
-    ways = itertools.cycle(rounded)
-    return [_steps(config, value, next(ways)) for value in values if value is not None]
-
-
-def _listed(values: list[int]) -> str:
-    return ", ".join(map(str, values))
 
 
 class Changes(NamedTuple):

@@ -96,6 +96,8 @@ class Key:
         """Returns its default, and as a comment what it is and takes: a line, or some more."""
         value = json.dumps(self.default) if isinstance(self.default, str) else self.default
         words = f"{self.allowed.words.capitalize()}." if self.allowed else ""
+        if self.only is not None:
+            words = f"{words} For {self.only[0]}={' or '.join(self.only[1])}.".strip()
         line, comment = f"{self.name} = {value}", f"{self.help} {words}".strip()
         if len(f"{line}  # {comment}") <= _HELP_COLUMNS:
             return f"{line}  # {comment}" if comment else line
@@ -176,7 +178,7 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
         Key(
             "r_max",
             None,
-            "The limit of r, at least 1. By default the layer's: up to 3, as it needs.",
+            "The limit of r. By default the layer's: up to 3, as it needs.",
             _AT_LEAST_1,
             optional=float,
             only=_RENORM,
@@ -190,7 +192,7 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
         Key(
             "d_max",
             None,
-            "The limit of d, at least 0. By default the layer's: up to 5, as it needs.",
+            "The limit of d. By default the layer's: up to 5, as it needs.",
             _AT_LEAST_0,
             optional=float,
             only=_RENORM,
@@ -204,7 +206,7 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
         Key(
             "skip_init_value",
             "zero",
-            "Only for skip_init: the learnable scale of each residual branch at first; "
+            "The learnable scale of each residual branch at first; "
             "inverse_sqrt_depth is 1 / sqrt(number of residual blocks).",
             _one_of("zero", "inverse_sqrt_depth", "one"),
             only=("norm", ("skip_init",)),

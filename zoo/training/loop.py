@@ -16,8 +16,7 @@ from rich.console import Console
 from keras_renorm import diagnostics, statistics
 from zoo.errors import UserError
 from zoo.trained.card import write_card
-from zoo.training import builders, evaluation, optimizers, pictures
-from zoo.training import config as configs
+from zoo.training import builders, evaluation, optimizers, pictures, times
 from zoo.training.averages import Averages
 from zoo.training.cli import terminal
 from zoo.training.cli.runtime import seed_everything
@@ -60,7 +59,7 @@ class Trainer:
         profile_steps: tuple[int, int] | None = None,
     ) -> None:
         self._profiler = Profiler(workdir.tensorboard, profile_steps if workers.is_chief else None)
-        self._config = config = configs.in_steps(config)
+        self._config = config = times.in_steps(config)
         self._workdir = workdir
         self._console = console
         self._workers = workers

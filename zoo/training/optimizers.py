@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from zoo.training import config as configs
+from zoo.training import times
 from zoo.training.imports import called, is_path
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
@@ -72,7 +72,7 @@ def learning_rate_schedule(config: Mapping[str, Any]) -> Schedule:
     """
     if is_path(config["learning_rate_schedule"]):
         return called(config, "learning_rate_schedule", Schedule, config=dict(config))
-    peak, warmup = peak_rate(config), configs.in_steps(config)["warmup_steps"]
+    peak, warmup = peak_rate(config), times.in_steps(config)["warmup_steps"]
     after = _after_warmup(config, peak, warmup)
     return WarmUp(peak, warmup, after) if warmup else after
 
@@ -90,10 +90,10 @@ def _after_warmup(config: Mapping[str, Any], peak: float, warmup: int) -> Schedu
             end = peak * config["learning_rate_end"]
             return schedules.PolynomialDecay(peak, steps, end, config["polynomial_power"])
         case "exponential":
-            every = configs.in_steps(config)["decay_every_steps"]
+            every = times.in_steps(config)["decay_every_steps"]
             stairs = not config["decay_smoothly"]
             return schedules.ExponentialDecay(peak, every, config["decay_factor"], stairs)
-    falls = configs.decay_steps(config)
+    falls = times.decay_steps(config)
     values = [peak * math.pow(config["decay_factor"], number) for number in range(len(falls) + 1)]
     # Keras's rate falls after the step of a boundary, which is one more than the steps done.
     return schedules.PiecewiseConstantDecay([float(step - warmup - 1) for step in falls], values)

@@ -111,12 +111,21 @@ def _say_changes(workdir: Workdir, config: Mapping[str, Any], console: Console) 
         words = configs.listed(allowed, "before", "now")
         terminal.say(console, f"changed, without an effect on the training: {words}")
     if longer:
+        before = {**config, **workdir.read_config()}
+        rates = [_rate_at_the_end_of(before, run) for run in (before, config)]
         terminal.say(
             console,
-            f"warning: the run becomes longer: {configs.listed(longer, 'before', 'now')}. From "
-            "here on its learning rate and its ramps are those of the longer run, which do not go "
-            "on where those of the shorter one ended.",
+            f"warning: the run becomes longer: {configs.listed(longer, 'before', 'now')}. Its "
+            "learning rate, and what is a share of it, follow the longer run from here on: at step "
+            f"{before['num_steps']} the rate was {rates[0]:.4g}, and is {rates[1]:.4g} now.",
         )
+
+
+def _rate_at_the_end_of(shorter: Mapping[str, Any], config: Mapping[str, Any]) -> float:
+    """Returns the learning rate that a config has where a shorter run ends."""
+    from zoo.training.optimizers import learning_rate_schedule
+
+    return float(learning_rate_schedule(config)(shorter["num_steps"] - 1))
 
 
 def _nothing_to_do(workdir: Workdir, console: Console) -> int:

@@ -162,6 +162,28 @@ def test_layers_compute_in_the_precision(dataset, precision, compute, monkeypatc
     assert model.output.dtype == "float32"
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"dropout_rate": 0.5},
+            r"dropout_rate has no effect with a model of your own, ",
+        ),
+        (
+            {"auxiliary_weight": 0.1},
+            r"auxiliary_weight has no effect with a model of your",
+        ),
+        (
+            {"weights": "a.h5"},
+            r"weights of a model of your own must be a \.keras file, ",
+        ),
+    ],
+)
+def test_what_a_model_of_the_users_own_cannot_have_is_refused(dataset, values, message):
+    with pytest.raises(UserError, match=f"^--config.{message}"):
+        builders.build_model(config(model="mine.py:make", **values), dataset)
+
+
 def test_an_auxiliary_weight_needs_such_a_head(dataset):
     with pytest.raises(
         UserError, match=r"^--config\.auxiliary_weight=0\.3 has no effect with model="

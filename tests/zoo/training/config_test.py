@@ -208,6 +208,10 @@ def test_changes_are_sorted_by_what_they_mean():
             "--config.initial_statistics=precise is for strategy=none, received mirrored.",
         ),
         (
+            {"optimizer": "mine:make", "head_rate_factor": 2.0},
+            "--config.head_rate_factor must be 1 with an optimizer of your own, received 2.0.",
+        ),
+        (
             {"gauges_every_steps": 5, "norm": "none"},
             "--config.gauges_every_steps must be 0 but for strategy=none and a norm with "
             "statistics, received strategy=none and norm=none.",
@@ -222,19 +226,6 @@ def test_changes_are_sorted_by_what_they_mean():
 def test_values_that_do_not_go_together_are_refused(values, message):
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         configs.check_values(changed(**values))
-
-
-def test_times_are_steps_or_shares_of_the_run():
-    values = changed(
-        num_steps=3000, warmup_steps=0.05, eval_every_steps=1 / 30, r_max_ramp="0.05,1050"
-    )
-    steps = configs.in_steps(values)
-    assert (steps["warmup_steps"], steps["eval_every_steps"]) == (150, 100)
-    assert configs.ramp(values, "r_max_ramp") == (150, 1050)
-    assert configs.ramp(values, "d_max_ramp") is None
-    assert configs.in_steps(steps) == steps
-    short = configs.in_steps(values | {"num_steps": 3})
-    assert (short["warmup_steps"], short["eval_every_steps"]) == (0, 1)
 
 
 def test_a_key_without_an_effect_is_refused():

@@ -17,6 +17,7 @@ def test_the_help_says_what_is_allowed_within_100_columns():
     lines = key_help().splitlines()
     assert "num_steps = 1000  # At least 1." in lines
     assert "norm_epsilon = None  # 0.001, or that of weights. Above 0." in lines
+    assert "nesterov = False  # For optimizer=sgd." in lines
     assert max(map(len, lines)) <= 100
 
 

@@ -1,6 +1,7 @@
 """Trainings as processes of their own, which are killed, stopped, damaged and resumed."""
 
 import json
+import math
 import re
 import shutil
 import signal
@@ -329,6 +330,10 @@ def test_a_finished_run_can_become_longer(finished_run, run_program, tiny_argume
     assert (done.returncode, done.stderr) == (0, "")
     assert "without an effect on the training: log_every_steps (before 7, now 5)\n" in done.stdout
     assert "warning: the run becomes longer: num_steps (before 120, now 150). " in done.stdout
+    rates = re.search(r"at step 120 the rate was (\S+), and is (\S+) now\.", done.stdout)
+    for found, steps in zip(rates.groups(), (120, 150), strict=True):
+        cosine = math.cos(math.pi * (119 - 20) / (steps - 20))
+        assert float(found) == pytest.approx(0.01 * (1 + cosine), rel=1e-3)
     assert "resuming from step 120\n" in done.stdout
     names = {path.name for path in workdir.iterdir()}
     assert {"model.keras", "model-00000120.keras"} <= names

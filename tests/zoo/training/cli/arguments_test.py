@@ -6,7 +6,7 @@ from absl import flags
 from zoo.errors import UserError
 from zoo.training.cli import arguments
 from zoo.training.cli.recipes import load_recipe
-from zoo.training.config import in_steps
+from zoo.training.times import in_steps
 
 
 @pytest.fixture

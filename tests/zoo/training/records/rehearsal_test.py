@@ -4,8 +4,9 @@ import keras
 from rich.console import Console
 
 import zoo
-from zoo.training.config import default_config, in_steps
+from zoo.training.config import default_config
 from zoo.training.records import rehearsal
+from zoo.training.times import in_steps
 
 
 def test_multiply_adds_are_those_of_the_papers():
