@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-import keras
-import numpy as np
 from rich.console import Console
 
 from keras_renorm import statistics as population
@@ -17,9 +15,6 @@ from zoo.trained.opening import Trained, open_trained
 from zoo.training import pictures
 from zoo.training.cli import terminal
 from zoo.training.storage import files
-
-#: Up to here all images go through the model together.
-_ONE_SWEEP_BYTES = 2**31
 
 
 def recalibrate(
@@ -39,7 +34,7 @@ def recalibrate(
         output: .keras file to write; it must not exist.
         console: Where to report to.
         num_samples: Of how many images, the first in the order of their paths; of all by default.
-        batch_size: Images at a time, where not all fit together.
+        batch_size: Images at a time.
 
     Returns:
         What was done.
@@ -93,7 +88,7 @@ def set_precise_statistics(
     Args:
         trained: The model.
         source: The images.
-        batch_size: Images at a time, where not all fit together.
+        batch_size: Images at a time.
         samples: Number of images.
         console: Where to show a bar, if it is a terminal.
 
@@ -105,15 +100,7 @@ def set_precise_statistics(
             f"--num_samples must be at most the {len(source)} images of {source.name}, "
             f"{source.split}; received {samples}."
         )
-    # With all images in one batch one sweep does, otherwise it takes one per normalization layer.
-    one_batch = 3 * samples * _largest_activation(trained.model) <= _ONE_SWEEP_BYTES
-    size = samples if one_batch else batch_size
-    batches = pipeline.evaluation_batches(source, size, trained.card.preparation)
+    batches = pipeline.evaluation_batches(source, batch_size, trained.card.preparation)
     verbose: Literal[0, 1] = 1 if console.is_terminal else 0
     with as_user_errors(ValueError), pictures.reading_errors_named():
         return population.precise(trained.model, batches, num_samples=samples, verbose=verbose)
-
-
-def _largest_activation(model: keras.Model) -> int:
-    """Bytes that the largest output of a layer takes for one image, in float32."""
-    return 4 * max(int(np.prod(layer.output.shape[1:])) for layer in model.layers)

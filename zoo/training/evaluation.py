@@ -16,11 +16,7 @@ from zoo.training import builders
 from zoo.training import step as steps
 from zoo.training.distribution.replicas import own_rows
 
-#: Up to here all images of `statistics="precise"` go through the model together.
-_ONE_SWEEP_BYTES = 2**31
-
 _AS_STORED = Preparation()
-_NEEDED = ("model", "norm", "dataset", "data_dir", "eval_batch_size", "num_steps")
 
 
 @dataclasses.dataclass(frozen=True)
