@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+import keras
 from rich.console import Console
 
 from keras_renorm import statistics as population
