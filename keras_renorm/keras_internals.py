@@ -7,6 +7,7 @@ private name of Keras, nor asks for what Keras does on one backend or in one ver
 
 import inspect
 import sys
+import types
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -17,7 +18,8 @@ from keras_renorm.typing import Tensor
 
 Layer: TypeAlias = keras.layers.Layer
 
-_EXPORTERS = ("keras.src.export", "jax._src.export", "jax2onnx", "tensorflow.lite", "tf2onnx")
+TO_LITE_RT = ("keras.src.export.litert", "tensorflow.lite")
+EXPORTERS = ("keras.src.export", "jax._src.export", "jax2onnx", "tensorflow.lite", "tf2onnx")
 
 
 def flattened(layer: Layer) -> list[Layer]:
@@ -318,14 +320,17 @@ def own_weight_count(layer: Layer) -> int:
     return len(layer._trainable_variables) + len(layer._non_trainable_variables)
 
 
-def is_exporting() -> bool:
+def is_exporting(exporters: tuple[str, ...] = EXPORTERS) -> bool:
     """Whether an exporter traces what runs here and now: Keras's, or one that is called directly.
 
     The package of Keras's, `keras.src.export`, in all. What an exporter calls has it on its stack.
+
+    Args:
+        exporters: What their modules' names begin with.
     """
-    frame = sys._getframe()
+    frame: types.FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(_EXPORTERS):
+        if frame.f_globals.get("__name__", "").startswith(exporters):
             return True
         frame = frame.f_back
     return False

@@ -44,7 +44,7 @@ def exchange(holder: Layer, new_of: Callable[[Any], Any]) -> None:
 
 def _exchanged(value: Any, new_of: Callable[[Any], Any]) -> Any:
     """What stands for a value; a container that can be changed is itself."""
-    if isinstance(value, Layer):
+    if isinstance(value, keras.layers.Layer):
         return new_of(value)
     if isinstance(value, list):
         for i, item in enumerate(value):

@@ -63,7 +63,7 @@ class InPlace:
 
     def _plan(self, layer: Any) -> Any:
         """Settles what comes into the place of a layer: another, or that layer itself."""
-        if isinstance(layer, Layer) and id(layer) not in self._pairs:
+        if isinstance(layer, keras.layers.Layer) and id(layer) not in self._pairs:
             self._pairs[id(layer)] = layer, layer
             self._pairs[id(layer)] = layer, self._made(layer)
         return self._new(layer)

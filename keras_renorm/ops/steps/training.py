@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import keras
 
+from keras_renorm import keras_internals
 from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.steps import lowerings
 from keras_renorm.ops.steps.fused import Fused
@@ -34,12 +35,27 @@ def train(step: Step) -> Trained:
     """Takes a step in the best way.
 
     A batch that is known to be a single ghost is taken as a whole, with the same bits.
+
+    Raises:
+        ValueError: LiteRT exports the step of a minibatch of unknown size.
     """
+    _check_exporter(step.arguments.x.shape)
     if not _is_one_ghost(step):
         return choose(step).train(step)
     whole = step.with_settings(ghost_size=None)
     trained = choose(whole).train(whole)
     return dataclasses.replace(trained, moments=functools.partial(_as_ghosts, trained.moments))
+
+
+def _check_exporter(shape: tuple[int | None, ...]) -> None:
+    """Raises where the interpreter of what is exported would end the process."""
+    if None in tuple(shape) and keras_internals.is_exporting(keras_internals.TO_LITE_RT):
+        raise ValueError(
+            "LiteRT's interpreter crashes on the moments of a minibatch of unknown size, received "
+            f"inputs of shape {tuple(shape)} in a layer that is called with `training=True`. Call "
+            "it without, or export a known size: `model.export(path, format='litert', "
+            "input_signature=[keras.InputSpec(shape=(32, 8), dtype='float32')])`."
+        )
 
 
 def _is_one_ghost(step: Step) -> bool:

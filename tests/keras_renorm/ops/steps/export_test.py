@@ -103,6 +103,17 @@ def test_a_norm_after_a_convolution_vanishes_in_lite_rt(kind, model, rng, tmp_pa
     np.testing.assert_allclose(y, made(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_lite_rt_of_a_norm_in_training_takes_known_sizes_only(x, tmp_path):
+    made, path = InTraining(layers.BatchRenormalization(momentum=1.0)), tmp_path / "model.tflite"
+    expected = made(x)
+    with pytest.raises(ValueError, match=r"LiteRT's .* unknown size, .* shape \(None, 5\)"):
+        made.export(path, format="litert", verbose=False)
+    signature = [keras.InputSpec(shape=x.shape, dtype="float32")]
+    made.export(path, format="litert", input_signature=signature, verbose=False)
+    np.testing.assert_allclose(lite(path.read_bytes(), x)[1], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_onnx(kind, x, tmp_path):
