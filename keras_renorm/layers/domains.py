@@ -62,7 +62,7 @@ class Domains:
         self, domain: int | Tensor
     ) -> tuple[Callable[..., tuple[Tensor, ops.Moving]], Callable[..., Tensor]]:
         """Steps of training and of inference like those of `ops`, for ids that `ids` returns."""
-        known = {"domain": domain, "num_domains": self.num_domains}
+        known: dict[str, Any] = {"domain": domain, "num_domains": self.num_domains}
         return (
             functools.partial(
                 domains.training_step, batch_statistics=self.batch_statistics, **known
