@@ -1,8 +1,6 @@
-"""What the converters of checkpoints have in common: they compare, and never overwrite."""
+"""What the converters have in common: they compare, and never overwrite."""
 
-import argparse
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,38 +9,6 @@ import numpy as np
 
 from zoo.errors import UserError
 from zoo.training.storage import files
-
-
-def arguments(description: str | None, suffix: str) -> argparse.ArgumentParser:
-    """Returns a parser of the arguments that all converters take.
-
-    Args:
-        description: The tool's docstring.
-        suffix: What the name of the output must end in.
-    """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--source", type=pathlib.Path, required=True, help="File to convert.")
-    help_text = f"File to write, *{suffix}; it must not exist."
-    parser.add_argument("--output", type=pathlib.Path, required=True, help=help_text)
-    parser.set_defaults(suffix=suffix)
-    return parser
-
-
-def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Runs a converter; a user's mistake is one line on stderr.
-
-    Args:
-        main: Converts.
-        parser: What `arguments` returned.
-    """
-    parsed = parser.parse_args()
-    try:
-        check_files(parsed.source, parsed.output, parsed.suffix)
-        main(parsed)
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def check_files(source: pathlib.Path, output: pathlib.Path, suffix: str) -> None:
@@ -104,14 +70,20 @@ def _flat(outputs: Any) -> list[Any]:
     return list(keras.tree.flatten(outputs))
 
 
-def write(save: Callable[[pathlib.Path], None], output: pathlib.Path, difference: float) -> None:
+def write(
+    save: Callable[[pathlib.Path], None],
+    output: pathlib.Path,
+    difference: float,
+    report: Callable[[str], None],
+) -> None:
     """Writes the output in one piece, and says how it compares.
 
     Args:
         save: Writes a file.
         output: Its name.
         difference: What `largest_difference` returned.
+        report: Called with a sentence.
     """
     with files.replacing(output) as temporary:
         save(temporary)
-    print(f"{output}: largest difference of the outputs {difference:.3g}")
+    report(f"{output}: largest difference of the outputs {difference:.3g}")

@@ -1,23 +1,15 @@
-"""Converts a model of `tf_keras`, the Keras 2 of older programs, to Keras 3 with layers of ours.
+"""Models of `tf_keras`, the Keras 2 of older programs, to Keras 3 with layers of ours."""
 
-    pip install tf_keras
-    python tools/convert_tf_keras_renorm.py --source=model.h5 --output=ours.keras
-
-Its batch norms with renorm=True become `keras_renorm.layers.BatchRenormalization`, the others
-`BatchNormalization`. The source is what `model.save` of tf_keras wrote: a .keras file, .h5, or a
-SavedModel's folder. It must be a Sequential or functional model of layers that Keras 3 has, too.
-"""
-
-import argparse
 import importlib
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
-import convert_shared
 import keras
 
 from keras_renorm import convert
+from zoo.conversion import comparing
 from zoo.errors import UserError
 
 #: Arguments of tf_keras's batch norm that Keras 3 lacks. `fused` says how it computes, not what.
@@ -36,7 +28,7 @@ def load_theirs(path: pathlib.Path) -> Any:
     try:
         tf_keras = importlib.import_module("tf_keras")
     except ImportError as error:
-        raise UserError("This tool needs tf_keras: pip install tf_keras.") from error
+        raise UserError("--kind=tf_keras needs tf_keras: pip install tf_keras.") from error
     try:
         return tf_keras.models.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError, OSError) as error:
@@ -109,20 +101,28 @@ def _renewed_norm(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in _DROPPED} | {"axis": axis}
 
 
-def main(parsed: argparse.Namespace) -> None:
-    """Converts, compares and writes."""
-    theirs = load_theirs(parsed.source)
+def convert_file(source: pathlib.Path, output: pathlib.Path, report: Callable[[str], None]) -> None:
+    """Writes a model with layers of this package.
+
+    Its batch norms with renorm=True become `keras_renorm.layers.BatchRenormalization`, the others
+    `BatchNormalization`. It must be a Sequential or functional model of layers that Keras 3 has,
+    too.
+
+    Args:
+        source: What `model.save` of tf_keras wrote: a .keras file, .h5, or a SavedModel's folder.
+        output: `*.keras` to write; it must not exist.
+        report: Called with sentences about what was found.
+
+    Raises:
+        UserError: If the files are not as they must be, or the model cannot be converted.
+    """
+    comparing.check_files(source, output, ".keras")
+    theirs = load_theirs(source)
     try:
-        ours = convert.from_keras(to_keras_3(theirs), report=print)
+        ours = convert.from_keras(to_keras_3(theirs), report=lambda found: report(str(found)))
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
-    difference = convert_shared.largest_difference(
-        lambda x: theirs(x, training=False),
-        lambda x: ours(x, training=False),
-        ours,
+    difference = comparing.largest_difference(
+        lambda x: theirs(x, training=False), lambda x: ours(x, training=False), ours
     )
-    convert_shared.write(ours.save, parsed.output, difference)
-
-
-if __name__ == "__main__":
-    convert_shared.run(main, convert_shared.arguments(__doc__, ".keras"))
+    comparing.write(ours.save, output, difference, report)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
-
-TOOL = "convert_keras_renorm"
+from zoo.conversion.keras_renorm import convert_file
+from zoo.errors import UserError
 
 
 @pytest.fixture
@@ -32,13 +32,16 @@ def source(tmp_path, rng):
     return model, tmp_path / "theirs.keras"
 
 
-def test_a_model_is_converted_compared_and_never_overwritten(source, tmp_path, rng, run_tool):
+def difference_told(said):
+    [difference] = re.findall(r"largest difference of the outputs (\S+)", said[-1])
+    return float(difference)
+
+
+def test_a_model_is_converted_compared_and_never_overwritten(source, tmp_path, rng):
     theirs, path = source
-    output = tmp_path / "ours.keras"
-    status, out, err = run_tool(TOOL, f"--source={path}", f"--output={output}")
-    assert status == 0, err
-    [difference] = re.findall(r"largest difference of the outputs (\S+)", out)
-    assert float(difference) < 1e-5
+    output, said = tmp_path / "ours.keras", []
+    convert_file(path, output, said.append)
+    assert difference_told(said) < 1e-5
 
     ours = keras.saving.load_model(output)
     assert type(ours.get_layer("renorm")) is BatchRenormalization
@@ -47,48 +50,41 @@ def test_a_model_is_converted_compared_and_never_overwritten(source, tmp_path, r
     x = rng.normal(3.0, 2.0, (8, 6, 6, 3)).astype(np.float32)
     np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
 
-    status, out, err = run_tool(TOOL, f"--source={path}", f"--output={output}")
-    assert status == 1
-    assert f"error: {output} exists already and is not overwritten" in err
+    with pytest.raises(UserError, match=r"ours\.keras exists already and is not overwritten"):
+        convert_file(path, output, said.append)
 
 
-def test_a_model_with_several_inputs_of_several_types(tmp_path, run_tool):
+def test_a_model_with_several_inputs_of_several_types(tmp_path):
     words, pixels = keras.Input((5,), dtype="int32"), keras.Input((4, 3))
     words_in_space = keras.layers.Embedding(2, 3)(words)
     x = keras.layers.Concatenate(axis=1)([words_in_space, pixels])
     x = keras.layers.BatchNormalization(renorm=True, name="renorm")(x)
     keras.Model([words, pixels], x).save(tmp_path / "theirs.keras")
-    output = tmp_path / "ours.keras"
-    status, out, err = run_tool(TOOL, f"--source={tmp_path / 'theirs.keras'}", f"--output={output}")
-    assert status == 0, err
-    [difference] = re.findall(r"largest difference of the outputs (\S+)", out)
-    assert float(difference) < 1e-5
+    output, said = tmp_path / "ours.keras", []
+    convert_file(tmp_path / "theirs.keras", output, said.append)
+    assert difference_told(said) < 1e-5
     assert type(keras.saving.load_model(output).get_layer("renorm")) is BatchRenormalization
 
 
 @pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
-def test_a_model_without_weights_yet_is_refused(tmp_path, run_tool):
+def test_a_model_without_weights_yet_is_refused(tmp_path):
     path = tmp_path / "theirs.keras"
     keras.Sequential([keras.layers.BatchNormalization(renorm=True)]).save(path)
-    status, out, err = run_tool(TOOL, f"--source={path}", f"--output={tmp_path / 'ours.keras'}")
-    assert (status, out) == (1, "")
-    assert f"error: The model in {path} has no weights yet: call it on an input" in err
+    message = f"^The model in {re.escape(str(path))} has no weights yet: call it on an input"
+    with pytest.raises(UserError, match=message):
+        convert_file(path, tmp_path / "ours.keras", print)
 
 
 @pytest.mark.parametrize(
     ("source", "output", "message"),
     [
-        ("none.keras", "ours.keras", "error: There is no file "),
-        ("bad.keras", "ours.h5", "error: --output must end in .keras, received "),
-        ("bad.keras", "no/ours.keras", "error: There is no folder "),
-        ("bad.keras", "ours.keras", "error: Keras cannot load "),
+        ("none.keras", "ours.keras", "There is no file "),
+        ("bad.keras", "ours.h5", "--output must end in .keras, received "),
+        ("bad.keras", "no/ours.keras", "There is no folder "),
+        ("bad.keras", "ours.keras", "Keras cannot load "),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, source, output, message, run_tool):
+def test_mistakes(tmp_path, source, output, message):
     (tmp_path / "bad.keras").write_bytes(b"\x80\x04pickled")
-    status, out, err = run_tool(
-        TOOL, f"--source={tmp_path / source}", f"--output={tmp_path / output}"
-    )
-    assert (status, out) == (1, "")
-    assert message in err
-    assert "Traceback" not in err
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        convert_file(tmp_path / source, tmp_path / output, print)

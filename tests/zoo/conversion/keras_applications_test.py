@@ -1,15 +1,12 @@
-import pathlib
 import re
-import runpy
 
 import keras
 import numpy as np
 import pytest
 
 import zoo
-
-TOOL = "convert_keras_applications"
-TOOLS = pathlib.Path(__file__).parents[2] / "tools"
+from zoo.conversion.keras_applications import convert_file, convert_model
+from zoo.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +21,12 @@ def source(tmp_path_factory):
     return path, theirs
 
 
-def test_a_file_is_converted_compared_and_never_overwritten(source, tmp_path, run_tool):
-    output = tmp_path / "ours.weights.h5"
-    status, out, err = run_tool(
-        TOOL, "--model=resnet50", f"--source={source[0]}", f"--output={output}"
-    )
-    assert status == 0, err
-    [difference] = re.findall(r"largest difference of the outputs (\S+)", out)
+def test_a_file_is_converted_compared_and_never_overwritten(source, tmp_path):
+    output, said = tmp_path / "ours.weights.h5", []
+    convert_file(source[0], output, said.append, name="resnet50")
+    [difference] = re.findall(r"largest difference of the outputs (\S+)", said[0])
     assert float(difference) < 1e-4
-    assert "Load it into a model with norm_options={'epsilon': 1.001e-05}." in out
+    assert said[1] == "Load it into a model with norm_options={'epsilon': 1.001e-05}."
 
     ours = zoo.create_model(
         "resnet50", include_top=False, norm_options={"epsilon": 1.001e-5}, input_shape=(32, 32, 3)
@@ -44,27 +38,21 @@ def test_a_file_is_converted_compared_and_never_overwritten(source, tmp_path, ru
     expected = keras.ops.convert_to_numpy(theirs(images, training=False))
     np.testing.assert_allclose(ours(images, training=False), expected, rtol=1e-4, atol=1e-4)
 
-    tool = runpy.run_path(str(TOOLS / f"{TOOL}.py"))
-    ours = tool["convert_model"]("resnet50", theirs, "batch_norm")
+    ours = convert_model("resnet50", theirs, "batch_norm")
     np.testing.assert_allclose(ours(images, training=False), expected, rtol=1e-4, atol=1e-4)
 
     before = output.read_bytes()
-    status, out, err = run_tool(
-        TOOL, "--model=resnet50", f"--source={source[0]}", f"--output={output}"
+    message = (
+        f"^{re.escape(str(output))} exists already and is not overwritten: remove it first\\.$"
     )
-    assert (status, out) == (1, "")
-    assert err.splitlines()[-1] == (
-        f"error: {output} exists already and is not overwritten: remove it first."
-    )
+    with pytest.raises(UserError, match=message):
+        convert_file(source[0], output, said.append, name="resnet50")
     assert output.read_bytes() == before
 
 
-def test_the_file_of_another_model_is_refused(source, tmp_path, run_tool):
+def test_the_file_of_another_model_is_refused(source, tmp_path):
     output = tmp_path / "ours.weights.h5"
-    status, _, err = run_tool(
-        TOOL, "--model=resnet101", f"--source={source[0]}", f"--output={output}"
-    )
-    assert status == 1
-    assert "error: The file does not hold resnet101 of keras.applications: expected 104 " in err
-    assert "Traceback" not in err
+    message = "The file does not hold resnet101 of keras.applications: expected 104 "
+    with pytest.raises(UserError, match=re.escape(message)):
+        convert_file(source[0], output, print, name="resnet101")
     assert not output.exists()

@@ -1,20 +1,13 @@
-"""Converts weights of keras.applications to those of the same model here.
+"""Weights of keras.applications to those of the same model here."""
 
-    python tools/convert_keras_applications.py --model=resnet50 --source=FILE --output=X.weights.h5
-
-The source may have a top or none, and any number of classes. `zoo.create_model` loads such files as
-they are; a converted one needs no renaming, and Keras alone can load it into the model.
-Keras loads the source into its own model, and the outputs of both are compared.
-"""
-
-import argparse
 import pathlib
 import tempfile
+from collections.abc import Callable
 
-import convert_shared
 import keras
 
 import zoo
+from zoo.conversion import comparing
 from zoo.errors import UserError
 from zoo.weights import find, load
 
@@ -74,27 +67,45 @@ def convert_model(name: str, theirs: keras.Model, norm: str) -> keras.Model:
         return convert(name, path, norm, theirs)
 
 
-def main(parsed: argparse.Namespace) -> None:
-    """Converts, compares and writes."""
-    theirs = build_theirs(parsed.model, parsed.source)
-    ours = convert(parsed.model, parsed.source, parsed.norm, theirs)
+def convert_file(
+    source: pathlib.Path,
+    output: pathlib.Path,
+    report: Callable[[str], None],
+    *,
+    name: str,
+    norm: str = "batch_renorm",
+) -> None:
+    """Writes the weights of a file as those of the same model of this package.
+
+    The source may have a top or none, and any number of classes. `zoo.create_model` loads such
+    files as they are; a converted one needs no renaming, and Keras alone can load it into the
+    model. Keras loads the source into its own model, and the outputs of both are compared.
+
+    Args:
+        source: File of weights, as keras.applications publishes them.
+        output: `*.weights.h5` to write; it must not exist.
+        report: Called with a sentence about what was found.
+        name: A key of `MODELS`.
+        norm: "batch_norm" or "batch_renorm", for the counters.
+
+    Raises:
+        UserError: If the files are not as they must be, or the source is another model's.
+    """
+    if name not in MODELS:
+        raise UserError(
+            f"Unknown model {name!r} of keras.applications. Allowed are "
+            f"{', '.join(sorted(MODELS))}."
+        )
+    comparing.check_files(source, output, ".weights.h5")
+    theirs = build_theirs(name, source)
+    ours = convert(name, source, norm, theirs)
     try:
-        theirs.load_weights(parsed.source)
+        theirs.load_weights(source)
     except ValueError as error:
-        raise UserError(f"Keras cannot load {parsed.source}: {error}") from error
-    difference = convert_shared.largest_difference(
-        lambda x: theirs(x, training=False),
-        lambda x: ours(x, training=False),
-        ours,
+        raise UserError(f"Keras cannot load {source}: {error}") from error
+    difference = comparing.largest_difference(
+        lambda x: theirs(x, training=False), lambda x: ours(x, training=False), ours
     )
-    convert_shared.write(ours.save_weights, parsed.output, difference)
-    options = dict(find(parsed.model, parsed.source).norm_options)
-    print(f"Load it into a model with norm_options={options!r}.")
-
-
-if __name__ == "__main__":
-    parser = convert_shared.arguments(__doc__, ".weights.h5")
-    parser.add_argument("--model", choices=sorted(MODELS), required=True, help="Its name here.")
-    norms = ("batch_norm", "batch_renorm")
-    parser.add_argument("--norm", choices=norms, default="batch_renorm", help="For the counters.")
-    convert_shared.run(main, parser)
+    comparing.write(ours.save_weights, output, difference, report)
+    options = dict(find(name, source).norm_options)
+    report(f"Load it into a model with norm_options={options!r}.")

@@ -2,13 +2,10 @@ import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import zoo
-
-TOOL = Path(zoo.__file__).parent.parent / "tools" / "convert_tf_keras_renorm.py"
+PROGRAM = ("-m", "zoo.convert", "--kind=tf_keras")
 
 needs_tf_keras = pytest.mark.skipif(
     importlib.util.find_spec("tf_keras") is None, reason="needs tf_keras: pip install tf_keras"
@@ -66,7 +63,7 @@ def test_a_model_of_tf_keras_is_converted(tmp_path, suffix):
     source, output, outputs = (tmp_path / n for n in (f"m{suffix}", "ours.keras", "outputs.npz"))
     written = run("-c", WRITE, source, outputs)
     assert written.returncode == 0, written.stderr
-    done = run(TOOL, f"--source={source}", f"--output={output}")
+    done = run(*PROGRAM, f"--source={source}", f"--output={output}")
     assert done.returncode == 0, done.stderr
     [difference] = re.findall(r"largest difference of the outputs (\S+)", done.stdout)
     assert float(difference) < 1e-5
@@ -79,6 +76,6 @@ def test_a_model_of_tf_keras_is_converted(tmp_path, suffix):
 )
 def test_without_tf_keras_it_says_so(tmp_path):
     (tmp_path / "m.h5").write_bytes(b"")
-    done = run(TOOL, f"--source={tmp_path / 'm.h5'}", f"--output={tmp_path / 'ours.keras'}")
-    assert done.returncode == 1
-    assert "error: This tool needs tf_keras: pip install tf_keras." in done.stderr
+    done = run(*PROGRAM, f"--source={tmp_path / 'm.h5'}", f"--output={tmp_path / 'ours.keras'}")
+    assert done.returncode == 2
+    assert "error: --kind=tf_keras needs tf_keras: pip install tf_keras." in done.stderr

@@ -1,0 +1,57 @@
+"""Saved Keras models with `BatchNormalization(renorm=True)` to ones with layers of ours."""
+
+import pathlib
+from collections.abc import Callable
+
+import keras
+
+from keras_renorm import convert
+from zoo.conversion import comparing
+from zoo.errors import UserError
+
+
+def load_model(path: pathlib.Path) -> keras.Model:
+    """Loads a saved model.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: If Keras cannot load it, or it has no weights yet.
+    """
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UserError(f"Keras cannot load {path}: {error}") from error
+    if not model.built:
+        raise UserError(
+            f"The model in {path} has no weights yet: call it on an input, and save it again."
+        )
+    return model
+
+
+def convert_file(source: pathlib.Path, output: pathlib.Path, report: Callable[[str], None]) -> None:
+    """Writes a model with layers of this package.
+
+    Every `keras.layers.BatchNormalization` becomes a layer of `keras_renorm`, those with
+    renorm=True a `BatchRenormalization`; see `keras_renorm.convert.from_keras`, whose report is
+    told. The source is loaded in Keras's safe mode: nothing in it is run.
+
+    Args:
+        source: A .keras file, or .h5 of `model.save`.
+        output: `*.keras` to write; it must not exist.
+        report: Called with sentences about what was found.
+
+    Raises:
+        UserError: If the files are not as they must be, or the model cannot be converted.
+    """
+    comparing.check_files(source, output, ".keras")
+    theirs = load_model(source)
+    try:
+        ours = convert.from_keras(theirs, report=lambda found: report(str(found)))
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+    difference = comparing.largest_difference(
+        lambda x: theirs(x, training=False), lambda x: ours(x, training=False), ours
+    )
+    comparing.write(ours.save, output, difference, report)

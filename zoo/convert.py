@@ -1,0 +1,74 @@
+"""Converts checkpoints and models of others to ones of this package, and compares the outputs.
+
+python -m zoo.convert --kind=keras_renorm --source=model.keras --output=ours.keras
+python -m zoo.convert --kind=tf_keras --source=model.h5 --output=ours.keras
+python -m zoo.convert --kind=keras_applications --model=resnet50 --source=FILE
+    --output=X.weights.h5 [--norm=batch_renorm|batch_norm]
+
+keras_renorm: a saved Keras model, whose batch norms, with renorm=True or without, become layers of
+keras_renorm. tf_keras: the same of the Keras 2 of older programs, which must be installed.
+keras_applications: a file of weights. Nothing is overwritten.
+"""
+
+from typing import Any
+
+from zoo.errors import UserError
+from zoo.training.cli import program
+
+
+def parse(argv: list[str]) -> dict[str, Any]:
+    """Returns what to convert to what."""
+    from absl import flags
+
+    from zoo.training.cli import arguments
+
+    kinds, norms = (
+        ["keras_renorm", "tf_keras", "keras_applications"],
+        ["batch_renorm", "batch_norm"],
+    )
+    kind = flags.DEFINE_enum("kind", "keras_renorm", kinds, "What the source is.")
+    source = flags.DEFINE_string("source", None, "File to convert.")
+    output = flags.DEFINE_string("output", None, "File to write; it must not exist.")
+    model = flags.DEFINE_string("model", None, "Name of the model, for keras_applications.")
+    norm = flags.DEFINE_enum("norm", "batch_renorm", norms, "For keras_applications.")
+    arguments.no_arguments(arguments.parse_flags(argv))
+    if (kind.value == "keras_applications") != (model.value is not None):
+        raise UserError(
+            "--model=NAME goes with --kind=keras_applications, and that with a --model; received "
+            f"--kind={kind.value} and --model={model.value}."
+        )
+    return {
+        "kind": kind.value,
+        "source": arguments.required("source", source.value, "model.keras"),
+        "output": arguments.required("output", output.value, "ours.keras"),
+        "model": model.value,
+        "norm": norm.value,
+    }
+
+
+def main(options: dict[str, Any]) -> int:
+    """Converts."""
+    from zoo.training.cli.runtime import load_tensorflow
+
+    load_tensorflow()
+    from pathlib import Path
+
+    from zoo.conversion import keras_applications, keras_renorm, tf_keras_renorm
+
+    paths = [Path(options[name]).expanduser() for name in ("source", "output")]
+    if options["kind"] == "keras_applications":
+        name, norm = options["model"], options["norm"]
+        keras_applications.convert_file(*paths, print, name=name, norm=norm)
+    else:
+        others = {"keras_renorm": keras_renorm, "tf_keras": tf_keras_renorm}
+        others[options["kind"]].convert_file(*paths, print)
+    return 0
+
+
+def run() -> None:
+    """Runs the program with the arguments of the command line."""
+    program.run(parse, main, __doc__)
+
+
+if __name__ == "__main__":
+    run()
