@@ -134,6 +134,7 @@ ACROSS = {
     "backends_test.py",
     "multi_worker_test.py",
     "data_parallel_test.py",
+    "export_test.py",
 }
 
 

@@ -33,7 +33,7 @@ from zoo.data import (
     open_split,
     training_batches,
 )
-from zoo.training import builders, step
+from zoo.training import builders, optimizers, step
 from zoo.training.config import default_config
 
 #: Steps of a measurement.
@@ -119,7 +119,7 @@ def make_step(name: str, source: Source, shape: tuple[int, int, int]) -> Callabl
     """Returns the compiled training step of a net with Batch Renorm."""
     config = default_config().to_dict() | {"model": name}
     model = zoo.create_model(name, num_classes=source.num_classes, input_shape=shape)
-    optimizer = builders.build_optimizer(config, model)
+    optimizer = optimizers.build_optimizer(config, model)
     return step.make_train_step(builders.logits_of(model), optimizer, builders.step_options(config))
 
 

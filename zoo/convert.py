@@ -55,13 +55,13 @@ def main(options: dict[str, Any]) -> int:
 
     from zoo.conversion import keras_applications, keras_renorm, tf_keras_renorm
 
-    paths = [Path(options[name]).expanduser() for name in ("source", "output")]
+    source, output = (Path(options[name]).expanduser() for name in ("source", "output"))
     if options["kind"] == "keras_applications":
         name, norm = options["model"], options["norm"]
-        keras_applications.convert_file(*paths, print, name=name, norm=norm)
+        keras_applications.convert_file(source, output, print, name=name, norm=norm)
     else:
         others = {"keras_renorm": keras_renorm, "tf_keras": tf_keras_renorm}
-        others[options["kind"]].convert_file(*paths, print)
+        others[options["kind"]].convert_file(source, output, print)
     return 0
 
 

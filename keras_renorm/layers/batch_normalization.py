@@ -427,7 +427,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         equal, and replica 0's is read, which keeps the bits (the mean of 3 equal float32 numbers
         need not) and needs no collective. `add_weight` knows no variables of each replica.
         """
-        defaults = {
+        defaults: dict[str, Any] = {
             "initializer": getattr(self, f"{name}_initializer", None),
             # A float16 variance overflows beyond a deviation of 256; bfloat16 averages stall.
             "dtype": arguments.wide(self.variable_dtype),

@@ -191,7 +191,7 @@ def _explained(name: str, directory: pathlib.Path | None) -> Iterator[Any]:
     """Yields TensorFlow Datasets, whose errors are turned into ones that say what to do."""
     try:
         import tensorflow_datasets as tfds
-        from google.protobuf import json_format  # type: ignore[import-untyped]
+        from google.protobuf import json_format
 
         try:
             yield tfds

@@ -19,7 +19,7 @@ HEAD = ("logits", "auxiliary_logits")
 
 
 @keras.saving.register_keras_serializable("zoo")
-class WarmUp(Schedule):  # type: ignore[misc]
+class WarmUp(Schedule):
     """A learning rate that rises from 0 in a straight line, and then follows a schedule.
 
     ```
