@@ -299,7 +299,7 @@ def beside(store: Any, name: str, old: str, new: str) -> list[Any]:
     `H5IOStore.h5_file`, `_h5_entry_path` and `get` from 3.10 on, before that `H5Entry.h5_file` and
     `path`.
     """
-    path: str = getattr(store, "_h5_entry_path", None) or getattr(store, "path", "")
+    path = str(getattr(store, "_h5_entry_path", None) or getattr(store, "path", ""))
     above, _, group = path.rpartition("/")
     level = store.h5_file.get(above) if above and old in group else None
     if level is None:
