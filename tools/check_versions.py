@@ -24,9 +24,12 @@ from collections.abc import Sequence
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "support.md"
 GOLDENS = [f"tests/goldens/{name}_checks.py" for name in ("case", "structure")]
-# In the order of Keras's names, what pip knows of the backend. TensorFlow's wheel for CPUs is the
+OPTIONS = ["-q", "-Wignore", "-pno:cacheprovider", "-ofilterwarnings="]
+OPTIONS += ["-oaddopts=--import-mode=importlib"]
+# What pip knows of each backend. TensorFlow's wheel for CPUs is the
 # same code, and a third of the size.
 PACKAGES = {"TensorFlow": "tensorflow-cpu", "JAX": "jax", "PyTorch": "torch"}
+TABLE = tuple(f"| {backend} " for backend in PACKAGES)
 KERAS = ("3.4", "3.10", "3.15")
 # TensorFlow has come to demand newer ones.
 KERAS_OF = {
@@ -174,17 +177,8 @@ def check(row: Row, wheel: pathlib.Path, folder: pathlib.Path) -> str:
         raise NotGreenError(f"The import fails: {(probe.stdout.strip().splitlines() or ['?'])[-1]}")
     if found[2] != row.lowering:
         raise NotGreenError(f"It computes by {found[2]}, not {row.lowering}.")
-    options = [
-        "-q",
-        "-o",
-        "addopts=--import-mode=importlib",
-        "-o",
-        "filterwarnings=",
-        "-W",
-        "ignore",
-    ]
     done = run(
-        [programs / "pytest", *options, "-p", "no:cacheprovider", *GOLDENS],
+        [programs / "pytest", *OPTIONS, *GOLDENS],
         **environment,
         GOLDENS_EXPECT=f"{found[1]} {row.lowering}",
     )
@@ -206,14 +200,15 @@ def key_of(line: str) -> tuple[str, ...]:
     return tuple(cell.strip() for cell in line.split("|")[1:4])
 
 
-def write(lines: Sequence[str]) -> None:
-    """Puts lines into the page's table, in the order of the rows, in place of older ones."""
-    head, *old = re.split(r"(?m)^(?=\| (?:TensorFlow|JAX|PyTorch) )", PAGE.read_text("utf-8"))
-    *old, last = old or [""]
-    last, tail = re.match(r"([^\n]*\n)?(.*)", last, re.DOTALL).groups()  # type: ignore[union-attr]
-    known = {key_of(line): line.strip() for line in [*old, last or "", *lines] if line.strip()}
-    order = [known.pop(key_of(line_of(row, "")), None) for row in ROWS]
-    PAGE.write_text(head + "".join(f"{line}\n" for line in order if line) + tail, "utf-8")
+def write(line: str) -> None:
+    """Puts a line into the table that ends the page, in the order of the rows."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    table = [one for one in lines if one.startswith(TABLE)]
+    known = {key_of(one): one for one in [*table, line]}
+    keys = [key_of(line_of(row, "")) for row in ROWS]
+    kept = [known[key] for key in keys if key in known]
+    rest = [one for one in lines if one not in table]
+    PAGE.write_text("".join(f"{one}\n" for one in [*rest, *kept]), encoding="utf-8")
 
 
 def result_of(row: Row, wheel: pathlib.Path) -> tuple[bool, str]:
@@ -246,7 +241,7 @@ def main() -> None:
             good &= explained
             print(f"{row}: {result}", flush=True)
             if not options.oldest:
-                write([line_of(row, result)])
+                write(line_of(row, result))
     raise SystemExit(0 if good else 1)
 
 
