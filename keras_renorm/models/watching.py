@@ -1,6 +1,7 @@
 """Functions in the place of methods for a while, and random numbers that stay as they were."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -8,39 +9,104 @@ import keras
 import numpy as np
 
 from keras_renorm import keras_internals
+from keras_renorm.ops import backends
 
 # Runs in the place of a layer's `call`, on (layer, its call, positional and keyword arguments).
 Around: TypeAlias = Callable[[Any, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
+# A function of what is called underneath, positional and keyword arguments.
+_Hook: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+# Held while something is put in the place of a method, or taken away.
+lock = threading.RLock()
+
+
+class _Hooked:
+    """What stands in the place of a method while there are hooks: those of each thread, in a pile.
+
+    So contexts of several threads may end in any order, and none sees another's calls. Only a
+    `tf.distribute` strategy runs each replica in a thread that it makes for it: there the hooks of
+    all threads hold.
+
+    Args:
+        layer: The layer.
+        name: The method's name.
+
+    Attributes:
+        underneath: What stood there before, or None for the method of the class.
+    """
+
+    def __init__(self, layer: Any, name: str) -> None:
+        self._method = getattr(type(layer), name, None)
+        self._layer = layer
+        self._hooks: list[tuple[int, _Hook]] = []
+        self.underneath: Callable[..., Any] | None = vars(layer).get(name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the last hook of this thread, or what stands underneath all."""
+        everywhere, here = backends.current().in_replica(), threading.get_ident()
+        hooks = [hook for thread, hook in self._hooks if everywhere or thread == here]
+        return self._run(hooks, args, kwargs)
+
+    def add(self, hook: _Hook) -> None:
+        """Puts a hook of this thread on top."""
+        self._hooks.append((threading.get_ident(), hook))
+
+    def remove(self, hook: _Hook) -> bool:
+        """Takes a hook away; whether it was the last."""
+        self._hooks = [one for one in self._hooks if one[1] is not hook]
+        return not self._hooks
+
+    def _run(self, hooks: list[_Hook], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if hooks:
+            *below, top = hooks
+            return top(lambda *args, **kwargs: self._run(below, args, kwargs), args, kwargs)
+        if self.underneath is not None:
+            return self.underneath(*args, **kwargs)
+        assert self._method is not None
+        return self._method(self._layer, *args, **kwargs)
+
+
 @contextlib.contextmanager
 def replaced(hooks: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
-    """In the context, each `(layer, name, function)` has `layer.name` be `function`.
+    """In the context, in this thread, each `(layer, name, function)` has `function` run as `name`.
 
     They stand in the instances' dictionaries, which Keras's tracking of attributes does not see
-    and a configuration does not hold. On leaving, also by an exception, all is as before.
+    and a configuration does not hold. On leaving, also by an exception, all is as before, but for
+    what others have put there meanwhile.
     """
-    undo: list[tuple[Any, str, Any]] = []
-    try:
-        for layer, name, function in hooks:
-            undo.append((layer, name, vars(layer).get(name)))
-            vars(layer)[name] = function
+    with _hooked((layer, name, _calling(function)) for layer, name, function in hooks):
         yield
-    finally:
-        for layer, name, before in reversed(undo):
-            if before is None:
-                vars(layer).pop(name, None)
-            else:
-                vars(layer)[name] = before
 
 
 def watched(around: Mapping[Any, Around]) -> contextlib.AbstractContextManager[None]:
-    """The context in which a function runs in the place of each call of a layer.
+    """The context in which, in this thread, a function runs in the place of each call of a layer.
 
     Args:
         around: The functions, by the layers or other operations.
     """
-    return replaced((layer, "call", _watched(layer, one)) for layer, one in around.items())
+    return _hooked((layer, "call", _around(layer, one)) for layer, one in around.items())
+
+
+def underneath(layer: Any, name: str) -> Any:
+    """What stands in the place of a method but for the hooks; None for the method of the class."""
+    found = vars(layer).get(name)
+    return found.underneath if isinstance(found, _Hooked) else found
+
+
+def put_underneath(layer: Any, name: str, function: Callable[..., Any] | None) -> None:
+    """Puts a function in the place of a method, below the hooks; None for the method of the class.
+
+    To be called with the `lock`.
+    """
+    found = vars(layer).get(name)
+    if isinstance(found, _Hooked):
+        found.underneath = function
+    elif function is None:
+        vars(layer).pop(name, None)
+    else:
+        vars(layer)[name] = function
 
 
 @contextlib.contextmanager
@@ -64,6 +130,29 @@ def draws_kept(model: keras.layers.Layer) -> Iterator[Callable[[int], None]]:
         skip_draws(0)
 
 
-def _watched(layer: Any, around: Around) -> Callable[..., Any]:
-    call = layer.call
-    return lambda *args, **kwargs: around(layer, call, args, kwargs)
+@contextlib.contextmanager
+def _hooked(hooks: Iterable[tuple[Any, str, _Hook]]) -> Iterator[None]:
+    undo: list[tuple[Any, str, _Hook]] = []
+    try:
+        for layer, name, hook in hooks:
+            with lock:
+                if not isinstance(vars(layer).get(name), _Hooked):
+                    vars(layer)[name] = _Hooked(layer, name)
+                vars(layer)[name].add(hook)
+                undo.append((layer, name, hook))
+        yield
+    finally:
+        for layer, name, hook in undo:
+            with lock:
+                found = vars(layer)[name]
+                if found.remove(hook):
+                    del vars(layer)[name]
+                    put_underneath(layer, name, found.underneath)
+
+
+def _calling(function: Callable[..., Any]) -> _Hook:
+    return lambda _call, args, kwargs: function(*args, **kwargs)
+
+
+def _around(layer: Any, around: Around) -> _Hook:
+    return lambda call, args, kwargs: around(layer, call, args, kwargs)

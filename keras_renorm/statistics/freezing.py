@@ -93,8 +93,7 @@ def _set_frozen(model: keras.layers.Layer, frozen: bool, affine_trainable: bool 
         if isinstance(layer, BatchNormalization):
             layer.frozen_statistics = frozen
         else:
-            keras_calls.installed(layer).frozen = frozen
-            keras_calls.release(layer)
+            keras_calls.set_frozen(layer, frozen)
         if layer.trainable and affine_trainable is not None:
             for parameter in (layer.gamma, layer.beta):
                 if parameter is not None:

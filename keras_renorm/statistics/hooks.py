@@ -11,6 +11,9 @@ from keras_renorm.keras_internals import flattened
 
 _FUNCTIONS = ("train_function", "test_function", "predict_function")
 
+# Held while a function is made, or put in place: Keras makes one by putting it in place.
+_lock = threading.RLock()
+
 
 class _FunctionOfThread:
     """A compiled function of a model: one for the thread that made this, another for the rest."""
@@ -18,32 +21,37 @@ class _FunctionOfThread:
     def __init__(self, model: Any, name: str) -> None:
         self._model, self._name = model, name
         self._thread: int | None = threading.get_ident()
-        before = getattr(model, name)
-        self._make()  # where Keras would: JAX's trainer takes the variables away before the call
-        self._functions = {True: getattr(model, name), False: before}
-        setattr(model, name, self)
+        with _lock:
+            before = getattr(model, name)
+            # Where Keras would: JAX's trainer takes the variables away before the call.
+            self._functions = {True: self._made(), False: before}
+            setattr(model, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         own = threading.get_ident() == self._thread
-        if self._functions[own] is None:
-            in_place = getattr(self._model, self._name)
-            self._make()
-            self._functions[own] = getattr(self._model, self._name)
-            setattr(self._model, self._name, in_place)
-        return self._functions[own](*args, **kwargs)
+        with _lock:
+            if self._functions[own] is None:
+                in_place = getattr(self._model, self._name)
+                self._functions[own] = self._made()
+                setattr(self._model, self._name, in_place)
+            function = self._functions[own]
+        return function(*args, **kwargs)
 
-    def _make(self) -> None:
-        """Has Keras make the function anew, with what holds in this thread."""
+    def _made(self) -> Any:
+        """The function as Keras makes it anew, with what holds here, and puts it in place."""
         getattr(self._model, f"make_{self._name}")(force=True)
+        return getattr(self._model, self._name)
 
     def close(self) -> None:
         """Leaves the function of the other threads, unless another thread's stands on top."""
-        self._thread = None
-        now = getattr(self._model, self._name)
-        if not isinstance(now, _FunctionOfThread):  # made anew meanwhile, with whatever held then
-            self._make()
-        elif now is self:
-            setattr(self._model, self._name, self._functions[False])
+        with _lock:
+            self._thread = None
+            now = getattr(self._model, self._name)
+            if not isinstance(now, _FunctionOfThread):  # made anew, with whatever held then
+                self._made()
+            elif now is self:
+                # Never None: another thread may have seen that there is one, and call it next.
+                setattr(self._model, self._name, self._functions[False] or self._made())
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import keras
 
 from keras_renorm import ops
 from keras_renorm.layers.statistics_in_use import uses_batch_at_inference
+from keras_renorm.models import watching
 from keras_renorm.typing import Tensor
 
 
@@ -27,7 +28,7 @@ class KerasCall:
     def __init__(self, layer: Any) -> None:
         self._layer = layer
         self.frozen = False
-        self.own: Callable[..., Tensor] | None = vars(layer).get("call")
+        self.own: Callable[..., Tensor] | None = watching.underneath(layer, "call")
 
     def __call__(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
@@ -58,24 +59,31 @@ def _by_minibatch(layer: Any, inputs: Tensor, mask: Tensor | None) -> Tensor:
 
 def found(layer: Any) -> KerasCall | None:
     """The `KerasCall` of a layer, if it has one."""
-    call = vars(layer).get("call")
+    call = watching.underneath(layer, "call")
     return call if isinstance(call, KerasCall) else None
+
+
+def set_frozen(layer: Any, frozen: bool) -> None:
+    """Has a layer use and keep its moving statistics in training, or no longer."""
+    with watching.lock:
+        installed(layer).frozen = frozen
+        release(layer)
 
 
 def installed(layer: Any) -> KerasCall:
     """The `KerasCall` of a layer, which gets one if it has none."""
-    call = found(layer)
-    if call is None:
-        call = vars(layer)["call"] = KerasCall(layer)
-    return call
+    with watching.lock:
+        call = found(layer)
+        if call is None:
+            call = KerasCall(layer)
+            watching.put_underneath(layer, "call", call)
+        return call
 
 
 def release(layer: Any) -> None:
     """Takes the `KerasCall` of a layer back, unless it is of use."""
-    call = found(layer)
-    if call is None or call.frozen or uses_batch_at_inference(layer, in_any_thread=True):
-        return
-    if call.own is None:
-        del vars(layer)["call"]
-    else:
-        vars(layer)["call"] = call.own
+    with watching.lock:
+        call = found(layer)
+        if call is None or call.frozen or uses_batch_at_inference(layer, in_any_thread=True):
+            return
+        watching.put_underneath(layer, "call", call.own)

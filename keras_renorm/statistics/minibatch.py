@@ -1,7 +1,6 @@
 """Minibatch statistics at inference."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +10,6 @@ from keras_renorm.layers import BatchNormalization
 from keras_renorm.layers.statistics_in_use import batch_at_inference
 from keras_renorm.models import batch_norms
 from keras_renorm.statistics import hooks, keras_calls
-
-_lock = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -58,11 +55,9 @@ def uses_minibatch(layers: list[Any]) -> Iterator[None]:
     theirs = [layer for layer in layers if not isinstance(layer, BatchNormalization)]
     try:
         with batch_at_inference(layers):
-            with _lock:
-                for layer in theirs:
-                    keras_calls.installed(layer)
+            for layer in theirs:
+                keras_calls.installed(layer)
             yield
     finally:
-        with _lock:
-            for layer in theirs:
-                keras_calls.release(layer)
+        for layer in theirs:
+            keras_calls.release(layer)

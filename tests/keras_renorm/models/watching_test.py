@@ -1,10 +1,13 @@
 """What stands in the place of methods, and that all is as before afterwards."""
 
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
 
 from keras_renorm import models
+from keras_renorm.models import watching
 
 
 def numpy(value):
@@ -40,7 +43,7 @@ def test_what_stood_on_the_layer_itself_is_there_again():
     layer = keras.layers.ReLU()
     vars(layer)["call"] = one
     with models.replaced([(layer, "call", two)]):
-        assert vars(layer)["call"] is two
+        assert layer.call() == 2
     assert vars(layer)["call"] is one
 
 
@@ -85,6 +88,52 @@ def test_a_watched_call_is_seen_with_its_arguments_and_may_be_made_otherwise(x):
     assert seen[1][2] == {"training": False}
     np.testing.assert_array_equal(numpy(first(x)), np.maximum(x, 0))
     assert len(seen) == 2
+
+
+def in_a_thread(function):
+    """The result of a function in another thread."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_a_hook_is_of_its_thread(x):
+    layer = keras.layers.ReLU()
+    with models.replaced([(layer, "call", one)]):
+        np.testing.assert_array_equal(in_a_thread(lambda: numpy(layer(x))), np.maximum(x, 0))
+        assert layer.call() == 1
+
+
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_contexts_of_two_threads_end_in_any_order(first_out):
+    layer = keras.layers.ReLU()
+    vars(layer)["call"] = lambda: "before"
+    contexts = [models.replaced([(layer, "call", function)]) for function in (one, two)]
+    pools = [concurrent.futures.ThreadPoolExecutor(1) for _ in contexts]
+
+    def results():
+        return [pool.submit(lambda: layer.call()).result() for pool in pools]
+
+    for context, pool in zip(contexts, pools, strict=True):
+        pool.submit(context.__enter__).result()
+    assert results() == [1, 2]
+    for number in (first_out, 1 - first_out):
+        pools[number].submit(contexts[number].__exit__, None, None, None).result()
+        assert results()[number] == "before"
+        assert (results()[1 - number] == "before") == (number == 1 - first_out)
+    for pool in pools:
+        pool.shutdown()
+    assert layer.call() == "before"
+
+
+def test_what_is_put_underneath_meanwhile_stays():
+    layer = keras.layers.ReLU()
+    with models.replaced([(layer, "call", one)]):
+        assert watching.underneath(layer, "call") is None
+        watching.put_underneath(layer, "call", two)
+        assert (layer.call(), watching.underneath(layer, "call")) == (1, two)
+    assert layer.call() == 2
+    watching.put_underneath(layer, "call", None)
+    assert "call" not in vars(layer)
 
 
 class Draws(keras.layers.Layer):

@@ -1,8 +1,11 @@
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
 
 from keras_renorm.layers.statistics_in_use import batch_at_inference
+from keras_renorm.models import watched
 from keras_renorm.statistics import keras_calls
 
 
@@ -28,6 +31,34 @@ def test_it_comes_once_and_goes_without_a_trace(layer):
     keras_calls.release(layer)
     assert sorted(vars(layer)) == before
     assert keras_calls.found(layer) is None
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_freezing_while_another_thread_watches_holds_after_it(layer, before):
+    """The watching thread takes away its own only, in whatever order both come and go."""
+    keras_calls.set_frozen(layer, before)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        seen = []
+
+        def around(layer, call, args, kwargs):
+            seen.append(kwargs)
+            return call(*args, **kwargs)
+
+        context = watched({layer: around})
+        pool.submit(context.__enter__).result()
+        keras_calls.set_frozen(layer, not before)
+        layer(np.ones((2, 3)), training=True)
+        assert not seen
+        pool.submit(lambda: layer(np.ones((2, 3)), training=True)).result()
+        pool.submit(context.__exit__, None, None, None).result()
+    assert len(seen) == 1
+    assert (keras_calls.found(layer) is not None) == (not before)
+    moving = keras.ops.convert_to_numpy(layer.moving_mean)
+    layer(np.full((2, 3), 9.0), training=True)
+    changed = np.any(keras.ops.convert_to_numpy(layer.moving_mean) != moving)
+    assert changed == before
+    keras_calls.set_frozen(layer, False)
+    assert "call" not in vars(layer)
 
 
 def test_the_output_of_each_state(layer, rng):
