@@ -102,22 +102,9 @@ def test_calls_of_a_shared_layer_have_numbers_and_the_names_of_their_places():
     assert sorted(call.name for call in dense) == [*["outer/tower/dense"] * 2, "tower/dense"]
 
 
-class Own(keras.Model):
-    def __init__(self, norm, **options):
-        super().__init__(**options)
-        self.norm = norm
-
-    def build(self, shape):
-        if not self.norm.built:
-            self.norm.build(shape)
-
-    def call(self, x, training=None):
-        return self.norm(x, training=training)
-
-
-def test_a_part_of_ones_own_is_one_call_and_is_said_once_if_a_norm_is_in_it():
-    own = Own(BatchNormalization(name="norm"), name="own")
-    harmless = Own(L.Dense(4), name="harmless")
+def test_a_part_of_ones_own_is_one_call_and_is_said_once_if_a_norm_is_in_it(own_class):
+    own = own_class(BatchNormalization(name="norm"), name="own")
+    harmless = own_class(L.Dense(4), name="harmless")
     x = keras.Input((4,))
     graph = models.calls(keras.Model(x, own(harmless(own(x)))))
     assert [call.name for call in graph.calls] == ["own", "harmless", "own"]
@@ -125,8 +112,8 @@ def test_a_part_of_ones_own_is_one_call_and_is_said_once_if_a_norm_is_in_it():
     assert sentence.startswith("What 'own' (Own) does inside is not known: only functional and")
 
 
-def test_a_model_of_ones_own_and_one_that_is_not_built():
-    graph = models.calls(Own(L.Dense(4), name="own"))
+def test_a_model_of_ones_own_and_one_that_is_not_built(own_class):
+    graph = models.calls(own_class(L.Dense(4), name="own"))
     assert graph.calls == ()
     assert graph.unknown[0].startswith("What 'own' (Own) does inside is not known")
     graph = models.calls(keras.Sequential([L.Dense(4)], name="net"))

@@ -9,15 +9,6 @@ from keras_renorm.models import graphs
 L = keras.layers
 
 
-class Own(keras.Model):
-    def __init__(self, layer, **options):
-        super().__init__(**options)
-        self.layer = layer
-
-    def call(self, x, training=None):
-        return self.layer(x, training=training)
-
-
 class OwnCall(keras.Model):
     """A functional model whose class has a `call`."""
 
@@ -81,14 +72,14 @@ def test_inputs_of_a_nested_model_come_in_its_own_order():
     assert [tensor.shape for tensor in use.inputs] == [(None, 5), (None, 4)]
 
 
-def test_models_and_what_is_none():
+def test_models_and_what_is_none(own_class):
     for one in (branched(), tower(), OwnCall(*(keras.Input((4,)),) * 2)):
         assert models.is_graph(one)
         assert graphs.graph(one) is not None
     unbuilt = keras.Sequential([L.Dense(3)])
     assert models.is_graph(unbuilt)
     assert graphs.graph(unbuilt) is None
-    for other in (L.Dense(3), Own(L.Dense(3)), keras.ops.add, None):
+    for other in (L.Dense(3), own_class(L.Dense(3)), keras.ops.add, None):
         assert not models.is_graph(other)
         assert graphs.graph(other) is None
 
@@ -136,9 +127,9 @@ def test_the_graph_of_a_class_with_a_call_of_its_own_tells_nothing():
     assert len(models.graphs_in(keras.Model(y, own(y)))) == 1
 
 
-def test_what_is_called_by_a_layer_itself():
+def test_what_is_called_by_a_layer_itself(own_class):
     dense, inner = L.Dense(4), tower()
-    own = Own(dense)
+    own = own_class(dense)
     assert models.called_by(dense) == [dense]
     assert models.called_by(inner) == [inner]
     assert models.called_by(own) == [own, dense]

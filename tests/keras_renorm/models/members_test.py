@@ -9,33 +9,20 @@ from keras_renorm.layers import BatchNormalization, SkipInit
 L = keras.layers
 
 
-class Own(keras.Model):
-    def __init__(self, norm, **options):
-        super().__init__(**options)
-        self.norm = norm
-
-    def build(self, shape):
-        if not self.norm.built:
-            self.norm.build(shape)
-
-    def call(self, x, training=None):
-        return self.norm(x, training=training)
-
-
-def test_layers_within_layers_have_one_name_each():
+def test_layers_within_layers_have_one_name_each(own_class):
     shared = BatchNormalization(name="norm")
     x = keras.Input((4,), name="x")
-    b = Own(shared, name="b")(L.ReLU(name="relu")(Own(shared, name="a")(x)))
+    b = own_class(shared, name="b")(L.ReLU(name="relu")(own_class(shared, name="a")(x)))
     found = dict(models.named_layers(keras.Model(x, b)))
     assert list(found) == ["x", "a", "a/norm", "relu", "b"]
     assert found["a/norm"] is shared
 
 
-def test_layers_of_one_name_are_numbered():
+def test_layers_of_one_name_are_numbered(own_class):
     class Three(keras.Model):
         def __init__(self):
             super().__init__()
-            self.parts = [Own(BatchNormalization(name="norm"), name="part") for _ in range(3)]
+            self.parts = [own_class(BatchNormalization(name="norm"), name="part") for _ in range(3)]
 
     assert [name for name, _ in models.named_layers(Three())] == [
         *("part", "part/norm"),
