@@ -29,7 +29,7 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
     """
     check_model(model)
     copier = Copier(model, rewrite)
-    with _uncompiled(model):
+    with uncompiled(model):
         new_model = copier.copy(model)
     build(model, new_model)
     pairs = list(copier.pairs(model))
@@ -47,7 +47,7 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
 
 
 @contextlib.contextmanager
-def _uncompiled(model: keras.Model) -> Iterator[None]:
+def uncompiled(model: keras.Model) -> Iterator[None]:
     """Has Keras clone `model` without its loss, which for a Python lambda it refuses."""
     parts = keras_internals.flattened(model)
     compiled = [part for part in parts if getattr(part, "compiled", False)]

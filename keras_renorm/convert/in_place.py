@@ -8,6 +8,7 @@ import keras
 
 from keras_renorm import keras_internals
 from keras_renorm.convert.checks import check_model, lost_class, no_room
+from keras_renorm.convert.cloning import uncompiled
 from keras_renorm.convert.configurations import config_of, layer_activation, made_like
 from keras_renorm.convert.copier import new_inputs
 from keras_renorm.convert.holding import exchange, holds, holds_in_function
@@ -154,7 +155,8 @@ def _scope_around(layer: Layer) -> Iterator[None]:
 
 def _with_graph(model: keras.Model, new_of: Callable[[Any], Any]) -> keras.Model:
     """A functional model like `model`, of the same layers but for those that leave."""
-    new = keras.models.clone_model(model, new_inputs(model), clone_function=new_of)
+    with uncompiled(model):
+        new = keras.models.clone_model(model, new_inputs(model), clone_function=new_of)
     kept = {id(layer) for layer in keras_internals.children(new)}
     lost = [one for one in model.layers if id(new_of(one)) not in kept]
     if type(new) is not type(model) or any(not _is_input(one) for one in lost):

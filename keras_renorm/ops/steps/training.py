@@ -49,7 +49,8 @@ def train(step: Step) -> Trained:
 
 def _check_exporter(shape: tuple[int | None, ...]) -> None:
     """Raises where the interpreter of what is exported would end the process."""
-    if None in tuple(shape) and keras_internals.is_exporting(keras_internals.TO_LITE_RT):
+    unknown = any(size is None for size in shape)
+    if unknown and keras_internals.is_exporting(keras_internals.TO_LITE_RT):
         raise ValueError(
             "LiteRT's interpreter crashes on the moments of a minibatch of unknown size, received "
             f"inputs of shape {tuple(shape)} in a layer that is called with `training=True`. Call "
