@@ -137,10 +137,9 @@ class Limits:
         """
         if not self.adapts or self.seen is None:
             return moving
-        mean, variance = map(keras.ops.convert_to_tensor, kept)
-        at_once = backends.current().at_once
-        state = at_once(adaptive.trusting)(self._state(), (mean, variance), initial())
-        state, moving = at_once(adaptive.advance)(state, mean, variance, moving, **options)
+        before = tuple(map(keras.ops.convert_to_tensor, kept))
+        learned = backends.current().at_once(_learned)
+        state, moving = learned(self._state(), before, initial(), moving, **options)
         self.deviations.assign(state.deviations)
         self.seen.assign(state.seen)
         return moving
@@ -165,6 +164,21 @@ class Limits:
             updated = keras.ops.maximum(before, updated)
             self.count.assign_add(updated - before)
         notes[self, graph] = updated
+
+
+def _learned(
+    state: adaptive.State,
+    kept: Pair,
+    initial: Pair,
+    moving: Moving,
+    *,
+    momentum: float,
+    epsilon: float,
+    ghosts: float | Tensor,
+) -> tuple[adaptive.State, Moving]:
+    """What adaptive limits make of a step, in one function to be compiled."""
+    state = adaptive.trusting(state, kept, initial)
+    return adaptive.advance(state, *kept, moving, momentum=momentum, epsilon=epsilon, ghosts=ghosts)
 
 
 def _valid(name: str, value: Any) -> float | Limit:
