@@ -124,11 +124,11 @@ def check_effects(config: Mapping[str, Any], given: set[str], own: set[str]) -> 
     for name, key in KEYS.items():
         if key.only is None or config[key.only[0]] in key.only[1]:
             continue
-        other, values = key.only
+        other = key.only[0]
         if name in given or (name in own and other not in given):
             raise UserError(
-                f"--config.{name} has no effect with {other}={config[other]}: it is for {other}="
-                f"{' or '.join(map(str, values))}. Leave it out, or change {other}."
+                f"--config.{name} has no effect with {other}={config[other]}: it is for "
+                f"{key.condition}. Leave it out, or change {other}."
             )
 
 

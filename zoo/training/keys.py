@@ -92,12 +92,18 @@ class Key:
         """What a value must be, in words."""
         return _A_TIME if self.time else _TYPES[self.kind][1]
 
+    @property
+    def condition(self) -> str:
+        """With what it has an effect, as `norm=batch_renorm or batch_norm`."""
+        other, values = self.only or ("", ())
+        return f"{other}={' or '.join(map(str, values))}"
+
     def described(self) -> str:
         """Returns its default, and as a comment what it is and takes: a line, or some more."""
         value = json.dumps(self.default) if isinstance(self.default, str) else self.default
         words = f"{self.allowed.words.capitalize()}." if self.allowed else ""
         if self.only is not None:
-            words = f"{words} For {self.only[0]}={' or '.join(self.only[1])}.".strip()
+            words = f"{words} For {self.condition}.".strip()
         line, comment = f"{self.name} = {value}", f"{self.help} {words}".strip()
         if len(f"{line}  # {comment}") <= _HELP_COLUMNS:
             return f"{line}  # {comment}" if comment else line
