@@ -1,9 +1,12 @@
 """Data sets by name, wherever they are kept."""
 
+import dataclasses
+
 from zoo.data import datasets, tensorflow_sets
-from zoo.data.dataset import PACKAGED
+from zoo.data.dataset import PACKAGED, Dataset
 from zoo.data.folders import FolderOptions, open_folder
-from zoo.data.sources import EVALUATION, Source
+from zoo.data.sources import EVALUATION, Source, Streamed
+from zoo.training.imports import called, is_path
 
 #: The name of class folders.
 FOLDER = "folder"
@@ -19,7 +22,8 @@ def open_split(
     TensorFlow Datasets reads by number where they were prepared with `file_format="array_record"`.
 
     Args:
-        name: "fashion_mnist_subset", "folder", or a set of TensorFlow Datasets.
+        name: "fashion_mnist_subset", "folder", a set of TensorFlow Datasets, or the import path of
+            a function of (split, data_dir) that returns a `Dataset` or a `Streamed`.
         split: A split's name, or "evaluation": the validation images, or the test images where
             there are none, or else a share of the training images, which "train" then leaves out.
         data_dir: The folder, or where TensorFlow Datasets keeps its sets.
@@ -36,6 +40,10 @@ def open_split(
         'test'
     """
     options = options or FolderOptions()
+    if is_path(name):
+        kinds = (Dataset, Streamed)
+        made = called({"dataset": name}, "dataset", kinds, split=split, data_dir=data_dir)
+        return dataclasses.replace(made, name=name, split=split)
     if name == FOLDER:
         return open_folder(data_dir, split, options)
     if name == PACKAGED:

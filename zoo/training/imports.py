@@ -1,4 +1,4 @@
-"""What a recipe names by its place: a user's own optimizer, schedule or model."""
+"""What a recipe names by its place: a user's own optimizer, schedule, model or images."""
 
 import importlib
 import importlib.util
@@ -39,13 +39,13 @@ def imported(config: Mapping[str, Any], key: str) -> Callable[..., Any]:
     return found
 
 
-def called(config: Mapping[str, Any], key: str, kind: type, /, **arguments: Any) -> Any:
+def called(config: Mapping[str, Any], key: str, kinds: Any, /, **arguments: Any) -> Any:
     """Returns what the callable of a key makes.
 
     Args:
         config: The config.
         key: See `imported`.
-        kind: What it must be.
+        kinds: The class, or a tuple of classes, that it must be of.
         **arguments: What it is called with.
 
     Raises:
@@ -59,11 +59,12 @@ def called(config: Mapping[str, Any], key: str, kind: type, /, **arguments: Any)
         raise UserError(
             f"{where} failed, called with {', '.join(arguments)}: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(made, kind):
-        raise UserError(
-            f"{where} must return a {kind.__module__.split('.')[0]} {kind.__name__}, received "
-            f"{made!r}."
-        )
+    if not isinstance(made, kinds):
+        names = [
+            f"{kind.__module__.split('.')[0]} {kind.__name__}"
+            for kind in (kinds if isinstance(kinds, tuple) else (kinds,))
+        ]
+        raise UserError(f"{where} must return a {' or '.join(names)}, received {made!r}.")
     return made
 
 

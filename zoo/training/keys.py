@@ -239,7 +239,11 @@ _GROUPS: tuple[tuple[Key, ...], ...] = (
         Key("head_rate_factor", 1.0, "Times the learning rate, for the classifier.", _AT_LEAST_0),
     ),
     (
-        Key("dataset", "fashion_mnist_subset", "A set of TensorFlow Datasets, or folder."),
+        Key(
+            "dataset",
+            "fashion_mnist_subset",
+            "A set of TensorFlow Datasets, folder, or an import path of your own, module:name.",
+        ),
         Key("data_dir", None, "Of TensorFlow Datasets, or of class folders.", free=True),
         Key("minibatches", "iid", "What is together.", _one_of("iid", "few_labels")),
         Key(

@@ -3,6 +3,7 @@ import pytest
 from zoo.data.dataset import Dataset, DatasetError
 from zoo.data.folders import FolderOptions
 from zoo.data.opening import open_split
+from zoo.errors import UserError
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 10_000), ("evaluation", 2_000)])
@@ -22,3 +23,23 @@ def test_class_folders(make_folder):
 def test_what_is_no_name_is_refused():
     with pytest.raises(DatasetError, match=r"'\.\./x' is not the name of a dataset"):
         open_split("../x", "train")
+
+
+def test_images_of_the_users_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import numpy as np\n"
+        "from zoo.data import Dataset\n"
+        "def images(split, data_dir):\n"
+        "    labels = np.arange(6 if split == 'train' else 4) % 2\n"
+        "    pixels = np.zeros((len(labels), 8, 8, 1), np.uint8)\n"
+        "    return Dataset('a', 'b', pixels, labels, ('even', data_dir))\n"
+        "def wrong(split, data_dir):\n"
+        "    return []\n"
+    )
+    source = open_split(f"{path}:images", "evaluation", "odd")
+    # By this name zoo.evaluate finds them again.
+    assert (source.name, source.split) == (f"{path}:images", "evaluation")
+    assert (len(source), source.class_names) == (4, ("even", "odd"))
+    with pytest.raises(UserError, match=r"must return a zoo Dataset or zoo Streamed, rec"):
+        open_split(f"{path}:wrong", "train")
