@@ -169,9 +169,10 @@ def _moved(pixels: Any, transposed: Any, turned: list[tuple[Any, int]]) -> Any:
     """Puts stored pixels where EXIF wants them to be seen."""
 
     def transpose() -> Any:
-        # Of bytes it makes oneDNN complain on stderr that it cannot.
-        wide = tf.transpose(tf.cast(pixels, tf.int32), [1, 0, 2])
-        return tf.cast(wide, tf.uint8)
+        # By places, since oneDNN complains on stderr that it cannot transpose bytes.
+        height, width, channels = tf.unstack(tf.shape(pixels))
+        places = tf.range(width)[:, None] + width * tf.range(height)
+        return tf.gather(tf.reshape(pixels, [height * width, channels]), places)
 
     pixels = tf.cond(transposed, transpose, lambda: pixels)
     for condition, axis in turned:
