@@ -64,7 +64,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         renorm_clipping: Without meaning here, as in Keras's layer while `renorm` is False.
         renorm_momentum: Without meaning here, as in Keras's layer while `renorm` is False.
         synchronized: Whether the minibatch's moments are those of all replicas of the running
-            `tf.distribute` strategy, or of all processes of PyTorch's default process group, with
+            `tf.distribute` strategy, of all processes of PyTorch's default process group, or of
+            all devices that `jax.shard_map` or `jax.pmap` maps over, along all of its axes, with
             masks and with parts of any size, also empty ones; then all replicas have the same
             moving statistics, to the bit. A call in training is then a collective, and so is its
             gradient. If False, each replica normalises its own part. Under `tf.distribute` the

@@ -73,8 +73,9 @@ def batch_renormalization(
         relu: Whether to take the positive part of `y`. Its mask is not kept for the gradient but
             computed again from `x`, other than by the fused kernels.
         synchronized: Whether the minibatch is that of all replicas of the running `tf.distribute`
-            strategy together, or of all processes of PyTorch's default process group; they may
-            hold different numbers of positions, or none. One collective forward and one backward.
+            strategy together, of all processes of PyTorch's default process group, or of all
+            devices that `jax.shard_map` maps over; they may hold different numbers of positions,
+            or none. One collective forward and one backward.
         virtual_batch_size: Cuts the batch, the first axis of `x`, into ghost batches of so many
             rows, each with moments, r and d of its own; the last one is smaller where the rows do
             not divide. None: the minibatch is one.

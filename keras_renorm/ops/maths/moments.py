@@ -117,12 +117,22 @@ def merged(sets: Moments, dtype: Any) -> Moments:
     """
     count = keras.ops.sum(sets.count, axis=0)
     divisor = at_least(1, count)
-    near = keras.ops.stop_gradient(keras.ops.sum(sets.count * sets.mean, axis=0) / divisor)
+    near = keras.ops.stop_gradient(_greatest(sets.mean, sets.count > 0))
     deviations = (sets.mean - near) + sets.mean_remainder
     deviation = keras.ops.sum(sets.count * deviations, axis=0) / divisor
     squares = sets.count * (sets.variance + keras.ops.square(deviations - deviation))
     mean, rest = two_sum(near, deviation)
     return rounded(count, mean, rest, keras.ops.sum(squares, axis=0) / divisor, dtype)
+
+
+def _greatest(values: Tensor, counted: Tensor) -> Tensor:
+    """The greatest of the values that count, `[C]` of `[K, C]`; 0 where none does.
+
+    Not their mean, which XLA computes anew, and rounds otherwise, wherever it is used.
+    """
+    least = -arguments.largest(values.dtype)
+    found = keras.ops.max(keras.ops.where(counted, values, least), axis=0)
+    return keras.ops.where(keras.ops.any(counted, axis=0), found, keras.ops.zeros_like(found))
 
 
 def rounded(count: Tensor, mean: Tensor, rest: Any, variance: Tensor, dtype: Any) -> Moments:

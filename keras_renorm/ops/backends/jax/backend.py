@@ -8,8 +8,9 @@ from typing import Any
 import jax
 from jax.experimental import sparse
 
-from keras_renorm.ops.backends.interface import Backend, Differentiable, StepCalls
+from keras_renorm.ops.backends.interface import Backend, Collective, Differentiable, StepCalls
 from keras_renorm.ops.backends.jax import calls, derivatives
+from keras_renorm.ops.backends.jax.collective import MappedDevices
 from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
@@ -59,6 +60,10 @@ class Jax(PlainBackend):
     def in_one_pass(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         """Compiled, also where JAX runs operation by operation."""
         return _compiled(function, "settings")
+
+    def collective(self) -> Collective | None:
+        """The devices of `jax.shard_map`."""
+        return MappedDevices.running()
 
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is a tracer."""

@@ -12,6 +12,7 @@ if keras.backend.backend() != "tensorflow":
 from keras_renorm.ops.backends import interface
 from keras_renorm.ops.backends.jax import calls as jax_calls
 from keras_renorm.ops.backends.jax.backend import BACKEND as JAX
+from keras_renorm.ops.backends.jax.collective import MappedDevices
 from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.backends.tensorflow import calls, passes
 from keras_renorm.ops.backends.tensorflow.backend import BACKEND as TENSORFLOW
@@ -27,6 +28,7 @@ KEPT = [
     (interface.FusedKernel, TENSORFLOW.fused),
     (interface.FusedInference, TENSORFLOW.fused_inference),
     (interface.Collective, StrategyReplicas),
+    (interface.Collective, MappedDevices),
 ]
 
 
