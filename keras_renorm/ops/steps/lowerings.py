@@ -2,8 +2,8 @@
 
 native     the C++ kernels of `keras_renorm.ops.native`: on the CPU, where their library loads
 fused      TensorFlow's fused batch norm, or PyTorch's: where the library does not load; under
-           TensorFlow where an exported model may not need it, and under PyTorch on other devices
-           and where it compiles
+           TensorFlow on a GPU, where it is cuDNN's, but not where XLA compiles; and under PyTorch
+           on other devices and where it compiles
 composite  the formulas in plain operations: every type, rank, backend and device
 
 All three give the same numbers, but for rounding, of which `fused` has the most. The choice falls
@@ -67,8 +67,8 @@ def allowed(name: Name) -> tuple[Name, ...]:
 def lowering() -> Lowering:
     """Returns the implementation that training here and now would take, and why.
 
-    `fused` takes no mask, weights or ghost batches, and under TensorFlow float32 with the channels
-    last; other calls are then composite.
+    `fused` takes no mask, weights or ghost batches; under TensorFlow no float64, and on a CPU
+    float32 with the channels last only; other calls are then composite.
 
     Raises:
         ValueError: The environment variable KERAS_RENORM_LOWERING names no lowering, or

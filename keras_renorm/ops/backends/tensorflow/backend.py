@@ -11,13 +11,14 @@ from keras_renorm.ops.backends.interface import (
     Backend,
     Collective,
     Differentiable,
+    Elsewhere,
     InferencePasses,
     Passes,
     Ragged,
     StepCalls,
 )
 from keras_renorm.ops.backends.plain import PlainBackend
-from keras_renorm.ops.backends.tensorflow import calls, derivatives, passes, runtime
+from keras_renorm.ops.backends.tensorflow import calls, derivatives, devices, passes, runtime
 from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
 from keras_renorm.ops.backends.tensorflow.fused import InferenceKernel, TrainingKernel
 from keras_renorm.ops.backends.tensorflow.ragged import RaggedRows
@@ -57,10 +58,13 @@ class TensorFlow(PlainBackend):
 
     def off_cpu(self) -> str | None:
         """An accelerator that is visible, unless a device scope says CPU."""
-        devices = [d for kind in ("GPU", "TPU") for d in tf.config.get_visible_devices(kind)]
-        if not devices or "CPU" in tf.constant(0.0).device.upper():
-            return None
-        return f"{devices[0].name} is visible and no device scope says CPU"
+        found = devices.accelerator()
+        return None if found is None else f"{found.name} is visible and no device scope says CPU"
+
+    @property
+    def elsewhere(self) -> Elsewhere:  # type: ignore[override]
+        """On a GPU by cuDNN, where that fits; on a TPU, which XLA compiles for, in plain ones."""
+        return "fused" if devices.on_gpu() else "composite"
 
     def check_environment(self) -> None:
         """Raises unless KERAS_RENORM_CALLS is `xla` or unset."""

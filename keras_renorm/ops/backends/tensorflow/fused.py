@@ -1,13 +1,19 @@
-"""Batch Renormalization by TensorFlow's fused batch norm.
+"""Batch Renormalization by TensorFlow's fused batch norm: cuDNN's on a GPU.
 
-Inference is one call of it. Training takes more, and is here where the native library is missing.
-The fused kernel then normalises with the batch's moments in the call that finds them, so r and d,
-which depend on them, are applied in one more pass. It also loses digits of a mean that is large
-beside the deviation (at mean 1e6 and deviation 1 the variance is off by 1e-3 and more), so it is
-given x - shift, with the mean of a few rows as shift: one more pass, and one more tensor to keep.
+Inference is one call of it. Training takes more, and is here on a GPU, and on a CPU where the
+native library is missing. The fused kernel normalises with the batch's moments in the call that
+finds them, while r and d depend on them; so a second call, with those moments given, applies
+gamma r and gamma d + beta. Where a graph is known to be plain batch norm (r_max 1, d_max 0) the
+first is enough.
 
-Its sums are single chains of float32 additions: the variance is off by 2e-6 for 1e4 positions, 1e-5
-for 1e5, 6e-5 for 4e5, and at mean 1e6 by ten times that. The other two lowerings stay below 1e-6.
+The kernel loses digits of a mean that is large beside the deviation (at mean 1e6 and deviation 1
+the variance is off by 1e-3 and more), so float32 is given as x - shift, with the mean of a few
+rows as shift: one more pass, and one more tensor to keep. Half types go without: what their own
+rounding, by 2^-11 or 2^-8 of the mean, adds to the variance is more than float32 sums take from it.
+
+Its sums on a CPU are single chains of float32 additions: the variance is off by 2e-6 for 1e4
+positions, 1e-5 for 1e5, 6e-5 for 4e5, and at mean 1e6 by ten times that. The other two lowerings
+stay below 1e-6.
 
     x_hat, mean', var = fused(x - shift)        y = x_hat (gamma r) + (gamma d + beta)
 
@@ -16,12 +22,14 @@ dx = (gamma r / sigma_B) (dy - mean(dy) - x_hat mean(dy x_hat)); and with its su
 dgamma = r s + d sum dy.
 """
 
+import math
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from keras_renorm.ops.backends.interface import Differentiable, PlainOutput
-from keras_renorm.ops.backends.tensorflow import derivatives, runtime
+from keras_renorm.ops.backends.tensorflow import derivatives, devices, runtime
 from keras_renorm.ops.maths import correction
 from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.moments import Moments, or_nan, two_sum
@@ -29,13 +37,14 @@ from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 
 # cuDNN refuses less.
 _LEAST_EPSILON = 1.001e-5
+_TYPES = (tf.float16, tf.bfloat16, tf.float32)
 
 
 class Kept(NamedTuple):
     """What the gradient needs.
 
     Attributes:
-        shifted: x - shift, [positions, 1, 1, channels].
+        shifted: x - shift, or x, as images.
         reserved: Per-channel vectors of the fused kernel.
         correction: r and d, [channels].
         scale: gamma r, [channels].
@@ -53,14 +62,19 @@ class TrainingKernel:
     """See `keras_renorm.ops.backends.interface.FusedKernel`."""
 
     def fits(self, x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> bool:
-        """Whether it is float32, channels last, with nothing masked and no ghosts."""
-        return (
-            x.dtype == tf.float32
-            and _is_last(settings.axis, x)
-            and mask is None
-            and settings.ghost_size is None
-            and settings.epsilon >= _LEAST_EPSILON
-        )
+        """Whether nothing is masked, there are no ghosts, and the kernel takes the input.
+
+        On a GPU that is of each type but float64, the channels anywhere; not where XLA compiles,
+        which fuses plain operations as well and keeps more digits. On a CPU it is float32 with the
+        channels last.
+        """
+        whole = mask is None and settings.ghost_size is None
+        if not whole or x.shape.rank is None or settings.epsilon < _LEAST_EPSILON:
+            return False
+        if devices.on_gpu():
+            known = x.shape[settings.axis] is not None
+            return known and x.dtype in _TYPES and not runtime.for_xla(x)
+        return x.dtype == tf.float32 and _is_last(settings.axis, x)
 
     def train(
         self, arguments: Arguments, constants: Constants, settings: Settings, plain: PlainOutput
@@ -84,16 +98,18 @@ class InferenceKernel:
     def fits(self, x: tf.Tensor, settings: Settings) -> bool:
         """Whether `normalize` can take this input, and is not the slower for it.
 
-        The channels have to come last and be of known number, the type not be float64. In a graph
-        not [rows, channels]: no convolution comes before it, and reshaping costs 0.1 ms, which is
-        won back from 2 MB on only. And not where XLA compiles: it makes y = x s + (offset - mean s)
-        of the operation, which cancels (see `normalize`), and is as fast with plain operations.
+        The channels have to be of known number and, but for a GPU, last; the type not float64. In
+        a graph not [rows, channels]: no convolution comes before it, and reshaping costs 0.1 ms,
+        which is won back from 2 MB on only. And not where XLA compiles: it makes y = x s +
+        (offset - mean s) of the operation, which cancels (see `normalize`), and is as fast with
+        plain operations.
         """
         return (
-            _is_last(settings.axis, x)
-            and x.shape[-1] is not None
+            x.shape.rank is not None
+            and (_is_last(settings.axis, x) or devices.on_gpu())
+            and x.shape[settings.axis] is not None
             and (x.shape.rank > 2 or tf.executing_eagerly())
-            and x.dtype in (tf.float16, tf.bfloat16, tf.float32)
+            and x.dtype in _TYPES
             and settings.epsilon >= _LEAST_EPSILON
             and not runtime.for_xla(x)
         )
@@ -109,100 +125,149 @@ class InferenceKernel:
         by 6e-5 where the mean is 1e3 deviations, by 0.06 at 1e6.
         """
         x, gamma, beta = arguments
-        images = x.shape.rank == 4
+        images, data_format = _images(x, settings.axis)
         y, *_ = tf.raw_ops.FusedBatchNormV3(
-            # Not [positions, 1, 1, channels]: cuDNN takes 65,535 images at most.
-            x=x if images else tf.reshape(x, [1, 1, -1, x.shape[-1]]),
+            x=images,
             scale=gamma,
             offset=beta,
             mean=mean,
             variance=variance,
             epsilon=settings.epsilon,
+            data_format=data_format,
             is_training=False,
         )
-        return y if images else _like(y, x)
+        return _like(y, x, settings.axis)
 
 
 def forward(
     arguments: Arguments, constants: Constants, settings: Settings
 ) -> tuple[tuple[tf.Tensor, ...], Kept]:
-    """Batch Renormalization of [..., channels], float32, by its own moments.
+    """Batch Renormalization by its own moments.
 
     Returns:
         `((y, *moments), kept)`: output and moments, and what `backward` needs. The moments of a
         batch without rows are 0.
     """
     # An eager tape would keep what lies between, which has no gradient here.
-    x, gamma, _ = arguments = Arguments(*map(tf.stop_gradient, arguments))
-    rows = _rows(x)
-    shift = _shift(rows)
-    shifted = rows - shift
+    x, gamma, beta = arguments = Arguments(*map(tf.stop_gradient, arguments))
+    shifted, shift, data_format = _shifted(x, settings.axis)
+    known = {"x": shifted, "epsilon": settings.epsilon, "data_format": data_format}
+    plain = _is_batch_norm(constants)
     ones, zeros = tf.ones_like(gamma), tf.zeros_like(gamma)
-    x_hat, _, _, *reserved = tf.raw_ops.FusedBatchNormV3(
-        x=shifted, scale=ones, offset=zeros, mean=[], variance=[], epsilon=settings.epsilon
+    first = {"scale": gamma, "offset": beta} if plain else {"scale": ones, "offset": zeros}
+    y, mean, unbiased, *reserved = tf.raw_ops.FusedBatchNormV3(
+        mean=[], variance=[], **first, **known
     )
-    batch = _moments(tf.cast(tf.shape(rows)[0], tf.float32), shift, *reserved[:2])
+    batch = _moments(_positions(x, settings.axis), shift, mean, unbiased)
     found = correction.of_step(batch, constants, settings)
     _, _, scale, offset = correction.affine(found, batch, arguments, found.r)
-    y = x_hat * scale + offset
+    if not plain:
+        given = {"mean": mean, "variance": batch.variance, "is_training": False}
+        y, *_ = tf.raw_ops.FusedBatchNormV3(scale=scale, offset=offset, **given, **known)
     y = tf.nn.relu(y) if settings.relu else y
     kept = Kept(shifted, tuple(reserved), found, scale, y if settings.relu else None)
-    return (_like(y, x), *batch), kept
+    return (_like(y, x, settings.axis), *batch), kept
 
 
 def backward(dy: tf.Tensor, kept: Kept, settings: Settings) -> Arguments:
     """Gradients of `forward`, r and d held constant."""
-    rows = _rows(dy)
+    images, data_format = _images(dy, settings.axis)
     if kept.output is not None:
-        rows = tf.raw_ops.ReluGrad(gradients=rows, features=kept.output)
+        images = tf.raw_ops.ReluGrad(gradients=images, features=kept.output)
     dx, dx_hat, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
-        y_backprop=rows,
+        y_backprop=images,
         x=kept.shifted,
         scale=kept.scale,
         reserve_space_1=kept.reserved[0],
         reserve_space_2=kept.reserved[1],
         reserve_space_3=kept.reserved[2],
         epsilon=settings.epsilon,
+        data_format=data_format,
     )
     r, d = kept.correction
-    return Arguments(_like(dx, dy), r * dx_hat + d * dbeta, dbeta)
+    return Arguments(_like(dx, dy, settings.axis), r * dx_hat + d * dbeta, dbeta)
 
 
 def _is_last(axis: int, x: tf.Tensor) -> bool:
     return x.shape.rank is not None and axis == x.shape.rank - 1
 
 
+def _is_batch_norm(constants: Constants) -> bool:
+    """Whether a graph is traced with limits that are known to leave r at 1 and d at 0.
+
+    Asked for the value in an eager program, a GPU would be waited for.
+    """
+    if tf.executing_eagerly():
+        return False
+    limits = map(tf.get_static_value, (constants.r_max, constants.d_max))
+    return all(k is not None and k <= least for k, least in zip(limits, (1, 0), strict=True))
+
+
 def _moments(
-    count: tf.Tensor, shift: tf.Tensor, shifted_mean: tf.Tensor, variance: tf.Tensor
+    count: tf.Tensor, shift: tf.Tensor, shifted_mean: tf.Tensor, unbiased: tf.Tensor
 ) -> Moments:
-    """The moments of `x` from those of `x - shift`; without a row, zeros."""
+    """The moments of `x` from those of `x - shift`; without a row, zeros.
+
+    Not from what is reserved for the gradient: on a CPU that is the biased variance, but with cuDNN
+    1 / sigma_B.
+    """
     zeros = tf.zeros_like(shift)
-    found = (*two_sum(shift, shifted_mean), or_nan(variance))
-    mean, remainder, variance = (tf.where(count < 1, zeros, value) for value in found)
+    biased = unbiased * ((count - 1) / tf.maximum(count, 1))
+    variance = tf.where(count > 1, or_nan(biased), zeros)
+    mean, remainder = (tf.where(count < 1, zeros, v) for v in two_sum(shift, shifted_mean))
     return Moments(mean, variance, tf.fill(tf.shape(shift), count), remainder)
 
 
-def _rows(x: tf.Tensor) -> tf.Tensor:
-    """Reshapes [..., channels] to [positions, 1, 1, channels]."""
-    return tf.reshape(x, [-1, 1, 1, x.shape[-1]])
+def _positions(x: tf.Tensor, axis: int) -> tf.Tensor:
+    """How many there are of each channel."""
+    return tf.cast(tf.size(x, tf.int64), tf.float32) / tf.cast(x.shape[axis], tf.float32)
 
 
-def _like(rows: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Reshapes rows of channels to the shape of x."""
+def _images(x: tf.Tensor, axis: int) -> tuple[tf.Tensor, str]:
+    """`x` as images, and where their channels are."""
+    if _is_last(axis, x):
+        # Not [positions, 1, 1, channels]: cuDNN takes 65,535 images at most.
+        images = x if x.shape.rank == 4 else tf.reshape(x, [1, 1, -1, x.shape[-1]])
+        return images, "NHWC"
+    if x.shape.rank == 4 and axis == 1:
+        return x, "NCHW"
+    return tf.expand_dims(_parts(x, axis), -1), "NCHW"
+
+
+def _parts(x: tf.Tensor, axis: int) -> tf.Tensor:
+    """Reshapes to [positions before the channels' axis, channels, positions after it]."""
+    sizes = keras.ops.shape(x)
+
+    return tf.reshape(x, [math.prod(sizes[:axis]), sizes[axis], math.prod(sizes[axis + 1 :])])
+
+
+def _like(images: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
+    """Reshapes images to the shape of `x`."""
+    if x.shape.rank == 4 and axis in (1, 3):
+        return images
     sizes = [-1 if size is None else size for size in x.shape]
     if sizes.count(-1) > 1 or 0 in sizes:  # to be asked for as the graph runs: two operations more
-        return tf.ensure_shape(tf.reshape(rows, tf.shape(x)), x.shape)
-    return tf.reshape(rows, sizes)
+        return tf.ensure_shape(tf.reshape(images, tf.shape(x)), x.shape)
+    return tf.reshape(images, sizes)
 
 
-def _shift(rows: tf.Tensor) -> tf.Tensor:
+def _shifted(x: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor, str]:
+    """`x - shift` as images, the shift, and where the channels are; of half types `x`, and 0."""
+    images, data_format = _images(x, axis)
+    if x.dtype != tf.float32:
+        return images, tf.zeros([x.shape[axis]]), data_format
+    shift = _shift(_parts(x, axis))
+    spread = shift if data_format == "NHWC" else tf.reshape(shift, [-1, 1, 1])
+    return images - spread, shift, data_format
+
+
+def _shift(parts: tf.Tensor) -> tf.Tensor:
     """Mean of about the square root of the number of rows, evenly spaced; of no rows, zero.
 
     The first row alone may be an outlier, which would leave all rows with a mean as large again.
     """
-    count = tf.cast(tf.shape(rows)[0], tf.float32)
-    sample = rows[:: tf.maximum(tf.cast(tf.sqrt(count), tf.int32), 1)]
-    sample = tf.ensure_shape(sample, [None, *rows.shape[1:]])  # a stride in a graph loses the rank
-    return tf.math.divide_no_nan(
-        tf.reduce_sum(sample, [0, 1, 2]), tf.cast(tf.shape(sample)[0], tf.float32)
-    )
+    steps = tf.maximum(tf.cast(tf.sqrt(tf.cast(tf.shape(parts), tf.float32)), tf.int32), 1)
+    sample = parts[:: steps[0], :, :: steps[2]]
+    # A stride in a graph loses the rank.
+    sample = tf.ensure_shape(sample, [None, parts.shape[1], None])
+    return tf.math.divide_no_nan(tf.reduce_sum(sample, [0, 2]), _positions(sample, 1))

@@ -46,6 +46,15 @@ def inputs(rng):
     return make
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """A list of devices with a GPU, without which these kernels' other forms run on the CPU."""
+    device = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+    monkeypatch.setattr(
+        tf.config, "get_visible_devices", lambda kind: [device] if kind == "GPU" else []
+    )
+
+
 def check(actual, expected, tolerance=2e-5):
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
@@ -100,6 +109,98 @@ def test_what_fits():
     assert not fits(mask=tf.ones((8, 1), tf.bool))
     assert not fits(ghost_size=2)
     assert not fits(epsilon=1e-6)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_what_fits_on_a_gpu():
+    def fits(shape=(8, 4), dtype="float32", axis=-1, **changes):
+        settings = Settings(axis % len(shape), EPSILON)._replace(**changes)
+        with tf.Graph().as_default():  # where no device is made out before it runs
+            return fused.TrainingKernel().fits(tf.zeros(shape, dtype), None, settings)
+
+    for dtype in ("float16", "bfloat16", "float32"):
+        for axis in range(-4, 0):
+            assert fits((2, 3, 4, 5), dtype, axis)
+    assert not fits(dtype="float64")
+    assert not fits(ghost_size=2)
+    assert not fits(epsilon=1e-6)
+
+
+STEP = {"r_max": 1.5, "d_max": 0.5, "momentum": 0.9}
+
+
+def step_of(axis, relu, **limits):
+    def step(x, dy, gamma, beta, mean, variance):
+        with tf.GradientTape() as tape:
+            tape.watch((x, gamma, beta))
+            y, moving = ops.training_step(
+                *(x, mean, variance, gamma, beta), **(STEP | limits), axis=axis, relu=relu
+            )
+        return y, moving, tape.gradient(y, (x, gamma, beta), dy)
+
+    return step
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("limits", [(1.0, 0.0), (1.5, 0.5)])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_what_a_gpu_would_run_agrees_with_float64(rng, float64, axis, dtype, limits, relu, known):
+    """On the CPU; cuDNN has other digits."""
+    x, dy = (tf.cast(a, dtype) for a in rng.normal(1.0, 2.0, (2, 6, 3, 4, 5)))
+    vectors = [tf.constant(v, tf.float32) for v in rng.uniform(0.5, 2.0, (4, x.shape[axis]))]
+    run = tf.function(step_of(axis, relu, r_max=limits[0], d_max=limits[1]), autograph=False)
+    sizes = [size if known or i == axis else None for i, size in enumerate(x.shape)]
+    specs = [tf.TensorSpec(sizes, dtype)] * 2 + [tf.TensorSpec(v.shape) for v in vectors]
+    traced = run.get_concrete_function(*specs)
+    kinds = [op.type for op in traced.graph.get_operations()]
+    assert kinds.count("FusedBatchNormV3") == (1 if limits == (1.0, 0.0) else 2)
+    assert kinds.count("FusedBatchNormGradV3") == 1
+    y, moving, gradients = traced(x, dy, *vectors)
+    x, dy = (tf.cast(a, "float64").numpy() for a in (x, dy))
+    desired = float64(x, dy, [v.numpy() for v in vectors], limits, axis=axis, relu=relu)
+    near = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}[dtype]
+    scale = max(1, np.abs(desired["y"]).max())
+    np.testing.assert_allclose(tf.cast(y, "float64"), desired["y"], rtol=0, atol=near * scale)
+    mean = 0.9 * vectors[2] + 0.1 * desired["mean"][0]
+    np.testing.assert_allclose(moving.mean, mean, rtol=2e-6)
+    variance = 0.9 * vectors[3] + 0.1 * desired["variance"][0]
+    np.testing.assert_allclose(moving.variance, variance, rtol=2e-6)
+    away = np.abs(desired["y"]).min(initial=1) > 1e-3 or not relu
+    for gradient, name in zip(gradients, ("dx", "dgamma", "dbeta"), strict=True):
+        if away or name != "dx":
+            scale = max(1, np.abs(desired[name]).max())
+            found = tf.cast(gradient, "float64")
+            np.testing.assert_allclose(found, desired[name], rtol=0, atol=2 * near * scale)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_plain_operations_are_for_xla_which_fuses_them(rng):
+    x = tf.constant(rng.normal(size=(6, 3, 4, 5)), tf.float32)
+    vectors = [tf.ones(5)] * 4
+    kinds = {}
+    for jit in (False, True):
+        run = tf.function(step_of(3, relu=True), jit_compile=jit, autograph=False)
+        graph = run.get_concrete_function(x, x, *vectors).graph
+        kinds[jit] = {op.type for op in graph.get_operations()}
+    assert "FusedBatchNormV3" in kinds[False] - kinds[True]
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_inference_on_a_gpu_takes_channels_anywhere(rng, axis):
+    x = tf.constant(rng.normal(1.0, 2.0, (6, 3, 4, 5)), tf.float32)
+    vectors = rng.uniform(0.5, 2.0, (4, x.shape[axis])).astype("f4")
+    run = tf.function(lambda x: ops.inference_step(x, *vectors, axis=axis))
+    graph = run.get_concrete_function(x).graph
+    assert "FusedBatchNormV3" in {op.type for op in graph.get_operations()}
+    mean, variance, gamma, beta = (
+        np.float64(v).reshape([-1 if i == axis else 1 for i in range(4)]) for v in vectors
+    )
+    desired = (x.numpy() - mean) * gamma / np.sqrt(variance + EPSILON) + beta
+    np.testing.assert_allclose(run(x), desired, rtol=0, atol=2e-5)
 
 
 @pytest.fixture
