@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("counts TensorFlow's graphs", allow_module_level=True)
+
+import pathlib
+import runpy
+
+import tensorflow as tf
+
+TOOL = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "tools" / "count_passes.py"))
+SHAPE = (8, 4, 4, 16)
+SIZE = int(np.prod(SHAPE)) * 4
+
+
+def test_a_graph_costs_what_its_needed_operations_read_and_write():
+    def function(x):
+        tf.exp(x)  # not needed
+        doubled = tf.reshape(2 * x, [-1, 16])  # 2 passes, the number and the shape none
+        return doubled + tf.reduce_sum(doubled, 0)  # 1, the sums none, and 2
+
+    graph = tf.function(function).get_concrete_function(tf.TensorSpec(SHAPE)).graph
+    assert TOOL["of_graph"](graph, SIZE) == (3, 5.0)
+
+
+def test_a_program_costs_what_its_entry_reads_and_writes():
+    text = """HloModule m
+%fused (p: f32[8,4,4,16]) -> f32[8,4,4,16] {
+  ROOT %y = f32[8,4,4,16]{3,2,1,0} exponential(%p)
+}
+ENTRY %main (x: f32[8,4,4,16]) -> (f32[8,4,4,16], f32[16]) {
+  %x = f32[8,4,4,16]{3,2,1,0} parameter(0)
+  %pair = (f32[8,4,4,16]{3,2,1,0}, f32[16]{0}) fusion(%x, %x), kind=kLoop, calls=%fused
+  %y = f32[8,4,4,16]{3,2,1,0} get-tuple-element(%pair), index=0
+  %s = f32[16]{0} reduce(%y), dimensions={0,1,2}
+  %t = f32[16]{0} add(%s, %s)
+  ROOT %r = (f32[8,4,4,16]{3,2,1,0}, f32[16]{0}) tuple(%y, %t)
+}
+"""
+    assert TOOL["of_hlo"](text, SIZE) == (2, 4.0)
+
+
+def test_a_lowered_program_has_operations_and_reductions():
+    text = """
+    %0 = stablehlo.multiply %a, %b : tensor<8x4x4x16xf32>
+    %1 = stablehlo.broadcast_in_dim %c, dims = [3] : (tensor<16xf32>) -> tensor<8x4x4x16xf32>
+    %2 = stablehlo.reduce(%0 init: %z) applies stablehlo.add : (tensor<8x4x4x16xf32>) -> ...
+    %3 = stablehlo.add %2, %2 : tensor<16xf32>
+"""
+    assert TOOL["of_lowered"](text, SHAPE) == (2, 1)
+
+
+def test_ours_moves_less_than_keras_where_a_gpu_would_run_cudnn():
+    counts = TOOL["tensorflow_counts"](SHAPE, "float32", -1)
+    for kind in ("BatchNormalization", "BatchRenormalization", "adaptive"):
+        ours, theirs = counts[f"{kind} fused"], counts["keras fused"]
+        assert ours[0] < theirs[0]
+        assert ours[1] < theirs[1] / 2
+
+
+def test_the_page_has_a_row_for_each_layer():
+    kinds, ways = TOOL["KINDS"], TOOL["WAYS"]
+    counts = {f"{kind} {way}": (i, 1.5) for i, kind in enumerate(kinds) for way in ways}
+    text = TOOL["page"]({"float32": counts}, SHAPE)
+    assert "not measured: no GPU was there" in text
+    for i, title in enumerate(kinds.values()):
+        assert f"| {title} |" + f" {i}, 1.5 |" * len(ways) in text

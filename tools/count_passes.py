@@ -1,0 +1,271 @@
+"""Kernels and memory traffic of a training step of a layer, counted without running it.
+
+Of TensorFlow's graph as it runs on a GPU without XLA (devices are made believe: nothing runs), of
+XLA's program for `jit_compile=True` and for JAX (compiled for the CPU: on a GPU the fusions
+differ), and of JAX's program lowered for "cuda", before XLA fuses it. Traffic is what the kernels
+that touch a tensor of the input's size read and write there, in sizes of the input: "passes". What
+a kernel moves inside, such as cuDNN's own transposes and second reading, is not in it, and no time
+is measured.
+
+    python tools/count_passes.py --write=docs/passes.md
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+from unittest import mock
+
+KINDS = {
+    "BatchNormalization": "BatchNormalization",
+    "BatchRenormalization": "BatchRenormalization, numbers as limits",
+    "adaptive": "BatchRenormalization",
+    "keras": "Keras",
+    "keras_renorm": "Keras, `renorm=True`",
+}
+WAYS = {
+    "fused": "TensorFlow, fused",
+    "composite": "TensorFlow, composite",
+    "xla": "TensorFlow, XLA",
+    "jax": "JAX, XLA",
+    "cuda": 'JAX, lowered for "cuda"',
+}
+DTYPES = ("float32", "mixed_float16")
+# What moves no data, or only in programs that are not yet optimized.
+FREE = {
+    *("Reshape", "Identity", "IdentityN", "StopGradient", "Placeholder", "Const", "Shape", "Size"),
+    *("ExpandDims", "Squeeze", "ShapeN", "NoOp", "ReadVariableOp", "PreventGradient", "Fill"),
+    *("parameter", "bitcast", "get-tuple-element", "tuple", "constant", "iota"),
+    *("BroadcastTo", "broadcast", "ZerosLike"),
+}
+BYTES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "pred": 1, "s32": 4, "s64": 8, "u8": 1}
+HLO_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.+?) ([\w-]+)\((.*?)\)(?:, |$)")
+HLO_TYPE = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+def made(kind: str, dtype: str, axis: int, shape: tuple[int, ...]) -> Any:
+    """A built layer with a ReLU."""
+    import keras
+
+    from keras_renorm import layers
+
+    layer_class: Callable[..., Any] = getattr(layers, kind, layers.BatchRenormalization)
+    options: dict[str, Any] = {"r_max": 3.0, "d_max": 5.0} if kind == "BatchRenormalization" else {}
+    if "keras" in kind:
+        layer_class, options = keras.layers.BatchNormalization, {"renorm": kind == "keras_renorm"}
+    else:
+        options["activation"] = "relu"
+    layer = layer_class(axis=axis, dtype=dtype, **options)
+    layer.build((None, *shape[1:]))
+    return layer
+
+
+def called(layer: Any, x: Any) -> Any:
+    """The output after a ReLU, which is inside of our layers."""
+    import keras
+
+    y = layer(x, training=True)
+    return keras.ops.relu(y) if type(layer).__module__.startswith("keras.") else y
+
+
+def step_of(layer: Any) -> Callable[..., Any]:
+    """Forward and backward under TensorFlow."""
+    import tensorflow as tf
+
+    def step(x: Any, dy: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = called(layer, x)
+        return y, tape.gradient(y, [x, layer.gamma, layer.beta], output_gradients=dy)
+
+    return step
+
+
+def total(kernels: Iterable[list[int]], size: int) -> tuple[int, float]:
+    """How many kernels touch tensors of a size in bytes, and the passes of all."""
+    touched = [[b for b in sizes if b >= size / 4] for sizes in kernels]
+    touched = [sizes for sizes in touched if sizes]
+    return len(touched), round(sum(map(sum, touched)) / size, 1)
+
+
+def of_graph(graph: Any, size: int) -> tuple[int, float]:
+    """The kernels of a graph that its results need, each operation being one."""
+    results = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+    needed, waiting = set(), results
+    while waiting:
+        op = waiting.pop()
+        if op not in needed:
+            needed.add(op)
+            waiting += [*(tensor.op for tensor in op.inputs), *op.control_inputs]
+    called_graphs = {op.type for op in needed if op.type.endswith("PartitionedCall")}
+    assert not called_graphs, f"the graph calls others: {called_graphs}"
+    tensors = ([*op.inputs, *op.outputs] for op in needed if op.type not in FREE)
+    return total(
+        ([t.shape.num_elements() * t.dtype.size for t in some if t.shape.rank] for some in tensors),
+        size,
+    )
+
+
+def of_hlo(text: str, size: int) -> tuple[int, float]:
+    """The kernels of a compiled program: the instructions of its entry."""
+    known: dict[str, int] = {}
+    kernels = []
+    for line in text[text.index("ENTRY") :].splitlines():
+        found = HLO_LINE.match(line)
+        if found is None:
+            continue
+        name, types, kind, operands = found.groups()
+        names = re.findall(r"%([\w.-]+)", operands)
+        known[name] = sum(
+            BYTES.get(element, 4) * math.prod(int(n) for n in sizes.split(",") if n)
+            for element, sizes in HLO_TYPE.findall(types)
+        )
+        if kind not in FREE:
+            kernels.append([known[name], *(known.get(operand, 0) for operand in names)])
+    return total(kernels, size)
+
+
+def of_lowered(text: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Operations of a lowered program over tensors of a shape, and the reductions among them."""
+    tensor = "tensor<" + "x".join(map(str, shape))
+    lines = [line for line in text.splitlines() if tensor in line and "stablehlo." in line]
+    lines = [line for line in lines if "broadcast_in_dim" not in line]
+    return len(lines), sum("stablehlo.reduce" in line for line in lines)
+
+
+def tensorflow_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
+    """Those of each kind of layer, in each way that TensorFlow has."""
+    import tensorflow as tf
+
+    element = tf.float16 if "16" in dtype else tf.float32
+    size = math.prod(shape) * element.size
+    spec = tf.TensorSpec(shape, element)
+    gpu = [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
+    believed = mock.patch.object(
+        tf.config, "get_visible_devices", lambda kind=None: gpu if kind == "GPU" else []
+    )
+    counts: dict[str, Any] = {}
+    for kind in KINDS:
+        for way in ("fused", "composite", "xla"):
+            forced = {"KERAS_RENORM_LOWERING": "composite"} if way == "composite" else {}
+            with believed, mock.patch.dict(os.environ, forced):
+                step = step_of(made(kind, dtype, axis, shape))
+                run = tf.function(step, autograph=False, jit_compile=way == "xla")
+                if way == "xla":
+                    text = run.experimental_get_compiler_ir(spec, spec)(stage="optimized_hlo")
+                    counts[f"{kind} {way}"] = of_hlo(text, size)
+                else:
+                    counts[f"{kind} {way}"] = of_graph(
+                        run.get_concrete_function(spec, spec).graph, size
+                    )
+    return counts
+
+
+def jax_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
+    """Those of each kind of layer under JAX: compiled for the CPU, and lowered for CUDA."""
+    import jax
+    import jax.export
+
+    element = "float16" if "16" in dtype else "float32"
+    spec = jax.ShapeDtypeStruct(shape, element)
+    counts: dict[str, Any] = {}
+    for kind in KINDS:
+        layer = made(kind, dtype, axis, shape)
+
+        def step(trainable: Any, others: Any, x: Any, dy: Any, layer: Any = layer) -> Any:
+            def output(trainable: Any, x: Any) -> Any:
+                y, moved = layer.stateless_call(trainable, others, x, training=True)
+                return jax.nn.relu(y) if "keras.src" in type(layer).__module__ else y, moved
+
+            y, pull, moved = jax.vjp(output, trainable, x, has_aux=True)
+            return y, moved, pull(dy)
+
+        groups = layer.trainable_variables, layer.non_trainable_variables
+        given = [[jax.ShapeDtypeStruct(v.shape, v.dtype) for v in group] for group in groups]
+        jitted = jax.jit(step)
+        size = math.prod(shape) * spec.dtype.itemsize
+        compiled = jitted.lower(*given, spec, spec).compile().as_text()
+        counts[f"{kind} jax"] = of_hlo(compiled, size)
+        lowered = jax.export.export(jitted, platforms=["cuda"])(*given, spec, spec).mlir_module()
+        counts[f"{kind} cuda"] = of_lowered(lowered, shape)
+    return counts
+
+
+def worker(backend: str, shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
+    """What a process of its own counts under a backend."""
+    arguments = ["--shape", "x".join(map(str, shape)), "--dtype", dtype, "--axis", str(axis)]
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if backend == "jax":  # as on a GPU, where the library serves nobody
+        environment["KERAS_RENORM_LOWERING"] = "composite"
+    command = [sys.executable, __file__, *arguments, "--worker", backend]
+    result = subprocess.run(
+        command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    counts: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return counts
+
+
+def table(counts: dict[str, Any]) -> list[str]:
+    """The lines of a table in Markdown: a row for each kind of layer, a column for each way."""
+    lines = ["| | " + " | ".join(WAYS.values()) + " |", "|---|" + "---|" * len(WAYS)]
+    for kind, title in KINDS.items():
+        cells = [counts[f"{kind} {way}"] for way in WAYS]
+        written = [f"{kernels}, {passes:g}" for kernels, passes in cells]
+        lines.append(f"| {title} | " + " | ".join(written) + " |")
+    return lines
+
+
+def page(sections: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> str:
+    """The page: what was counted, a table for each section, and what was not measured."""
+    text = __doc__ or ""
+    lines = [
+        "# Kernels and passes over memory, counted",
+        "",
+        "Written by `tools/count_passes.py`; not measured: no GPU was there, and nothing ran.",
+        "",
+        *text.split("\n\n    python")[0].split("\n\n", 1)[1].splitlines(),
+        "",
+        f"A layer of shape {'x'.join(map(str, shape))} (channels last) or the same elements with "
+        "the channels first, then a ReLU, forward and backward. Each cell: kernels, passes; for "
+        '"cuda": operations over the tensor, and reductions among them. Keras has no fused batch '
+        'norm: its two columns "fused" and "composite" are one.',
+    ]
+    for title, counts in sections.items():
+        lines += ["", f"## {title}", "", *table(counts)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Counts all and shows the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--shape", default="32x56x56x64")
+    parser.add_argument("--write", type=pathlib.Path, help="file to write the page to")
+    parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
+    parser.add_argument("--axis", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=("tensorflow", "jax"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    shape = tuple(map(int, options.shape.split("x")))
+    if options.worker:
+        count = {"tensorflow": tensorflow_counts, "jax": jax_counts}[options.worker]
+        print(json.dumps(count(shape, options.dtype, options.axis)))
+        return
+    sections = {}
+    for dtype in DTYPES:
+        for axis, where in ((-1, "last"), (1, "first")):
+            own = shape if axis == -1 else (shape[0], shape[-1], *shape[1:-1])
+            parts = (worker(backend, own, dtype, axis) for backend in ("tensorflow", "jax"))
+            sections[f"{dtype}, channels {where}"] = dict(p for part in parts for p in part.items())
+    text = page(sections, shape)
+    print(text)
+    if options.write:
+        options.write.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
