@@ -65,7 +65,7 @@ def test_layer(strategy, name):
             if value.ndim == len(case.shape):
                 value = np.moveaxis(value, case.axis, -1)
             running.assert_close(value, expected[f"{key}{number}"], 2e-6, f"{key}{number}")
-    for weight in layer.non_trainable_weights:
+    for weight in layer.non_trainable_variables:
         if weight.name in expected:
             value = keras.ops.convert_to_numpy(weight)
             running.assert_close(value, expected[weight.name], 2e-6, weight.name)

@@ -179,7 +179,7 @@ def run_layer(case, inputs, mode, dtype, **options):
         batched=arguments,
     )
     found |= infer(arguments)
-    found |= {weight.name: weight.value for weight in layer.non_trainable_weights}
+    found |= {weight.name: weight.value for weight in layer.non_trainable_variables}
     return _moved_axes(case, _arrays(found))
 
 
@@ -213,7 +213,7 @@ def stateful_step(layer, case, arguments, mode):
 def jax_step(layer, case, arguments, mode):
     """As `stateful_step`; what is compiled has the weights for arguments and results."""
     trainable = [weight.name for weight in layer.trainable_weights]
-    fixed = [weight.name for weight in layer.non_trainable_weights]
+    fixed = [weight.name for weight in layer.non_trainable_variables]
 
     def train(given):
         y, after = layer.stateless_call(
@@ -227,8 +227,8 @@ def jax_step(layer, case, arguments, mode):
     step = compiled(differentiated(train, ["x", *trainable]), arguments, mode)
 
     def assigning(given):
-        results = step(given | {weight.name: weight.value for weight in layer.weights})
-        for weight in layer.non_trainable_weights:
+        results = step(given | {weight.name: weight.value for weight in layer.variables})
+        for weight in layer.non_trainable_variables:
             weight.assign(results.pop(weight.name))
         return results
 
