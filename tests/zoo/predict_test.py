@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 PROGRAM = "zoo.predict"
@@ -32,5 +34,6 @@ def test_images_are_classified_by_a_shipped_checkpoint(run_program, tmp_path):
         PROGRAM, "--model=resnet20.fashion_mnist", tmp_path / "grey.png", f"--output={output}"
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "grey.png" in done.stdout
-    assert output.exists()
+    [found] = json.loads(output.read_text())
+    assert found["path"] == str(tmp_path / "grey.png")
+    assert found["classes"][0]["name"] in done.stdout

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from zoo.errors import UserError
@@ -82,7 +82,7 @@ def _shown(path: str) -> str:
 
 
 def _print(predictions: list[dict[str, Any]], console: Console) -> None:
-    table = Table("file", "class", "probability", "then")
+    table = Table(Column("file", overflow="fold"), "class", "probability", "then")
     for one in predictions:
         if "problem" in one:
             table.add_row(Text(_shown(one["path"])), Text(f"it {one['problem']}"), "", "")

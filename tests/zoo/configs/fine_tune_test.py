@@ -3,8 +3,10 @@ import os
 
 import numpy as np
 import PIL.Image
+import pytest
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_is_fine_tuned_evaluated_asked_and_exported(
     run_program, tmp_path, rng
 ):
