@@ -235,6 +235,11 @@ def page(sections: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> str:
         "the channels first, then a ReLU, forward and backward. Each cell: kernels, passes; for "
         '"cuda": operations over the tensor, and reductions among them. Keras has no fused batch '
         'norm: its two columns "fused" and "composite" are one.',
+        "",
+        "Composite is what masks, ghost batches and float64 take on a GPU; there, and under XLA, "
+        "ours can move more than Keras's layer. XLA for the CPU writes out x - shift, and dy times "
+        "the centred x, before it sums them, as a GPU's need not; and the sample of rows that the "
+        "shift is the mean of counts here as the whole input.",
     ]
     for title, counts in sections.items():
         lines += ["", f"## {title}", "", *table(counts)]
