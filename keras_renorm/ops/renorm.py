@@ -290,7 +290,8 @@ def inference_step(
     """`normalize` with population statistics, which are constants for the gradient; faster.
 
     Under TensorFlow it is one operation, which a graph makes part of a convolution before it: where
-    the channels come last, the type is not float64 and `epsilon` at least 1.001e-5; not
+    the channels come last (on a GPU anywhere), the type is not float64 and `epsilon` at least
+    1.001e-5; not
     `[rows, C]` in graphs, and not where XLA compiles, which makes one of plain operations. Under
     PyTorch it is a call of the native library, for large tensors on the CPU and not in what is
     compiled, traced or exported.
