@@ -18,6 +18,10 @@ class WorkerLostError(UserError):
     """Another worker of the run is gone, so that this one must end, too, and quickly."""
 
 
+class DivergedError(UserError):
+    """A training whose loss is not finite."""
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """Returns ` Did you mean 'x'?` for the allowed word closest to `word`, or an empty string.
 

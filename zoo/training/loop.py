@@ -14,7 +14,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from keras_renorm import diagnostics, statistics
-from zoo.errors import UserError
+from zoo.errors import DivergedError, UserError
 from zoo.trained.card import write_card
 from zoo.training import builders, evaluation, optimizers, pictures, times
 from zoo.training.averages import Averages
@@ -327,7 +327,7 @@ class Trainer:
             layer = None if images is None else first_not_finite(self._model, images)
         where = f" The first layer whose output is not finite is {layer}." if layer else ""
         saved = self._store.newest_first()
-        raise UserError(
+        raise DivergedError(
             f"The loss is {loss} at step {self._state.step} (learning rate {self._rate():.4g}): "
             f"training has diverged and was stopped.{where} Try a lower --config.learning_rate or "
             "a longer --config.warmup_steps in another --workdir. "

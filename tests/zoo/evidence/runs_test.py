@@ -1,0 +1,39 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from zoo.errors import UserError
+from zoo.evidence.experiment import Arm, Run
+from zoo.evidence.runs import run_all
+
+KEYS = {"num_steps": 4, "eval_every_steps": 2, "seed": 0}
+
+
+def run(name, **keys):
+    return Run(Arm(name, keys, ("minibatch",)), 0, "few_labels", KEYS | keys, name)
+
+
+def console():
+    return Console(file=io.StringIO())
+
+
+@pytest.mark.slow
+def test_runs_are_trained_measured_and_taken_up(tmp_path):
+    runs = [run("first"), run("diverges", learning_rate=1e30, num_steps=30)]
+    first, diverged = run_all(runs, tmp_path, 2, console())
+    assert first.arm == "first"
+    assert [step for step, _ in first.curve] == [2, 4]
+    assert first.numbers["accuracy"] == first.curve[-1][1]
+    assert set(first.numbers) >= {"minibatch", "best_accuracy"}
+    assert diverged.numbers["diverged"] == 1
+    assert diverged.numbers["accuracy"] == 0.1
+    # A run that is finished is not run again.
+    record = tmp_path / "first" / "measured.json"
+    document = json.loads(record.read_text())
+    document["numbers"]["accuracy"] = 0.123
+    record.write_text(json.dumps(document))
+    assert run_all(runs, tmp_path, 1, console())[0].numbers["accuracy"] == 0.123
+    with pytest.raises(UserError, match="of a run with other keys"):
+        run_all([run("first", norm="batch_norm")], tmp_path, 1, console())

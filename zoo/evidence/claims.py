@@ -1,0 +1,116 @@
+"""What a paper claims, and the rule by which a verdict is found. It is written before the runs."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+Verdict = Literal["held", "not held", "not decided"]
+
+#: A run's numbers: `Results[arm][metric]` has one for each seed.
+Results = Mapping[str, Mapping[str, Sequence[float]]]
+
+# Student's t at 95 %, two-sided, by degrees of freedom.
+_T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+_T_OF_MANY = 1.96
+
+
+class Term(NamedTuple):
+    """A number of an arm: its mean over the seeds is one side of a claim.
+
+    Attributes:
+        arm: Name of the arm.
+        metric: Name of what was measured.
+    """
+
+    arm: str
+    metric: str = "accuracy"
+
+
+class Finding(NamedTuple):
+    """What the runs say of a claim.
+
+    Attributes:
+        difference: Mean over the seeds of the left side minus the right one.
+        error: Half the width of its 95 % interval.
+        verdict: What follows.
+    """
+
+    difference: float
+    error: float
+    verdict: Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """That one number is greater than another, or equal to it.
+
+    ```
+    D = mean over seeds of (left - right);   E = t(95 %, n - 1) * deviation / sqrt(n)
+    greater:   held if D - E > by,           not held if D + E < by
+    equal:     held if |D| + E <= within,    not held if |D| - E > within
+    ```
+
+    and not decided in between. The seeds of both sides are the same, and so are their data: the
+    differences are taken seed by seed. With one seed nothing is decided.
+
+    Attributes:
+        text: The claim, in a sentence.
+        paper: The paper's own numbers, and where they stand.
+        left: What is greater, or equal.
+        right: What it is compared with: a term, or a number.
+        by: By how much it must at least be greater.
+        within: For equality: by how much the two may differ. None: it is not about equality.
+    """
+
+    text: str
+    paper: str
+    left: Term
+    right: Term | float
+    by: float = 0.0
+    within: float | None = None
+
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
+        left, right = _worded(self.left), _worded(self.right)
+        if self.within is not None:
+            return f"{left} equals {right} within {self.within:g}"
+        return f"{left} is greater than {right}" + (f" by {self.by:g}" if self.by else "")
+
+    def find(self, results: Results) -> Finding:
+        """Returns what the runs say.
+
+        Args:
+            results: Of every arm that the claim is about.
+        """
+        left = results[self.left.arm][self.left.metric]
+        right: Sequence[float] = [self.right] * len(left) if isinstance(self.right, float) else ()
+        if isinstance(self.right, Term):
+            right = results[self.right.arm][self.right.metric]
+        difference, error = interval([a - b for a, b in zip(left, right, strict=True)])
+        return Finding(difference, error, self._verdict(difference, error))
+
+    def _verdict(self, difference: float, error: float) -> Verdict:
+        if self.within is not None:
+            held = abs(difference) + error <= self.within
+            failed = abs(difference) - error > self.within
+        else:
+            held, failed = difference - error > self.by, difference + error < self.by
+        return "held" if held else "not held" if failed else "not decided"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean and half the width of its 95 % interval, infinite for one value."""
+    count = len(values)
+    if count == 1:
+        return values[0], math.inf
+    t = _T[count - 2] if count - 2 < len(_T) else _T_OF_MANY
+    return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(count)
+
+
+def _worded(side: Term | float) -> str:
+    if isinstance(side, float):
+        return f"{side:g}"
+    return f"{side.metric.replace('_', ' ')} of '{side.arm}'"

@@ -1,0 +1,113 @@
+"""`docs/evidence.md`: what each experiment found, made from its document."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from zoo.evidence.experiment import Experiment
+from zoo.training.cli.terminal import duration
+
+#: Metrics that are no shares, and their decimals; the others are shown in per cent.
+NUMBERS = {"gap": 3, "kernel_norm": 1, "steps_to_target": 0}
+
+_HEAD = """# Evidence
+
+This page says which claims of the papers hold in this package, at a scale that two cores can run.
+Each section is generated from a file of results beside it: `python -m zoo.reproduce
+--experiment=NAME --workdir=DIR` runs the experiment again, and `python tools/write_evidence.py`
+writes this page.
+
+A verdict follows from a rule that is written down before the runs. A claim that one number is
+greater than another is *held* if the 95 % interval of the mean difference over the seeds
+(Student's t, seed by seed) lies above 0, *not held* if it lies below, and *not decided* otherwise.
+A claim that two are equal has the largest difference that counts as equal. What does not hold
+stands here with its numbers. Accuracies are shares of the test images in %, with the deviation over
+the seeds.
+"""
+
+
+def page(sections: Sequence[str], documents: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the whole page.
+
+    Args:
+        sections: What `section` returns of each experiment.
+        documents: The experiments' documents, in the same order.
+    """
+    verdicts = [claim["verdict"] for document in documents for claim in document["claims"]]
+    counts = ", ".join(
+        f"{verdicts.count(verdict)} {verdict}" for verdict in ("held", "not held", "not decided")
+    )
+    return "\n".join([_HEAD, f"Claims on this page: {counts}.\n", *sections])
+
+
+def section(experiment: Experiment, document: Mapping[str, Any]) -> str:
+    """Returns the section of one experiment.
+
+    Args:
+        experiment: What was run.
+        document: What `zoo.evidence.results.document` made of it.
+    """
+    name = document["name"]
+    parts = [
+        f"## {experiment.title}\n",
+        f"{experiment.source}. {experiment.about}\n",
+        _claims(document["claims"]),
+        _table(experiment, document),
+        f"![{experiment.title}: accuracy against steps, and each seed](evidence/{name}.png)\n",
+        _conditions(document),
+    ]
+    return "\n".join(parts)
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        f"| {claim['text']} | {claim['paper']} | {claim['rule']} | {found(claim)} "
+        f"| **{claim['verdict']}** |"
+        for claim in claims
+    ]
+    head = "| claim | the paper | rule | difference | verdict |\n|---|---|---|---|---|"
+    return "\n".join([head, *rows, ""])
+
+
+def found(claim: Mapping[str, Any]) -> str:
+    """Returns the difference with its interval, in points where it is one of accuracies."""
+    text = f"{shown(claim['metric'], claim['difference']):+}"
+    return text if claim["error"] is None else f"{text} ± {shown(claim['metric'], claim['error'])}"
+
+
+def shown(metric: str, value: float) -> float:
+    """Returns a number of a metric as tables show it: steps, a gap, or an accuracy in per cent."""
+    if metric not in NUMBERS:
+        return round(100 * value, 1)
+    return round(value, NUMBERS[metric] or None)
+
+
+def _table(experiment: Experiment, document: Mapping[str, Any]) -> str:
+    columns = experiment.columns
+    head = f"| | {' | '.join(column.replace('_', ' ') for column in columns)} |"
+    rows = [
+        f"| {arm} | {' | '.join(_cell(numbers, column) for column in columns)} |"
+        for arm, numbers in document["arms"].items()
+    ]
+    return "\n".join([head, f"|---{'|---' * len(columns)}|", *rows, ""])
+
+
+def _cell(numbers: Mapping[str, Sequence[float]], column: str) -> str:
+    """Returns a mean and the deviation over the seeds."""
+    if column not in numbers:
+        return "-"
+    values = numbers[column]
+    spread = f" ± {shown(column, stdev(values))}" if len(values) > 1 else ""
+    diverged = sum(numbers.get("diverged", ()))
+    failed = f" ({diverged:.0f} diverged)" if diverged and column == "accuracy" else ""
+    return f"{shown(column, fmean(values))}{spread}{failed}"
+
+
+def _conditions(document: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    first = next(iter(document["commands"].values()))
+    return (
+        f"{document['runs']} runs, {document['seeds']} seeds, scale `{document['scale']}`, "
+        f"{duration(document['training_seconds'])} of training on {document['machine']}; "
+        f"{versions}. A run of the first line: `{first} --workdir=DIR`.\n"
+    )

@@ -1,0 +1,67 @@
+"""An experiment as a picture: test accuracy against steps, and where each seed ended."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from zoo.evidence.page import NUMBERS, shown
+from zoo.training.storage import files
+
+_WIDTH, _LEAST_HEIGHT, _ARM_HEIGHT = 11.0, 4.0, 0.32
+
+
+def draw(document: dict[str, Any], metric: str, path: Path) -> None:
+    """Draws the curves of all arms, and next to them a metric of each seed.
+
+    Args:
+        document: What `zoo.evidence.results.document` returns.
+        metric: The metric of the right half.
+        path: The picture's file.
+    """
+    from matplotlib.figure import Figure
+
+    arms = list(document["arms"])
+    height = max(_LEAST_HEIGHT, 1 + _ARM_HEIGHT * len(arms))
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    curves, ends = figure.subplots(1, 2, width_ratios=(5, 4))
+    for number, arm in enumerate(arms):
+        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
+        _draw_curve(curves, document["curves"][arm], style)
+        values = [shown(metric, value) for value in document["arms"][arm].get(metric, [])]
+        _draw_ends(ends, number, values, style["color"])
+    curves.set_xlabel("steps")
+    curves.set_ylabel("test accuracy (%): mean and range of the seeds")
+    ends.set_yticks(range(len(arms)), arms)
+    ends.invert_yaxis()
+    ends.set_xlabel(_label(metric) + ": each seed, and the mean")
+    for axes in (curves, ends):
+        axes.grid(alpha=0.3)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _draw_curve(axes: Any, curves: Sequence[Sequence[tuple[int, float]]], style: Any) -> None:
+    """Draws the mean over the seeds that reached the end, within their range."""
+    longest = max(map(len, curves), default=0)
+    whole = [curve for curve in curves if len(curve) == longest]
+    if not longest:
+        return
+    steps = [step for step, _ in whole[0]]
+    columns = list(zip(*([100 * value for _, value in curve] for curve in whole), strict=True))
+    axes.plot(steps, [fmean(column) for column in columns], **style)
+    ranges = [min(column) for column in columns], [max(column) for column in columns]
+    axes.fill_between(steps, *ranges, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _draw_ends(axes: Any, row: int, values: Sequence[float], color: str) -> None:
+    finite = [value for value in values if math.isfinite(value)]
+    axes.plot(finite, [row] * len(finite), "o", color=color, alpha=0.4, markersize=4)
+    if finite:
+        axes.plot(fmean(finite), row, "|", color=color, markersize=14, markeredgewidth=2)
+
+
+def _label(metric: str) -> str:
+    unit = "" if metric in NUMBERS else " (%)"
+    return metric.replace("_", " ") + unit

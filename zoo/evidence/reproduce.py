@@ -1,0 +1,104 @@
+"""From a name to verdicts: what `zoo.reproduce` calls."""
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from zoo import experiments
+from zoo.errors import UserError, nearest
+from zoo.evidence import page, picture, results
+from zoo.evidence.experiment import SCALES, Experiment, Run
+from zoo.evidence.runs import run_all
+from zoo.training.cli import terminal
+from zoo.training.storage import files
+
+
+def names() -> list[str]:
+    """Returns the names of all experiments."""
+    return sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
+
+
+def load(name: str) -> Experiment:
+    """Returns the experiment of a name.
+
+    Raises:
+        UserError: When there is none.
+    """
+    if name not in names():
+        known = ", ".join(names())
+        raise UserError(
+            f"There is no experiment {name!r}.{nearest(name, names())} Experiments are {known}; "
+            "`all` runs all of them."
+        )
+    return importlib.import_module(f"zoo.experiments.{name}").EXPERIMENT
+
+
+def reproduce(
+    name: str, path: str, scale: str, seeds: int | None, processes: int, console: Console
+) -> None:
+    """Runs an experiment, or `all`, and writes results.json, a picture and a section of the page.
+
+    What was run before, or interrupted, in the same folder is taken up.
+
+    Args:
+        name: Name of the experiment.
+        path: The folder; each experiment has one of its own in it.
+        scale: One of `SCALES`.
+        seeds: Number of seeds; that of the scale by default.
+        processes: How many runs at a time.
+        console: Where to report to.
+
+    Raises:
+        UserError: When there is no such experiment or scale, or a run cannot start.
+    """
+    chosen = {each: load(each) for each in (names() if name == "all" else [name])}
+    # Everything that can be wrong with the flags is found before anything is run.
+    runs = {each: list(chosen[each].runs(scale, seeds)) for each in chosen}
+    for each, experiment in chosen.items():
+        folder = Path(path).expanduser() / each / scale
+        terminal.say(console, f"{each}: {len(runs[each])} runs in {folder}")
+        _reproduce(each, experiment, scale, runs[each], folder, processes, console)
+
+
+def _reproduce(
+    name: str,
+    experiment: Experiment,
+    scale: str,
+    runs: list[Run],
+    folder: Path,
+    processes: int,
+    console: Console,
+) -> None:
+    measured = run_all(runs, folder, processes, console)
+    found = results.document(name, experiment, scale, measured)
+    files.write_json(folder / "results.json", found)
+    picture.draw(found, experiment.columns[0], folder / f"{name}.png")
+    files.write_text(folder / "section.md", page.section(experiment, found))
+    _print(experiment, found, console)
+    terminal.say(console, f"written to {folder}: results.json, {name}.png, section.md")
+
+
+def _print(experiment: Experiment, found: dict[str, Any], console: Console) -> None:
+    """Prints the claims and their verdicts."""
+    table = Table("claim", "difference", "verdict", title=experiment.title)
+    for claim in found["claims"]:
+        table.add_row(claim["text"], page.found(claim), claim["verdict"])
+    console.print(table)
+
+
+def listing(console: Console) -> None:
+    """Prints the experiments, and what each costs."""
+    table = Table("experiment", "what", *SCALES)
+    for name in names():
+        experiment = load(name)
+        costs = (_cost(experiment, scale) for scale in SCALES)
+        table.add_row(name, f"{experiment.title} ({experiment.source})", *costs)
+    console.print(table)
+
+
+def _cost(experiment: Experiment, scale: str) -> str:
+    return f"{len(list(experiment.runs(scale)))} runs: {experiment.scales[scale].cost}"

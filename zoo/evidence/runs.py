@@ -1,0 +1,154 @@
+"""Runs of an experiment: trained and measured, several at a time, none of them twice."""
+
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from zoo.errors import DivergedError, UserError
+from zoo.evidence.experiment import Run
+from zoo.training.storage import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a run gave.
+
+    Attributes:
+        arm: Name of the arm.
+        seed: The run's.
+        numbers: What was measured: a number for each metric.
+        curve: Step and test accuracy of each evaluation.
+        seconds: Time of the training.
+    """
+
+    arm: str
+    seed: int
+    numbers: dict[str, float]
+    curve: list[tuple[int, float]]
+    seconds: float
+
+
+def run_all(runs: Sequence[Run], folder: Path, processes: int, console: Console) -> list[Measured]:
+    """Trains and measures what has not been yet; returns what all gave, in the runs' order.
+
+    A run that was interrupted is resumed, and one that is finished is not run again.
+
+    Args:
+        runs: The runs, each with a folder of its own name.
+        folder: Where their folders are, or will be.
+        processes: How many at a time.
+        console: Where to show a progress bar.
+
+    Raises:
+        UserError: When a run cannot start, or its folder holds another one.
+    """
+    left = [run for run in runs if not _record_of(run, folder).is_file()]
+    for run in runs:
+        if run not in left:
+            read(run, folder)  # refuses another run's folder before anything is trained
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        Progress(*columns, TimeRemainingColumn(), console=console) as progress,
+        _pool(min(processes, len(left)), processes) as pool,
+    ):
+        task = progress.add_task("runs", total=len(runs), completed=len(runs) - len(left))
+        pending = [pool.submit(_do, run, folder) for run in left]
+        try:
+            for done in concurrent.futures.as_completed(pending):
+                done.result()
+                progress.advance(task)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [read(run, folder) for run in runs]
+
+
+def read(run: Run, folder: Path) -> Measured:
+    """Returns what a finished run gave.
+
+    Raises:
+        UserError: When its folder holds a run with other keys.
+    """
+    path = _record_of(run, folder)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.pop("flags") != run.flags:
+        raise UserError(
+            f"{path} is of a run with other keys. Nothing was written: choose another --workdir, "
+            "or move that folder away."
+        )
+    return Measured(**values | {"curve": [tuple(point) for point in values["curve"]]})
+
+
+def _record_of(run: Run, folder: Path) -> Path:
+    return folder / run.name / "measured.json"
+
+
+def _pool(workers: int, processes: int) -> concurrent.futures.ProcessPoolExecutor:
+    """Returns processes that are started afresh: TensorFlow does not survive a fork."""
+    return concurrent.futures.ProcessPoolExecutor(
+        max(workers, 1),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=(processes,),
+    )
+
+
+def _start(processes: int) -> None:
+    """Loads TensorFlow, with this process's share of the cores."""
+    from zoo.training.cli.runtime import load_tensorflow
+
+    load_tensorflow(quiet=True)
+    import tensorflow as tf
+
+    # A step is traced anew for each run, of which TensorFlow warns.
+    tf.get_logger().setLevel("ERROR")
+    threads = max((os.cpu_count() or 1) // processes, 1)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def _do(run: Run, folder: Path) -> None:
+    """Trains and measures one run, and writes down what it gave."""
+    import keras
+    from absl import flags
+
+    from zoo.training.cli.arguments import parse_arguments
+    from zoo.training.storage.workdir import Workdir
+
+    keras.backend.clear_session()
+    workdir = Workdir(folder / run.name)
+    config = parse_arguments(["", *run.flags], flags.FlagValues())[0].to_dict()
+    measured = _measured(run, config, workdir)
+    document = dataclasses.asdict(measured) | {"flags": run.flags}
+    files.write_json(_record_of(run, folder), document)
+
+
+def _measured(run: Run, config: dict[str, Any], workdir: Any) -> Measured:
+    """Trains, or resumes, a run, and measures its model."""
+    from zoo.evidence import measures
+    from zoo.training.records import metrics
+    from zoo.training.run import train
+
+    diverged = False
+    try:
+        if status := train(config, str(workdir.path), Console(quiet=True)):
+            raise KeyboardInterrupt(status)
+    except DivergedError:
+        diverged = True
+    records = metrics.read(workdir.metrics)
+    curve = [(record.step, record.accuracy) for record in records if record.split == "test"]
+    if diverged:
+        numbers = measures.of_diverged(config, run.arm.measures)
+    else:
+        numbers = measures.of_records(records, config)
+        numbers |= measures.of_model(workdir, config, run.arm.measures)
+    seconds = records[-1].seconds if records else 0.0
+    return Measured(run.arm.name, run.seed, numbers, curve, seconds)
