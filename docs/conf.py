@@ -1,0 +1,80 @@
+"""Settings of the documentation: `sphinx-build -W docs site` builds it."""
+
+import pathlib
+from typing import Any
+
+import keras_renorm
+
+project = "keras_renorm"
+author = "The keras_renorm authors"
+copyright = author  # noqa: A001
+version = release = keras_renorm.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_generated"]
+suppress_warnings = ["myst.xref_missing"]
+
+html_theme = "furo"
+html_title = "keras_renorm"
+html_theme_options = {"sidebar_hide_name": False, "top_of_page_buttons": []}
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+# Headings of pages can be linked to, as on GitHub.
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+# Tensors are of the backend that is in use.
+autodoc_type_aliases = {"Tensor": "Tensor"}
+napoleon_custom_sections = [("Call arguments", "params_style")]
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
+# Single backquotes in docstrings are code.
+default_role = "code"
+
+
+def literal_blocks(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Has docstrings' fenced blocks and tables, which are Markdown, shown as they stand."""
+    del app, what, name, obj, options
+    written: list[str] = []
+    fenced, before = False, ""
+    for line in lines:
+        fence, row = line.strip() == "```", line.startswith("|")
+        begins = (fence and not fenced) or (row and not before.startswith("|"))
+        fenced ^= fence
+        if begins:
+            written += ["", "::", ""]
+        if not fence:
+            written.append(f"    {line}" if fenced or row else line)
+        else:
+            written.append("")
+        before = line
+    lines[:] = written
+
+
+def config_keys(app: Any) -> None:
+    """Writes the list of the config keys, from their table, for reference/programs.md."""
+    from zoo.training.keys import key_help
+
+    folder = pathlib.Path(app.srcdir, "_generated")
+    folder.mkdir(exist_ok=True)
+    (folder / "keys.txt").write_text(key_help() + "\n", encoding="utf-8")
+
+
+def setup(app: Any) -> None:
+    """Connects what is above: the docstrings before Napoleon reads their sections."""
+    app.connect("builder-inited", config_keys)
+    app.connect("autodoc-process-docstring", literal_blocks, priority=100)
