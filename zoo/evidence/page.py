@@ -54,7 +54,7 @@ def section(experiment: Experiment, document: Mapping[str, Any]) -> str:
         _claims(document["claims"]),
         _table(experiment, document),
         f"![{experiment.title}: accuracy against steps, and each seed](evidence/{name}.png)\n",
-        _conditions(document),
+        _conditions(experiment, document),
     ]
     return "\n".join(parts)
 
@@ -86,8 +86,8 @@ def _table(experiment: Experiment, document: Mapping[str, Any]) -> str:
     columns = experiment.columns
     head = f"| | {' | '.join(column.replace('_', ' ') for column in columns)} |"
     rows = [
-        f"| {arm} | {' | '.join(_cell(numbers, column) for column in columns)} |"
-        for arm, numbers in document["arms"].items()
+        f"| {arm.name} | {' | '.join(_cell(document['arms'][arm.name], c) for c in columns)} |"
+        for arm in experiment.arms
     ]
     return "\n".join([head, f"|---{'|---' * len(columns)}|", *rows, ""])
 
@@ -103,9 +103,9 @@ def _cell(numbers: Mapping[str, Sequence[float]], column: str) -> str:
     return f"{shown(column, fmean(values))}{spread}{failed}"
 
 
-def _conditions(document: Mapping[str, Any]) -> str:
+def _conditions(experiment: Experiment, document: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    first = next(iter(document["commands"].values()))
+    first = document["commands"][experiment.arms[0].name]
     return (
         f"{document['runs']} runs, {document['seeds']} seeds, scale `{document['scale']}`, "
         f"{duration(document['training_seconds'])} of training on {document['machine']}; "

@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
         "smoke": Scale(
             {"num_steps": 4, "eval_every_steps": 4, "batch_size": 16, "model": "mlp"}, 2, "seconds"
         ),
-        "default": Scale({}, 3, "not measured"),
+        "default": Scale({}, 3, "2 min of training, beside other work"),
         "full": Scale(
             {"model": "resnet20", "dataset": "cifar10", "num_steps": 20_000}, 3, "not run"
         ),

@@ -65,7 +65,7 @@ EXPERIMENT = Experiment(
     ),
     scales={
         "smoke": Scale({"num_steps": 30, "eval_every_steps": 15}, 2, "seconds"),
-        "default": Scale({}, 5, "not measured"),
+        "default": Scale({}, 5, "10 min of training, beside other work"),
         "full": Scale({"num_steps": 30_000, "dataset": "fashion_mnist"}, 5, "not run"),
     },
     columns=("accuracy", "minibatch", "precise", "gap"),

@@ -95,7 +95,7 @@ EXPERIMENT = Experiment(
             2,
             "seconds",
         ),
-        "default": Scale({}, 3, "not measured"),
+        "default": Scale({}, 3, "not run"),
         "full": Scale(
             {"model": "resnet20", "dataset": "cifar10", "num_steps": 20_000}, 3, "not run"
         ),
