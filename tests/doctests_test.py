@@ -116,8 +116,20 @@ def _pictures():
     return {"images": pictures, "model": keras.Sequential([keras.layers.Flatten()])}
 
 
+def _renormalized():
+    """A small compiled net with Batch Renorm, one of whose limits is a schedule."""
+    schedule = keras_renorm.schedules.LinearRamp(1.0, 3.0, 1, 2)
+    norm = keras_renorm.layers.BatchRenormalization(r_max=schedule)
+    x = keras.Input((3,))
+    model = Brief(x, keras.layers.Dense(2)(norm(x)))
+    model.compile("sgd", "mse")
+    return {"model": model}
+
+
 #: What an example means by its names, where that is not `_common`'s.
 NAMES = {
+    "keras_renorm.callbacks.count_steps.CountSteps": _renormalized,
+    "keras_renorm.callbacks.renorm_history.RenormHistory": _renormalized,
     "keras_renorm.diagnostics.residual_variance.residual_variance": lambda: {
         "model": _residual_model()
     },

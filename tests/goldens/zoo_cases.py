@@ -99,7 +99,7 @@ def weights(tmp_path):
 def datasets(tmp_path):
     found = zoo.data.load("fashion_mnist_subset", "test")
     assert isinstance(found, zoo.data.Dataset)
-    assert (found.input_shape, found.num_classes) == ((28, 28, 1), 10)
+    assert (found.image_shape, found.num_classes) == ((28, 28, 1), 10)
     assert len(found) == len(found.images)
     with pytest.raises(zoo.data.DatasetError, match="trial"):
         zoo.data.load("fashion_mnist_subset", "trial")
@@ -116,10 +116,10 @@ def samplers(tmp_path):
     assert len(set(LABELS[batch])) == 1
 
 
-@covers("zoo.data.training_batches", "zoo.data.evaluation_batches")
+@covers("zoo.data.training_batches", "zoo.data.evaluation_batches", "zoo.data.Augmentation")
 def batches(tmp_path):
     sampler = zoo.data.ShuffledSampler(num_examples=4, batch_size=2, seed=0)
-    options = {"num_steps": 3, "augment": False, "seed": 0}
+    options = {"num_steps": 3, "augmentation": zoo.data.Augmentation(), "seed": 0}
     found = list(zoo.data.training_batches(dataset(), sampler, start_step=1, **options))
     assert len(found) == 2
     for step, (images, labels) in enumerate(found, start=1):
@@ -128,6 +128,27 @@ def batches(tmp_path):
         np.testing.assert_array_equal(labels, LABELS[chosen])
     sizes = [len(labels) for _, labels in zoo.data.evaluation_batches(dataset(), 3)]
     assert sizes == [3, 1]
+
+
+@covers("zoo.data.open_split", "zoo.data.FolderOptions", "zoo.data.Source", "zoo.data.Preparation")
+def sources(tmp_path):
+    """Images of a folder are those that were written, by class and number, prepared."""
+    for split, names in (("train", "ab"), ("test", "ab")):
+        for label, name in enumerate(names):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            image = np.full((4, 6, 3), 50 + 100 * label, np.uint8)
+            (folder / "one.png").write_bytes(tf.io.encode_png(image).numpy())
+    options = zoo.data.FolderOptions(report=lambda sentence: None)
+    source = zoo.data.open_split("folder", "train", str(tmp_path / "photos"), options)
+    assert (len(source), source.num_classes, source.class_names) == (2, 2, ("a", "b"))
+    np.testing.assert_array_equal(source.labels, [0, 1])
+    small = zoo.data.Preparation(size=2, channels=1)
+    (images, labels), *rest = zoo.data.evaluation_batches(source, 2, small)
+    assert not rest
+    np.testing.assert_array_equal(labels, [0, 1])
+    gray = np.ones((2, 2, 2, 1)) * np.array([50, 150]).reshape(2, 1, 1, 1) / 255
+    assert_close(images.numpy(), gray, 2e-3)
 
 
 @covers("zoo.data.pad_crop_flip")

@@ -133,8 +133,18 @@ def test_sparse_inputs_are_refused(make):
     message = r"`inputs` must be dense or ragged, received a sparse tensor.*sparse=False"
     with pytest.raises(TypeError, match=message):
         make()(tf.sparse.from_dense(np.eye(3, dtype="f4")))
+    model = keras.Sequential([keras.Input((3,), sparse=True), make()])
     with pytest.raises(TypeError, match=message):
-        make()(keras.Input((3,), sparse=True))
+        model(tf.sparse.from_dense(np.eye(3, dtype="f4")))
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_what_keras_takes_for_sparse_is_taken(make):
+    """A symbolic product with a number says that it is sparse, and is dense."""
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, make()(keras.ops.sin(2 * inputs)))
+    x = np.ones((4, 3), "f4")
+    np.testing.assert_allclose(model(x), np.sin(2 * x) / np.sqrt(1.001), rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", BOTH)

@@ -44,8 +44,8 @@ class TensorFlow(PlainBackend):
         return RaggedRows.of(x)
 
     def is_sparse(self, x: Any) -> bool:
-        """Whether `x` is a `tf.SparseTensor`, `tf.IndexedSlices` or symbolic and sparse."""
-        return isinstance(x, tf.SparseTensor | tf.IndexedSlices) or super().is_sparse(x)
+        """Whether `x` is a `tf.SparseTensor` or `tf.IndexedSlices`."""
+        return isinstance(x, tf.SparseTensor | tf.IndexedSlices)
 
     def required(self, x: tf.Tensor, holds: tf.Tensor, message: str) -> tf.Tensor:
         """`x` behind an assertion, which XLA leaves out."""

@@ -36,8 +36,8 @@ class Torch(PlainBackend):
     untraced = "Take out the torch.compile or the export around it."
 
     def is_sparse(self, x: Any) -> bool:
-        """Whether `x` is a sparse tensor, or symbolic and sparse."""
-        return bool(getattr(x, "is_sparse", False)) or super().is_sparse(x)
+        """Whether `x` is a sparse tensor."""
+        return bool(getattr(x, "is_sparse", False))
 
     def native_problem(self) -> str | None:
         """Why PyTorch does not take the library, or None."""
