@@ -7,10 +7,12 @@ from zoo.training.cli.signals import StopRequest
 
 @pytest.fixture(autouse=True)
 def as_in_the_foreground():
-    """A shell has what it starts in the background ignore SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell has what it starts in the background ignore SIGINT, and nohup SIGHUP."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
