@@ -40,7 +40,7 @@ def run(*arguments):
 )
 def test_mistakes_are_answered_in_one_line(argument, message):
     result = run(argument)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
