@@ -3,18 +3,19 @@
 python -m zoo.train --workdir=DIR [--config=RECIPE] [--config.KEY=VALUE ...]
 python -m zoo.train --dry_run [--config=RECIPE] [--config.KEY=VALUE ...]
 
-RECIPE is a name in zoo/configs (few_labels, which is the default; norm_batch; resnet20) or the path
-of a Python file of your own. Every key of a recipe can be set, as in --config.norm=batch_norm; an
-unknown one is answered with the nearest, or with all. Times (warm-up, ramps, evaluations) are
-steps, or with a point shares of --config.num_steps: 100, 0.05. An interrupted run is resumed by the
-same command, bit for bit; a greater --config.num_steps has a run go on, and keys that touch no
-number of it (data_dir, intervals, how many checkpoints are kept) may change.
+RECIPE is a name in zoo/configs (few_labels, which is the default; fine_tune; inception_bn_imagenet;
+inception_v3_imagenet; norm_batch; resnet20; resnet50_imagenet) or the path of a Python file of your
+own. Every key of a recipe can be set, as in --config.norm=batch_norm; an unknown one is answered
+with the nearest, or with all. Times (warm-up, ramps, evaluations) are steps, or with a point shares
+of --config.num_steps: 100, 0.05. An interrupted run is resumed by the same command, bit for bit; a
+greater --config.num_steps has a run go on, and keys that touch no number of it (data_dir,
+intervals, how many checkpoints are kept) may change.
 --config.strategy=mirrored uses several devices, multi_worker several machines.
 
-DIR gets config.json (every key and value, versions, kernels, the machine), metrics.jsonl (one
-measurement a line), tensorboard/, checkpoints/ (the two newest, and those that you want) and, at
-the end, model.keras, which keras.saving.load_model reads after `import keras_renorm`; with
---config.average_decay also model_averaged.keras.
+DIR gets config.json (every key and value, versions, kernels, the machine), data.json (classes and
+images), metrics.jsonl (one measurement a line), tensorboard/, checkpoints/ (the two newest, and
+those that you want) and, at the end, model.keras, which keras.saving.load_model reads after
+`import keras_renorm`; with --config.average_decay also model_averaged.keras.
 
   python -m zoo.train --workdir=runs/a --config=resnet20 --config.optimizer=adamw
       --config.learning_rate=0.001 --config.weight_decay=0.05 --config.average_decay=0.999
