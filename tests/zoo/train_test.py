@@ -27,6 +27,7 @@ def test_a_training_ends_with_a_summary(finished_run):
     assert {path.name for path in workdir.iterdir()} == {
         "checkpoints",
         "config.json",
+        "data.json",
         "metrics.jsonl",
         "model.keras",
         "tensorboard",
@@ -71,12 +72,12 @@ def test_another_config_is_refused_with_the_keys_that_differ(
     workdir, _ = finished_run
     before = snapshot(workdir)
     done = run_program(
-        "zoo.train", f"--workdir={workdir}", *tiny_arguments, "--config.norm=batch_norm"
+        "zoo.train", f"--workdir={workdir}", *tiny_arguments, "--config.minibatches=iid"
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"error: {workdir} holds a run with another config: norm (there 'batch_renorm', here "
-        "'batch_norm'). Nothing was written. Choose another --workdir, or give the same config to "
+        f"error: {workdir} holds a run with another config: minibatches (there 'few_labels', "
+        "here 'iid'). Nothing was written. Choose another --workdir, or give the same config to "
         "resume that run.\n"
     )
     assert snapshot(workdir) == before
@@ -146,7 +147,7 @@ def test_a_folder_of_somebody_else_is_refused(run_program, tmp_path):
         ("a" * 300, None, "error: File name too long: "),
         ("run/metrics.jsonl", "mkdir", "error: Is a directory: "),
         ("run/checkpoints", "touch", "error: Not a directory: "),
-        ("run/tensorboard", "touch", "error: {path} cannot be written: {path} is not a directory"),
+        ("run/tensorboard", "touch", "error: File exists: {path}\n"),
         ("run", "symlink", "error: --workdir={path}: {path} is not a folder."),
     ],
 )

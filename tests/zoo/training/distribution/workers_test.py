@@ -133,6 +133,7 @@ def test_the_chief_alone_reports(whole):
     assert {path.name for path in folder.iterdir()} == {
         "checkpoints",
         "config.json",
+        "data.json",
         "metrics.jsonl",
         "model.keras",
         "tensorboard",
