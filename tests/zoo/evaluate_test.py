@@ -29,7 +29,7 @@ def test_the_result_is_that_of_the_training(workdir, run_program):
     [
         ([], "error: --workdir is missing: add it, as in --workdir=runs/quickstart.\n"),
         (["--workdir=nowhere"], "error: nowhere holds no run of zoo.train: there is no "),
-        (["--workdir=a", "--model=b.keras"], "error: Say what to evaluate: --workdir=DIR or --mod"),
+        (["--workdir=a", "--model=b.keras"], "error: Say what to evaluate: --workdir=DIR, or --m"),
         (["--workdir=a", "--num_samples=9"], "error: --num_samples=9 is for --statistics=precise"),
         (["--model=a.keras"], "error: --model=a.keras: there is no such file or folder.\n"),
         (["--workdir=a", "--batch_size=0"], "error: flag --batch_size=0: "),
