@@ -60,7 +60,8 @@ def one_tensor(inputs: Any) -> None:
     Raises:
         TypeError: They are a dictionary, a list or a tuple, and no shape.
     """
-    if not isinstance(inputs, dict | list | tuple):
+    # No union of types, which torch.compile does not take (PyTorch 2.13).
+    if not isinstance(inputs, (dict, list, tuple)):
         return
     if isinstance(inputs, dict) or not all(isinstance(i, int | np.integer | None) for i in inputs):
         raise TypeError(
