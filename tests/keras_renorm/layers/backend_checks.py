@@ -199,12 +199,13 @@ def test_training_may_be_a_tensor(rng, training):
         assert_close(value, keras.ops.convert_to_numpy(weight))
 
 
-def test_several_and_sparse_inputs_are_refused():
+def test_several_inputs_are_refused_and_symbolic_ones_are_taken_as_dense():
     x = np.ones((4, 2), "f4")
     with pytest.raises(TypeError, match="`inputs` must be one tensor, received a tuple of 1"):
         layers.BatchNormalization()((x,))
-    with pytest.raises(TypeError, match="`inputs` must be dense or ragged, received a sparse ten"):
-        layers.BatchNormalization()(keras.KerasTensor((None, 3), sparse=True))
+    # Keras calls the product of a dense tensor and a number sparse.
+    y = layers.BatchNormalization()(2 * keras.KerasTensor((None, 3)))
+    assert y.shape == (None, 3)
 
 
 def test_a_remat_scope_leaves_the_layer_out(rng):
