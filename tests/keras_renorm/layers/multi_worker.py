@@ -58,7 +58,7 @@ def main():
         x = values.normal(1.0, 2.0, (sum(sizes), 4, 4, 3)).astype("f4")
         target = values.normal(size=(sum(sizes), 1)).astype("f4")
         train(tf.constant(x[mine]), tf.constant(target[mine]))
-    weights = {w.path: w.numpy() for w in model.weights if w.name != "draw_count"}
+    weights = {w.path: w.numpy() for w in model.variables if w.name != "draw_count"}
     with strategy.scope():
         local = keras_renorm.layers.BatchNormalization(momentum=0.0)
         local.build((None, 2))

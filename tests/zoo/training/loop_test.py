@@ -243,6 +243,7 @@ def test_two_checkpoints_and_the_events_are_kept(finished_run):
 
 EVALUATING = """
 import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup turns it off
 from zoo.training import evaluation
 evaluate, calls = evaluation.Evaluator.__call__, []
 def interrupted(self, stop):
