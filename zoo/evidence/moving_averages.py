@@ -18,7 +18,7 @@ class MovingAverageNormalization(layers.BatchNormalization):
 
     in training and in inference. No gradient passes through the statistics.
 
-    Source: Ioffe 2017, section 3: "training that normalises by moving averages".
+    Source: Ioffe 2017, section 3, which says why not to.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:

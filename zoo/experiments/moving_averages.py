@@ -18,7 +18,7 @@ def _arms(rate: float) -> tuple[Arm, ...]:
 
 EXPERIMENT = Experiment(
     title="Training by moving averages alone",
-    source="Ioffe & Szegedy 2015, section 3, and Ioffe 2017, section 3",
+    source="Ioffe & Szegedy 2015, section 2, and Ioffe 2017, section 3",
     about=(
         "A perceptron of three layers learns Fashion-MNIST (the packaged subset) with Batch Norm, "
         "with Batch Renorm, and with a layer that normalises by its moving averages in training, "
@@ -31,7 +31,7 @@ EXPERIMENT = Experiment(
     claims=(
         Claim(
             "By moving averages the weights grow beyond Batch Norm's.",
-            "the model blows up (2015, section 3)",
+            "the model blows up (2015, section 2)",
             Term("moving averages, rate 0.1", "kernel_norm"),
             Term("Batch Norm, rate 0.1", "kernel_norm"),
         ),
@@ -43,7 +43,7 @@ EXPERIMENT = Experiment(
         ),
         Claim(
             "Training by moving averages ends behind Batch Renorm.",
-            "the model blows up (2015, section 3)",
+            "the model blows up (2015, section 2)",
             Term("Batch Renorm, rate 0.1"),
             Term("moving averages, rate 0.1"),
         ),
