@@ -1,0 +1,31 @@
+"""ResNet-20 on CIFAR-10, for the checkpoints that ship.
+
+    python -m zoo.train --workdir=runs/brn --config=resnet20_cifar10
+    python -m zoo.train --workdir=runs/bn --config=resnet20_cifar10 --config.norm=batch_norm
+
+Batch Renorm takes the layer's own limits. Images are padded, cropped and flipped as in He et al.
+2015, section 4.2, who train 64,000 steps. Here the rate falls to zero along a cosine in 14,000
+steps, 36 passes over the images, and weights decay five times as fast.
+"""
+
+from ml_collections import config_dict
+
+from zoo.training.config import default_config
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Returns the recipe."""
+    config = default_config()
+    config.model = "resnet20"
+
+    config.dataset = "cifar10"
+    config.batch_size = 128
+    config.augment = True
+
+    config.num_steps = 14_000
+    config.learning_rate = 0.1
+    config.nesterov = True
+    config.warmup_steps = 0.05
+    config.weight_decay = 5e-4
+    config.eval_every_steps = 1000
+    return config
