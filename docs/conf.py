@@ -66,12 +66,20 @@ def literal_blocks(
 
 
 def config_keys(app: Any) -> None:
-    """Writes the list of the config keys, from their table, for reference/programs.md."""
-    from zoo.training.keys import key_help
+    """Writes the tables of the config keys, for reference/programs.md."""
+    from zoo.training.keys import GROUPS
 
+    lines: list[str] = []
+    for title, group in GROUPS.items():
+        lines += [f"### {title}", "", "| key | default | what |", "|---|---|---|"]
+        lines += [
+            f"| `{key.name}` | `{key.written}` | {key.comment.replace('*', chr(92) + '*')} |"
+            for key in group
+        ]
+        lines.append("")
     folder = pathlib.Path(app.srcdir, "_generated")
     folder.mkdir(exist_ok=True)
-    (folder / "keys.txt").write_text(key_help() + "\n", encoding="utf-8")
+    (folder / "keys.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def setup(app: Any) -> None:

@@ -3,20 +3,22 @@
 python -m zoo.train --workdir=DIR [--config=RECIPE] [--config.KEY=VALUE ...]
 python -m zoo.train --dry_run [--config=RECIPE] [--config.KEY=VALUE ...]
 
-RECIPE is a name in zoo/configs (few_labels, which is the default; fine_tune; inception_bn_imagenet;
-inception_v3_imagenet; norm_batch; resnet20; resnet50_imagenet) or the path of a Python file of your
-own. Every key of a recipe can be set, as in --config.norm=batch_norm; an unknown one is answered
-with the nearest, or with all. Times (warm-up, ramps, evaluations) are steps, or with a point shares
-of --config.num_steps: 100, 0.05. An interrupted run is resumed by the same command, bit for bit; a
-greater --config.num_steps has a run go on, and keys that touch no number of it (data_dir,
-intervals, how many checkpoints are kept) may change.
---config.strategy=mirrored uses several devices, multi_worker several machines.
+RECIPE is one of those below, or the path of a Python file of your own. Every key of it can be set,
+as in --config.norm=batch_norm. Times (warm-up, ramps, evaluations) are steps, or with a point
+shares of --config.num_steps: 100, 0.05. An interrupted run is resumed by the same command, bit for
+bit; a greater --config.num_steps has a run go on, and keys that touch no number of it (data_dir,
+intervals, how many checkpoints are kept) may change. --config.strategy=mirrored uses several
+devices, multi_worker several machines.
 
 DIR gets config.json (every key and value, versions, kernels, the machine), data.json (classes and
 images), metrics.jsonl (one measurement a line), tensorboard/, checkpoints/ (the two newest, and
 those that you want) and, at the end, model.keras, which keras.saving.load_model reads after
 `import keras_renorm`; with --config.average_decay also model_averaged.keras.
 
+A folder of photographs; another optimizer, and averages; a recipe and an optimizer of your own; a
+run that begins with the weights of another:
+
+  python -m zoo.train --workdir=runs/photos --config=fine_tune --config.data_dir=photos
   python -m zoo.train --workdir=runs/a --config=resnet20 --config.optimizer=adamw
       --config.learning_rate=0.001 --config.weight_decay=0.05 --config.average_decay=0.999
   python -m zoo.train --workdir=runs/b --config=recipe.py --config.optimizer=recipe.py:make
@@ -60,10 +62,14 @@ def main(parsed: tuple[dict[str, Any], str, dict[str, Any]]) -> int:
 
 
 def keys() -> str:
-    """Returns the part of the help that is about the config's keys."""
+    """Returns the part of the help that is about recipes and the config's keys."""
+    from zoo.training.cli.recipes import recipe_help
     from zoo.training.keys import key_help
 
-    return f"\nThe keys, and their values where a recipe has none of its own:\n\n{key_help()}\n"
+    return (
+        f"\nRecipes:\n\n{recipe_help()}\n\nThe keys of the config, each set by --config.KEY=VALUE, "
+        f"and their values where a recipe has none of its own.\n\n{key_help()}\n"
+    )
 
 
 def run() -> None:

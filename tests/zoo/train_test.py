@@ -189,7 +189,7 @@ def test_help_tells_how_to_use_it(run_program):
     )
     assert "--workdir" in done.stdout
     assert all(name in done.stdout for name in recipes())
-    assert "\nlearning_rate = 0.1  # Above 0.\n" in done.stdout
+    assert "\n  learning_rate = 0.1\n      At its highest. Above 0.\n" in done.stdout
 
 
 def test_several_workers_need_to_know_where_they_are(run_program, tmp_path):

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.training.keys import KEYS, read_time
+from zoo.training.key import read_time
+from zoo.training.keys import KEYS
 
 
 def in_steps(config: Mapping[str, Any]) -> dict[str, Any]:

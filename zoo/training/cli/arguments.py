@@ -9,7 +9,8 @@ from ml_collections import config_dict, config_flags
 from zoo.errors import UserError, nearest
 from zoo.training.cli.recipes import DEFAULT_RECIPE, load_recipe, recipes
 from zoo.training.config import check_effects, check_key, check_values
-from zoo.training.keys import KEYS, read_time
+from zoo.training.key import read_time
+from zoo.training.keys import KEYS
 
 
 def parse_arguments(

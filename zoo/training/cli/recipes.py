@@ -4,6 +4,7 @@ A recipe is a Python file with a function `get_config()` that takes `default_con
 it. Those in `zoo/configs` go by their names, a user's own by its path.
 """
 
+import ast
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,16 @@ DEFAULT_RECIPE = "few_labels"
 def recipes() -> list[str]:
     """Returns the names of the recipes in `zoo/configs`."""
     return sorted(path.stem for path in RECIPES_FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def recipe_help() -> str:
+    """Returns what `--help` says of the recipes: for each, the first line of its docstring."""
+    lines = []
+    for name in recipes():
+        tree = ast.parse((RECIPES_FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+        about = (ast.get_docstring(tree) or "").partition("\n")[0]
+        lines.append(f"  {name + ' (default)' * (name == DEFAULT_RECIPE):22}  {about}")
+    return "\n".join(lines)
 
 
 def load_recipe(name: str) -> config_dict.ConfigDict:
