@@ -32,8 +32,10 @@ def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tup
         (y, *rest), kept = function.forward(Arguments(*_held(own)), fixed)
         others.extend(rest)
 
-        def gradients(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-            first = _gradients(function, dy, own, fixed, kept)
+        def gradients(
+            dy: tf.Tensor | tf.IndexedSlices, *_: tf.Tensor
+        ) -> tuple[tf.Tensor | None, ...]:
+            first = _gradients(function, _dense(dy), own, fixed, kept)
             return *first, *(None for _ in tensors[3:])
 
         return y, gradients
@@ -71,6 +73,13 @@ def _gradients(
 
     found: tuple[tf.Tensor, ...] = once(dy, *arguments, *_flat(constants))
     return found
+
+
+def _dense(dy: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+    """The gradient as a tensor: where rows of the output were gathered, graphs hand over slices."""
+    if isinstance(dy, tf.IndexedSlices):
+        return tf.math.unsorted_segment_sum(dy.values, dy.indices, dy.dense_shape[0])
+    return dy
 
 
 def _flat(constants: Any) -> list[tf.Tensor]:

@@ -75,6 +75,21 @@ def test_second_derivatives_are_those_of_the_plain_function(mode):
             np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("mode", [*MODES, "unknown size"])
+def test_rows_of_the_output_may_be_gathered(mode):
+    """Graphs then hand over a gradient of slices. Row 1 has none, row 2 that of two."""
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.gather(by_hand()(x, SCALE, SHIFT), [0, 2, 2])
+        return tape.gradient(y, x)
+
+    unknown = tf.function(input_signature=[tf.TensorSpec([None], "float64")])
+    found = MODES.get(mode, unknown)(gradient)(X)
+    np.testing.assert_allclose(found, 3 * SCALE * (X - SHIFT) ** 2 * [1, 0, 2])
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_forward_derivatives_are_those_of_the_plain_function(mode):
     tangents = tf.constant([0.3, 1.0, -0.7], "float64"), tf.constant(0.2, "float64")
