@@ -17,7 +17,8 @@ import tensorflow as tf
 from keras_renorm import diagnostics, statistics
 from zoo.data import datasets, pipeline
 from zoo.data.dataset import Dataset
-from zoo.evidence import moving_averages  # noqa: F401  # whose layer may be in a saved model
+# Their layers may be in a saved model.
+from zoo.evidence import dealing, domains, moving_averages  # noqa: F401
 from zoo.evidence.corruptions import CORRUPTIONS
 from zoo.trained.opening import load_model
 from zoo.training import builders, evaluation
