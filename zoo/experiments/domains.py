@@ -25,7 +25,7 @@ EXPERIMENT = Experiment(
         "norm_momentum": 0.97,
         "batch_size": 128,
         "learning_rate": 0.05,
-        "num_steps": 600,
+        "num_steps": 400,
         "eval_every_steps": 100,
     },
     arms=tuple(
