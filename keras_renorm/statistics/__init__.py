@@ -1,8 +1,9 @@
 """Population statistics: which batch a batch norm takes its moments from, and when.
 
-`precise` sets them to the moments over given examples, `freeze` uses them in training,
-`batch_statistics` uses the minibatch's at inference instead, and `save_set` and `use_set` keep
-and switch several. All take models with layers of this package and with Keras's batch norms.
+`precise` sets the statistics to the moments over given examples. `freeze` uses them in training.
+`batch_statistics` uses the minibatch's moments at inference instead. `save_set` and `use_set` keep
+several sets and switch between them. All of these take models with layers of this package and with
+Keras's batch norms.
 """
 
 from keras_renorm.statistics.freezing import freeze, is_frozen, unfreeze

@@ -12,11 +12,11 @@ import numpy as np
 #: A model's inputs, and the number of examples in them.
 Batch: TypeAlias = tuple[Any, int]
 
-# Of what does not say where it ends, no more are taken unasked. Wu & Johnson 2021 find 1,000 to
-# 10,000 examples enough.
+# The most examples that are taken unasked of a dataset that does not tell its end. Wu & Johnson
+# 2021 find 1,000 to 10,000 examples enough.
 _ENOUGH = 10_000
 
-# Examples in a batch, where nothing says how many.
+# Examples in a batch where nothing sets their number.
 _FEW = 32
 
 
@@ -25,13 +25,13 @@ class Batches:
 
     Args:
         dataset: See `precise`.
-        num_samples: How many examples to take; the last batch is cut. All, if None, but 10,000 at
-            most of a dataset that does not say how many it holds, with a warning.
-        batch_size: The number of examples to regroup them by. If None, the batches stay those of
-            the dataset; arrays come in batches of 32.
-        keep: Whether to read all of it now and to keep it, so that it can be gone through several
-            times with the same examples, whatever the dataset shuffles or gives only once.
-        show: Whether to show a progress bar while that lasts.
+        num_samples: How many examples to take; the last batch is cut. None takes all. A dataset
+            that does not tell its length gives at most 10,000 then, with a warning.
+        batch_size: The number of examples in each batch. None leaves the dataset's batches as they
+            are, and cuts arrays into batches of 32.
+        keep: Whether to read the whole dataset now and to keep it. Several iterations then give the
+            same examples, even if the dataset shuffles or gives each example only once.
+        show: Whether to show a progress bar during the reading.
 
     Attributes:
         examples: The number of examples; None before it is known.
@@ -66,29 +66,29 @@ class Batches:
 
     @property
     def is_one(self) -> bool:
-        """Whether all examples are in one batch. Only of what is kept."""
+        """Whether all examples are in one batch. Needs `keep`."""
         return isinstance(self._batches, list) and len(self._batches) == 1
 
     def few(self) -> Batch:
-        """The first 32 examples of the first batch, or all of it. Only of what is kept."""
+        """The first 32 examples of the first batch, or all of it. Needs `keep`."""
         x, size = next(iter(self._batches))
         return (_rows(x, slice(_FEW)), _FEW) if size > _FEW else (x, size)
 
     def join(self) -> bool:
-        """Puts all examples in one batch, unless their shapes differ. Only of what is kept."""
+        """Puts all examples in one batch, unless their shapes differ. Needs `keep`."""
         batches = list(self._batches)
         if len({_example_shapes(x) for x, _ in batches}) > 1:
             return False
         x = _joined(batches)
         ends = list(itertools.accumulate(size for _, size in batches))
         starts = [0, *ends[:-1]]
-        # Parts of the same memory, which the batches before give back.
+        # Views of the joined arrays, so that the batches of before free their memory.
         self._apart = [(_rows(x, slice(a, b)), b - a) for a, b in zip(starts, ends, strict=True)]
         self._batches = [(x, ends[-1])]
         return True
 
     def part(self) -> bool:
-        """Takes `join` back; False if there is nothing to take back."""
+        """Undoes `join`. Returns False if there is nothing to undo."""
         joined = bool(self._apart)
         if joined:
             self._batches, self._apart = self._apart, []
@@ -98,7 +98,7 @@ class Batches:
         """Yields inputs and the number of examples in them.
 
         Raises:
-            ValueError: At the end, if there were none, or fewer than `num_samples`.
+            ValueError: At the end, if there were no examples, or fewer than `num_samples`.
         """
         return iter(self._batches)
 
@@ -123,9 +123,9 @@ class Batches:
 
     def _warn_of_more(self) -> None:
         warnings.warn(
-            "`dataset` does not say how many examples it holds, and may have no end: the "
-            f"statistics are of its first {self._most:,}. Write num_samples={self._most} for so "
-            "many without this warning, or another number.",
+            "`dataset` does not tell how many examples it holds, and may have no end. The "
+            f"statistics use its first {self._most:,} examples. Write num_samples={self._most} to "
+            "take as many without this warning, or write another number.",
             stacklevel=2,
         )
 
@@ -133,17 +133,17 @@ class Batches:
         if self._num_samples is not None and taken < self._num_samples:
             raise ValueError(
                 f"The dataset ended after {taken} examples, but num_samples={self._num_samples}. "
-                "Give more data, or fewer `num_samples`. The model is as it was."
+                "Give more data, or a smaller `num_samples`. The model is unchanged."
             )
         if not taken:
-            raise ValueError("The dataset holds no examples. The model is as it was.")
+            raise ValueError("The dataset holds no examples. The model is unchanged.")
 
 
 def split(x: Any, size: int, parts: int) -> list[tuple[Any, np.float32]]:
-    """Inputs of `size` examples in `parts` whose sizes differ by at most one, each with its weight.
+    """Cuts inputs of `size` examples into `parts` of nearly equal sizes, each with its weight.
 
-    Where there are too few, a part is an example of another part, with weight 0: TensorFlow's
-    convolution of an empty batch on a CPU has its input's channels.
+    Where there are fewer examples than parts, a part repeats an example with weight 0. It is not
+    empty, because TensorFlow's convolution of an empty batch on a CPU keeps its input's channels.
     """
     if parts == 1:
         return [(x, np.float32(1))]
@@ -160,7 +160,7 @@ def is_one_shot(dataset: Any) -> bool:
 
 
 def _is_open_ended(dataset: Any) -> bool:
-    """Whether nothing tells where a dataset ends, as of a generator."""
+    """Whether nothing tells where a dataset ends, as with a generator."""
     known = hasattr(dataset, "__array__") or isinstance(dataset, keras.utils.PyDataset)
     return not known and operator.length_hint(dataset, -1) < 0
 
@@ -170,7 +170,7 @@ def _is_in_memory(dataset: Any) -> bool:
 
 
 def _shown(batches: Iterable[Batch], most: int | None) -> Iterator[Batch]:
-    """The same batches, with a progress bar of the examples that are read."""
+    """Yields the same batches, and shows how many examples were read."""
     print("Reading examples:")
     bar, seen = keras.utils.Progbar(most, unit_name="example"), 0
     for x, size in batches:
@@ -242,8 +242,8 @@ def _source(dataset: Any, num_samples: int | None, batch_size: int) -> Iterable[
         raise TypeError(
             "`dataset` must be a tf.data.Dataset of batches, an array of examples, a dictionary of "
             "such arrays, a list or an iterator of batches, or a keras.utils.PyDataset; received "
-            f"{type(dataset).__name__}. Of a pair (x, y) of arrays give x alone: labels are not "
-            "used."
+            f"{type(dataset).__name__}. If you have a pair (x, y) of arrays, give x alone: labels "
+            "are not used."
         )
     return dataset
 
@@ -251,14 +251,14 @@ def _source(dataset: Any, num_samples: int | None, batch_size: int) -> Iterable[
 def _refuse_endless(endless: bool, num_samples: int | None) -> None:
     if endless and num_samples is None:
         raise ValueError(
-            "The dataset has no end, so `num_samples` must say how many examples to take, e.g. "
+            "The dataset has no end, so `num_samples` must set how many examples to take, e.g. "
             "num_samples=10_000; received num_samples=None."
         )
 
 
 def _slices(arrays: Any, batch_size: int) -> Iterator[Any]:
-    """Batches of arrays that hold all examples, in order."""
-    # In a tuple, so that arrays in a dictionary stay together as the inputs.
+    """Cuts arrays of all examples into batches, in order."""
+    # A tuple keeps arrays of a dictionary together as the inputs.
     arrays, total = _inputs((keras.tree.map_structure(_array, arrays),), 0)
     for start in range(0, total, batch_size):
         yield (_rows(arrays, slice(start, start + batch_size)),)
@@ -280,7 +280,7 @@ def _inputs(data: Any, number: int) -> tuple[Any, int]:
 
 
 def _array(leaf: Any) -> np.ndarray:
-    # What tells a ragged and a sparse tensor of TensorFlow from a dense one.
+    # These attributes tell TensorFlow's ragged and sparse tensors from dense ones.
     if hasattr(leaf, "flat_values") or hasattr(leaf, "dense_shape"):
         raise TypeError(
             f"The inputs must be dense tensors or arrays, received a {type(leaf).__name__}. Write "

@@ -12,19 +12,19 @@ from keras_renorm.keras_internals import flattened
 from keras_renorm.ops import backends
 from keras_renorm.statistics.batches import Batch
 
-# Copies of the largest activation that a compiled model takes. A ResNet-20 on 1,500 images took 4.8
-# under TensorFlow and 7 under JAX, with what compiling takes; all activations under PyTorch.
+# A compiled model holds about so many copies of its largest activation. A ResNet-20 on 1,500 images
+# held 4.8 under TensorFlow and 7 under JAX, compiling included. PyTorch holds all activations.
 _COPIES = 6
 
 
 class Cost(NamedTuple):
-    """What a model takes in inference.
+    """What a model needs in inference.
 
     Attributes:
-        norms: How many of the batch norms it calls.
-        example_bytes: Memory of the activations of an example.
-        joins: Whether one batch of all examples gives every batch norm the moments of what it
-            receives: none is called several times, and no layer is made for batches of one size.
+        norms: How many of the batch norms the model calls.
+        example_bytes: Memory of one example's activations.
+        joins: Whether one batch of all examples gives every batch norm the moments of its inputs.
+            That holds if no batch norm is called several times, and no layer is stateful.
     """
 
     norms: int
@@ -33,9 +33,9 @@ class Cost(NamedTuple):
 
 
 def measured(model: Any, layers: list[Any], batch: Batch) -> Cost:
-    """The cost of a model with these batch norms, from a forward pass of a batch.
+    """Measures the cost of a model with these batch norms by a forward pass of a batch.
 
-    The pass runs operation by operation and changes nothing in the model.
+    The pass runs operation by operation and leaves the model unchanged.
     """
     x, size = batch
     calls: list[Any] = []
@@ -59,14 +59,14 @@ def measured(model: Any, layers: list[Any], batch: Batch) -> Cost:
         model(x, training=False)
     counts = [sum(layer is called for called in calls) for layer in layers]
     eager = not backend.compiles or bool(getattr(model, "run_eagerly", False))
-    # Keras's functional models hold all that their layers give until the call ends.
+    # Keras's functional models hold the outputs of all their layers until the call ends.
     held = sum(sizes) if eager else _COPIES * max(sizes)
     stateful = any(getattr(part, "stateful", False) for part in parts)
     return Cost(sum(map(bool, counts)), held / size, max(counts) < 2 and not stateful)
 
 
 def _bytes(value: Any) -> int:
-    """Memory of a tensor; 0 where a size is not known, as in a function compiled by itself."""
+    """Memory of a tensor; 0 where a size is unknown, as in a function of its own."""
     shape = tuple(getattr(value, "shape", ()))
     if not all(isinstance(length, int) for length in shape):
         return 0

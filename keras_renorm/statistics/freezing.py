@@ -8,7 +8,7 @@ from keras_renorm.statistics import hooks, keras_calls, moving_statistics
 
 
 def is_frozen(model: keras.layers.Layer) -> bool:
-    """Whether `freeze` holds for every batch norm of a model; False where there is none.
+    """Whether every batch norm of a model is frozen; False for a model without batch norms.
 
     Args:
         model: A model or layer, of this package or of Keras.
@@ -29,30 +29,29 @@ def is_frozen(model: keras.layers.Layer) -> bool:
 
 
 def freeze(model: keras.layers.Layer, *, affine_trainable: bool = True) -> None:
-    """Has every batch norm normalise with its moving statistics in training, and keep them.
+    """Makes every batch norm normalise with its moving statistics in training, and keep them.
 
     ```
     y = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta
     ```
 
-    For the last part of a training, so that the weights adapt to what inference computes, and for
-    fine-tuning on minibatches that are too small. The gradient does not go through the statistics.
-    `precise` before it gives statistics of the weights of now.
+    Use it for the last part of a training, so that the weights adapt to what inference computes,
+    and for fine-tuning on minibatches that are too small. The gradient does not pass through the
+    statistics. Call `precise` first for statistics of the present weights.
 
-    `layer.trainable = False` freezes gamma and beta with the statistics; this need not. The
-    freezing holds for `fit`, also for one that is running, and for layers called with
-    `training=True`. It does not hold in a `tf.function` of your own that was traced before, nor in
-    the compiled `fit` of another model that holds `model`: give that one.
+    `layer.trainable = False` freezes gamma and beta as well. `freeze` leaves them free by default.
+    It acts on `fit`, even while `fit` runs, and on layers called with `training=True`. It does not
+    act on a `tf.function` of your own that was traced before. If `fit` runs on another model that
+    holds `model`, freeze that other model.
 
-    With a layer of this package it is its attribute `frozen_statistics`, kept in files of the
-    model. With a Keras batch norm it is not kept in files: freeze the loaded model again. That
-    gamma and beta are not trained is kept in no file.
+    A layer of this package keeps the setting as its attribute `frozen_statistics`, also in files of
+    the model. For a Keras batch norm files do not keep the setting: freeze the loaded model again.
+    No file keeps `affine_trainable`.
 
     Args:
         model: A model or layer that holds batch norms.
-        affine_trainable: False has gamma and beta not trained; True leaves that as it is. A
-            compiled model must be compiled again after a change of it, as after any change of
-            what is trained.
+        affine_trainable: False stops the training of gamma and beta; True leaves it as it is.
+            Compile the model again after False, as after any change of what is trained.
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
@@ -70,9 +69,9 @@ def freeze(model: keras.layers.Layer, *, affine_trainable: bool = True) -> None:
 
 
 def unfreeze(model: keras.layers.Layer) -> None:
-    """Takes back `freeze`: minibatch statistics in training, gamma and beta trained.
+    """Undoes `freeze`: training uses minibatch statistics again, and trains gamma and beta.
 
-    Where they were not, a compiled model must be compiled again.
+    If gamma and beta were not trained before, compile the model again.
 
     Args:
         model: As for `freeze`.

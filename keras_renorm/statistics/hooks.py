@@ -11,19 +11,19 @@ from keras_renorm.keras_internals import flattened
 
 _FUNCTIONS = ("train_function", "test_function", "predict_function")
 
-# Held while a function is made, or put in place: Keras makes one by putting it in place.
+# Held while a function is made, or put in place: Keras does both in one.
 _lock = threading.RLock()
 
 
 class _FunctionOfThread:
-    """A compiled function of a model: one for the thread that made this, another for the rest."""
+    """A compiled function of a model: one for the thread that made it, another for the others."""
 
     def __init__(self, model: Any, name: str) -> None:
         self._model, self._name = model, name
         self._thread: int | None = threading.get_ident()
         with _lock:
             before = getattr(model, name)
-            # Where Keras would: JAX's trainer takes the variables away before the call.
+            # Made here, as Keras does: JAX's trainer takes the variables away before the call.
             self._functions = {True: self._made(), False: before}
             setattr(model, name, self)
 
@@ -38,7 +38,7 @@ class _FunctionOfThread:
         return function(*args, **kwargs)
 
     def _made(self) -> Any:
-        """The function as Keras makes it anew, with what holds here, and puts it in place."""
+        """Lets Keras make the function anew and put it in place; it traces the present state."""
         getattr(self._model, f"make_{self._name}")(force=True)
         return getattr(self._model, self._name)
 
@@ -47,19 +47,19 @@ class _FunctionOfThread:
         with _lock:
             self._thread = None
             now = getattr(self._model, self._name)
-            if not isinstance(now, _FunctionOfThread):  # made anew, with whatever held then
+            if not isinstance(now, _FunctionOfThread):  # made anew meanwhile
                 self._made()
             elif now is self:
-                # Never None: another thread may have seen that there is one, and call it next.
+                # Never None: another thread may have seen a function, and may call it next.
                 setattr(self._model, self._name, self._functions[False] or self._made())
 
 
 @contextlib.contextmanager
 def fresh_functions(model: keras.layers.Layer) -> Iterator[None]:
-    """In the context, `fit`, `evaluate` and `predict` trace anew; then the old functions are back.
+    """In the context, `fit`, `evaluate` and `predict` trace anew; the old functions return after.
 
-    A function that was traced before has the layers' state of that time built in. Other threads
-    have the old functions all the time.
+    A function that was traced earlier has the layers' state of that time built in. Other threads
+    keep the old functions all the time.
     """
     fresh: list[_FunctionOfThread] = []
     try:
@@ -71,14 +71,14 @@ def fresh_functions(model: keras.layers.Layer) -> Iterator[None]:
 
 
 def retrace_training(model: keras.layers.Layer) -> None:
-    """Has `fit` trace its step anew, from the next step on if it is running."""
+    """Makes `fit` trace its step anew, from the next step on if `fit` is running."""
     for part in _models(model):
         if part.train_function is not None:
             part.make_train_function(force=True)
 
 
 def retrace(model: keras.layers.Layer) -> None:
-    """Has `fit`, `evaluate` and `predict` trace anew."""
+    """Makes `fit`, `evaluate` and `predict` trace anew."""
     for part in _models(model):
         for name in _FUNCTIONS:
             if getattr(part, name) is not None:

@@ -1,4 +1,4 @@
-"""The calls of Keras's batch norms, which know no statistics but those that Keras gives them."""
+"""Calls of Keras's batch norms with frozen or with minibatch statistics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +12,17 @@ from keras_renorm.typing import Tensor
 
 
 class KerasCall:
-    """The call of a Keras batch norm, with the statistics that it is told to use.
+    """The call of a Keras batch norm, with the statistics that were chosen.
 
-    It stands in the layer's dictionary, which Keras's tracking of attributes does not see and a
-    configuration does not hold.
+    The object stands in the layer's dictionary. Keras's tracking of attributes does not see it
+    there, and the layer's configuration does not hold it.
 
     Args:
         layer: The layer.
 
     Attributes:
-        frozen: Whether it uses and keeps the moving statistics in training, too.
-        own: What stood there before, or None.
+        frozen: Whether training, too, uses and keeps the moving statistics.
+        own: The function that stood there before, or None.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -42,7 +42,7 @@ class KerasCall:
 
 
 def _by_minibatch(layer: Any, inputs: Tensor, mask: Tensor | None) -> Tensor:
-    """The output by plain minibatch moments, whatever the layer's `renorm` is."""
+    """Normalises by plain minibatch moments, whatever the layer's `renorm` is."""
     outputs, _ = ops.batch_renormalization(
         inputs,
         layer.moving_mean,
@@ -64,14 +64,14 @@ def found(layer: Any) -> KerasCall | None:
 
 
 def set_frozen(layer: Any, frozen: bool) -> None:
-    """Has a layer use and keep its moving statistics in training, or no longer."""
+    """Sets whether a layer uses and keeps its moving statistics in training."""
     with watching.lock:
         installed(layer).frozen = frozen
         release(layer)
 
 
 def installed(layer: Any) -> KerasCall:
-    """The `KerasCall` of a layer, which gets one if it has none."""
+    """The `KerasCall` of a layer; a layer without one gets one."""
     with watching.lock:
         call = found(layer)
         if call is None:
@@ -81,7 +81,7 @@ def installed(layer: Any) -> KerasCall:
 
 
 def release(layer: Any) -> None:
-    """Takes the `KerasCall` of a layer back, unless it is of use."""
+    """Removes the `KerasCall` of a layer, unless it is still needed."""
     with watching.lock:
         call = found(layer)
         if call is None or call.frozen or uses_batch_at_inference(layer, in_any_thread=True):

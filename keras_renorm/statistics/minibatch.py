@@ -20,17 +20,19 @@ def batch_statistics(model: keras.layers.Layer) -> Iterator[None]:
     y = gamma * (x - mu_B) / sqrt(var_B + epsilon) + beta
     ```
 
-    That is what training computes, without its updates: moving statistics and counters stay as
-    they are, dropout stays off, and Batch Renormalization takes no correction (r = 1, d = 0). It
-    shows how much of a bad result at inference is due to the population statistics, and it is the
-    better inference where the examples of a minibatch belong together (the regions of one image).
-    The output of an example depends on the other examples of its minibatch.
+    Use it to see how much of a bad result at inference is due to the population statistics. It is
+    also the better inference where the examples of a minibatch belong together, such as the regions
+    of one image. The output of an example then depends on its neighbours in the minibatch.
 
-    It holds for `model(x)`, `model.predict` and `model.evaluate`, for frozen layers
-    (`trainable=False` or `freeze`), for models in the model and for Keras's own batch norms. It
-    does not hold in a `tf.function` of your own that was traced before, nor in other threads, which
-    may use the model at the same time. (Only where several replicas of a `tf.distribute` strategy
-    run does it hold in every thread.)
+    The context computes what training computes, without the updates. Moving statistics and counters
+    stay as they are, dropout stays off, and Batch Renormalization takes no correction (r = 1,
+    d = 0).
+
+    The context acts on `model(x)`, `model.predict` and `model.evaluate`, on frozen layers
+    (`trainable=False` or `freeze`), on models in the model and on Keras's own batch norms. It does
+    not act on a `tf.function` of your own that was traced before. Other threads may use the model
+    at the same time and see nothing of it, except while several replicas of a `tf.distribute`
+    strategy run.
 
     Args:
         model: A model or layer that holds batch norms.
@@ -51,7 +53,7 @@ def batch_statistics(model: keras.layers.Layer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def uses_minibatch(layers: list[Any]) -> Iterator[None]:
-    """In the context, `layers` use the moments of the minibatch, and update nothing."""
+    """In the context, `layers` use the moments of the minibatch and update nothing."""
     theirs = [layer for layer in layers if not isinstance(layer, BatchNormalization)]
     try:
         with batch_at_inference(layers):

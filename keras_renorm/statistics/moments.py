@@ -49,7 +49,7 @@ class PopulationMoments:
     def mean_of_batch_variances(self) -> MeanVariance:
         """Mean, and the mean over batches of their variances, weighted by their positions.
 
-        Too small, by the variance of the batches' means: by a factor (m - 1)/m where the m
-        positions of a batch are independent, and more where they resemble each other.
+        The result is too small by the variance of the batches' means. The factor is (m - 1)/m where
+        the m positions of a batch are independent, and smaller where they resemble each other.
         """
         return self._mean, self._within / np.maximum(self.count, 1)

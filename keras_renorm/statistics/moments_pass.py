@@ -1,8 +1,8 @@
-"""Forward passes that give the moments of what every batch norm receives.
+"""Forward passes that give the moments of every batch norm's inputs.
 
-The model's own call runs, in inference mode, and each batch norm's call is wrapped. The statistics
-that the batch norms use are given to the pass in the place of the weights: so a pass changes no
-variable of the model, whatever happens in it.
+The model's own call runs in inference mode, and each batch norm's call is wrapped. The pass gets
+the batch norms' statistics in the place of their weights. So it changes no variable of the model,
+whatever happens in it.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from keras_renorm.ops import backends
 from keras_renorm.statistics import batches, moving_statistics
 from keras_renorm.typing import Tensor
 
-#: Count, mean and variance of what a batch norm received in one call on one replica, `[C]` each.
+#: Count, mean and variance of a batch norm's inputs in one call on one replica, `[C]` each.
 Received: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -29,12 +29,12 @@ class MomentsPass:
     Args:
         model: The model.
         layers: The batch norms whose inputs to look at.
-        at_once: Whether each of them normalises with the moments of the batch that it is called
-            with, instead of the statistics that are given. All examples must be in that batch.
+        at_once: Whether each batch norm normalises with the moments of its batch, instead of the
+            given statistics. All examples must be in that batch.
 
     Attributes:
-        order: The numbers of the batch norms that are called, in the order of the calls. Known
-            after a pass.
+        order: The numbers of the batch norms that were called, in the order of the calls. A pass
+            sets it.
     """
 
     def __init__(self, model: Any, layers: Sequence[Any], *, at_once: bool = False) -> None:
@@ -43,7 +43,7 @@ class MomentsPass:
         self._at_once = at_once
         self.order: list[int] = []
         self._variables = [v for one in layers for v in moving_statistics.variables(one).values()]
-        # A thread for each replica, of which one may be half through while another starts.
+        # Each replica has a thread, and one may be half through while another starts.
         self._here = threading.local()
         self._backend = backends.current()
         self._replicas = self._backend.number_of_replicas(self._variables)
@@ -52,7 +52,7 @@ class MomentsPass:
         )
 
     def watching(self) -> contextlib.AbstractContextManager[None]:
-        """The context that calls of this must be in."""
+        """The context in which this must be called."""
         return models.watched(dict.fromkeys(self._layers, self._record))
 
     def __call__(
@@ -91,7 +91,7 @@ class MomentsPass:
     def _record(
         self, layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """A call of `layer` that also records the moments of its inputs."""
+        """Calls `layer`, and records the moments of its inputs."""
         if self._backend.graph() is not self._here.graph:
             raise _in_a_loop(layer.path)
         moments = moments_of(layer, *args, **kwargs)
@@ -110,14 +110,14 @@ class MomentsPass:
         return ops.Replicas.running() if self._replicas > 1 else None
 
     def _used(self, layer: Any, moments: ops.Moments) -> ops.Moments:
-        """What `layer` normalises with in this pass: `moments`, of all replicas, as rounded."""
+        """Makes `layer` use the `moments` of all replicas in this pass; returns them as rounded."""
         replicas = self._running()
         merged = replicas.merge(moments) if replicas else moments
         for variable, value in [
             (layer.moving_mean, merged.mean),
             (layer.moving_variance, merged.variance),
         ]:
-            # In a StatelessScope this assigns for the rest of the scope.
+            # In a StatelessScope the value holds for the rest of the scope.
             variable.assign(keras.ops.where(merged.count > 0, value, variable.value))
         return merged._replace(mean_remainder=keras.ops.zeros_like(merged.mean))
 
@@ -132,9 +132,9 @@ def moments_of(
 ) -> ops.Moments:
     """The moments of a call's inputs, in the shape of the statistics: `[C]`, or `[D, C]`.
 
-    A subclass may have other arguments.
+    A subclass of the layer may take other arguments.
     """
-    # Keras hands it over only where a layer has one tensor argument.
+    # Keras hands the mask over only to a layer with one tensor argument.
     mask = attached_mask(inputs) if mask is None else mask
     mask = None if mask is None else keras.ops.expand_dims(mask, -1)
     if len(layer.moving_mean.shape) == 1:
@@ -157,9 +157,9 @@ def _parts(call: Tensor) -> list[Received]:
 
 def _in_a_loop(path: str) -> ValueError:
     return ValueError(
-        f"A batch norm is called in a loop or a branch of the compiled graph: at {path!r}. The "
-        "statistics of its inputs cannot be brought out of there. Give the layer the whole "
-        "sequence instead, or leave the layer out of `layers`."
+        f"A batch norm is called in a loop or a branch of the compiled graph, at {path!r}. The "
+        "statistics of its inputs cannot leave that graph. Give the layer the whole sequence "
+        "instead, or leave the layer out of `layers`."
     )
 
 
@@ -170,6 +170,6 @@ def _on_all_replicas(recorded: Any, replicas: ops.Replicas | None) -> Any:
     flat = [keras.ops.cast(keras.ops.reshape(r, (-1,)), "float64") for c in recorded for r in c]
     ends = np.cumsum([part.shape[0] for part in flat])[:-1].tolist()
     table = replicas.gather(keras.ops.concatenate(flat))
-    # Of an empty list of ends Keras makes a float under TensorFlow.
+    # Keras turns an empty list of ends into floats under TensorFlow.
     parts = iter(keras.ops.split(table, ends, axis=1) if ends else [table])
     return [[keras.ops.reshape(next(parts), (-1, *r.shape)) for r in c] for c in recorded]

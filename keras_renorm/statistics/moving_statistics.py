@@ -9,7 +9,7 @@ import numpy as np
 from keras_renorm.layers import BatchRenormalization
 from keras_renorm.ops import arguments
 
-#: Mean and variance of each channel, float64 `[C]`; of a layer with domains `[D, C]`.
+#: Mean and variance of each channel, float64 `[C]`; for a layer with domains `[D, C]`.
 MeanVariance: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 # Keras's layer with renorm=True keeps the last three on top.
@@ -32,7 +32,7 @@ def variables(layer: Any) -> dict[str, Any]:
 
 
 def dtype(variable: Any) -> str:
-    """What a weight is read and given as: float64 if it is that, else float32."""
+    """The type in which a weight is read and given: float64 for float64, else float32."""
     # JAX may hold a weight in float32 whose `dtype` is float64.
     return arguments.wide(variable.value.dtype)
 
@@ -53,9 +53,9 @@ def is_initial(layer: Any) -> bool:
 
 
 def values(layer: Any, statistics: MeanVariance) -> dict[str, np.ndarray]:
-    """What the weights of `variables` are for a mean and a variance, by name.
+    """The values of the weights in `variables` for a mean and a variance, by name.
 
-    The deviations of Keras's `renorm=True` contain epsilon, as its update of them does.
+    The deviations of Keras's `renorm=True` contain epsilon, as Keras's update of them does.
     """
     mean, variance = statistics
     stddev = np.sqrt(variance + layer.epsilon)
@@ -70,10 +70,10 @@ def values(layer: Any, statistics: MeanVariance) -> dict[str, np.ndarray]:
 
 
 def write(layer: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Assigns the weights of `variables`, by name; on every replica the same.
+    """Assigns the weights in `variables`, by name; every replica gets the same.
 
-    Adaptive limits begin again with them: what they saw was of others, and before much is seen
-    the next minibatches would replace statistics that they do not trust.
+    Adaptive limits begin again, because they have seen other statistics. Without that, the next
+    minibatches would soon replace statistics that the limits do not trust.
     """
     for name, variable in variables(layer).items():
         variable.assign(arrays[name])

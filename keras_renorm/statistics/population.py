@@ -28,13 +28,13 @@ class PreciseReport(NamedTuple):
     """What `precise` did.
 
     Attributes:
-        examples: The number of examples that the statistics are of.
+        examples: The number of examples behind the statistics.
         sweeps: How many times the examples went through the model.
-        change: By how much the statistics still changed when the sweeps ended, in deviations for
-            a mean and as a share for a variance. 0 unless a batch norm is called several times.
+        change: How much the last sweep still changed the statistics: means in deviations,
+            variances as a share. It is 0 unless a batch norm is called several times.
         layers: The paths of the batch norms with new statistics, in the order of their calls.
-        skipped: Those of the batch norms that inference does not call. Their statistics are as
-            before.
+        skipped: The paths of the batch norms that inference does not call. They keep their
+            statistics.
     """
 
     examples: int
@@ -64,45 +64,45 @@ def precise(
     moving_variance = E[mu_B^2 + var_B] - E[mu_B]^2
     ```
 
-    with every position of every example counted once, in float64. So the result does not depend
-    on how the examples are split into batches, and, unlike moving averages, it is of the weights
-    as they are now and does not lag or flutter. What layers draw at random in inference, they draw
-    anew for each batch; the seeds are then as they were.
+    Every position of every example counts once, in float64. So the result does not depend on how
+    the examples are split into batches. Unlike moving averages, it describes the weights as they
+    are now: it neither lags nor flutters. Layers that draw random numbers in inference draw anew
+    for each batch, and their seeds are restored at the end.
 
-    What a batch norm receives in inference depends on the statistics of those before it. There
-    are three ways, and `verbose` says which it is and what it costs:
+    A batch norm's inputs in inference depend on the statistics of the batch norms before it. There
+    are three ways to handle that, and `verbose` prints which one is taken and what it costs:
 
-    - By default each batch norm has exactly the moments of what it receives in inference, by a
-      single sweep with all examples in one batch, as long as `memory_budget` holds their
-      activations: some six copies of the largest one where the backend compiles the model, all of
-      them under PyTorch.
-    - Beyond that, or with a `batch_size`, the result is the same, but the statistics are set one
-      batch norm after the other, in the order in which they are called; so with L batch norms the
-      examples go through the model L times. (All at once, repeated until nothing changes, takes as
-      many: a small error grows about twofold with each layer.)
-    - `passes="single"`, as the paper: the batch norms before normalise with the minibatch. A single
-      sweep of any number of examples, none of which is kept, but the result depends on the batches
-      and is biased where they are small (in the paper, at 2: 34.4 % error, not 32.0 %).
+    - By default each batch norm gets exactly the moments of its inputs in inference. A single sweep
+      with all examples in one batch finds them, as long as their activations fit in
+      `memory_budget`. That is some six copies of the largest activation where the backend compiles
+      the model, and all activations under PyTorch.
+    - Beyond that, or with a `batch_size`, the result is the same, but the batch norms get their
+      statistics one after the other, in the order of their calls. So with L batch norms the
+      examples go through the model L times. (Setting all at once until nothing changes takes as
+      many sweeps, because a small error about doubles with each layer.)
+    - `passes="single"` is the paper's way: the earlier batch norms normalise with the minibatch. It
+      takes a single sweep over any number of examples and keeps none, but the result depends on the
+      batches and is biased where they are small (in the paper, at 2: 34.4 % error, not 32.0 %).
 
-    It helps where training normalises with minibatches: Batch Normalization, and limits that are
-    closed or have just opened, above all after few steps. Batch Renormalization with open limits
-    has trained with its moving averages, lag included: where they lag much the exact moments are
-    another function, and there is a warning, with the statistics before kept as the set
-    `"before_precise"`. After a learning rate that fell to 0 it makes no difference.
-    docs/precise_statistics.md has the measurements.
+    `precise` helps where training normalises with minibatches: with Batch Normalization, and with
+    limits that are closed or have just opened, above all after few steps. Batch Renormalization
+    with open limits trains with its moving averages, lag included. Where the averages lag much, the
+    exact moments make another function of the net. `precise` then warns, and keeps the statistics
+    of before as the set `"before_precise"`. After a learning rate that fell to 0 it makes no
+    difference. docs/precise_statistics.md has the measurements.
 
-    Takes in layers called several times (all their calls count), models inside the model, masks,
-    layers with domains (one without examples keeps its statistics), and Keras's batch norms with
-    all their statistics. Frozen layers get new statistics too:
-    `trainable` is about training; name others in `layers` to leave them. Training goes on from the
-    new statistics, with which adaptive limits begin again (`trust_statistics`). Gamma, beta,
-    counters and everything else stay as they are, and if anything goes wrong the model stays bit
-    for bit as it was.
+    The model may call a layer several times (all calls count), and may hold other models, masks,
+    layers with domains (a domain without examples keeps its statistics) and Keras's batch norms
+    with all their statistics. Frozen layers get new statistics too, because `trainable` concerns
+    training alone. To spare some layers, name the others in `layers`. Training goes on from the new
+    statistics, and adaptive limits begin again (`trust_statistics`). Gamma, beta, counters and
+    everything else stay as they are. If anything goes wrong, the model stays as it was, bit for
+    bit.
 
-    Of a model made in the scope of a `tf.distribute` strategy the replicas share each batch, and
-    all end with the same statistics; on several workers each must call this with the same data.
-    With `passes="single"` give batches of at least one example for each replica. Each of several
-    processes of PyTorch's makes its own pass, over the examples that it gives.
+    The replicas of a `tf.distribute` strategy share each batch of a model made in its scope, and
+    all end with the same statistics. Each of several workers must call this with the same data.
+    With `passes="single"`, give batches of at least one example for each replica. Each process of
+    PyTorch makes its own pass, over its own examples.
 
     Args:
         model: A model, or a layer, that holds batch norms and is built.
@@ -110,23 +110,23 @@ def precise(
             list or an iterator of batches, or a `keras.utils.PyDataset`. A batch is `x`, `(x, y)`
             or `(x, y, weights)`, as for `fit`; only x is used. It is read once, in order, and
             kept in memory where several sweeps need it.
-        num_samples: How many examples to take, exactly; all by default. 1,000 to 10,000 do: of
-            what does not say how many it holds, such as a generator, no more than 10,000 are taken
-            by default, with a warning.
-        batch_size: How many examples go through the model together; by default all or, where that
-            is too many, as many as come together, of arrays 32.
-        layers: Those batch norms of the model that get new statistics; by default all.
-        estimator: `"total"`, or `"mean_of_batch_variances"` for E[var_B], the mean over batches,
-            replicas and calls, which leaves the variance between them out: too small, the more
-            the smaller they are.
+        num_samples: How many examples to take, exactly; all by default. 1,000 to 10,000 are
+            enough. A dataset that does not tell its length, such as a generator, gives at most
+            10,000 by default, with a warning.
+        batch_size: How many examples go through the model together. By default all of them; where
+            they are too many, the dataset's batches, and 32 at a time of an array.
+        layers: The batch norms of the model that get new statistics; by default all.
+        estimator: `"total"`, or `"mean_of_batch_variances"` for E[var_B]: the mean over batches,
+            replicas and calls. It leaves out the variance between the batches, so it is too small,
+            and the smaller the batches the more so.
         passes: `"exact"`, or `"single"` for the paper's one sweep.
-        memory_budget: Bytes that the activations of all examples may take, by an estimate from a
+        memory_budget: Bytes that the activations of all examples may take, estimated from a
             forward pass of the first batch. 0 leaves the batches as they are.
-        tolerance: If a batch norm is called several times, so that it may depend on itself, all
-            is repeated until no mean changes by more, in deviations, and no variance by more, as
-            a share of it. Otherwise nothing can change and this has no meaning.
-        verbose: 0 for silence, 1 or "auto" for what it costs and progress bars, of the reading and
-            of the sweeps, 2 for what it costs and one line at the end.
+        tolerance: Only for a batch norm that is called several times and so may depend on itself.
+            The sweeps go on until no mean changes by more deviations than this, and no variance by
+            a larger share of it.
+        verbose: 0 is silent. 1 or "auto" prints the cost, and shows progress bars of the reading
+            and the sweeps. 2 prints the cost, and one line at the end.
 
     Returns:
         A `PreciseReport`.
@@ -134,9 +134,9 @@ def precise(
     Raises:
         TypeError: If an argument has the wrong type, or `dataset` is none of the kinds.
         ValueError: If an argument is out of range; the model holds no batch norm or is not built;
-            the dataset holds no or fewer than `num_samples` examples; the inputs of a batch norm
+            the dataset holds no examples or fewer than `num_samples`; the inputs of a batch norm
             are not finite, or all masked; or a batch norm lies in a compiled loop. Errors of the
-            dataset itself come through.
+            dataset itself pass through.
 
     Example:
         >>> images = tf.data.Dataset.from_tensor_slices(train_images).batch(64)
@@ -168,7 +168,7 @@ def precise(
 
 
 def _join(examples: Batches, cost: costs.Cost, memory_budget: float, verbose: Verbose) -> None:
-    """Puts the examples in one batch where that gives the same for less, and says what it costs."""
+    """Puts all examples in one batch where that costs less for the same result; prints the cost."""
     total = examples.examples or 0
     needed = cost.example_bytes * total
     joined = cost.joins and needed <= memory_budget and examples.join()
@@ -176,13 +176,13 @@ def _join(examples: Batches, cost: costs.Cost, memory_budget: float, verbose: Ve
         sweeps = "1 sweep" if joined else f"{cost.norms} sweeps or more"
         print(
             f"Statistics of {cost.norms} batch norms over {total:,} examples: {sweeps}. One batch "
-            f"of all takes about {needed / 1e9:.2g} GB, and memory_budget is "
-            f"{memory_budget / 1e9:.2g}."
+            f"of all examples takes about {needed / 1e9:.2g} GB, and memory_budget is "
+            f"{memory_budget / 1e9:.2g} GB."
         )
 
 
 def _warn_if_worse(model: Any, to_before: float, to_new: float) -> None:
-    """Warns of statistics that are far from those that training uses; keeps those before."""
+    """Warns of statistics that are far from those of training, and keeps the old ones."""
     if not trained_with.leads_away(to_before, to_new):
         return
     kept = all(layer.built for layer in batch_norms(model))
@@ -192,14 +192,14 @@ def _warn_if_worse(model: Any, to_before: float, to_new: float) -> None:
     warnings.warn(
         "Batch Renorm trained this model with its moving averages: outputs in training are "
         f"{to_before**0.5:.2f} deviations from inference with these, and {to_new**0.5:.2f} with "
-        "the new statistics. If the examples are like those of training, that is likely to cost "
-        "accuracy." + f" The statistics before are kept: {back}" * kept,
+        "the new statistics. If the examples are like those of training, the new statistics are "
+        "likely to cost accuracy." + f" The old statistics are kept: {back}" * kept,
         stacklevel=3,
     )
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:
-    """Raises what `precise` would with these arguments, as far as it shows without the model."""
+    """Raises the errors of `precise` for these arguments that need no model."""
     signature = inspect.signature(precise)
     allowed = [name for name in signature.parameters if name != "model"]
     unknown = [name for name in given if name not in allowed]

@@ -1,4 +1,4 @@
-"""Several sets of population statistics for one model, e.g. one for each domain."""
+"""Several sets of population statistics for one model, such as one for each domain."""
 
 import os
 import weakref
@@ -15,25 +15,25 @@ from keras_renorm.statistics import moving_statistics
 #: The statistics of all batch norms of a model: arrays by `number/path of the layer/weight`.
 StatisticsSet: TypeAlias = dict[str, np.ndarray]
 
-# What a file of NumPy's holds; other floats, such as bfloat16, are read from one as bare bytes.
+# The floats that NumPy's files hold. Others, such as bfloat16, come back as bare bytes.
 _OF_NUMPY = ("float16", "float32", "float64")
 
 _SETS: weakref.WeakKeyDictionary[Any, dict[str, StatisticsSet]] = weakref.WeakKeyDictionary()
 
 
 def save_set(model: keras.layers.Layer, name: str) -> StatisticsSet:
-    """Keeps the population statistics that `model` has now under `name`.
+    """Keeps the present population statistics of `model` under `name`.
 
-    A network on another domain often needs only the statistics of that domain: estimate them
-    there with `precise`, keep both sets, and switch. Gamma, beta, counters and what adaptive
-    limits have seen are not part of a set.
+    A network on another domain often needs only the statistics of that domain. Estimate them with
+    `precise`, keep both sets, and switch. A set holds no gamma, beta or counter, and nothing of
+    what adaptive limits have seen.
 
     Args:
         model: A model or layer that holds batch norms.
-        name: The name; a set that has it already is replaced.
+        name: The name. It replaces a set of the same name.
 
     Returns:
-        The set, as NumPy arrays: a copy, which may be changed or handed to `use_set`.
+        The set, as NumPy arrays. It is a copy, so you may change it or hand it to `use_set`.
 
     Raises:
         TypeError: If `name` is not a string, or `model` not a Keras model or layer.
@@ -56,17 +56,17 @@ def save_set(model: keras.layers.Layer, name: str) -> StatisticsSet:
 def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.ndarray]) -> None:
     """Gives `model` the population statistics of a set.
 
-    Training goes on from them, with adaptive limits that begin again: see
+    Training goes on from these statistics, and adaptive limits begin again: see
     `BatchRenormalization.trust_statistics`.
 
     Args:
         model: A model or layer that holds batch norms.
         statistics_set: The name of a set that `save_set` or `read_sets` keeps for this model, or
             a set itself. It fits a model with as many batch norms, of the same kinds and numbers
-            of channels in the same order; layers may have other names.
+            of channels in the same order. The layers' names may differ.
 
     Raises:
-        TypeError: If `statistics_set` is neither.
+        TypeError: If `statistics_set` is neither a name nor a set.
         KeyError: If there is no set of this name.
         ValueError: If the set does not fit the model, which then stays as it is.
     """
@@ -76,7 +76,7 @@ def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.nda
         raise TypeError(
             "`statistics_set` must be the name of a set or a set, as `save_set` returns it; "
             f"received {statistics_set!r} of type {type(statistics_set).__name__}. Keep the "
-            'statistics of now with `save_set(model, "day")`, then write `use_set(model, "day")`.'
+            'statistics with `save_set(model, "day")`, then write `use_set(model, "day")`.'
         )
     arrays = iter(_fitting(model, statistics_set).values())
     for layer in batch_norms(model):
@@ -91,15 +91,17 @@ def sets(model: keras.layers.Layer) -> dict[str, StatisticsSet]:
 
 
 def write_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> None:
-    """Writes all sets that are kept for `model` to a new `.npz` file. `model.save` does not.
+    """Writes all sets that are kept for `model` to a new `.npz` file.
+
+    `model.save` does not write them.
 
     Args:
         model: A model with sets.
-        path: The file, which must end in `.npz` and not exist.
+        path: The new file. Its name must end in `.npz`.
 
     Raises:
         ValueError: If there are no sets, or `path` does not end in `.npz`.
-        FileExistsError: If there is such a file.
+        FileExistsError: If the file exists.
     """
     if not _SETS.get(model):
         raise ValueError(
@@ -119,18 +121,18 @@ def write_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> None:
 
 
 def read_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> list[str]:
-    """Reads the sets of a file of `write_sets`, and keeps them for `model`.
+    """Reads the sets from a file of `write_sets`, and keeps them for `model`.
 
     Args:
         model: A model that the sets fit; see `use_set`.
         path: The file.
 
     Returns:
-        The names of the sets; those of the same names are replaced.
+        The names of the sets. They replace sets of the same names.
 
     Raises:
-        ValueError: If the file is none of `write_sets`, or a set in it does not fit the model.
-            Then none is kept.
+        ValueError: If `write_sets` did not write the file, or a set in it does not fit the model.
+            Then no set is kept.
     """
     found = _load(os.fspath(path))
     found = {name: _fitting(model, arrays) for name, arrays in found.items()}
@@ -153,7 +155,7 @@ def _read(model: keras.layers.Layer) -> StatisticsSet:
 def _load(path: str) -> dict[str, StatisticsSet]:
     found: dict[str, StatisticsSet] = {}
     try:
-        # NumPy leaves a file open that it cannot read.
+        # Opened here, because NumPy leaves a file open that it cannot read.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             if not archive.files:
                 raise ValueError("it is empty")
@@ -200,20 +202,20 @@ def _fitting(model: keras.layers.Layer, arrays: Mapping[str, np.ndarray]) -> Sta
     if len(arrays) != len(own):
         raise ValueError(
             f"The set does not fit the model {model.name!r}: it holds {len(arrays)} arrays, and "
-            f"the model's batch norms {len(own)}, {list(own)}. The model is as it was."
+            f"the model's batch norms {len(own)}, {list(own)}. The model is unchanged."
         )
     for (theirs, array), (ours, wanted) in zip(arrays.items(), own.items(), strict=True):
         if _weight(theirs) != _weight(ours) or np.shape(array) != wanted.shape:
             raise ValueError(
                 f"The set does not fit the model {model.name!r}: its {theirs!r} of shape "
                 f"{np.shape(array)} stands where the model has {ours!r} of shape {wanted.shape}. "
-                "The model is as it was."
+                "The model is unchanged."
             )
         dtype = np.asarray(array).dtype
         if dtype.kind not in "fiu" and dtype.name != "bfloat16":
             raise ValueError(
                 f"The set does not fit the model {model.name!r}: its {theirs!r} holds "
-                f"{dtype}, and no real numbers. The model is as it was."
+                f"{dtype}, and no real numbers. The model is unchanged."
             )
     return arrays
 

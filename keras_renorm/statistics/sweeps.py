@@ -18,8 +18,7 @@ from keras_renorm.statistics.trained_with import Change
 # A batch norm that is called several times may depend on itself, and never settle.
 _MOST_ROUNDS = 50
 
-# Random numbers that a seed generator may draw in a batch before it draws those of the next one: a
-# pass leaves it as it was.
+# How many numbers a seed generator may draw in a batch before it reaches those of the next batch.
 _DRAWS = 1000
 
 
@@ -62,14 +61,15 @@ class Sweeper:
 
     @property
     def changes(self) -> list[Change]:
-        """The batch norms that are called, with their statistics before and the new ones."""
+        """The batch norms that are called, with their old and their new statistics."""
         return [(self._layers[n], self._before[n], self._statistics[n]) for n in self.called]
 
     def sweep_once(self, *, at_once: bool = False) -> float:
-        """Sets all statistics after one sweep; returns 0, as nothing will be changed any more.
+        """Sets all statistics after one sweep. Returns 0, the change that is left.
 
         Args:
-            at_once: Whether each batch norm uses the moments of the batch, which must be all.
+            at_once: Whether each batch norm uses the moments of the batch. The batch must then hold
+                all examples.
         """
         moments = self._sweep(MomentsPass(self._model, self._layers, at_once=at_once))
         for number in self.called:
@@ -77,12 +77,12 @@ class Sweeper:
         return 0.0
 
     def sweep_until(self, tolerance: float) -> float:
-        """Sets the statistics one by one, with a sweep each; returns the change that is left.
+        """Sets the statistics one by one, with a sweep each. Returns the change that is left.
 
-        The moments of the n-th batch norm that is called are right as soon as the n - 1 before it
-        have theirs. To set all after each sweep takes as many sweeps, and the statistics can
-        overflow on the way: of 20 convolutions with batch norms, changes of 0.09 grew to 2, or to
-        infinity, before they fell.
+        The moments of the n-th batch norm in the order of the calls are right as soon as the n - 1
+        before it are set. Setting all after each sweep takes as many sweeps, and the statistics can
+        overflow on the way: in a net of 20 convolutions with batch norms, changes of 0.09 grew to
+        2, or to infinity, before they fell.
         """
         if self._examples.is_one and self._at_once():
             return 0.0
@@ -96,19 +96,19 @@ class Sweeper:
         warnings.warn(
             f"The statistics still change by {change:.2g} deviations after {self.sweeps} sweeps, "
             f"with tolerance={tolerance:g}: a batch norm that is called several times depends on "
-            "itself. They are those of the last sweep.",
+            "itself. The model gets the statistics of the last sweep.",
             stacklevel=3,
         )
         return change
 
     def _at_once(self) -> bool:
-        """Sets all statistics by one sweep of all examples in one batch; whether they are right."""
+        """Sets all statistics by one sweep of one batch. Returns whether they are right."""
         try:
             self.sweep_once(at_once=True)
         except NotFiniteError:
             if not self._examples.part():
                 raise
-            return False  # batch by batch it is known where
+            return False  # batch by batch the error can name the examples
         return len(self._order) == len(self.called)
 
     def assign(self) -> list[Any]:
@@ -141,7 +141,7 @@ class Sweeper:
     def _sweep(
         self, forward: MomentsPass, place: int | None = None
     ) -> dict[int, PopulationMoments]:
-        """The moments of all batch norms, or of the one at a place in the order of the calls."""
+        """The moments of all batch norms, or of one at a place in the order of the calls."""
         present = [
             moving_statistics.values(layer, statistics)
             for layer, statistics in zip(self._layers, self._statistics, strict=True)
@@ -171,12 +171,12 @@ class Sweeper:
         self._bar.update(self._seen, finalize=False)
 
     def _estimate(self, number: int, moments: PopulationMoments) -> MeanVariance:
-        """The statistics of one batch norm; of a domain without examples, those that it has."""
+        """The statistics of one batch norm; a domain without examples keeps its own."""
         before, seen = self._statistics[number], moments.count > 0
         if not seen.all() and (seen.ndim == 1 or not seen.any()):
             raise ValueError(
                 f"All inputs of the batch norm {self._layers[number].path!r} are masked, so they "
-                "have no statistics. The model is as it was. Name the batch norms without it in "
+                "have no statistics. The model is unchanged. Name the other batch norms in "
                 "`layers`."
             )
         mean, variance = getattr(moments, self._estimator)()
@@ -188,7 +188,7 @@ def _check_finite(layer: Any, call: Received, first: int, end: int) -> None:
         raise NotFiniteError(
             f"The inputs of the batch norm {layer.path!r} are not finite in the examples {first} "
             f"to {end - 1}: they hold NaN or infinity, or values too large for their dtype. The "
-            "model is as it was."
+            "model is unchanged."
         )
 
 

@@ -1,4 +1,4 @@
-"""With which statistics the outputs of training agree: the moving averages, or exact moments."""
+"""Which statistics the outputs of training agree with: the moving averages, or exact moments."""
 
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -14,13 +14,13 @@ from keras_renorm.statistics.moving_statistics import MeanVariance
 #: A batch norm, its moving statistics, and the moments that may take their place.
 Change: TypeAlias = tuple[Any, MeanVariance, MeanVariance]
 
-# By how much the mean square has to grow for new statistics to be likely to harm: of 24 trainings
-# beyond that 14 lost more than a point of accuracy, and 6 gained one (docs/precise_statistics.md).
+# New statistics are likely to harm where the mean square grows by more than this: 14 of 24 runs
+# beyond it lost more than a point of accuracy, and 6 gained one (docs/precise_statistics.md).
 _MUCH = 0.15
 
 
 def square_distances(changes: Iterable[Change]) -> tuple[float, float]:
-    """How far outputs in training are from inference with the statistics before, and with new ones.
+    """How far outputs in training are from inference with the old statistics and with new ones.
 
     ```
     training        r x_hat + d         r, d = s, z clipped
@@ -29,17 +29,18 @@ def square_distances(changes: Iterable[Change]) -> tuple[float, float]:
     mean (s - r)^2 + (z - d)^2          mean (r - 1)^2 + d^2
     ```
 
-    of minibatches with the moments mu' and sigma', over channels and layers. Batch Normalization
-    has r = 1 and d = 0: its training agrees with the moments. Batch Renormalization's agrees with
-    the moving averages where nothing clips, and has become used to them, however they lag.
+    The minibatches have the moments mu' and sigma', and the mean is over channels and layers. Batch
+    Normalization has r = 1 and d = 0: its training agrees with the moments. Batch
+    Renormalization's training agrees with the moving averages where nothing clips. The net has
+    become used to these averages, however they lag.
 
     Args:
-        changes: The batch norms. Those that do not train with minibatches, or have the statistics
-            that they began with, are left out.
+        changes: The batch norms. This leaves out those that do not train with minibatches, and
+            those that still have their initial statistics.
 
     Returns:
-        The mean squares for the statistics before and for the new ones, of outputs with a variance
-        of 1; twice 0 where no batch norm is left.
+        The mean squares for the old and the new statistics, for outputs with a variance of 1; 0 and
+        0 where no batch norm is left.
     """
     found = [
         _of_domain(one[0], domain, *rows)
@@ -52,7 +53,7 @@ def square_distances(changes: Iterable[Change]) -> tuple[float, float]:
 
 
 def leads_away(to_before: float, to_new: float) -> bool:
-    """Whether the new statistics are so far from training that they are likely to harm."""
+    """Whether new statistics are far enough from training to be likely to harm."""
     return to_new - to_before > _MUCH
 
 

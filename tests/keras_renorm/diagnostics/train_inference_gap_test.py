@@ -339,6 +339,6 @@ def test_statistics_that_lag_where_nothing_clips_are_noted(rng, mask):
     assert "keras_renorm.statistics.precise is likely to harm" in note
     settle_and_forget = keras.models.clone_model(model)
     settle_and_forget.set_weights(model.get_weights())
-    with pytest.warns(UserWarning, match="that is likely to cost accuracy"):
+    with pytest.warns(UserWarning, match="the new statistics are likely to cost accuracy"):
         settle(settle_and_forget, x)
     assert train_inference_gap(settle_and_forget, x).notes == ()

@@ -83,7 +83,7 @@ def test_endless_datasets_need_a_number():
     dataset = tf.data.Dataset.from_tensor_slices(X).batch(4).repeat()
     for endless in (dataset, Sequence(None)):
         assert len(joined(Batches(endless, 25, None, keep=True))) == 25
-        with pytest.raises(ValueError, match="The dataset has no end, so `num_samples` must say"):
+        with pytest.raises(ValueError, match="The dataset has no end, so `num_samples` must set"):
             Batches(endless, None, None, keep=True)
 
 
@@ -99,7 +99,9 @@ def endless():
 )
 @pytest.mark.parametrize("keep", [True, False])
 def test_what_may_have_no_end_is_bounded_and_says_so(dataset, keep):
-    message = r"may have no end: the statistics are of its first 10,000\. Write num_samples=10000"
+    message = (
+        r"may have no end\. The statistics use its first 10,000 examples\. Write num_samples=10000"
+    )
     with pytest.warns(UserWarning, match=message):
         found = joined(Batches(dataset(), None, None, keep=keep))
     assert len(found) == 10_000

@@ -243,7 +243,7 @@ def test_out_of_a_loop_or_branch_nothing_can_be_brought(x, wrap):
 
     model = keras.Sequential([keras.Input((4,)), Wrapped()])
     message = (
-        "A batch norm is called in a loop or a branch of the compiled graph: at '.*inner'.* "
+        "A batch norm is called in a loop or a branch of the compiled graph, at '.*inner'.* "
         "leave the layer out of `layers`"
     )
     before = [sorted(vars(layer)) for layer in model._flatten_layers()]

@@ -572,5 +572,5 @@ def test_a_warning_needs_no_weights_of_other_norms(rng):
             return self.main(x)
 
     model, x = Model(), rng.normal(size=(400, 4)).astype("f4")
-    with pytest.warns(UserWarning, match=r"is likely to cost accuracy\.$"):
+    with pytest.warns(UserWarning, match=r"are likely to cost accuracy\.$"):
         precise(model, x, layers=[model.main], verbose=0)
