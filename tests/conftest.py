@@ -32,10 +32,13 @@ def rng():
 
 @pytest.fixture
 def run_checks(request):
-    """Runs a file of checks beside the test under pytest, in a process of its own."""
+    """Runs files of checks, named from where the test is, by pytest in a process of their own."""
 
-    def run(name, *options, **environment):
-        checks = str(request.path.with_name(name))
+    def run(*names_and_options, **environment):
+        checks = [
+            str(request.path.parent / word) if word.endswith(".py") else word
+            for word in names_and_options
+        ]
         result = subprocess.run(
             [
                 sys.executable,
@@ -47,14 +50,13 @@ def run_checks(request):
                 "",
                 "-p",
                 "no:cacheprovider",
-                *options,
-                checks,
+                *checks,
             ],
             env=os.environ | environment,
             cwd=pathlib.Path(__file__).parents[1],
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=900,
             check=False,
         )
         assert result.returncode == 0, result.stdout + result.stderr

@@ -10,9 +10,8 @@ import pytest
 import keras_renorm
 from goldens import models, write_checkpoints
 
-HERE = pathlib.Path(__file__).parent
 PACKAGE = pathlib.Path(keras_renorm.__file__).parent
-CHECKPOINTS = HERE / "checkpoints"
+CHECKPOINTS = pathlib.Path(__file__).with_name("checkpoints")
 BACKENDS = ["jax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
 
 
@@ -33,8 +32,7 @@ def test_backend(run_checks, backend):
         "GOLDENS_EXPECT": f"{PACKAGE} {keras_renorm.ops.lowering().name}",
         "GOLDENS_FILES": str(CHECKPOINTS),
     }
-    more = [str(HERE / name) for name in ("structure_checks.py", "file_checks.py")]
-    run_checks("case_checks.py", *more, **environment)
+    run_checks("case_checks.py", "structure_checks.py", "file_checks.py", **environment)
 
 
 def test_replicas(run_checks):

@@ -1,4 +1,4 @@
-"""Checks of the gauges on a model of two replicas; see backends_test.py."""
+"""Checks of the gauges on a model of two replicas; `replicas_test.py` runs this."""
 
 import keras
 import numpy as np

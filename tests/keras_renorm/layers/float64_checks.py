@@ -10,6 +10,11 @@ from keras_renorm.ops import reference
 LIMITS = {"r_max": 1.5, "d_max": 0.5}
 
 
+@pytest.fixture(autouse=True, params=["", "composite"])
+def lowering(request, monkeypatch):
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", request.param)
+
+
 def assert_close(actual, desired):
     assert keras.backend.standardize_dtype(actual.dtype) == "float64"
     actual = keras.ops.convert_to_numpy(actual)

@@ -1,5 +1,7 @@
 """Layers inside `jax.shard_map` and `jax.pmap`, on two devices; `collective_test.py` runs this."""
 
+import functools
+
 import jax
 import keras
 import numpy as np
@@ -95,31 +97,46 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("offset", "empty"), [(0.0, False), (100.0, True)])
-@pytest.mark.parametrize("kind", LAYERS)
-def test_two_devices_do_what_one_does(rng, kind, offset, empty, way):
-    """Also where one of them has nothing that counts; here parts are of equal sizes."""
+@functools.cache
+def program(kind, way):
+    """A layer and its compiled step, which is compiled once for all that a step is given."""
+    layer = made(kind, synchronized=way is not None)
+    return layer, WAYS.get(way, jax.jit)(step_of(layer))
+
+
+@functools.cache
+def alone(kind, offset, empty):
+    return two_steps(kind, None, offset, empty)
+
+
+def two_steps(kind, way, offset, empty):
+    """What two steps end with, in one program or on two devices; here parts are of equal sizes."""
+    rng = np.random.default_rng(0)
     x, dy = rng.normal(1.0, 2.0, (2, 8, 5, 3)).astype("f4")
     x[4:] = 3 * x[4:] + 5
     x += np.float32(offset)
     mask = rng.random((8, 5)) > 0.3
     mask[4:] &= not empty
-    results = []
-    for wrap, synchronized in ((jax.jit, False), (WAYS[way], True)):
-        layer = made(kind, synchronized=synchronized)
-        trainable, others = (
-            [v.value for v in group]
-            for group in (layer.trainable_variables, layer.non_trainable_variables)
-        )
-        run = wrap(step_of(layer))
-        for _ in range(2):
-            y, others, gradients = run(trainable, others, x, dy, mask, IDS)
-        results.append(jax.tree.leaves((y, others, gradients)))
-    for alone, together in zip(*results, strict=True):
-        scale = max(1.0, np.abs(alone).max())
+    layer, run = program(kind, way)
+    trainable, others = (
+        [v.value for v in group]
+        for group in (layer.trainable_variables, layer.non_trainable_variables)
+    )
+    for _ in range(2):
+        y, others, gradients = run(trainable, others, x, dy, mask, IDS)
+    return jax.tree.leaves((y, others, gradients))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("offset", "empty"), [(0.0, False), (100.0, True)])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_two_devices_do_what_one_does(kind, offset, empty, way):
+    """Also where one of them has nothing that counts."""
+    together = two_steps(kind, way, offset, empty)
+    for desired, actual in zip(alone(kind, offset, empty), together, strict=True):
+        scale = max(1.0, np.abs(desired).max())
         tolerance = 2e-6 if offset == 0 else 2e-5
-        np.testing.assert_allclose(together, alone, rtol=0, atol=tolerance * scale)
+        np.testing.assert_allclose(actual, desired, rtol=0, atol=tolerance * scale)
 
 
 def test_means_that_are_large_lose_no_variance(rng):
