@@ -1,16 +1,19 @@
 """Evaluates a trained image classifier: top 1, top 5, each class, and what is taken for what.
 
 python -m zoo.evaluate --workdir=DIR [--dataset=NAME] [--split=NAME] [--data_dir=DIR]
-    [--statistics=moving|precise|minibatch] [--output=FILE.json]
-python -m zoo.evaluate --model=FILE.keras|CHECKPOINT [--dataset=folder --data_dir=DIR --split=all]
+    [--weights=raw|averaged] [--statistics=moving|precise|minibatch] [--crops=1|2|10|144]
+python -m zoo.evaluate --model=DIR|FILE.keras|CHECKPOINT [--model=... ...]
+    [--dataset=folder --data_dir=DIR --split=all]
 
 DIR is the working directory of a finished run of zoo.train. Without further flags its model is
 evaluated on the images that its training was evaluated on. Prints tables and writes evaluation.json
-into DIR, in place of the one before. CHECKPOINT is a name that zoo.list lists.
+into DIR, in place of the one before. CHECKPOINT is a name that zoo.list lists. With several --model
+their probabilities are averaged. --weights=averaged takes model_averaged.keras of each DIR.
 
 The normalization layers use the moving statistics of the training; with --statistics=precise those
 of --num_samples training images, computed anew with the final weights; with --statistics=minibatch
-those of each minibatch of --batch_size images.
+those of each minibatch of --batch_size images. --crops averages over parts of each image: it and
+its mirror image, corners and middle, or the 144 of GoogLeNet.
 """
 
 from typing import Any
@@ -27,29 +30,32 @@ def parse(argv: list[str]) -> dict[str, Any]:
 
     from zoo.training.cli import arguments
 
-    statistics = ["moving", "precise", "minibatch"]
-    samples = "Training images for --statistics=precise."
+    statistics, crops = ["moving", "precise", "minibatch"], ["1", "2", "10", "144"]
     options = [
         flags.DEFINE_string("workdir", None, "Folder of a finished run of zoo.train."),
-        flags.DEFINE_string("model", None, "Or: a folder, a .keras file, a checkpoint's name."),
+        flags.DEFINE_multi_string("model", [], "Or: a folder, .keras file or checkpoint's name."),
+        flags.DEFINE_enum("weights", "raw", ["raw", "averaged"], "Of a folder: which model."),
         flags.DEFINE_string("dataset", None, "Data set; by default the run's own."),
         flags.DEFINE_string("split", None, "Split; by default that which a training evaluates on."),
         flags.DEFINE_string("data_dir", None, "Of the data set; the run's by default."),
         flags.DEFINE_enum("statistics", "moving", statistics, "What normalization layers use."),
-        flags.DEFINE_integer("num_samples", None, samples + " 2000 by default.", 1, _LARGEST),
+        flags.DEFINE_integer("num_samples", None, "For precise; 2000 by default.", 1, _LARGEST),
         flags.DEFINE_integer("batch_size", None, "Images at a time; the run's.", 1, _LARGEST),
+        flags.DEFINE_enum("crops", "1", crops, "Parts of an image that are averaged over."),
         flags.DEFINE_string("output", None, "JSON file of the report; it must not exist."),
     ]
     arguments.no_arguments(arguments.parse_flags(argv))
     values = {option.name: option.value for option in options}
-    if values["model"] is None:
+    if not values["model"]:
         arguments.required("workdir", values["workdir"], "runs/quickstart")
+    for model in values["model"]:
+        arguments.required("model", model, "runs/quickstart")
     if values["num_samples"] is not None and values["statistics"] != "precise":
         raise UserError(
             f"--num_samples={values['num_samples']} is for --statistics=precise, received "
             f"--statistics={values['statistics']}."
         )
-    return values | {"num_samples": values["num_samples"] or 2000}
+    return values | {"num_samples": values["num_samples"] or 2000, "crops": int(values["crops"])}
 
 
 def main(options: dict[str, Any]) -> int:

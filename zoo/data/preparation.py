@@ -61,7 +61,11 @@ class Preparation:
         """
         if not self.size:
             return tf.cast(image.window(tf.concat([[0, 0], image.size], 0)), tf.float32)
-        return self.resized(image.window(central_window(image.size, self.crop_share)))
+        return self.resized(image.window(self.window(image.size)))
+
+    def window(self, size: Any) -> Any:
+        """Returns what is taken of an image of a height and width: see `central_window`."""
+        return central_window(size, self.crop_share)
 
     def resized(self, pixels: Any) -> Any:
         """Returns pixels `[..., H, W, C]` in the size, float32 in [0, 255]."""
@@ -81,9 +85,7 @@ class Preparation:
         height, width = images.shape[1:3]
         if (height, width) == (self.size, self.size) and self.crop_share == 1:
             return tf.cast(images, tf.float32)
-        row, column, height, width = tf.unstack(
-            central_window(tf.constant([height, width]), self.crop_share)
-        )
+        row, column, height, width = tf.unstack(self.window(tf.constant([height, width])))
         return self.resized(images[:, row : row + height, column : column + width])
 
     def mapped(self, images: Any) -> Any:

@@ -48,19 +48,24 @@ class Trained:
         return builders.classifier_of(self.model)
 
 
-def open_trained(name: str) -> Trained:
+def open_trained(name: str, *, averaged: bool = False) -> Trained:
     """Opens a trained model.
 
     Args:
         name: The working directory of a finished run, a .keras file, or one of
             `zoo.list_weights()`.
+        averaged: Whether to take the averages of all weights, which a working directory may have.
 
     Raises:
         UserError: If there is none; the message says what was looked for.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return open_workdir(name)
+        return open_workdir(name, averaged=averaged)
+    if averaged:
+        raise UserError(
+            f"--weights=averaged is for the working directory of a run, received --model={name}."
+        )
     if path.is_file():
         return _open_file(path)
     if "/" in name or name.endswith((".keras", ".h5")):
@@ -68,17 +73,22 @@ def open_trained(name: str) -> Trained:
     return _open_checkpoint(name)
 
 
-def open_workdir(path: str) -> Trained:
+def open_workdir(path: str, *, averaged: bool = False) -> Trained:
     """Opens the model of a finished run of `zoo.train`.
+
+    Args:
+        path: The working directory.
+        averaged: Whether to take the averages of all weights.
 
     Raises:
         UserError: If there is none in this folder.
     """
     workdir = Workdir(path)
     config = defaults() | workdir.read_config("model", "norm", "dataset", "num_steps")
-    model = load_model(workdir)
-    card = read_card(workdir.model) or _card_of_run(model, config)
-    return Trained(path, model, card, config, workdir.model, workdir)
+    model = load_model(workdir, averaged=averaged)
+    file = workdir.averaged if averaged else workdir.model
+    card = read_card(file) or _card_of_run(model, config)
+    return Trained(path, model, card, config, file, workdir)
 
 
 def defaults() -> dict[str, Any]:
@@ -101,11 +111,11 @@ def _numbered(model: keras.Model) -> tuple[str, ...]:
     return tuple(map(str, range(builders.classifier_of(model).output_shape[-1])))
 
 
-def load_model(workdir: Workdir) -> keras.Model:
-    """Returns the model of a finished run.
+def load_model(workdir: Workdir, *, averaged: bool = False) -> keras.Model:
+    """Returns the model of a finished run, or the averages of its weights.
 
     Raises:
-        UserError: When the run is not finished or its model cannot be read.
+        UserError: When the run is not finished, has no such model, or it cannot be read.
     """
     if not workdir.model.exists():
         raise UserError(
@@ -114,7 +124,12 @@ def load_model(workdir: Workdir) -> keras.Model:
         )
     if workdir.model.is_dir():
         raise UserError(f"{workdir.model} is a folder, not a model.")
-    return _load_file(workdir.model)
+    if averaged and not workdir.averaged.is_file():
+        raise UserError(
+            f"{workdir.path} has no {workdir.averaged.name}: its run kept no averages, which "
+            "zoo.train does with --config.average_decay=0.999."
+        )
+    return _load_file(workdir.averaged if averaged else workdir.model)
 
 
 def _load_file(path: Path) -> keras.Model:

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 import json
@@ -6,12 +7,14 @@ import zipfile
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 from rich.console import Console
 
 from keras_renorm import layers
 from zoo.data import Dataset, load
 from zoo.errors import UserError
+from zoo.trained.card import read_card, write_card
 from zoo.trained.evaluating import evaluate
 from zoo.training.storage.workdir import Workdir
 
@@ -48,6 +51,7 @@ def test_a_report_is_written(workdir):
         "statistics": "moving",
         "num_samples": None,
         "batch_size": 500,
+        "crops": 1,
         "dataset": "fashion_mnist_subset",
         "split": "test",
         "model": "regression",
@@ -221,3 +225,100 @@ def test_a_config_of_another_version_is_refused(workdir):
     (workdir / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"has no key 'model': another version wrote it\.$"):
         evaluate(Console(quiet=True), workdir=str(workdir))
+
+
+def softmax_of(path, images):
+    """The probabilities of the workdir's regression of images in [0, 255], in float64."""
+    model = keras.saving.load_model(path / "model.keras", compile=False)
+    kernel, bias = (np.array(w, np.float64) for w in model.get_layer("logits").get_weights())
+    z = images.reshape(len(images), -1) / 255 @ kernel + bias
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture
+def two_workdirs(workdir, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "config.json").write_bytes((workdir / "config.json").read_bytes())
+    model = keras.saving.load_model(workdir / "model.keras", compile=False)
+    model.set_weights([-2 * weight for weight in model.get_weights()])
+    model.save(other / "model.keras")
+    return workdir, other
+
+
+def test_the_probabilities_of_several_models_and_crops_are_averaged(two_workdirs):
+    data = load("fashion_mnist_subset", "test")
+    images = data.images.astype(np.float64)
+    crops = [images, images[:, :, ::-1]]
+    each = [np.mean([softmax_of(path, x) for x in crops], axis=0) for path in two_workdirs]
+    mean = np.mean(each, axis=0)
+    labels = np.arange(len(data)), data.labels
+    console = Console(file=io.StringIO(), width=200)
+    found = evaluate(console, model=[str(path) for path in two_workdirs], crops=2)
+    assert found["loss"] == pytest.approx(-np.log(mean[labels]).mean(), rel=1e-5)
+    assert found["accuracy"] == np.mean(mean.argmax(axis=1) == data.labels)
+    in_five = np.sum(mean > mean[labels][:, None], axis=1) < 5
+    assert found["top5_accuracy"] == np.mean(in_five)
+    for member, alone in zip(found["members"], each, strict=True):
+        assert member["accuracy"] == np.mean(alone.argmax(axis=1) == data.labels)
+        assert member["loss"] == pytest.approx(-np.log(alone[labels]).mean(), rel=1e-5)
+    told = console.file.getvalue()
+    assert "the average of 2 models: regression with norm=none" in told
+    assert re.search(r"crops\W+2\b", told)
+    assert f"{100 * found['members'][1]['accuracy']:.2f} % alone" in told
+    assert not (two_workdirs[0] / "evaluation.json").exists()
+
+
+def test_ten_crops_are_cut_from_the_image_and_resized(workdir, monkeypatch, rng):
+    """Blocks of 7 pixels: a crop of 24 of 28 is resized as Pillow does it."""
+    pixels = rng.integers(0, 256, (23, 28, 28, 1), dtype=np.uint8)
+    labels = rng.integers(0, 10, 23)
+    dataset = Dataset("noise", "test", pixels, labels, tuple("abcdefghij"))
+    monkeypatch.setattr("zoo.data.opening.open_split", lambda *_: dataset)
+    found = []
+    for row, column in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)):
+        # 0.875 of 28 is 24.5, which is rounded to the even 24.
+        cut = [PIL.Image.fromarray(x[row : row + 24, column : column + 24, 0]) for x in pixels]
+        floats = [x.convert("F").resize((28, 28), PIL.Image.Resampling.BILINEAR) for x in cut]
+        resized = np.stack([np.asarray(x, np.float64) for x in floats])
+        found += [softmax_of(workdir, x) for x in (resized, resized[:, :, ::-1])]
+    mean = np.mean(found, axis=0)
+    result = evaluate(Console(quiet=True), workdir=str(workdir), dataset="noise", crops=10)
+    assert result["loss"] == pytest.approx(-np.log(mean[np.arange(23), labels]).mean(), rel=1e-5)
+    assert result["accuracy"] == np.mean(mean.argmax(axis=1) == labels)
+
+
+def test_the_averaged_weights_of_a_run_are_asked_for(two_workdirs):
+    first, other = two_workdirs
+    message = f"{first} has no model_averaged.keras: its run kept no averages, which zoo.train does"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        evaluate(Console(quiet=True), workdir=str(first), weights="averaged")
+    (first / "model_averaged.keras").write_bytes((other / "model.keras").read_bytes())
+    averaged = evaluate(Console(quiet=True), workdir=str(first), weights="averaged")
+    raw = evaluate(Console(quiet=True), workdir=str(other))
+    assert averaged["loss"] == raw["loss"]
+    assert averaged["model_file"] == "model_averaged.keras"
+    with pytest.raises(UserError, match=r"^--weights=averaged is for the working "):
+        evaluate(Console(quiet=True), model=[str(first / "model.keras")], weights="averaged")
+
+
+def test_models_of_other_classes_are_not_averaged(workdir, model_file, photos):
+    del photos
+    with pytest.raises(
+        UserError, match=r"^The model takes images of shape \(16, 16, 3\) and knows"
+    ):
+        evaluate(Console(quiet=True), model=[str(workdir), str(model_file)])
+
+
+def test_models_with_classes_in_another_order_are_not_averaged(model_file, photos, tmp_path):
+    other = tmp_path / "other.keras"
+    keras.saving.load_model(model_file).save(other)
+    card = read_card(model_file)
+    write_card(other, dataclasses.replace(card, class_names=card.class_names[::-1]))
+    message = (
+        "Models that are averaged must know the same classes in the same order, received blue, "
+        f"green, red ({model_file}) and red, green, blue ({other})."
+    )
+    options = {"dataset": "folder", "data_dir": str(photos), "split": "all"}
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        evaluate(Console(quiet=True), model=[str(model_file), str(other)], **options)
