@@ -19,11 +19,13 @@ class Arm:
         name: Its name in tables and claims.
         keys: Keys of `zoo.train` in which it differs.
         measures: Names in `zoo.evidence.measures` of what is measured of the trained model.
+        follows: Name of a layer whose inputs `zoo.evidence.percentiles` follows over training.
     """
 
     name: str
     keys: Mapping[str, Any]
     measures: tuple[str, ...] = ()
+    follows: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from zoo.evidence.experiment import Experiment
 from zoo.training.cli.terminal import duration
 
 #: Metrics that are no shares, and their decimals; the others are shown in per cent.
-NUMBERS = {"gap": 3, "kernel_norm": 1, "steps_to_target": 0}
+NUMBERS = {"drift": 2, "gap": 3, "kernel_norm": 1, "steps_to_target": 0, "widening": 2}
 
 _HEAD = """# Evidence
 

@@ -1,4 +1,4 @@
-"""An experiment as a picture: test accuracy against steps, and where each seed ended."""
+"""An experiment as a picture: test accuracy against steps, where each seed ended, percentiles."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,11 @@ from zoo.evidence.page import NUMBERS, shown
 from zoo.training.storage import files
 
 _WIDTH, _LEAST_HEIGHT, _ARM_HEIGHT = 11.0, 4.0, 0.32
+_PERCENTILES = ("15 %", "50 %", "85 %")
 
 
 def draw(document: dict[str, Any], metric: str, path: Path) -> None:
-    """Draws the curves of all arms, and next to them a metric of each seed.
+    """Draws the curves of all arms, next to them a metric of each seed, and percentiles below.
 
     Args:
         document: What `zoo.evidence.results.document` returns.
@@ -24,8 +25,12 @@ def draw(document: dict[str, Any], metric: str, path: Path) -> None:
 
     arms = list(document["arms"])
     height = max(_LEAST_HEIGHT, 1 + _ARM_HEIGHT * len(arms))
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    curves, ends = figure.subplots(1, 2, width_ratios=(5, 4))
+    followed = document["percentiles"]
+    figure = Figure(figsize=(_WIDTH, height * (2 if followed else 1)), layout="constrained")
+    upper, *lower = figure.subfigures(2 if followed else 1, 1, squeeze=False)[:, 0]
+    for part in lower:
+        _draw_percentiles(part, followed)
+    curves, ends = upper.subplots(1, 2, width_ratios=(5, 4))
     for number, arm in enumerate(arms):
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
         _draw_curve(curves, document["curves"][arm], style)
@@ -60,6 +65,19 @@ def _draw_ends(axes: Any, row: int, values: Sequence[float], color: str) -> None
     axes.plot(finite, [row] * len(finite), "o", color=color, alpha=0.4, markersize=4)
     if finite:
         axes.plot(fmean(finite), row, "|", color=color, markersize=14, markeredgewidth=2)
+
+
+def _draw_percentiles(figure: Any, followed: dict[str, Sequence[Sequence[float]]]) -> None:
+    """Draws what comes into one unit, as figures 1b and 1c of Batch Norm's paper do."""
+    panels = figure.subplots(1, len(followed), sharey=True, squeeze=False)[0]
+    for axes, (arm, rows) in zip(panels, followed.items(), strict=True):
+        steps, *lines = zip(*rows, strict=True)
+        for label, line in reversed(list(zip(_PERCENTILES, lines, strict=True))):
+            axes.plot(steps, line, label=label)
+        axes.set(title=arm, xlabel="steps")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("input of one unit: percentiles")
+    panels[0].legend()
 
 
 def _label(metric: str) -> str:

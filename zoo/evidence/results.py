@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.evidence import percentiles
 from zoo.evidence.claims import Term
 from zoo.evidence.experiment import Experiment
 from zoo.evidence.runs import Measured
@@ -32,6 +33,7 @@ def document(
         "training_seconds": round(sum(run.seconds for run in measured)),
         "arms": arms,
         "curves": curves,
+        "percentiles": {run.arm: run.percentiles[0] for run in measured if run.percentiles},
         "commands": _commands(experiment, scale),
         "claims": [_claim(claim, arms) for claim in experiment.claims],
         **_where(),
@@ -61,6 +63,9 @@ def _numbers(
     numbers = {metric: [run.numbers[metric] for run in runs] for metric in _shared(runs)}
     if experiment.target is not None:
         numbers["steps_to_target"] = [steps_to(run.curve, experiment.target) for run in runs]
+    if all(run.percentiles for run in runs):
+        for metric in (percentiles.drift, percentiles.widening):
+            numbers[metric.__name__] = [metric(run.percentiles) for run in runs]
     return numbers
 
 

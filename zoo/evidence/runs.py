@@ -27,6 +27,7 @@ class Measured:
         numbers: What was measured: a number for each metric.
         curve: Step and test accuracy of each evaluation.
         seconds: Time of the training.
+        percentiles: Those of `zoo.evidence.percentiles`, where the arm follows a layer.
     """
 
     arm: str
@@ -34,6 +35,7 @@ class Measured:
     numbers: dict[str, float]
     curve: list[tuple[int, float]]
     seconds: float
+    percentiles: list[Any] = dataclasses.field(default_factory=list)
 
 
 def run_all(runs: Sequence[Run], folder: Path, processes: int, console: Console) -> list[Measured]:
@@ -133,7 +135,7 @@ def _do(run: Run, folder: Path) -> None:
 
 def _measured(run: Run, config: dict[str, Any], workdir: Any) -> Measured:
     """Trains, or resumes, a run, and measures its model."""
-    from zoo.evidence import measures
+    from zoo.evidence import measures, percentiles
     from zoo.training.records import metrics
     from zoo.training.run import train
 
@@ -151,4 +153,5 @@ def _measured(run: Run, config: dict[str, Any], workdir: Any) -> Measured:
         numbers = measures.of_records(records, config)
         numbers |= measures.of_model(workdir, config, run.arm.measures)
     seconds = records[-1].seconds if records else 0.0
-    return Measured(run.arm.name, run.seed, numbers, curve, seconds)
+    followed = percentiles.follow(workdir, config, run.arm.follows) if run.arm.follows else []
+    return Measured(run.arm.name, run.seed, numbers, curve, seconds, followed)

@@ -9,6 +9,7 @@ def test_arms_curves_and_diverged_runs_are_drawn(tmp_path):
             "diverged": {"accuracy": [0.1, 0.1]},
             "without": {},
         },
+        "percentiles": {"whole": [(10, -1.0, 0.0, 1.0), (20, -2.0, 0.5, 2.0)]},
         "curves": {"whole": [curve, curve], "diverged": [curve[:1], curve], "without": []},
     }
     path = tmp_path / "picture.png"

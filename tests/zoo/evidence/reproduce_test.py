@@ -36,7 +36,10 @@ def test_claims_are_about_what_is_measured(name):
     known = {"accuracy", "best_accuracy", "training_accuracy"}
     if experiment.target is not None:
         known.add("steps_to_target")
-    by_arm = {arm.name: known | set(arm.measures) for arm in experiment.arms}
+    by_arm = {
+        arm.name: known | set(arm.measures) | ({"drift", "widening"} if arm.follows else set())
+        for arm in experiment.arms
+    }
     for claim in experiment.claims:
         assert claim.left.metric in by_arm[claim.left.arm]
         if not isinstance(claim.right, float):
