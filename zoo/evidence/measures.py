@@ -17,8 +17,7 @@ import tensorflow as tf
 from keras_renorm import diagnostics, statistics
 from zoo.data import datasets, pipeline
 from zoo.data.dataset import Dataset
-# Their layers may be in a saved model.
-from zoo.evidence import dealing, domains, moving_averages  # noqa: F401
+from zoo.evidence import dealing, domains, moving_averages  # noqa: F401  # layers of saved models
 from zoo.evidence.corruptions import CORRUPTIONS
 from zoo.trained.opening import load_model
 from zoo.training import builders, evaluation
