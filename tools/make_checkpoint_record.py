@@ -4,7 +4,7 @@ r"""Makes a checkpoint of a finished run of zoo.train, and prints its entry for 
     python tools/make_checkpoint_record.py --workdir=RUN --tag=fashion_mnist \
         --folder=zoo/weights/files --origin="zoo.train --config=resnet20"
 
-Writes FOLDER/MODEL.TAG.weights.h5. Paste the entry into PACKAGED of `zoo/weights/records.py`.
+Writes FOLDER/MODEL.TAG.weights.h5. Paste the entry into `zoo/weights/packaged.py`.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from zoo.errors import UserError
+from zoo.trained.card import read_card
 from zoo.trained.opening import load_model
 from zoo.training import builders
 from zoo.training.storage import files
@@ -73,13 +74,20 @@ def norm_options(model: keras.Model) -> dict[str, Any]:
     }
 
 
-def entry(model: keras.Model, path: pathlib.Path, report: dict[str, Any], **texts: str) -> str:
+def entry(
+    model: keras.Model,
+    path: pathlib.Path,
+    report: dict[str, Any],
+    class_names: tuple[str, ...],
+    **texts: str,
+) -> str:
     """Returns the Python of a record.
 
     Args:
         model: The model.
         path: File of its weights.
         report: What `read_evaluation` returned.
+        class_names: Those of the model's card.
         **texts: The record's name, licence and origin.
     """
     data = path.read_bytes()
@@ -90,11 +98,14 @@ def entry(model: keras.Model, path: pathlib.Path, report: dict[str, Any], **text
         "bytes": len(data),
         "parameters": model.count_params(),
         "top1": round(100 * report["accuracy"], 2),
-        "top1_source": f"{report['num_examples']} images of {report['dataset']}, {report['split']}",
+        "top1_source": (
+            f"{report['num_examples']:,} images of {report['dataset']}, {report['split']}"
+        ),
         "dataset": report["dataset"],
         "input_shape": tuple(model.input_shape[1:]),
         "preprocessing": "unit",
         "num_classes": int(builders.classifier_of(model).output_shape[-1]),
+        "class_names": class_names,
         "norm_options": norm_options(model),
         "licence": texts["licence"],
         "origin": texts["origin"],
@@ -109,7 +120,7 @@ def main(parsed: argparse.Namespace) -> None:
         raise UserError(f"--tag must be of letters, digits, _, - and ., received {parsed.tag!r}.")
     workdir = Workdir(parsed.workdir)
     report = read_evaluation(workdir)
-    model = load_model(workdir)
+    model, card = load_model(workdir), read_card(workdir.model)
     name = f"{report['model']}.{parsed.tag}"
     output = parsed.folder / f"{name}.weights.h5"
     if output.exists():
@@ -117,7 +128,8 @@ def main(parsed: argparse.Namespace) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(output) as temporary:
         model.save_weights(temporary)
-    print(entry(model, output, report, name=name, licence=parsed.licence, origin=parsed.origin))
+    texts = {"name": name, "licence": parsed.licence, "origin": parsed.origin}
+    print(entry(model, output, report, card.class_names if card else (), **texts))
 
 
 if __name__ == "__main__":

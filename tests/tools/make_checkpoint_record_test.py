@@ -51,7 +51,7 @@ def test_the_entry_makes_the_weights_loadable_by_name(run_folder, run_tool, tmp_
     assert status == 0, err
     record = eval(out.rstrip().rstrip(","), {"Record": Record})
     assert record.name == "mlp.tiny"
-    assert (record.top1, record.top1_source) == (98.77, "2000 images of fashion_mnist, test")
+    assert (record.top1, record.top1_source) == (98.77, "2,000 images of fashion_mnist, test")
     assert (record.input_shape, record.num_classes) == ((4, 4, 1), 3)
     assert record.norm_options == {"epsilon": 0.1}
     assert record.parameters == model.count_params()

@@ -193,9 +193,7 @@ def _open_checkpoint(name: str) -> Trained:
     prepared = Preparation(
         height, channels, 0.875 if height >= 224 else 1.0, pixels=record.preprocessing
     )
-    names = _numbered(model)
-    if record.dataset == "fashion_mnist":
-        names = datasets.load(PACKAGED, "test").class_names
+    names = record.class_names or _numbered(model)
     card = Card(names, prepared, record.architecture, "batch_norm", record.dataset)
     return Trained(name, model, card, defaults() | {"dataset": record.dataset})
 

@@ -31,6 +31,7 @@ class Record:
         input_shape: Shape of an image, `(H, W, C)`.
         preprocessing: What the images must go through first; see `zoo.weights.preprocessing`.
         num_classes: Number of classes; None for features without a top.
+        class_names: Their names, where they are known.
         norm_options: Arguments of the normalization layers without which the outputs are not
             those of the publisher's model, such as `{"epsilon": 1.001e-5}`.
         licence: Licence of the weights.
@@ -50,6 +51,7 @@ class Record:
     input_shape: tuple[int, int, int]
     preprocessing: Preprocessing
     num_classes: int | None
+    class_names: tuple[str, ...] = ()
     norm_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     licence: str
     origin: str

@@ -6,6 +6,7 @@ from typing import Any
 
 from zoo.errors import nearest
 from zoo.weights.errors import WeightsError
+from zoo.weights.packaged import PACKAGED
 from zoo.weights.record import Preprocessing, Record
 
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
@@ -111,27 +112,6 @@ def _keras_record(model: str, *, top: bool) -> Record:
         origin="keras.applications",
     )
 
-
-#: Checkpoints that `zoo.train` made, with their files in `zoo/weights/files`.
-#: `tools/make_checkpoint_record.py` prints such an entry.
-PACKAGED: tuple[Record, ...] = (
-    Record(
-        name="resnet20.fashion_mnist",
-        file="resnet20.fashion_mnist.weights.h5",
-        hash="92835ef304c587e1e07d1f028522178ee0c9b73bd012ae2be37544377fe15a18",
-        bytes=1261512,
-        parameters=270829,
-        top1=93.57,
-        top1_source="10,000 images of fashion_mnist, test",
-        dataset="fashion_mnist",
-        input_shape=(28, 28, 1),
-        preprocessing="unit",
-        num_classes=10,
-        norm_options={},
-        licence="Apache-2.0",
-        origin="zoo.train --config=resnet20 --config.dataset=fashion_mnist",
-    ),
-)
 
 #: Every checkpoint that is known by name.
 RECORDS: dict[str, Record] = {
