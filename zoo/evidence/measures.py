@@ -79,11 +79,17 @@ def of_diverged(config: Mapping[str, Any], measures: Sequence[str]) -> dict[str,
     return dict.fromkeys(names, chance) | {"diverged": 1.0}
 
 
-def _precise(model: keras.Model, config: Mapping[str, Any], test: Dataset) -> float:
+def _precise(
+    model: keras.Model,
+    config: Mapping[str, Any],
+    test: Dataset,
+    samples: int = PRECISE_SAMPLES,
+    batch_size: int = PRECISE_SAMPLES,
+) -> float:
     """Test accuracy with the statistics of training images, computed anew."""
     images = datasets.load(config["dataset"], "train", config["data_dir"])
-    batches = pipeline.evaluation_batches(images, PRECISE_SAMPLES)
-    statistics.precise(model, batches, num_samples=PRECISE_SAMPLES, verbose=0)
+    batches = pipeline.evaluation_batches(images, batch_size)
+    statistics.precise(model, batches, num_samples=samples, verbose=0)
     return evaluation.Evaluator(model, test, config["eval_batch_size"])().accuracy
 
 
@@ -140,6 +146,8 @@ def _pixels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 #: What can be measured of a model: its name, and how.
 MEASURES: dict[str, Callable[..., float]] = {
     "precise": _precise,
+    "precise_100": functools.partial(_precise, samples=100, batch_size=100),
+    "precise_by_2": functools.partial(_precise, samples=400, batch_size=2),
     "minibatch": _minibatch,
     "gap": _gap,
     "kernel_norm": _kernel_norm,

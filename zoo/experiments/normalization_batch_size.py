@@ -3,8 +3,8 @@
 from zoo.evidence.claims import Claim, Term
 from zoo.evidence.experiment import Arm, Experiment, Scale
 
-_SIZES = (2, 4, 8, 16, 64)
-_MEASURES = ("precise", "minibatch")
+_SIZES = (2, 4, 16, 64)
+_MEASURES = ("precise", "precise_100", "precise_by_2", "minibatch")
 
 
 def _name(size: int) -> str:
@@ -22,27 +22,22 @@ EXPERIMENT = Experiment(
         "A wide residual net of 10 layers learns Fashion-MNIST (the packaged subset) with Batch "
         "Norm. The gradient is of 64 images, the moments are of ghost batches of fewer. Inference "
         "uses the moving averages (accuracy), the statistics of 2,000 training images with the "
-        "final weights (precise), or those of as many test images as in training (minibatch). The "
-        "paper trains a ResNet-50 on ImageNet."
+        "final weights (precise), of 100 of them, or of 400 that are taken 2 at a time, or those "
+        "of as many test images as in training (minibatch). The paper trains a ResNet-50 on "
+        "ImageNet."
     ),
     recipe="resnet20",
     keys={
         "model": "wide_resnet_10_1",
         "norm": "batch_norm",
         "batch_size": 64,
-        "num_steps": 600,
+        "num_steps": 400,
         "norm_momentum": 0.9,
         "eval_every_steps": 100,
     },
     arms=(
         *(Arm(_name(n), {"virtual_batch_size": n % 64}, _MEASURES) for n in _SIZES),
-        *(
-            Arm(
-                _frozen(n),
-                {"virtual_batch_size": n % 64, "freeze_statistics_at_step": 0.8},
-            )
-            for n in (2, 64)
-        ),
+        Arm(_frozen(2), {"virtual_batch_size": 2, "freeze_statistics_at_step": 0.8}),
     ),
     claims=(
         Claim(
@@ -63,6 +58,12 @@ EXPERIMENT = Experiment(
             Term(_name(64), "precise"),
             Term(_name(64)),
             within=0.01,
+        ),
+        Claim(
+            "Precise statistics that are taken 2 images at a time are worse.",
+            "error 28.8 against 23.5 % at 32 (section 3)",
+            Term(_name(64), "precise"),
+            Term(_name(64), "precise_by_2"),
         ),
         Claim(
             "At 2 images a net that trains on with frozen statistics is ahead.",
@@ -100,5 +101,5 @@ EXPERIMENT = Experiment(
             {"model": "resnet20", "dataset": "cifar10", "num_steps": 20_000}, 3, "not run"
         ),
     },
-    columns=("accuracy", "precise", "minibatch"),
+    columns=("accuracy", *_MEASURES),
 )
