@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def run_all(runs: Sequence[Run], folder: Path, processes: int, console: Console)
         console: Where to show a progress bar.
 
     Raises:
-        UserError: When a run cannot start, or its folder holds another one.
+        UserError: When a run cannot start or is killed, or its folder holds another one.
     """
     left = [run for run in runs if not _record_of(run, folder).is_file()]
     for run in runs:
@@ -67,6 +68,11 @@ def run_all(runs: Sequence[Run], folder: Path, processes: int, console: Console)
             for done in concurrent.futures.as_completed(pending):
                 done.result()
                 progress.advance(task)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A process of a run was killed, for want of memory perhaps. The same command goes "
+                "on; --processes=1 takes the least memory."
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -77,16 +83,24 @@ def read(run: Run, folder: Path) -> Measured:
     """Returns what a finished run gave.
 
     Raises:
-        UserError: When its folder holds a run with other keys.
+        UserError: When its folder holds a run with other keys, or the file is damaged.
     """
     path = _record_of(run, folder)
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if values.pop("flags") != run.flags:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        flags, curve = values.pop("flags"), [tuple(point) for point in values["curve"]]
+        measured = Measured(**values | {"curve": curve})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged: {type(error).__name__}: {error}. Remove it, and the same command "
+            "measures the run again."
+        ) from error
+    if flags != run.flags:
         raise UserError(
             f"{path} is of a run with other keys. Nothing was written: choose another --workdir, "
             "or move that folder away."
         )
-    return Measured(**values | {"curve": [tuple(point) for point in values["curve"]]})
+    return measured
 
 
 def _record_of(run: Run, folder: Path) -> Path:

@@ -1,12 +1,14 @@
+import dataclasses
 import io
 import json
+import os
 
 import pytest
 from rich.console import Console
 
 from zoo.errors import UserError
 from zoo.evidence.experiment import Arm, Run
-from zoo.evidence.runs import run_all
+from zoo.evidence.runs import read, run_all
 
 KEYS = {"num_steps": 4, "eval_every_steps": 2, "seed": 0}
 
@@ -37,3 +39,28 @@ def test_runs_are_trained_measured_and_taken_up(tmp_path):
     assert run_all(runs, tmp_path, 1, console())[0].numbers["accuracy"] == 0.123
     with pytest.raises(UserError, match="of a run with other keys"):
         run_all([run("first", norm="batch_norm")], tmp_path, 1, console())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"flags": [], "curve": 3}', '{"flags": [], "curve": []}']
+)
+def test_a_damaged_record_is_named(tmp_path, text):
+    path = tmp_path / "first" / "measured.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"measured\.json is damaged: .* Remove it, and the same"):
+        read(run("first"), tmp_path)
+
+
+class _Killed:
+    """Ends the process that it is sent to."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_process_that_is_killed_is_reported(tmp_path):
+    """As by the kernel, when memory ends."""
+    killed = dataclasses.replace(run("first"), keys={"num_steps": _Killed()})
+    with pytest.raises(UserError, match=r"was killed.* --processes=1 takes the least\."):
+        run_all([killed], tmp_path, 2, console())
