@@ -32,12 +32,11 @@ ADAPTED_SAMPLES = 1000
 GAP_MINIBATCHES = 8
 
 
-def of_records(records: Sequence[Record], config: Mapping[str, Any]) -> dict[str, float]:
+def of_records(records: Sequence[Record]) -> dict[str, float]:
     """Returns what the records say.
 
     Args:
         records: Of the whole run.
-        config: The run's.
 
     Returns:
         `accuracy`, of the test images at the end; `best_accuracy`, at any evaluation; and

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.evidence import percentiles
-from zoo.evidence.claims import Term
+from zoo.evidence.claims import Claim
 from zoo.evidence.experiment import Experiment
 from zoo.evidence.runs import Measured
 
@@ -84,13 +84,13 @@ def _commands(experiment: Experiment, scale: str) -> dict[str, str]:
     return {run.arm.name: " ".join(["python -m zoo.train", *run.flags]) for run in runs}
 
 
-def _claim(claim: Any, arms: dict[str, Any]) -> dict[str, Any]:
+def _claim(claim: Claim, arms: dict[str, Any]) -> dict[str, Any]:
     difference, error, verdict = claim.find(arms)
     return {
         "text": claim.text,
         "paper": claim.paper,
         "rule": claim.rule,
-        "metric": claim.left.metric if isinstance(claim.left, Term) else None,
+        "metric": claim.left.metric,
         "difference": difference,
         "error": None if error == float("inf") else error,
         "verdict": verdict,

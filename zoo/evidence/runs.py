@@ -164,7 +164,7 @@ def _measured(run: Run, config: dict[str, Any], workdir: Any) -> Measured:
     if diverged:
         numbers = measures.of_diverged(config, run.arm.measures)
     else:
-        numbers = measures.of_records(records, config)
+        numbers = measures.of_records(records)
         numbers |= measures.of_model(workdir, config, run.arm.measures)
     seconds = records[-1].seconds if records else 0.0
     followed = percentiles.follow(workdir, config, run.arm.follows) if run.arm.follows else []

@@ -32,14 +32,14 @@ def workdir(tmp_path):
     return found
 
 
-def test_records_tell_the_last_and_the_best(config):
+def test_records_tell_the_last_and_the_best():
     records = [
         record(10, "train", 0.5),
         record(10, "test", 0.7),
         record(20, "train", 0.8),
         record(20, "test", 0.6),
     ]
-    assert measures.of_records(records, config) == {
+    assert measures.of_records(records) == {
         "accuracy": 0.6,
         "best_accuracy": 0.7,
         "training_accuracy": 0.8,
