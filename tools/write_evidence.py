@@ -1,4 +1,4 @@
-"""Writes docs/evidence.md from the results in docs/evidence.
+"""Writes docs/evidence.md, and the table in README.md, from the results in docs/evidence.
 
 python tools/write_evidence.py [DIR]
 
@@ -10,11 +10,21 @@ import json
 import pathlib
 import shutil
 import sys
+from typing import Any
 
 from zoo.evidence import page, reproduce
 from zoo.training.storage import files
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
+
+#: Lines of README's table: the minibatches, the experiment, Batch Renorm's arm and Batch Norm's.
+HEADLINE = (
+    ("two labels each", "non_iid", "Batch Renorm, two labels", "Batch Norm, two labels"),
+    ("i.i.d.", "non_iid", "Batch Renorm, i.i.d.", "Batch Norm, i.i.d."),
+    ("i.i.d., moments over 2", "microbatch", "Batch Renorm, 2 images", "Batch Norm, 2 images"),
+    ("i.i.d., moments over 4", "microbatch", "Batch Renorm, 4 images", "Batch Norm, 4 images"),
+)
+_BEGIN, _END = "<!-- headline -->\n", "<!-- end of headline -->"
 
 
 def take(folder: pathlib.Path) -> None:
@@ -27,17 +37,35 @@ def take(folder: pathlib.Path) -> None:
 
 def text() -> str:
     """Returns the page of the results that are there, in the order of their names."""
-    paths = sorted((DOCS / "evidence").glob("*.json"))
-    documents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    documents = [_document(path.stem) for path in sorted((DOCS / "evidence").glob("*.json"))]
     sections = [page.section(reproduce.load(found["name"]), found) for found in documents]
     return page.page(sections, documents)
 
 
+def headline(readme: str) -> str:
+    """Returns README with its table made anew."""
+    before, _, rest = readme.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    rows = ["| minibatches | Batch Renorm | Batch Norm |", "|---|---|---|"]
+    for title, name, *arms in HEADLINE:
+        numbers = _document(name)["arms"]
+        cells = (f"{page.cell(numbers[arm], 'accuracy')} %" for arm in arms)
+        rows.append(f"| {title} | {' | '.join(cells)} |")
+    return f"{before}{_BEGIN}{chr(10).join(rows)}\n{end}{after}"
+
+
+def _document(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DOCS / "evidence" / f"{name}.json").read_text("utf-8"))
+    return found
+
+
 def main() -> None:
-    """Writes the page."""
+    """Writes the page and the table."""
     for folder in sys.argv[1:]:
         take(pathlib.Path(folder))
     files.write_text(DOCS / "evidence.md", text())
+    readme = DOCS.parent / "README.md"
+    files.write_text(readme, headline(readme.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,12 @@ def test_the_page_is_that_of_the_results():
     assert (write_evidence.DOCS / "evidence.md").read_text() == write_evidence.text()
 
 
+def test_the_table_in_readme_is_that_of_the_results():
+    readme = (ROOT / "README.md").read_text()
+    assert write_evidence.headline(readme) == readme
+    assert "| two labels each | 8" in readme
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_verdicts_follow_from_the_numbers(path):
     """Judged anew, by the rules in zoo/experiments."""

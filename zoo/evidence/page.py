@@ -86,13 +86,13 @@ def _table(experiment: Experiment, document: Mapping[str, Any]) -> str:
     columns = experiment.columns
     head = f"| | {' | '.join(column.replace('_', ' ') for column in columns)} |"
     rows = [
-        f"| {arm.name} | {' | '.join(_cell(document['arms'][arm.name], c) for c in columns)} |"
+        f"| {arm.name} | {' | '.join(cell(document['arms'][arm.name], c) for c in columns)} |"
         for arm in experiment.arms
     ]
     return "\n".join([head, f"|---{'|---' * len(columns)}|", *rows, ""])
 
 
-def _cell(numbers: Mapping[str, Sequence[float]], column: str) -> str:
+def cell(numbers: Mapping[str, Sequence[float]], column: str) -> str:
     """Returns a mean and the deviation over the seeds."""
     if column not in numbers:
         return "-"
