@@ -10,8 +10,11 @@ import pytest
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 ARGUMENTS = {
+    "crossq_critic": ["--steps=20", "--batch_size=16"],
     "fine_tune_at_batch_2": ["--images=8"],
     "jax_training_step": ["--steps=20"],
+    "metric_learning": ["--steps=10"],
+    "mirrored_fit": ["--images=32"],
     "torch_data_parallel": ["--steps=3"],
     "unet_at_batch_1": ["--steps=8"],
 }
