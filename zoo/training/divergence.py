@@ -1,11 +1,37 @@
-"""Where numbers that are not finite come from."""
+"""Where numbers that are not finite come from, and what is said of them."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from zoo.errors import DivergedError
 from zoo.training.distribution.replicas import own_rows
+from zoo.training.setup import Setup
+
+
+def diverged(
+    setup: Setup, step: int, loss: float, saved: Path | None, images: Any = None
+) -> DivergedError:
+    """Returns the error for a loss that is not finite. All workers must call it together.
+
+    Args:
+        setup: Of the run.
+        step: After which the loss was found.
+        loss: The loss.
+        saved: The newest checkpoint, if there is one.
+        images: The minibatch, where it is a training step's.
+    """
+    with setup.workers.strategy.scope():
+        layer = None if images is None else first_not_finite(setup.model, images)
+    where = f" The first layer whose output is not finite is {layer}." if layer else ""
+    return DivergedError(
+        f"The loss is {loss} at step {step} (learning rate {setup.rate(step):.4g}): training has "
+        f"diverged and was stopped.{where} Try a lower --config.learning_rate or a longer "
+        "--config.warmup_steps in another --workdir. "
+        f"The newest checkpoint is {saved or 'none: it was too early for one'}."
+    )
 
 
 def first_not_finite(model: keras.Model, images: Any) -> str | None:

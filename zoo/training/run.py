@@ -48,21 +48,20 @@ def train(
         return _nothing_to_do(workdir, console)
     load_tensorflow(quiet=len(cluster) > 1)
     if dry_run:
-        return _rehearse(config, workdir, cluster, console)
+        return _rehearse(config, cluster, console)
     return _train(config, workdir, cluster, console, profile_steps)
 
 
-def _rehearse(
-    config: Mapping[str, Any], workdir: Workdir, cluster: Cluster, console: Console
-) -> int:
+def _rehearse(config: Mapping[str, Any], cluster: Cluster, console: Console) -> int:
     """Does two steps, and writes nothing."""
     from zoo.training.distribution.strategies import make_strategy
     from zoo.training.distribution.workers import Workers
-    from zoo.training.loop import Trainer
+    from zoo.training.records.rehearsal import rehearse
+    from zoo.training.setup import Setup
 
     workers = Workers(make_strategy(config, cluster), cluster)
     console.quiet |= not workers.is_chief
-    Trainer(config, workdir, console, workers).rehearse()
+    rehearse(Setup(config, console, workers))
     return 0
 
 

@@ -1,40 +1,14 @@
 """Trainings as processes of their own, which are killed, stopped, damaged and resumed."""
 
-import json
 import math
 import re
 import shutil
 import signal
 import subprocess
-import time
 
 import keras
 import numpy as np
 import pytest
-
-import keras_renorm
-
-
-def records(workdir):
-    """The records without what depends on the clock."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    clock = ("seconds", "images_per_second")
-    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
-
-
-def checkpoints(workdir):
-    return sorted(int(path.name[5:]) for path in (workdir / "checkpoints").glob("step-*"))
-
-
-def send_after(process, workdir, step, number):
-    """Sends a signal to a training once it has saved a checkpoint of `step` or later."""
-    deadline = time.monotonic() + 60
-    while not any(saved >= step for saved in checkpoints(workdir)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, process.kill()
-        time.sleep(0.002)
-    process.send_signal(number)
-    return process.communicate(timeout=60)
 
 
 def damage(workdir):
@@ -49,7 +23,14 @@ def damage(workdir):
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_damaged_and_stopped_ends_as_one_that_was_not(
-    start_program, run_program, finished_run, tiny_arguments, tmp_path
+    records,
+    checkpoints,
+    send_after,
+    start_program,
+    run_program,
+    finished_run,
+    tiny_arguments,
+    tmp_path,
 ):
     arguments = ("zoo.train", f"--workdir={tmp_path}", *tiny_arguments)
 
@@ -126,7 +107,15 @@ EVERYTHING = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_everything_is_resumed_bit_for_bit(
-    start_program, run_program, finished_run, tiny_arguments, tmp_path, name
+    records,
+    send_after,
+    weights_by_layer,
+    start_program,
+    run_program,
+    finished_run,
+    tiny_arguments,
+    tmp_path,
+    name,
 ):
     arguments = [*tiny_arguments, *EVERYTHING[name]]
     if name == "rmsprop":
@@ -163,62 +152,6 @@ def test_everything_is_resumed_bit_for_bit(
         ) == 1
 
 
-def weights_by_layer(path):
-    model = keras.saving.load_model(path, compile=False)
-    layers = [layer for layer in model.layers if layer.weights]
-    return {layer.name: [np.asarray(value) for value in layer.variables] for layer in layers}
-
-
-def test_the_records_are_complete_and_tell_the_schedules(finished_run):
-    workdir, _ = finished_run
-    found = records(workdir)
-    train = [record for record in found if record["split"] == "train"]
-    test = [record for record in found if record["split"] == "test"]
-    assert [record["step"] for record in train] == [*range(7, 120, 7), 120]
-    assert [record["step"] for record in test] == [50, 100, 120]
-    at_14 = train[1]
-    assert at_14["learning_rate"] == pytest.approx(0.02 * 13 / 20)
-    assert at_14["r_max"] == pytest.approx(1 + 2 * (14 - 10) / (1050 - 10))
-    assert at_14["d_max"] == pytest.approx(5 * (14 - 10) / (750 - 10))
-    assert test[-1]["accuracy"] > 0.2  # Chance is 0.1.
-
-
-def test_what_lint_finds_is_printed_before_the_first_step(finished_run):
-    printed = finished_run[1].stdout
-    finding = "lint: The schedule of hidden1_norm does not end: r_max is 1.21 after 120 steps"
-    assert printed.count(finding) == 1
-    assert printed.index(finding) < printed.index("step 7/120")
-
-
-def test_the_speed_is_that_of_the_clock(finished_run):
-    workdir, _ = finished_run
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    seconds = [line["seconds"] for line in lines]
-    assert seconds == sorted(seconds)
-    # 7 steps of 20 images.
-    took = sum(140 / line["images_per_second"] for line in lines[:-2] if line["split"] == "train")
-    assert 0 < took < seconds[-1]
-
-
-def test_the_model_gives_probabilities_and_holds_its_schedule(finished_run):
-    workdir, _ = finished_run
-    model = keras.saving.load_model(workdir / "model.keras", compile=False)
-    probabilities = model.predict(np.zeros((3, 28, 28, 1)), verbose=0)
-    assert probabilities.shape == (3, 10)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
-    layer = model.get_layer("hidden1_norm")
-    assert isinstance(layer, keras_renorm.layers.BatchRenormalization)
-    assert int(layer.update_count) == 120
-
-
-def test_two_checkpoints_and_the_events_are_kept(finished_run):
-    workdir, _ = finished_run
-    assert checkpoints(workdir) == [110, 120]
-    events = [path.parent.name for path in (workdir / "tensorboard").rglob("*tfevents*")]
-    assert sorted(events) == ["test", "train"]
-    assert not list(workdir.rglob(".tmp-*"))
-
-
 EVALUATING = """
 import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup turns it off
@@ -244,7 +177,7 @@ def evaluating(workdir, arguments, number, evaluation):
 
 @pytest.mark.slow
 def test_the_last_evaluation_is_made_by_the_resumed_run(
-    run_python, run_program, finished_run, tiny_arguments, tmp_path
+    records, run_python, run_program, finished_run, tiny_arguments, tmp_path
 ):
     cut = run_python(evaluating(tmp_path, [*tiny_arguments], signal.SIGTERM, 3))
     assert cut.returncode == 128 + signal.SIGTERM
@@ -261,7 +194,15 @@ def test_the_last_evaluation_is_made_by_the_resumed_run(
     [(signal.SIGKILL, 10), (signal.SIGKILL, 30), (signal.SIGTERM, 10), (signal.SIGHUP, 30)],
 )
 def test_an_evaluation_that_is_cut_short_costs_itself_only(
-    run_python, run_program, finished_run, tiny_arguments, tmp_path, number, every
+    records,
+    checkpoints,
+    run_python,
+    run_program,
+    finished_run,
+    tiny_arguments,
+    tmp_path,
+    number,
+    every,
 ):
     arguments = [*tiny_arguments, f"--config.checkpoint_every_steps={every}"]
     cut = run_python(evaluating(tmp_path, arguments, number, 2))
@@ -279,27 +220,6 @@ def test_an_evaluation_that_is_cut_short_costs_itself_only(
     assert records(tmp_path) == records(finished_run[0])
     events = [path.parent.name for path in (tmp_path / "tensorboard").rglob("*tfevents*")]
     assert sorted(events) == ["test", "train"]
-
-
-@pytest.mark.slow
-def test_a_run_saves_by_time_and_keeps_what_was_asked_for(run_program, tiny_arguments, tmp_path):
-    done = run_program(
-        "zoo.train",
-        f"--workdir={tmp_path}",
-        *tiny_arguments,
-        "--config.checkpoint_every_steps=1000",
-        "--config.checkpoint_every_minutes=1e-5",
-        "--config.keep_every_steps=40",
-        "--config.keep_checkpoints=3",
-        "--config.keep_best",
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    tests = [record for record in records(tmp_path) if record["split"] == "test"]
-    best = max(tests, key=lambda record: record["accuracy"])["step"]
-    kept = checkpoints(tmp_path)
-    assert {40, 80, 120, best} <= set(kept)
-    assert kept[-1] == 120
-    assert len(kept) <= 6
 
 
 @pytest.mark.slow
@@ -323,7 +243,9 @@ def test_a_finished_run_can_become_longer(finished_run, run_program, tiny_argume
 
 
 @pytest.mark.parametrize("found_by", ["step", "evaluation"])
-def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(run_program, tmp_path, found_by):
+def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(
+    checkpoints, run_program, tmp_path, found_by
+):
     # The loss of the first step is that of the weights before it. In the second hidden1 is 1e31 and
     # hidden2's weights 1e29, whose product float32 does not hold.
     steps = ("--config.num_steps=1",) if found_by == "evaluation" else ()
@@ -346,7 +268,7 @@ def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(run_program, tm
 
 @pytest.mark.parametrize("stderr_too", [False, True])
 def test_a_training_goes_on_when_nobody_reads_its_output(
-    start_program, finished_run, tiny_arguments, tmp_path, stderr_too
+    weights_by_layer, start_program, finished_run, tiny_arguments, tmp_path, stderr_too
 ):
     workdir = tmp_path / "run"
     options = {"stderr": subprocess.STDOUT} if stderr_too else {}  # as 2>&1
@@ -361,36 +283,3 @@ def test_a_training_goes_on_when_nobody_reads_its_output(
     for name, weights in weights_by_layer(finished_run[0] / "model.keras").items():
         for actual, value in zip(found[name], weights, strict=True):
             np.testing.assert_array_equal(actual, value, name)
-
-
-def test_records_that_are_gone_are_missed(finished_run, run_program, tiny_arguments, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(finished_run[0], workdir)
-    (workdir / "model.keras").unlink()
-    shutil.rmtree(sorted((workdir / "checkpoints").iterdir())[-1])
-    (workdir / "metrics.jsonl").unlink()
-    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    [step] = re.findall(r"resuming from step (\d+)", done.stdout)
-    assert f"warning: the records up to step {step} are gone from {workdir}" in done.stdout
-
-
-def test_a_run_whose_checkpoints_are_gone_or_all_damaged_does_not_start_again(
-    finished_run, run_program, tiny_arguments, tmp_path
-):
-    workdir = tmp_path / "run"
-    shutil.copytree(finished_run[0], workdir)
-    (workdir / "model.keras").unlink()
-    metrics = (workdir / "metrics.jsonl").read_text()
-    for checkpoint in (workdir / "checkpoints").iterdir():
-        (checkpoint / "state.json").write_text("{}")
-    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: None of the 2 checkpoints in ")
-
-    shutil.rmtree(workdir / "checkpoints")
-    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
-    assert done.returncode == 2
-    assert "has records up to step 120 and no checkpoint" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert (workdir / "metrics.jsonl").read_text() == metrics

@@ -46,6 +46,11 @@ class StopRequest:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
         }
 
+    @property
+    def cause(self) -> signal.Signals:
+        """The signal that this process has received; SIGTERM where another worker has."""
+        return self.received or signal.SIGTERM
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Remembers the signal and lets the next one through."""
         del frame

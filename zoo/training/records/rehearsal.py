@@ -1,7 +1,9 @@
 """What `--dry_run` tells: how large a model is, what a step takes, how long a run will be."""
 
+import math
 import resource
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +12,8 @@ import numpy as np
 from rich.console import Console
 
 from zoo.training.cli import terminal
+from zoo.training.divergence import diverged
+from zoo.training.setup import Setup
 
 
 class Measured(NamedTuple):
@@ -26,6 +30,25 @@ class Measured(NamedTuple):
     second: float
     evaluation: float
     state_bytes: int
+
+
+def rehearse(setup: Setup) -> None:
+    """Does two steps and an evaluation, and prints what a run takes.
+
+    Raises:
+        DivergedError: When the loss of a step is not finite.
+    """
+    seconds = []
+    for step, (images, labels) in zip((1, 2), setup.batches(0), strict=False):
+        begin = time.perf_counter()
+        loss = float(setup.step(images, labels).objective)
+        seconds.append(time.perf_counter() - begin)
+        if not math.isfinite(loss):
+            raise diverged(setup, step, loss, None, images)
+    evaluation = sum(evaluate().seconds for evaluate in setup.evaluators.values())
+    size = sum(math.prod(v.shape) * v.dtype.size for v in setup.variables)
+    measured = Measured(seconds[0], seconds[-1], evaluation, size)
+    print_rehearsal(setup.config, setup.model, measured, setup.console)
 
 
 def multiply_adds(model: keras.Model) -> int:

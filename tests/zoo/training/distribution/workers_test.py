@@ -89,7 +89,7 @@ from zoo.training import loop
 class Shown(loop.Trainer):
     def run(self):
         status = super().run()
-        digest = hashlib.sha256(b"".join(w.tobytes() for w in self._model.get_weights()))
+        digest = hashlib.sha256(b"".join(w.tobytes() for w in self.setup.model.get_weights()))
         print("weights", digest.hexdigest())
         return status
 

@@ -1,0 +1,63 @@
+"""What a run does with its normalization beside training it: lint, first statistics, freezing."""
+
+from keras_renorm import diagnostics, statistics
+from zoo.training import pictures
+from zoo.training.setup import Setup
+
+#: From how many training images `initial_statistics=precise` computes.
+_PRECISE_SAMPLES = 2000
+
+
+class Norms:
+    """The normalization layers of a run.
+
+    Args:
+        setup: Of the run.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._frozen = False
+
+    def prepare(self, step: int) -> None:
+        """Before the steps after `step`: computes statistics if asked, and says what is wrong."""
+        config = self._setup.config
+        if step == 0 and config["initial_statistics"] == "precise":
+            self._compute_statistics()
+        if step < config["num_steps"]:
+            self._lint(config["num_steps"] - step)
+
+    def _compute_statistics(self) -> None:
+        """Gives the norms the statistics of training images."""
+        setup = self._setup
+        samples = min(_PRECISE_SAMPLES, len(setup.dataset))
+        batches = pictures.evaluation_batches(setup.config, setup.dataset)
+        statistics.precise(setup.model, batches, num_samples=samples, verbose=0)
+        if setup.averages is not None:
+            setup.averages.model.set_weights(setup.model.get_weights())
+        setup.say(f"statistics computed of {samples} training images")
+
+    def _lint(self, num_steps: int) -> None:
+        """Prints what is wrong with the normalization for the steps that are to be done."""
+        setup = self._setup
+        report = diagnostics.lint(
+            setup.model,
+            setup.config["batch_size"],
+            num_steps=num_steps,
+            replicas=setup.workers.strategy.num_replicas_in_sync,
+        )
+        for sentence in report.sentences():
+            setup.say(f"lint: {sentence}")
+
+    def freeze_if_due(self, step: int) -> None:
+        """From the step that the config says, normalizes with the moving statistics as they are."""
+        config = self._setup.config
+        at_step = config["freeze_statistics_at_step"]
+        due = 0 < at_step <= step or config["initial_statistics"] == "frozen"
+        if self._frozen or not due:
+            return
+        statistics.freeze(self._setup.model)
+        with self._setup.workers.strategy.scope():
+            self._setup.trace_again()
+        self._frozen = True
+        self._setup.say(f"statistics frozen after step {step}")
