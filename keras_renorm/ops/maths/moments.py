@@ -74,6 +74,13 @@ def moments(
     Source: Ioffe & Szegedy 2015, Algorithm 1. The shifted sums: Chan, Golub & LeVeque 1983,
     equation 1.7, there the corrected two-pass algorithm.
     """
+    return moments_and_shift(x, axis, mask, ghosts=ghosts)[0]
+
+
+def moments_and_shift(
+    x: Tensor, axis: int, mask: Tensor | None, *, ghosts: bool
+) -> tuple[Moments, Tensor]:
+    """`moments`, and the value close to the mean, without gradient, that they come from."""
     x, axis, mask = arguments.inputs(x, axis, mask)
     dtype = arguments.wide(x.dtype)
     count = _count(x, axis, mask, dtype, ghosts)
@@ -84,7 +91,7 @@ def moments(
     second = channel_sum(keras.ops.square(shifted), axis, ghosts) / divisor
     variance = or_nan(at_least(0, second - keras.ops.square(first)))
     mean, remainder = two_sum(shift, first)
-    return Moments(mean, variance, count, remainder)
+    return Moments(mean, variance, count, remainder), shift
 
 
 def or_nan(variance: Tensor) -> Tensor:
@@ -143,14 +150,13 @@ def rounded(count: Tensor, mean: Tensor, rest: Any, variance: Tensor, dtype: Any
     return Moments(near, or_nan(variance), count, rest)
 
 
-def centre(x: Tensor, axis: int, mean: Tensor, remainder: Tensor | None = None) -> Tensor:
-    """`(x - mean) - remainder` in the dtype of `mean`, per channel.
+def centre(x: Tensor, axis: int, mean: Tensor) -> Tensor:
+    """`x - mean` in the dtype of `mean`, per channel.
 
     Exact for `x` near `mean` (Sterbenz), where `x * scale - mean * scale` cancels.
     """
     # The bits of a difference; but a sum is what converters fold into the bias of a dense layer.
-    centred = keras.ops.cast(x, mean.dtype) + spread(-mean, x, axis)
-    return centred if remainder is None else centred - spread(remainder, x, axis)
+    return keras.ops.cast(x, mean.dtype) + spread(-mean, x, axis)
 
 
 def _count(x: Tensor, axis: int, mask: Tensor | None, dtype: str, ghosts: bool) -> Tensor:

@@ -21,7 +21,9 @@ def moments(x: Tensor, mask: Tensor | None, settings: Settings) -> Moments:
 
 def normalize(x: Tensor, affine: Affine, settings: Settings) -> Tensor:
     """`y = (x - mean) * scale + offset`, or its positive part, in the dtype of `x`."""
-    y = _affine(_centred(x, affine, settings), affine.scale, affine.offset, settings.axis)
+    axis = settings.axis
+    offset = spread(_from_rounded_mean(affine, affine.scale, affine.offset), x, axis)
+    y = centre(x, axis, affine.mean) * spread(affine.scale, x, axis) + offset
     return keras.ops.cast(keras.ops.relu(y) if settings.relu else y, x.dtype)
 
 
@@ -29,12 +31,12 @@ def gradient_sums(
     dy: Tensor, x: Tensor, affine: Affine, mask: Tensor | None, settings: Settings
 ) -> Sums:
     """`sum dy` and `sum dy * (x - mean)` over the positions that count."""
-    centred = _centred(x, affine, settings)
+    axis, ghosts = settings.axis, len(affine.mean.shape) == 2
+    centred = centre(x, axis, affine.mean)
     dy = _received(dy, centred, affine, mask, settings)
-    ghosts = len(affine.mean.shape) == 2
-    products = dy * select(mask, centred)
-    axis = settings.axis
-    return Sums(channel_sum(dy, axis, ghosts), channel_sum(products, axis, ghosts))
+    first = channel_sum(dy, axis, ghosts)
+    second = channel_sum(dy * select(mask, centred), axis, ghosts)
+    return Sums(first, _from_rounded_mean(affine, first, second))
 
 
 def input_gradient(
@@ -46,19 +48,21 @@ def input_gradient(
     settings: Settings,
 ) -> Tensor:
     """`dx = scale * dy - bias - (x - mean) * slope`, and 0 at masked positions."""
-    centred = _centred(x, affine, settings)
-    dy = _received(dy, centred, affine, mask, settings)
     axis = settings.axis
-    dx = spread(affine.scale, x, axis) * dy - _affine(centred, line.slope, line.bias, axis)
+    centred = centre(x, axis, affine.mean)
+    dy = _received(dy, centred, affine, mask, settings)
+    bias = spread(_from_rounded_mean(affine, line.slope, line.bias), x, axis)
+    dx = spread(affine.scale, x, axis) * dy - centred * spread(line.slope, x, axis) - bias
     return keras.ops.cast(select(mask, dx), x.dtype)
 
 
-def _centred(x: Tensor, affine: Affine, settings: Settings) -> Tensor:
-    return centre(x, settings.axis, affine.mean, affine.mean_remainder)
+def _from_rounded_mean(affine: Affine, slope: Tensor, at_mean: Tensor) -> Tensor:
+    """What a line is at the rounded mean that is `at_mean` at the mean itself, per channel.
 
-
-def _affine(centred: Tensor, scale: Tensor, offset: Tensor, axis: int) -> Tensor:
-    return centred * spread(scale, centred, axis) + spread(offset, centred, axis)
+    So no pass over a tensor takes the remainder into account.
+    """
+    remainder = affine.mean_remainder
+    return at_mean if remainder is None else at_mean - remainder * slope
 
 
 def _received(
@@ -68,4 +72,7 @@ def _received(
     dy = select(mask, keras.ops.cast(dy, centred.dtype))
     if not settings.relu:
         return dy
-    return select(_affine(centred, affine.scale, affine.offset, settings.axis) > 0, dy)
+    # As y > 0, with the offset on the other side, which spares a pass.
+    axis = settings.axis
+    least = -_from_rounded_mean(affine, affine.scale, affine.offset)
+    return select(centred * spread(affine.scale, centred, axis) > spread(least, centred, axis), dy)

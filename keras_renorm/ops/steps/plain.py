@@ -9,7 +9,7 @@ from keras_renorm.ops import backends
 from keras_renorm.ops.maths import correction, passes
 from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.masks import without_masked_gradients
-from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.moments import Moments, moments_and_shift
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps.ghosts import in_ghosts
 from keras_renorm.ops.steps.lowerings import Name
@@ -58,13 +58,19 @@ def _train(step: Step) -> Trained:
     dtype = step.arguments.x.dtype
     # Once, and so is its gradient rounded: parts of it, which cancel, are not fit for half types.
     arguments = step.arguments._replace(x=keras.ops.cast(step.arguments.x, checks.wide(dtype)))
-    batch = passes.moments(arguments.x, constants.mask, settings)
+    batch, shift = moments_and_shift(
+        arguments.x, settings.axis, constants.mask, ghosts=settings.ghosts
+    )
     if step.replicas is not None:
         batch = step.replicas.merge(batch)
     found = correction.of_step(batch, constants, settings)
     found = Correction(*map(backends.current().pinned, found))
     ratio = found.r / keras.ops.sqrt(batch.variance + settings.epsilon)
     affine = correction.affine(found, batch, arguments, ratio)
+    # Of x - shift, which the moments are of: so the mean's gradient is made of the sums that there
+    # are already, where that of x - mean is a sum of its own.
+    rest = (batch.mean - shift) + batch.mean_remainder
+    affine = affine._replace(mean=shift, mean_remainder=rest)
 
     def normalized(x: Tensor) -> Tensor:
         return passes.normalize(x, affine, settings)
