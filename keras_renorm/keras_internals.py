@@ -199,9 +199,9 @@ def is_keras_method(kind: type, method: str) -> bool:
 
 
 def renormalizes(layer: Layer) -> bool:
-    """Whether a batch norm of Keras's has `renorm=True`.
+    """Whether a layer corrects the minibatch's statistics by the moving ones.
 
-    `BatchNormalization.renorm`, from 3.14 on.
+    `BatchNormalization.renorm`, from 3.14 on, and our layer's attribute of that name.
     """
     return bool(getattr(layer, "renorm", False))
 

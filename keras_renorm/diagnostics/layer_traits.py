@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_renorm.keras_internals import renormalizes
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from keras_renorm.schedules import Adaptive
 from keras_renorm.statistics import is_frozen, moving_statistics
@@ -22,12 +23,7 @@ def kind(layer: keras.layers.Layer) -> str:
         return "BRN"
     if isinstance(layer, BatchNormalization):
         return "BN"
-    return "Keras renorm" if getattr(layer, "renorm", False) else "Keras BN"
-
-
-def renormalizes(layer: keras.layers.Layer) -> bool:
-    """Whether the layer corrects the minibatch's statistics by the moving ones."""
-    return kind(layer) in ("BRN", "Keras renorm")
+    return "Keras renorm" if renormalizes(layer) else "Keras BN"
 
 
 def positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int | None:

@@ -10,13 +10,12 @@ from keras_renorm.diagnostics.layer_traits import (
     forgets_initial_statistics,
     is_untouched,
     positions,
-    renormalizes,
     update_count,
     uses_minibatch,
 )
 from keras_renorm.diagnostics.progress import unfinished, value
 from keras_renorm.diagnostics.report import Finding
-from keras_renorm.keras_internals import flattened
+from keras_renorm.keras_internals import flattened, renormalizes
 from keras_renorm.layers import BatchRenormalization, DomainBatchNormalization
 from keras_renorm.models import Call, Value, is_batch_norm
 from keras_renorm.statistics import moving_statistics

@@ -174,8 +174,9 @@ def test_methods_as_keras_wrote_them():
 
 
 def test_batch_norms_that_renormalize():
-    for layer in (L.BatchNormalization(), L.Dense(3)):
+    for layer in (L.BatchNormalization(), layers.BatchNormalization(), L.Dense(3)):
         assert not keras_internals.renormalizes(layer)
+    assert keras_internals.renormalizes(layers.BatchRenormalization())
     if hasattr(L.BatchNormalization(), "renorm"):
         assert keras_internals.renormalizes(L.BatchNormalization(renorm=True))
 

@@ -39,7 +39,6 @@ class Own(BatchRenormalization):
 def test_kinds(layer, kind):
     assert is_batch_norm(layer)
     assert layer_traits.kind(layer) == kind
-    assert layer_traits.renormalizes(layer) == (kind in ("BRN", "Keras renorm"))
     assert layer_traits.is_plain(layer) == (kind == "BN")
 
 
