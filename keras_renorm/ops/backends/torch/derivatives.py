@@ -36,22 +36,17 @@ def apply(
     return outputs[: places.returned]
 
 
-@torch.library.custom_op("keras_renorm::pinned", mutates_args=())
-def _pinned(constant: torch.Tensor) -> torch.Tensor:
-    return constant.clone()
-
-
-_pinned.register_fake(torch.empty_like)
-_pinned.register_vmap(lambda _, in_dims, constant: (_pinned(constant), in_dims[0]))
-
-
 def pinned(constant: torch.Tensor) -> torch.Tensor:
     """The same values, which a compiled gradient does not compute again.
 
     PyTorch's compiler would, to save memory, and of moving statistics that have changed meanwhile.
     """
     exporting = getattr(torch.compiler, "is_exporting", bool)()
-    return _pinned(constant) if torch.compiler.is_compiling() and not exporting else constant
+    if exporting or not torch.compiler.is_compiling():
+        return constant
+    from keras_renorm.ops.backends.torch import pinning
+
+    return pinning.copied(constant)
 
 
 class _Places:
