@@ -186,9 +186,11 @@ def _walk(folder: bytes, above: set[str | bytes]) -> Iterator[bytes]:
 
 def _share(files: _Files, held_out: bool, options: FolderOptions) -> _Files:
     """Returns the part of the files that is held out, or the rest."""
+    of_class: list[list[int]] = [[] for _ in files.classes]
+    for i, label in enumerate(files.labels):
+        of_class[label].append(i)
     chosen: list[int] = []
-    for label in range(len(files.classes)):
-        mine = [i for i, own in enumerate(files.labels) if own == label]
+    for mine in of_class:
         mine.sort(key=lambda i: _draw(files.root, files.paths[i], options.seed))
         # One at least of each class, on both sides.
         count = min(max(1, round(options.held_out * len(mine))), max(0, len(mine) - 1))
@@ -245,7 +247,8 @@ def _check_classes(
     files: _Files, labels: Sequence[int], split: str, options: FolderOptions
 ) -> None:
     """Refuses a class without training images; tells of one without others."""
-    empty = [repr(name) for label, name in enumerate(files.classes) if label not in set(labels)]
+    there = set(labels)
+    empty = [repr(name) for label, name in enumerate(files.classes) if label not in there]
     where = _shown(files.root)
     if not labels or (empty and split == "train"):
         raise DatasetError(

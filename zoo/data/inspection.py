@@ -2,10 +2,11 @@
 
 import io
 import os
+import stat
 import warnings
 from typing import Any, NamedTuple
 
-from zoo.data.decoding import JPEG, PILLOW, PLAIN
+from zoo.data.decoding import JPEG, PILLOW, PLAIN, decode_with_pillow
 
 #: EXIF's number of the orientation.
 _ORIENTATION = 0x0112
@@ -44,12 +45,14 @@ def inspect(path: bytes) -> Finding:
         What was found. No file raises an error.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, and for ever
+            return Finding(problem="is no file", is_image=False)
         with open(path, "rb") as file:
             contents = file.read()
     except OSError as error:
         return Finding(problem=f"cannot be read: {error.strerror}")
     if not contents:
-        return Finding(problem="is empty")
+        return Finding(problem="is empty", is_image=False)
     return _inspect_contents(contents)
 
 
@@ -66,17 +69,17 @@ def _inspect_contents(contents: bytes) -> Finding:
         width, height = image.size
         try:
             orientation = image.getexif().get(_ORIENTATION, 1)
-            decoder = _decoder(image)
+            if orientation not in range(1, 9):
+                orientation = 1
+            decoder = _decoder(image, orientation)
+            if decoder == JPEG and orientation >= 5:
+                width, height = height, width
             if not _decodes(contents, decoder):
                 # What TensorFlow refuses for a wrong checksum, Pillow may read.
                 decoder = PILLOW
-                image.load()
+                height, width, _ = decode_with_pillow(contents, 3).shape
         except Exception as error:
             return Finding(problem=f"is damaged: {_words(error)}")
-    if orientation not in range(1, 9):
-        orientation = 1
-    if orientation >= 5:
-        width, height = height, width
     return Finding(decoder, orientation if decoder == JPEG else 1, height, width)
 
 
@@ -97,7 +100,7 @@ def _decodes(contents: bytes, decoder: int) -> bool:
     return True
 
 
-def _decoder(image: Any) -> int:
+def _decoder(image: Any, orientation: int) -> int:
     """Returns who decodes an image as Pillow does: TensorFlow, where it can, is faster."""
     # MPO are the JPEGs of cameras that put a preview behind the image.
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
@@ -105,7 +108,8 @@ def _decoder(image: Any) -> int:
     one = getattr(image, "n_frames", 1) == 1
     # Pillow's mode of a file with 16 bits for each of three colours is RGB, too.
     plain = image.mode in ("L", "RGB") and one and "transparency" not in image.info
-    if image.format == "PNG" and plain and "16" not in str(image.tile):
+    upright = orientation == 1  # which of a PNG TensorFlow does not ask
+    if image.format == "PNG" and plain and upright and "16" not in str(image.tile):
         return PLAIN
     return PILLOW
 

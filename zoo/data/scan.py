@@ -13,7 +13,7 @@ from zoo.training.storage import files
 from zoo.weights.places import home_folder
 
 #: A new one makes what older releases remembered void.
-_VERSION = 1
+_VERSION = 2
 
 #: Of a file: size in bytes, time of the last change in nanoseconds, and what was found.
 _Known = dict[str, tuple[int, int, Finding]]

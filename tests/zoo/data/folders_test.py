@@ -93,11 +93,12 @@ def test_nested_hidden_linked_and_odd_names(make_folder, opened, encode, make_pi
     with open(os.path.join(os.fsencode(cats), b"\xff\xfe.jpg"), "wb") as file:
         file.write(contents)
     (cats / "Thumbs.db").write_bytes(b"words")
+    (cats / "empty.txt").touch()
     (root / "train" / "notes.txt").write_text("words")
     found = [name for name, label in names(opened(root)) if label == 0]
     expected = [b"000.jpg", b"001.jpg", b"deep.JPG", b"wrong.png", b"none", b"link.jpg"]
     assert sorted(found) == sorted([*expected, b"\xff\xfe.jpg"])
-    assert said == [f"'cats/Thumbs.db' in {root}/train left out: no image"]
+    assert said == [f"'cats/Thumbs.db', 'cats/empty.txt' in {root}/train left out: no image"]
 
 
 def test_bad_files_are_named_before_anything_begins(make_folder, opened, said):

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from zoo.data.decoding import JPEG, PILLOW, PLAIN, Encoded, Image
+from zoo.data.decoding import JPEG, PILLOW, PLAIN, Encoded, Image, decode_with_pillow
 from zoo.data.inspection import Finding, inspect, quietly_inspect
 
 
@@ -53,6 +53,17 @@ def test_orientation_is_noted_and_the_size_is_that_which_is_seen(
     assert found(encode(make_picture(), exif=exif)) == Finding(JPEG, kept, *size)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_files_that_are_no_jpegs_can_be_turned_too(found, make_picture, encode, kind):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    pixels = make_picture()
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    contents = encode(pixels, kind, exif=exif, **lossless)
+    assert found(contents) == Finding(PILLOW, 1, 60, 40)
+    np.testing.assert_array_equal(decode_with_pillow(contents, 3), np.rot90(pixels, -1))
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF"])
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_what_is_cut_short_is_damaged(found, make_picture, encode, kind, share):
@@ -69,7 +80,9 @@ def test_what_is_no_image(found, tmp_path):
     assert not found(b"words").is_image
     missing = inspect(os.fsencode(tmp_path / "missing"))
     assert missing.problem == "cannot be read: No such file or directory"
-    assert inspect(os.fsencode(tmp_path)).problem == "cannot be read: Is a directory"
+    assert inspect(os.fsencode(tmp_path)).problem == "is no file"
+    os.mkfifo(tmp_path / "pipe")  # which nobody writes to
+    assert inspect(os.fsencode(tmp_path / "pipe")) == Finding(problem="is no file", is_image=False)
 
 
 def test_what_is_passed_can_be_decoded(found, make_picture, encode, rng):
