@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_renorm.layers import BatchRenormalization
+from zoo.data import mixing
 from zoo.training.step import (
     Options,
     count_correct,
@@ -119,6 +120,30 @@ def test_smoothed_labels_are_those_of_float64(rng):
     np.testing.assert_allclose(told.loss, -np.mean(np.log(p[np.arange(6), labels])), rtol=1e-5)
     np.testing.assert_allclose(told.objective, -np.sum(target * np.log(p)) / 6, rtol=1e-5)
     moved = kernel - RATE * x.T @ (p - target) / 6
+    np.testing.assert_allclose(model.get_weights()[0], moved, rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_images_smoothed_and_in_parts_are_those_of_float64(rng):
+    shares = rng.uniform(size=6)
+    images, labels = rng.uniform(size=(7, 2, 2, 1)), np.eye(3)[rng.integers(0, 3, 7)]
+    mixed, probabilities = mixing.mixup(images, labels, shares)
+    own = shares[:, None]
+    flat = images.reshape(7, 4)
+    x = own * flat[:-1] + (1 - own) * flat[1:]
+    target = own * labels[:-1] + (1 - own) * labels[1:]
+    kernel = rng.normal(size=(4, 3))
+    model = keras.Sequential(
+        [keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    model.set_weights([kernel, np.zeros(3)])
+    options = Options(label_smoothing=0.1, parts=2)
+    step = make_train_step(model, built(keras.optimizers.SGD(RATE), model), options)
+    told = step(tf.cast(mixed, tf.float32), tf.cast(probabilities, tf.float32))
+    p, smoothed = softmax(x @ kernel), 0.9 * target + 0.1 / 3
+    np.testing.assert_allclose(told.loss, -np.sum(target * np.log(p)) / 6, rtol=1e-5)
+    np.testing.assert_allclose(told.objective, -np.sum(smoothed * np.log(p)) / 6, rtol=1e-5)
+    assert told.correct == np.sum(p.argmax(axis=1) == target.argmax(axis=1))
+    moved = kernel - RATE * x.T @ (p - smoothed) / 6
     np.testing.assert_allclose(model.get_weights()[0], moved, rtol=1e-4, atol=1e-6)
 
 
