@@ -19,6 +19,18 @@ _CLOTHES = (
     "Bag",
     "Ankle boot",
 )
+_CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 PACKAGED: tuple[Record, ...] = (
     Record(
@@ -52,6 +64,22 @@ PACKAGED: tuple[Record, ...] = (
         class_names=_DIGITS,
         licence="Apache-2.0",
         origin="zoo.train --config=mlp_sigmoid --config.norm=batch_norm",
+    ),
+    Record(
+        name="resnet20.cifar10",
+        file="resnet20.cifar10.weights.h5",
+        hash="3c515ca18e2d5b4632ff3d27ba4d255bb077e90b11394ccef4563c6a24cbbd3f",
+        bytes=1278968,
+        parameters=271098,
+        top1=90.83,
+        top1_source="10,000 images of cifar10, test",
+        dataset="cifar10",
+        input_shape=(32, 32, 3),
+        preprocessing="unit",
+        num_classes=10,
+        class_names=_CIFAR10,
+        licence="Apache-2.0",
+        origin="zoo.train --config=resnet20_cifar10",
     ),
     Record(
         name="resnet20.fashion_mnist",
