@@ -1,8 +1,8 @@
 """Limits that change during training: how r_max and d_max grow from Batch Normalization's.
 
-A schedule is a function of the number of updates that a layer's moving statistics have seen. It
-is part of the layer's configuration, and the number is a variable of the layer, so that both
-survive saving.
+A schedule is a function of the number of updates of a layer's moving statistics. The schedule is
+part of the layer's configuration, and the number is a variable of the layer, so both survive
+saving.
 """
 
 import abc
@@ -31,7 +31,7 @@ class Limit(abc.ABC):
         return cls(**config)
 
     def bounds(self) -> tuple[float, float] | None:
-        """The least and the greatest value that it takes, or None where that is not known."""
+        """The least and the greatest value of the limit, or None where they are not known."""
         return None
 
     def __eq__(self, other: object) -> bool:
@@ -85,16 +85,16 @@ class Schedule(Limit):
 class Adaptive(Limit):
     """A limit that follows from what the layer sees, without a number of steps.
 
-    It is Batch Normalization's at first, and opens as far as minibatches deviate from the moving
-    statistics, now to this side, now to that. It stays closed while they deviate to one side step
-    after step: there weights move faster than the statistics. `keras_renorm.ops.maths.adaptive` has
+    The limit begins at Batch Normalization's. It opens as far as minibatches deviate from the
+    moving statistics to both sides. It stays closed while they deviate to one side step after step,
+    because then the weights move faster than the statistics. `keras_renorm.ops.maths.adaptive` has
     the formulas, docs/default_limits.md the measurements.
 
-    A layer with such a limit keeps `deviations` and `seen` among its variables, and moving
-    statistics in which the initial values weigh nothing after the first minibatch.
+    A layer with such a limit keeps the variables `deviations` and `seen`. The initial values of its
+    moving statistics weigh nothing after the first minibatch.
 
     Args:
-        greatest: The greatest value; 3 for r_max and 5 for d_max are the paper's.
+        greatest: The greatest value of the limit. The paper has 3 for r_max and 5 for d_max.
 
     Raises:
         ValueError: If `greatest` is negative or not finite.
@@ -108,7 +108,7 @@ class Adaptive(Limit):
         self.greatest = arguments.real("greatest", arguments.finite("greatest", greatest), low=0)
 
     def __call__(self, seen: Tensor) -> Tensor:
-        """The limit where what the layer has seen asks for `seen`."""
+        """The limit for `seen`, the value that the layer's minibatches ask for."""
         return keras.ops.where(seen > self.greatest, keras.ops.full_like(seen, self.greatest), seen)
 
     def get_config(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Adaptive(Limit):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class LinearRamp(Schedule):
-    """From one value to another in a straight line.
+    """A ramp from one value to another in a straight line.
 
     ```
     progress = clip((step - start_step) / (end_step - start_step), 0, 1)
@@ -132,7 +132,7 @@ class LinearRamp(Schedule):
         start_value: Value up to `start_step`.
         end_value: Value from `end_step` on.
         start_step: Number of updates at which the ramp begins, at least 0.
-        end_step: Number of updates at which it ends, greater than `start_step`.
+        end_step: Number of updates at which the ramp ends, greater than `start_step`.
 
     Raises:
         ValueError: If a value is not finite, or the steps are negative or not in order.
@@ -150,8 +150,8 @@ class LinearRamp(Schedule):
         if self.end_step <= self.start_step:
             raise ValueError(
                 "`end_step` must be greater than `start_step`, received "
-                f"start_step={start_step!r}, end_step={end_step!r}. For a limit that does not "
-                "change write a number instead of a schedule."
+                f"start_step={start_step!r}, end_step={end_step!r}. For a constant limit write a "
+                "number instead of a schedule."
             )
 
     def __call__(self, step: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class LinearRamp(Schedule):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class ExponentialApproach(Schedule):
-    """From one value towards another, ever more slowly.
+    """A curve from one value towards another, ever more slowly.
 
     ```
     value = end_value + (start_value - end_value) * exp(-max(step - start_step, 0) / time_constant)
@@ -186,7 +186,7 @@ class ExponentialApproach(Schedule):
 
     Args:
         start_value: Value up to `start_step`.
-        end_value: Value that is approached; 63 % of the way is done after `time_constant` updates.
+        end_value: Value that the limit approaches: 63 % of the way in `time_constant` updates.
         start_step: Number of updates at which the approach begins, at least 0.
         time_constant: In updates, greater than 0.
 
@@ -230,7 +230,7 @@ PAPER_R_MAX = LinearRamp(1.0, 3.0, 5_000, 40_000)
 PAPER_D_MAX = LinearRamp(0.0, 5.0, 5_000, 25_000)
 
 
-# The paper trains for 130,000 steps, of which the limits take so many to grow.
+# The paper trains for 130,000 steps, and its limits start and rise in these numbers of steps.
 _RUN, _START, _RISES = 130_000, 5_000, {"r_max": 35_000, "d_max": 20_000}
 
 # Time constants of the moving statistics until the initial values make up less than 5 % of them.
@@ -246,16 +246,16 @@ def paper(num_steps: int, *, momentum: float = 0.99) -> tuple[LinearRamp, Linear
     d_max = 0 up to start, in a straight line to 5 in 20/130 * num_steps
     ```
 
-    Until 3 time constants of the moving statistics are over, these are in good part their initial
-    values, and corrections towards them would harm. Steps are those of the optimizer; see
-    `keras_renorm.callbacks.CountSteps` where one step calls the model several times.
+    For the first 3 time constants the moving statistics are in good part their initial values, and
+    corrections towards them would harm. Steps are the optimizer's. Where one step calls the model
+    several times, see `keras_renorm.callbacks.CountSteps`.
 
     Args:
         num_steps: Steps of the whole training, at least 1.
         momentum: The layers' momentum.
 
     Returns:
-        `(r_max, d_max)`. A warning says so where the run ends before they are fully open.
+        `(r_max, d_max)`. Warns if the run ends before the limits are fully open.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -269,7 +269,7 @@ def paper(num_steps: int, *, momentum: float = 0.99) -> tuple[LinearRamp, Linear
     """
     steps = arguments.real("num_steps", arguments.finite("num_steps", num_steps), low=1)
     momentum = arguments.real("momentum", momentum, low=0, high=1)
-    # At a momentum of 1 nothing moves, and there is nothing to wait for.
+    # At a momentum of 1 the statistics never move, so there is nothing to wait for.
     shut = 0.0 if momentum == 1 else _TIME_CONSTANTS / (1 - momentum)
     start = max(steps * _START / _RUN, round(shut))
     ends = {name: start + steps * rise / _RUN for name, rise in _RISES.items()}
@@ -280,7 +280,7 @@ def paper(num_steps: int, *, momentum: float = 0.99) -> tuple[LinearRamp, Linear
             f"A run of {num_steps} steps is short for the paper's limits: at momentum={momentum:g} "
             f"they stay closed for {start:.0f} steps, {_TIME_CONSTANTS} time constants of the "
             f"moving statistics, and r_max ends at {opened:.3g} instead of 3. Lower the momentum, "
-            "or leave the limits out: by default they follow from what a layer sees.",
+            "or leave the limits out: the default limits follow from what a layer sees.",
             stacklevel=2,
         )
     return r_max, LinearRamp(0.0, 5.0, start, ends["d_max"])
@@ -291,14 +291,14 @@ def get(name: str, value: Any, *, low: float) -> float | Limit:
 
     Args:
         name: Name of the argument, for messages.
-        value: A number, a `Limit`, or the serialised form of one.
-        low: The least value that is allowed.
+        value: A number, a `Limit`, or a serialised `Limit`.
+        low: The least allowed value.
 
     Returns:
         A float or a `Limit`.
 
     Raises:
-        TypeError: If `value` is none of these.
+        TypeError: If `value` has another type.
         ValueError: If `value`, or a bound of the schedule, is less than `low`.
     """
     if isinstance(value, dict):
@@ -308,7 +308,7 @@ def get(name: str, value: Any, *, low: float) -> float | Limit:
         if bounds is not None and bounds[0] < low:
             raise ValueError(
                 f"`{name}` must be at least {low:g} at every step, received {value!r}, whose "
-                f"least value is {bounds[0]:g}."
+                f"least value is {bounds[0]:g}. Raise the lower end of the schedule."
             )
         if isinstance(value, Adaptive):
             arguments.real(f"greatest` of `{name}", value.greatest, low=low)
@@ -322,7 +322,7 @@ def get(name: str, value: Any, *, low: float) -> float | Limit:
 
 
 def serialize(value: float | Limit) -> Any:
-    """The form of a limit that a configuration holds: `get` takes it back."""
+    """The form of a limit in a configuration, from which `get` makes the limit again."""
     if isinstance(value, Limit):
         return keras.saving.serialize_keras_object(value)
     return value

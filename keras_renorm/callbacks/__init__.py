@@ -1,4 +1,4 @@
-"""Keras callbacks."""
+"""Keras callbacks: statistics, gauges and limits during `fit`."""
 
 from keras_renorm.callbacks.count_steps import CountSteps
 from keras_renorm.callbacks.freeze_statistics import FreezeStatistics

@@ -1,4 +1,4 @@
-"""Schedules that go by the optimizer's steps."""
+"""Schedules that count the optimizer's steps."""
 
 import warnings
 from typing import Any
@@ -11,29 +11,29 @@ from keras_renorm.statistics.hooks import retrace_training
 
 
 class CountSteps(keras.callbacks.Callback):
-    """Has the schedules of a model go by the optimizer's steps, and not by calls of the model.
+    """Makes the schedules of a model count the optimizer's steps, instead of calls of the model.
 
-    By itself a layer counts each call of the whole model in training once. That is a step of the
-    optimizer, unless its gradients are gathered over several minibatches
-    (`gradient_accumulation_steps`), or a step calls the model several times, as that of a GAN
-    calls its discriminator. In `fit` this callback counts `optimizer.iterations`. In a loop of
-    your own, give it the model before the first step, and call `advance()` after each.
+    Use it where a step calls the model several times, as a GAN's step calls its discriminator, or
+    where the optimizer gathers gradients over several minibatches (`gradient_accumulation_steps`).
+    By itself a layer counts each call of the whole model in training. In `fit` this callback counts
+    `optimizer.iterations`. In a loop of your own, give it the model before the first step, and call
+    `advance()` after each step.
 
-    Only what schedules go by is counted so, `update_count`. Moving averages, and adaptive limits,
-    take in each minibatch, as those of every batch norm do: with n calls in a step their time
-    constant is 1 / (1 - momentum) / n steps, and `momentum ** (1 / n)` keeps it as it was. A layer
-    that counts for each of its domains goes on counting their minibatches.
+    It changes only `update_count`, on which schedules depend. Moving averages and adaptive limits
+    still take in each minibatch, as in every batch norm. With n calls in a step their time constant
+    is 1 / (1 - momentum) / n steps, and `momentum ** (1 / n)` restores it. A layer that counts for
+    each of its domains goes on counting minibatches.
 
-    Under JAX, in a step without side effects, add the steps to the values of the variables that
-    are called `update_count`, or call `advance` within a `keras.StatelessScope`.
+    Under JAX, in a step without side effects, add the steps to the values of the variables named
+    `update_count`, or call `advance` within a `keras.StatelessScope`.
 
     Args:
-        model: The model, for a loop of your own; `fit` gives its own.
-        optimizer: The optimizer whose steps `fit` counts, by default the model's. Needed where a
-            `train_step` uses another.
+        model: The model, for a loop of your own. `fit` gives its own model.
+        optimizer: The optimizer whose steps `fit` counts, by default the model's. Give it where a
+            `train_step` uses another optimizer.
 
     Raises:
-        ValueError: If `model`, or that of `fit`, has no layer with a schedule that is built.
+        ValueError: If the model has no built layer with a schedule.
 
     Example:
         >>> counter = keras_renorm.callbacks.CountSteps(model)
@@ -93,23 +93,23 @@ class CountSteps(keras.callbacks.Callback):
         self._layers = [x for x in keras_internals.flattened(model) if _has_counter(x)]
         if not self._layers:
             raise ValueError(
-                f"CountSteps found no counter in the model {model.name!r}: no BatchRenormalization "
-                "with a schedule that is built. Adaptive limits, the default, and numbers need no "
-                "counter: leave the callback out."
+                f"CountSteps found no counter in the model {model.name!r}: no built "
+                "BatchRenormalization with a schedule. Adaptive limits, the default, and numbers "
+                "need no counter: leave the callback out."
             )
         for layer in self._layers:
             layer.counts_calls = False
         retrace_training(model)
 
     def _steps(self) -> int:
-        model = self.model  # Under JAX this brings the state of the step to the variables.
+        model = self.model  # under JAX this copies the step's state to the variables
         optimizer = model.optimizer if self._given is None else self._given
-        inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
-        # In Keras 3.4 `iterations` counts the minibatches that are gathered.
+        inner = getattr(optimizer, "inner_optimizer", optimizer)  # for a LossScaleOptimizer
+        # In Keras 3.4 `iterations` counts the gathered minibatches.
         return keras_internals.batches_seen(inner) // (inner.gradient_accumulation_steps or 1)
 
 
 def _has_counter(layer: Any) -> bool:
-    """Whether a layer has a counter of steps, and not of its domains' minibatches."""
+    """Whether a layer has one counter, and not a counter for each domain."""
     count = layer.update_count if isinstance(layer, BatchRenormalization) else None
     return count is not None and len(count.shape) == 0

@@ -13,22 +13,22 @@ from keras_renorm.statistics.batches import whole_number
 class FreezeStatistics(keras.callbacks.Callback):
     """Calls `keras_renorm.statistics.freeze` before a certain training step.
 
-    Steps are the optimizer's iterations, so that a training that is resumed counts on, and with
-    `gradient_accumulation_steps` so many batches are one step; with `steps_per_execution` greater
-    than 1 it is the first execution at or after the step. The model stays frozen when training
-    ends. Its place among the callbacks makes no difference: it acts before a step, and they save
-    after one.
+    Steps are the optimizer's iterations, so a resumed training goes on counting. With
+    `gradient_accumulation_steps` several batches make one step. With `steps_per_execution` greater
+    than 1, the freezing comes with the first execution at or after the step. The model stays frozen
+    when training ends. The callback may stand anywhere among the others, because it acts before a
+    step and others save after one.
 
     Args:
         at_step: The number of steps before the freezing, 0 or more.
-        affine_trainable: Whether gamma and beta are trained on, those that were. False is not
-            possible with the JAX backend, whose training cannot change what it trains, nor with an
-            optimizer that averages the weights (`use_ema`), as it counts them.
+        affine_trainable: Whether gamma and beta train on. False is not possible with the JAX
+            backend, whose `fit` cannot change what it trains. It is not possible either with an
+            optimizer that averages the weights (`use_ema`), because that counts them.
 
     Raises:
         TypeError: If `at_step` is not an integer, or `affine_trainable` not a truth value.
-        ValueError: If `at_step` is less than 0, or `affine_trainable` False with JAX; as `fit`
-            begins, if it is False with `use_ema`.
+        ValueError: If `at_step` is less than 0, or `affine_trainable` is False with JAX; when `fit`
+            begins, if `affine_trainable` is False with `use_ema`.
 
     Example:
         >>> freezing = keras_renorm.callbacks.FreezeStatistics(at_step=80_000)
@@ -52,7 +52,7 @@ class FreezeStatistics(keras.callbacks.Callback):
         self._frozen = False
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Looks at the optimizer."""
+        """Checks the optimizer."""
         if not self._affine_trainable and self._optimizer().use_ema:
             raise ValueError(
                 "`affine_trainable=False` is not possible with an optimizer that averages the "
@@ -64,17 +64,17 @@ class FreezeStatistics(keras.callbacks.Callback):
         self._frozen = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Reads the optimizer's count, which a callback may have restored as training began."""
+        """Reads the optimizer's count. A callback may have restored it at the start of training."""
         # During an epoch only JAX's compiled step knows it.
         self._before_epoch = keras_internals.batches_seen(self._optimizer())
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Freezes, if the time has come."""
+        """Freezes the statistics at the step."""
         steps = (self._before_epoch + batch) // self._batches_per_step
         if not self._frozen and steps >= self._at_step:
             freeze(self.model, affine_trainable=self._affine_trainable)
             self._frozen = True
 
     def _optimizer(self) -> Any:
-        """The one that counts, which a LossScaleOptimizer holds."""
+        """The optimizer that counts; a LossScaleOptimizer holds it."""
         return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)

@@ -12,23 +12,23 @@ from keras_renorm.diagnostics.step_callback import StepCallback
 class LogDiagnostics(StepCallback):
     """Takes gauges during training and writes their numbers and findings for TensorBoard.
 
-    A gauge is a function of the model that returns a report: one of `keras_renorm.diagnostics`
-    with its other arguments filled in. It changes nothing in the model. The last reports are in
-    `reports`; a fault is printed once, when it is first found. In a loop of your own call
-    `set_model(model)`, and then `record(step)` where it suits.
+    A gauge is a function of the model that returns a report: a function of
+    `keras_renorm.diagnostics` with its other arguments filled in. It changes nothing in the model.
+    The callback keeps the last reports in `reports`, and prints a fault once, when it first
+    appears. In a loop of your own call `set_model(model)`, and then `record(step)` where it suits.
 
     Args:
         gauges: Functions of the model.
         log_dir: Folder for `tensorboard --logdir`, or None to write nothing.
-        every_n_steps: The gauges are taken before the first step, after each so many, and at the
-            end. Each costs two to four forward passes of its batch.
+        every_n_steps: Steps between two records. There is also one before the first step, and one
+            at the end. A gauge costs two to four forward passes of its batch.
         verbose: Whether to print faults.
 
     Attributes:
-        reports: The last report of each gauge, in their order.
+        reports: The last report of each gauge, in the order of `gauges`.
 
     Raises:
-        TypeError: If `gauges` is no list of functions, or one of them returns no report.
+        TypeError: If `gauges` is no list of functions, or a gauge returns no report.
         ValueError: If `every_n_steps` is less than 1.
         ImportError: If there is a `log_dir` and TensorBoard is not installed.
 
@@ -64,7 +64,7 @@ class LogDiagnostics(StepCallback):
         """Takes all gauges.
 
         Args:
-            step: Training steps that the model has made.
+            step: Training steps so far.
         """
         self.reports = tuple(_taken(gauge, self.model) for gauge in self._gauges)
         for report in self.reports:

@@ -1,4 +1,4 @@
-"""The order of callbacks, where it decides with which statistics something is saved or stays."""
+"""The order of callbacks, where it decides which statistics are saved or stay."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +13,16 @@ _SAVERS = (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)
 def check_order(own: Any, *, by_epoch: bool, at_end: bool) -> None:
     """Raises unless a callback that renews statistics stands at its place in the list of `fit`.
 
-    That is after what changes the weights and before what saves them. A list that is not Keras's
-    is not checked.
+    Its place is after the callbacks that change the weights, and before those that save them. Only
+    Keras's own lists of callbacks are checked.
 
     Args:
-        own: The callback, one of whose methods a list of callbacks is calling.
+        own: The callback. A list of callbacks is calling one of its methods.
         by_epoch: Whether it renews the statistics at the end of epochs.
-        at_end: Whether it does at the end of training.
+        at_end: Whether it renews them at the end of training.
 
     Raises:
-        ValueError: If it stands elsewhere, with the right order.
+        ValueError: If the callback stands elsewhere. The message has the right order.
     """
     callbacks = keras_internals.callbacks_in_fit()
     if not any(one is own for one in callbacks):
@@ -37,14 +37,14 @@ def check_order(own: Any, *, by_epoch: bool, at_end: bool) -> None:
 
 
 def _comes_before(callback: Any, *, by_epoch: bool, at_end: bool) -> bool:
-    """Whether it changes weights when, or after, the statistics are renewed."""
+    """Whether a callback changes weights when, or after, the statistics are renewed."""
     if isinstance(callback, keras.callbacks.SwapEMAWeights):
         return by_epoch
     return at_end and _restores(callback)
 
 
 def _comes_after(callback: Any, *, at_end: bool) -> bool:
-    """Whether it saves at the end of an epoch what is not renewed again at the end of training."""
+    """Whether a callback saves statistics at an epoch's end that are not renewed at the end."""
     return isinstance(callback, _SAVERS) or (not at_end and _restores(callback))
 
 

@@ -17,36 +17,36 @@ from keras_renorm.statistics.population import check_arguments
 class PreciseStatistics(keras.callbacks.Callback):
     """Calls `keras_renorm.statistics.precise` at the end of training, or of every n-th epoch.
 
-    An epoch that is validated gets its statistics before the validation, so that this measures
-    them. Training goes on with them as its moving statistics: that changes nothing for Batch
-    Normalization, while Batch Renormalization corrects towards them, and adaptive limits begin
-    again, closed for some 20 steps. Whether they help is said in `precise`, which warns where they
-    are likely to harm.
+    An epoch with a validation gets its statistics before it, so that the validation measures them.
+    Training goes on with them as moving statistics. That changes nothing for Batch Normalization.
+    Batch Renormalization corrects towards them, and adaptive limits begin again, closed for some 20
+    steps. `precise` says where such statistics help, and warns where they are likely to harm.
 
-    The statistics are of the weights that this callback finds. Its place in the list is after those
-    that change the weights, `SwapEMAWeights()` and, with `at_end`,
-    `EarlyStopping(restore_best_weights=True)`, and with `every_epochs` before those that save them:
-    `ModelCheckpoint`, `BackupAndRestore`. Another place is refused as training begins. Statistics
-    that were renewed for the validation are renewed again after it, if others changed the weights.
+    The statistics describe the weights at the time of this callback. In the list, put it after the
+    callbacks that change the weights: `SwapEMAWeights()` and, with `at_end`,
+    `EarlyStopping(restore_best_weights=True)`. With `every_epochs`, put it before the callbacks
+    that save the weights: `ModelCheckpoint`, `BackupAndRestore`. Another place is an error when
+    training begins. If other callbacks change the weights after the validation, the statistics are
+    renewed once more.
 
     Args:
-        dataset: As for `precise`; with `every_epochs` one that can be read several times.
+        dataset: As for `precise`; with `every_epochs` a dataset that can be read several times.
         num_samples: As for `precise`.
-        every_epochs: After every so many epochs, if not None.
-        at_end: Whether at the end of training, also after an epoch that had its own: other
-            callbacks may have changed the weights since.
+        every_epochs: Epochs between two estimates; None for none during training.
+        at_end: Whether to estimate at the end of training. That includes training whose last epoch
+            had an estimate, because other callbacks may have changed the weights since.
         verbose: As for `precise`, 0 by default.
         **options: Further arguments of `precise`, such as `batch_size` and `passes`.
 
     Attributes:
-        report: The last `PreciseReport`; None before.
+        report: The last `PreciseReport`; None before the first estimate.
 
     Raises:
         TypeError: If `every_epochs` is not an integer, or `precise` has no such argument or takes
             no such value.
         ValueError: If there is nothing to do, `every_epochs` is less than 1, `dataset` is an
             iterator that several epochs would have to read, or an argument of `precise` is out of
-            range; when training begins, if another callback saves or changes the weights at the
+            range. When training begins, if another callback saves or changes the weights at the
             wrong time, or a built model holds no batch norm or not those of `layers`.
 
     Example:
@@ -89,7 +89,7 @@ class PreciseStatistics(keras.callbacks.Callback):
         self.report: PreciseReport | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Sees to the order, and that the model has the batch norms, which it may get yet."""
+        """Checks the order of the callbacks, and the batch norms of a model that is built."""
         check_order(self, by_epoch=self._every_epochs is not None, at_end=self._at_end)
         if self.model.built:
             batch_norms(self.model, self._arguments.get("layers"))
@@ -100,19 +100,19 @@ class PreciseStatistics(keras.callbacks.Callback):
         self._renewed = None
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Before the epoch is validated."""
+        """Estimates before the validation."""
         if self._due:
             self._estimate()
             self._renewed = self._weights()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """After an epoch without validation, or one whose weights were others in validation."""
+        """Estimates after an epoch without validation, or if the weights changed since."""
         if self._due and (self._renewed is None or self._renewed != self._weights()):
             self._estimate()
         self._due = False
 
     def on_train_end(self, logs: Any = None) -> None:
-        """At the end, of the weights that training ends with."""
+        """Estimates for the final weights."""
         if self._at_end:
             self._estimate()
 
@@ -120,7 +120,7 @@ class PreciseStatistics(keras.callbacks.Callback):
         self.report = precise(self.model, **self._arguments)
 
     def _weights(self) -> bytes:
-        """A digest of the weights that are trained."""
+        """A digest of the trainable weights."""
         digest = hashlib.sha256()
         for variable in self.model.trainable_variables:
             digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())

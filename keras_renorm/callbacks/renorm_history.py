@@ -1,4 +1,4 @@
-"""Limits and clipped corrections in the history of `fit`."""
+"""Limits and clipped corrections of Batch Renorm in the history of `fit`."""
 
 import warnings
 from typing import Any
@@ -18,22 +18,22 @@ _SHUT = RenormLimits(1.0, 0.0)
 class RenormHistory(keras.callbacks.Callback):
     """Logs the limits of Batch Renormalization after each epoch, and how much they clip.
 
-    The logs get `renorm_r_max` and `renorm_d_max`, means over the layers, and with a minibatch
-    `renorm_r_clipped` and `renorm_d_clipped`, the share of all channels in which r and d are
-    clipped. They are in the history that `fit` returns, and in what callbacks after this one
-    write: give it before `TensorBoard` and `CSVLogger`. As training ends a warning names the
-    layers whose limits were shut after every epoch: these trained as Batch Normalization.
+    The logs get `renorm_r_max` and `renorm_d_max`, the means over the layers. With a minibatch they
+    also get `renorm_r_clipped` and `renorm_d_clipped`, the shares of all channels in which r and d
+    are clipped. Read them in the history that `fit` returns. To see them in `TensorBoard` or
+    `CSVLogger`, give this callback before these. When training ends, a warning names the layers
+    whose limits were shut after every epoch: these trained as Batch Normalization.
 
-    Without this callback nothing tells that while `fit` runs: a layer does not know when training
-    ends. Afterwards `keras_renorm.diagnostics.renorm_report` does.
+    Only this callback tells that while `fit` runs, because a layer does not know when training
+    ends. Afterwards `keras_renorm.diagnostics.renorm_report` tells it, too.
 
     Args:
-        x: A batch of the model's inputs, of the size that training uses, for the clipped shares,
-            which take a forward pass; None for the limits alone.
+        x: A batch of the model's inputs, of the size that training uses. The clipped shares take a
+            forward pass of it. None logs the limits alone.
 
     Raises:
-        ValueError: When training begins, if no layer of the model is Batch Renormalization that
-            uses the minibatch's statistics.
+        ValueError: When training begins, if no Batch Renormalization in the model trains with the
+            minibatch's statistics.
 
     Example:
         >>> history = model.fit(
@@ -49,20 +49,20 @@ class RenormHistory(keras.callbacks.Callback):
         self._opened: set[Any] = set()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Looks for the layers."""
+        """Finds the layers."""
         model = self.model
         found = {layer: name for name, layer in named_layers(model) if _corrects(layer)}
         if not found:
             raise ValueError(
                 f"RenormHistory found no layer to log in the model {model.name!r}: no "
-                "BatchRenormalization that is trained with the minibatch's statistics. Leave the "
-                "callback out."
+                "BatchRenormalization trains with the minibatch's statistics. Leave the callback "
+                "out."
             )
         self._names, self._opened = found, set()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds to the logs."""
-        model = self.model  # under JAX this brings the state of training to the variables
+        """Adds the limits and shares to the logs."""
+        model = self.model  # under JAX this copies the state of training to the variables
         found = {layer: _limits(layer) for layer in self._names}
         self._opened |= {layer for layer, limits in found.items() if set(limits) != {_SHUT}}
         if logs is None:
@@ -79,9 +79,9 @@ class RenormHistory(keras.callbacks.Callback):
             warnings.warn(
                 f"The limits of {listing(shut)} never opened: they were r_max=1 and d_max=0 after "
                 "each epoch, and training was that of Batch Normalization. A schedule may be for "
-                "more steps: write num_steps=... in its place. By default limits follow from what "
-                "the layer sees, and stay shut where minibatches do not deviate from the moving "
-                "statistics, or these lag behind: then lower the momentum or the learning rate.",
+                "more steps: write num_steps=... in its place. Default limits follow from what the "
+                "layer sees. They stay shut where minibatches do not deviate from the moving "
+                "statistics, or where these lag: then lower the momentum or the learning rate.",
                 stacklevel=2,
             )
 
@@ -103,7 +103,7 @@ def _corrects(layer: Any) -> bool:
 
 
 def _limits(layer: Any) -> list[RenormLimits]:
-    """The limits of the next minibatch, of each domain where there are several."""
+    """The limits of the next minibatch, for each domain."""
     if isinstance(layer, DomainBatchRenormalization):
         return [layer.current_limits(domain) for domain in range(layer.num_domains)]
     return [layer.current_limits()]

@@ -1,7 +1,7 @@
 """Conversion of models: the same network and weights with other normalization layers.
 
-Each converter returns a new model and leaves the old one as it is, or with `in_place=True` changes
-that; what it did it tells the function that it is given as `report=`, such as `print`.
+Each converter returns a new model and leaves the old one as it is. With `in_place=True` it changes
+the old model instead. `report=print` prints what was replaced.
 """
 
 from keras_renorm.convert.changes import Change, Report

@@ -1,4 +1,4 @@
-"""The affine that a batch norm is in inference, and kernels with it folded in."""
+"""The affine map of a batch norm in inference, and kernels with it folded in."""
 
 from typing import Any, TypeAlias
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Layer: TypeAlias = keras.layers.Layer
 Array = NDArray[np.float64]
 
-# Where the kernel of each layer has the output channels, and how many weights come before it.
+# For each layer: how many weights come before its kernel, and which of its axes are the outputs.
 # A depthwise kernel ends in (channels, multiplier), which together are the output channels.
 KERNELS: dict[type, tuple[int, tuple[int, ...]]] = {
     keras.layers.Dense: (0, (-1,)),
@@ -25,8 +25,8 @@ KERNELS: dict[type, tuple[int, tuple[int, ...]]] = {
     keras.layers.SeparableConv2D: (1, (-1,)),
 }
 
-# x * scale + offset has an error of about 6e-8 * |mean| * |scale|, where our layers, which take the
-# mean away first, have none: above this a channel would miss the promised 1e-5.
+# x * scale + offset has an error of about 6e-8 * |mean| * |scale|. Our layers subtract the mean
+# first and have none. Above this limit a channel would miss the promised 1e-5.
 LARGE_MEAN = 64.0
 
 
@@ -70,7 +70,7 @@ def _affine(norm: Layer) -> tuple[Array, Array, Array]:
     mean, variance = _numpy(norm.moving_mean), _numpy(norm.moving_variance)
     gamma = 1.0 if norm.gamma is None else _numpy(norm.gamma)
     beta = np.zeros_like(mean) if norm.beta is None else _numpy(norm.beta)
-    # Statistics that are no numbers give NaN, as in the norm.
+    # Statistics that are not finite give NaN, as in the norm.
     with np.errstate(invalid="ignore", divide="ignore"):
         return mean, gamma / np.sqrt(variance + norm.epsilon), beta
 

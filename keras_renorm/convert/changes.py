@@ -12,7 +12,7 @@ class Change(NamedTuple):
         layer: Its path in the model that was converted.
         before: Its class.
         after: The class of the layer in its place. Empty if there is none.
-        note: Anything else worth knowing. Empty if there is nothing.
+        note: What else is worth knowing; may be empty.
     """
 
     layer: str
@@ -28,7 +28,7 @@ class Report(NamedTuple):
 
     Attributes:
         replaced: The layers that were replaced, folded or removed.
-        kept: The other layers that normalise, as they were.
+        kept: The other layers that normalise. They are unchanged.
     """
 
     replaced: tuple[Change, ...]
@@ -44,12 +44,12 @@ class Report(NamedTuple):
         return "\n".join([f"{len(self.replaced)} layers replaced, {len(self.kept)} kept", *lines])
 
 
-# What is called with the report: `print`, for one.
+# A function that takes the report, such as `print`.
 Reporter: TypeAlias = Callable[[Report], object]
 
 
 def check_reporter(reporter: Any) -> None:
-    """Raises unless `reporter`, what the user gave as `report=`, can be called."""
+    """Raises unless `reporter`, the user's `report=`, can be called."""
     if reporter is not None and not callable(reporter):
         raise TypeError(
             "`report` must be a function that is called with the Report, or None, received "
@@ -65,12 +65,12 @@ def _outcome(change: Change, verb: str) -> str:
 
 
 def deliver(report: Report, reporter: Reporter | None, *, failed: frozenset[str]) -> None:
-    """Hands a report over, or warns of what could not be converted if nobody asked for one.
+    """Hands a report over. Without a reporter, warns of each layer that could not be converted.
 
     Args:
         report: The report.
-        reporter: What the user gave as `report=`.
-        failed: Paths of the layers that should have been converted and were not.
+        reporter: The user's `report=`.
+        failed: Paths of the layers that could not be converted.
     """
     if reporter is not None:
         reporter(report)
@@ -78,6 +78,6 @@ def deliver(report: Report, reporter: Reporter | None, *, failed: frozenset[str]
     for change in report.kept:
         if change.layer in failed:
             warnings.warn(
-                f"The {change.before} layer {change.layer!r} is kept as it is: {change.note}",
+                f"The {change.before} layer {change.layer!r} stays as it is: {change.note}",
                 stacklevel=4,
             )

@@ -1,4 +1,4 @@
-"""What a copy would lose, and must not: classes, places and sharing."""
+"""Checks that a copy loses nothing: classes, places and sharing."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
@@ -22,11 +22,11 @@ def check_model(model: Any) -> None:
 
 
 def check_copy(old: Layer, new: Layer, rewrite: Rewrite) -> None:
-    """Raises unless `new` is what `old` should have become.
+    """Raises unless `new` is the layer that `old` should become.
 
     Raises:
         TypeError: If a model lost its class.
-        ValueError: If what holds `old` makes another layer in its place.
+        ValueError: If the layer around `old` makes another layer in its place.
     """
     expected = rewrite.replace(old) or old
     if type(new) is not type(expected):
@@ -44,17 +44,17 @@ def check_sharing(pairs: Iterable[tuple[Layer, Layer]]) -> None:
 
 
 def paired(old: Layer, new: Layer) -> Iterator[tuple[Layer, Layer]]:
-    """A layer and those in it with their copies, where a copy comes from a configuration.
+    """A layer and its inner layers, each with its copy, where a copy comes from a configuration.
 
     Raises:
-        ValueError: If the copy has more of them, or fewer.
+        ValueError: If the copy has more inner layers, or fewer.
     """
     before, after = map(keras_internals.flattened, (old, new))
     if len(before) != len(after):
         raise ValueError(
-            f"The {type(old).__name__} {old.name!r} has {len(before) - 1} layers in it, and a copy "
-            f"of it from its configuration {len(after) - 1}: it does not keep them in "
-            "`get_config`, or uses one twice."
+            f"The {type(old).__name__} {old.name!r} holds {len(before) - 1} layers, and a copy "
+            f"from its configuration holds {len(after) - 1}. Its `get_config` leaves some out, or "
+            "it uses one twice. Make `get_config` hold each layer, or convert with `in_place=True`."
         )
     return zip(before, after, strict=True)
 
@@ -62,44 +62,44 @@ def paired(old: Layer, new: Layer) -> Iterator[tuple[Layer, Layer]]:
 def lost_class(model: Layer) -> TypeError:
     """The error for a model of a class that a copy would lose."""
     return TypeError(
-        f"The model {model.name!r} is of the class {type(model).__name__}, which a copy would "
+        f"The model {model.name!r} has the class {type(model).__name__}, which a copy would "
         "lose. Give its constructor the arguments (self, *args, **kwargs) and no layers of its "
         "own, or convert `keras.Model(model.inputs, model.outputs)`."
     )
 
 
 def no_room(inner: Layer, layer: Layer) -> ValueError:
-    """The error for a layer in another that would become two."""
+    """The error for an inner layer that would become two layers."""
     return ValueError(
-        f"The layer {inner.name!r} would become two layers, for which there is no room in the "
-        f"{type(layer).__name__} layer {layer.name!r} that holds it. Give it no activation, and "
-        "put a keras.layers.Activation where that layer calls it."
+        f"The layer {inner.name!r} would become two layers, and the {type(layer).__name__} layer "
+        f"{layer.name!r} around it has room for one. Give {inner.name!r} no activation, and put a "
+        f"keras.layers.Activation after its call in {layer.name!r}."
     )
 
 
 def _no_replacement(layer: Layer) -> ValueError:
     return ValueError(
         f"The {type(layer).__name__} at {layer.path!r} cannot be replaced, because the layer or "
-        "model around it makes it by itself and does not keep it in `get_config`. Convert the "
-        "model itself with `in_place=True`, or give that class an argument for its normalization, "
-        "and build the model anew."
+        "model around it makes it in its constructor and `get_config` does not hold it. Convert "
+        "the model itself with `in_place=True`, or give that class an argument for its "
+        "normalization, and build the model anew."
     )
 
 
 def _no_sharing(layer: Layer) -> ValueError:
     return ValueError(
         f"The {type(layer).__name__} {layer.name!r} is used in several places, one of them inside "
-        "a class of its own, whose configuration does not tell that: the copies would not share "
-        "their weights. Call the layer in the functional model instead, or build the model anew "
-        "with the layers that you want."
+        "a class whose configuration does not tell that. The copies would not share their weights. "
+        "Call the layer in the functional model instead, or build the model anew with the layers "
+        "that you want."
     )
 
 
 def _comparable(layer: Layer) -> dict[str, Any]:
-    """A configuration without what copies of one layer may have otherwise."""
-    # The handing over of weights sets what a configuration of Keras's does not tell.
+    """A configuration without the entries in which copies of one layer may differ."""
+    # Handing over the weights sets this, and Keras's configurations do not tell it.
     config = layer.get_config() | {"frozen_statistics": None}
-    # Whether its weights are made is in its configuration, too.
+    # The activation's configuration also tells whether its weights are made.
     return config if layer_activation(layer) is None else config | {"activation": None}
 
 

@@ -17,15 +17,15 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
 
     Args:
         model: The model; it stays as it is.
-        rewrite: What is to be done with its layers.
+        rewrite: What happens to its layers.
 
     Returns:
         The copy, not compiled.
 
     Raises:
-        TypeError: If `model` is no Keras model, or of a class that a copy would lose.
-        ValueError: If a layer that is to be replaced lies where it cannot be, or one that is shared
-            would not be any more.
+        TypeError: If `model` is no Keras model, or a copy would lose its class.
+        ValueError: If a layer cannot be replaced where it lies, or a shared layer would be shared
+            no longer.
     """
     check_model(model)
     copier = Copier(model, rewrite)
@@ -36,7 +36,8 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
     for old, new in pairs:
         check_copy(old, new, rewrite)
     check_sharing(pairs)
-    # What holds others sets theirs, too; it has more layers than they, and so comes before them.
+    # Setting it on an outer layer sets it on the inner ones, too. Outer layers hold more layers,
+    # and so come first.
     for old, new in sorted(pairs, key=lambda pair: -len(keras_internals.flattened(pair[0]))):
         new.trainable = rewrite.trainable(old)
     for old, new in pairs:
@@ -48,7 +49,7 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
 
 @contextlib.contextmanager
 def uncompiled(model: keras.Model) -> Iterator[None]:
-    """Has Keras clone `model` without its loss, which for a Python lambda it refuses."""
+    """In the context, Keras clones `model` without its loss. It refuses one with a lambda."""
     parts = keras_internals.flattened(model)
     compiled = [part for part in parts if getattr(part, "compiled", False)]
     try:

@@ -11,11 +11,11 @@ Layer: TypeAlias = keras.layers.Layer
 
 
 def config_of(layer: Layer) -> dict[str, Any]:
-    """The configuration of a layer, with its functions as they are, and a copy of its activation.
+    """The configuration of a layer, with its functions themselves and a copy of its activation.
 
-    In what `get_config` gives functions are names, which Keras finds if they are registered, or
-    code without the names around it. The copy is of an activation that is a layer, and has no
-    weights: from what `get_config` gives they would be made before their layer has its place.
+    `get_config` turns functions into names, which Keras finds only if they are registered, or into
+    code without the names around it. An activation that is a layer is copied without weights,
+    because `get_config` would have its weights made before the layer has its place.
 
     Raises:
         TypeError: If `layer` has no configuration.
@@ -39,7 +39,7 @@ def made_like(layer: Layer, config: dict[str, Any]) -> Layer:
     """A layer of the class of `layer`, from a configuration as `config_of` gives it.
 
     Raises:
-        TypeError: If the class cannot be made from it.
+        TypeError: If the configuration does not make the layer.
     """
     kind: Any = type(layer)
     options = {}
@@ -47,7 +47,7 @@ def made_like(layer: Layer, config: dict[str, Any]) -> Layer:
         # Its own `from_config` takes code, not functions.
         kind = super(keras.layers.Lambda, kind)
     elif isinstance(layer, keras.layers.Lambda):
-        options = {"safe_mode": False}  # for code: it is not from a file
+        options = {"safe_mode": False}  # the code comes from no file
     try:
         return kind.from_config(config, **options)
     except (TypeError, ValueError) as error:
@@ -55,10 +55,10 @@ def made_like(layer: Layer, config: dict[str, Any]) -> Layer:
 
 
 def deserialized(config: dict[str, Any], layer: Layer) -> Layer:
-    """The layer that `config`, a part of the configuration of `layer`, stands for.
+    """The layer behind `config`, a part of the configuration of `layer`.
 
     Raises:
-        TypeError: If it cannot be made.
+        TypeError: If the layer cannot be made.
     """
     try:
         return keras.saving.deserialize_keras_object(config)
@@ -67,7 +67,7 @@ def deserialized(config: dict[str, Any], layer: Layer) -> Layer:
 
 
 def layer_activation(layer: Layer) -> Layer | None:
-    """The activation of a layer, if that is a layer, too, which the constructor was given."""
+    """The activation of a layer, if it is a layer, too, and an argument of the constructor."""
     activation = getattr(layer, "activation", None)
     if not isinstance(activation, keras.layers.Layer):
         return None
@@ -79,19 +79,19 @@ def layer_activation(layer: Layer) -> Layer | None:
 
 
 def no_copy(layer: Layer, error: Exception) -> TypeError:
-    """The error for a layer that cannot be made from its configuration, for what Keras says."""
-    # Keras wraps what a constructor says in the whole configuration.
+    """The error for a layer that its configuration does not make, with Keras's reason."""
+    # Keras wraps a constructor's message in the whole configuration.
     cause: BaseException = error
     while cause.__context__ is not None:
         cause = cause.__context__
-    # What follows the first paragraph is an example.
+    # An example follows the first paragraph.
     reason = " ".join(str(cause).strip().partition("\n\n")[0].split()).rstrip(".")
     return TypeError(
         f"The {type(layer).__name__} {layer.name!r} cannot be copied from its configuration "
         f"({reason}). Give a class of your own `get_config` and `from_config`; register a function "
         "or class that the configuration names, with `keras.saving.register_keras_serializable()`, "
         "or convert in `keras.saving.custom_object_scope({'name': function})`; or convert the "
-        "model itself with `in_place=True`, which takes no configuration."
+        "model itself with `in_place=True`, which needs no configuration."
     )
 
 
@@ -106,5 +106,5 @@ def _functions(layer: Layer, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_name(config: Any, function: Any) -> bool:
-    """Whether what a configuration has in the place of a function is the name of just that."""
+    """Whether a configuration names exactly this function."""
     return isinstance(config, str) and getattr(keras.activations, config, function) is function

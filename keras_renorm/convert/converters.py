@@ -34,7 +34,7 @@ from keras_renorm.models import is_batch_norm
 from keras_renorm.ops import arguments
 
 Layer: TypeAlias = keras.layers.Layer
-# They change the weights, what is computed in inference, or what tells the layers apart.
+# These change the weights, the inference, or the identity of the layers.
 _FIXED = ("name", "axis", "center", "scale", "epsilon", "activation", "dtype", "trainable")
 
 
@@ -48,42 +48,41 @@ def to_batch_renormalization(
     """A copy of `model` with Batch Renormalization in the place of batch norms.
 
     Every `keras.layers.BatchNormalization` and `keras_renorm.layers.BatchNormalization` becomes a
-    `keras_renorm.layers.BatchRenormalization` with the same weights: inference is as it was, and
-    training goes on with r and d from the moving statistics. By default the limits begin shut, and
-    open within some 20 minibatches as far as these statistics fit; a schedule begins at 0 updates,
-    and fixed limits are for statistics that are known to fit. Layers with `renorm=True` are
-    converted as by `from_keras`; a `BatchRenormalization` gets the options, and without any stays
+    `keras_renorm.layers.BatchRenormalization` with the same weights. Inference computes the same,
+    and training goes on with r and d from the moving statistics. The default limits begin shut, and
+    open within some 20 minibatches as far as these statistics fit. A schedule begins at 0 updates.
+    Give fixed limits only if you know that the statistics fit. `from_keras` says what becomes of
+    layers with `renorm=True`. A `BatchRenormalization` gets the options; without options it stays
     as it is.
 
     Args:
-        model: A Sequential, functional or subclassed model, which may hold other such models, and
+        model: A Sequential, functional or subclassed model. It may hold other such models, and
             layers around a batch norm such as `keras.layers.TimeDistributed`. Shared layers stay
-            shared. What is inside a class of your own is converted if `get_config` holds it. The
-            model stays as it is; its optimizer and `compile` are not copied.
-        report: What to call with the `Report` of what was replaced, e.g. `print`. Without it, a
-            batch norm that cannot be converted is kept with a warning.
-        in_place: Whether to replace the layers in `model` itself, for classes whose constructor
-            makes their norms and whose configuration does not tell of them. Found are layers in
-            attributes of the model and of the layers in it, and in lists, tuples, dicts and sets
-            there. Every other layer and all gammas and betas stay the same objects, so what was
-            compiled goes on, with its optimizer. Functional models in it are made anew of the
-            same layers; `model` must not be one. Functions of your own are to be traced again. A
-            file of the whole model calls the constructor, which makes the old norms: keep
+            shared. Norms inside a class of your own are converted if its `get_config` holds them.
+            The model stays as it is. Its optimizer and `compile` are not copied.
+        report: A function that gets the `Report` of what was replaced, e.g. `print`. Without it, a
+            batch norm that cannot be converted stays, with a warning.
+        in_place: Whether to replace the layers in `model` itself. Use it for classes whose
+            constructor makes their norms and whose configuration does not hold them. It finds
+            layers in attributes of the model and of its layers, and in lists, tuples, dicts and
+            sets there. Every other layer and all gammas and betas stay the same objects, so a
+            compiled model goes on with its optimizer. Functional models inside are made anew of
+            the same layers; `model` itself must not be functional. Trace functions of your own
+            again. A file of the whole model calls the constructor, which makes the old norms: use
             `save_weights`, and convert before `load_weights`.
-        **options: Arguments of `BatchRenormalization` for all of them: `r_max`, `d_max`,
+        **options: Arguments of `BatchRenormalization` for all new layers: `r_max`, `d_max`,
             `renorm_clipping`, `momentum`, `synchronized`.
 
     Returns:
         The new model; with `in_place`, `model`.
 
     Raises:
-        TypeError: If `model` is no Keras model, or a subclass of a functional one that a copy
+        TypeError: If `model` is no Keras model, or a subclass of a functional model that a copy
             would lose.
-        ValueError: If an option is not allowed; a batch norm lies inside a layer that makes it by
-            itself, so that it cannot be replaced in a copy; or a layer is shared with a class of
-            your own, of which a copy would have its own. With `in_place`, if `model` is a
-            functional one with batch norms in its graph, or a batch norm is in no attribute, or in
-            a function, too.
+        ValueError: If an option is not allowed; a batch norm lies inside a layer that makes the
+            norm itself, so that a copy cannot replace it; or a layer is shared with a class of your
+            own, whose copy would not share it. With `in_place`, if `model` is functional and has
+            batch norms in its graph, or a batch norm is in no attribute, or also in a function.
 
     Example:
         >>> model = keras.applications.ResNet50()
@@ -108,8 +107,8 @@ def to_batch_normalization(
 ) -> keras.Model:
     """A copy of `model` with `keras_renorm.layers.BatchNormalization` for every batch norm.
 
-    The way back from `to_batch_renormalization`, with the same bits: what is lost are the limits
-    and their counter. Of Keras's layers those of either `renorm` become ours.
+    It undoes `to_batch_renormalization`, bit for bit; only the limits and their counter are lost.
+    Keras's layers become ours, with or without `renorm`.
 
     Args:
         model: As for `to_batch_renormalization`.
@@ -140,9 +139,9 @@ def to_synchronized(
     """A copy of `model` whose batch norms use the moments of all replicas.
 
     Every `keras_renorm.layers.BatchNormalization` and `BatchRenormalization` gets
-    `synchronized=True`, and Keras's become ours as by `from_keras`.
+    `synchronized=True`. Keras's layers become ours, as with `from_keras`.
 
-    To train under a `tf.distribute` strategy, call it in `strategy.scope()`.
+    To train under a `tf.distribute` strategy, convert in `strategy.scope()`.
 
     Args:
         model: As for `to_batch_renormalization`.
@@ -169,7 +168,7 @@ def to_unsynchronized(
 ) -> keras.Model:
     """A copy of `model` whose batch norms use each replica's own moments.
 
-    The way back from `to_synchronized`; see there. Keras's batch norms become ours here, too.
+    It undoes `to_synchronized`. Keras's batch norms become ours here, too.
 
     Args:
         model: As for `to_batch_renormalization`.
@@ -193,18 +192,18 @@ def from_keras(
     """A copy of `model` with our layers in the place of `keras.layers.BatchNormalization`.
 
     A layer with `renorm=True` becomes a `BatchRenormalization` with its `renorm_clipping`. Keras
-    keeps two sets of statistics for it; ours has one, and takes `moving_mean` and
-    `moving_variance`, those of inference. Keras uses `renorm_mean` and `renorm_stddev` for r and d;
-    they are the same but for `renorm_momentum` and where weights were loaded without them.
+    keeps two sets of statistics for such a layer. Ours has one set, and takes `moving_mean` and
+    `moving_variance`, the statistics of inference. Keras's `renorm_mean` and `renorm_stddev`, for r
+    and d, differ from these only by `renorm_momentum`, and where weights were loaded without them.
 
     Args:
         model: As for `to_batch_renormalization`.
-        report: As there. A layer with an `rmin` other than 1 / rmax is kept, as is a subclass of
-            Keras's.
+        report: As there. A layer with an `rmin` other than 1 / rmax stays, and so does a subclass
+            of Keras's layer.
         in_place: As there.
 
     Returns:
-        The new model. In inference it computes what `model` does.
+        The new model. It computes the same as `model` in inference.
 
     Raises:
         TypeError: As in `to_batch_renormalization`.
@@ -221,12 +220,13 @@ def to_keras(
 ) -> keras.Model:
     """A copy of `model` with `keras.layers.BatchNormalization` in the place of our layers.
 
-    For where this package is not installed. Inference stays the same, but for layers with weights
-    of half precision (the dtype policies `float16` and `bfloat16`, not the mixed ones): Keras
-    rounds moving statistics to that, where ours are float32. Training does not: Batch
-    Renormalization becomes batch norm, and what else Keras does not have is left out, as the report
-    says. An `activation` becomes a layer of its own, `NAME_activation`; one that is a layer, such
-    as `PReLU`, keeps its weights and its name. Where a name is taken, it gets a number.
+    Use it for a model that must load where this package is not installed. Inference stays the same,
+    except for layers with weights of half precision (the dtype policies `float16` and `bfloat16`,
+    not the mixed ones). Keras rounds the moving statistics of such layers, where ours are float32.
+    Training differs: Batch Renormalization becomes batch norm, and the report names what else
+    Keras's layer lacks. An `activation` becomes a layer of its own, `NAME_activation`. An
+    activation that is a layer, such as `PReLU`, keeps its weights and its name. A name that is
+    taken gets a number.
 
     Args:
         model: As for `to_batch_renormalization`.
@@ -239,9 +239,9 @@ def to_keras(
     Raises:
         TypeError: As in `to_batch_renormalization`.
         ValueError: As in `to_batch_renormalization`; if a layer of this package has no equivalent
-            in Keras; if moving statistics are too large for half precision; or if a layer with an
-            activation stands inside a layer that calls it, so that there is no room for a second
-            one.
+            in Keras; if moving statistics are too large for half precision; or if a norm with an
+            activation stands inside a layer that calls the norm, and so has no room for a second
+            layer.
 
     Example:
         >>> keras_renorm.convert.to_keras(model).save("served.keras")
@@ -271,19 +271,19 @@ class _NormRewrite(Rewrite):
         self.failed: dict[str, str] = {}
 
     def replace(self, layer: Layer) -> Layer | None:
-        """What the rule gives; None, with the reason noted, where an argument does not fit."""
+        """The rule's layer; None, with the reason noted, where an argument does not fit."""
         if not is_batch_norm(layer):
             return None
         known = type(layer) in {KerasBatchNormalization, *RENORM_OF, *PLAIN_OF}
         if not known and not (self._subclasses and isinstance(layer, BatchNormalization)):
             self.failed[layer.path or layer.name] = (
-                "it is of a subclass, which may compute something else."
+                "it belongs to a subclass, which may compute something else."
             )
             return None
         try:
             return self._rule(layer)
         except (TypeError, ValueError) as error:
-            # Keras wraps what a constructor says in the whole configuration.
+            # Keras wraps a constructor's message in the whole configuration.
             self.failed[layer.path or layer.name] = str(error.__context__ or error)
             return None
 
@@ -292,7 +292,7 @@ class _NormRewrite(Rewrite):
         return self._follow(layer) if self._follow is not None else None
 
     def transfer(self, old: Layer, new: Layer) -> None:
-        """The weights by their names, for Keras's layers with `renorm=True` have others, too."""
+        """Hands weights over by name, because Keras's layers with `renorm=True` have more."""
         hand_over_norm(old, new)
 
 
@@ -306,7 +306,7 @@ def _convert(
 ) -> keras.Model:
     """A copy of `model`, or `model` itself, with the rule applied to every batch norm.
 
-    With `subclasses` also to those of our layers, for rules that keep the class.
+    `subclasses` includes subclasses of our layers, for rules that keep the class.
     """
     check_reporter(reporter)
     rewrite = _NormRewrite(rule, follow, subclasses)
@@ -331,11 +331,11 @@ def _report(model: keras.Model, rewrite: _NormRewrite) -> Report:
 
 
 def _lost(old: Layer, new: Layer) -> str:
-    """What a new layer does otherwise than the old one, beyond being of its class."""
+    """How a new layer differs from the old one, beyond its class."""
     before, after = old.get_config(), new.get_config()
     keys = ["r_max", "d_max", "virtual_batch_size", "synchronized", "frozen_statistics"]
     if isinstance(getattr(old, "activation", None), keras.layers.Layer):
-        keys.append("activity_regularizer")  # else the new layer has it, or the new activation
+        keys.append("activity_regularizer")  # otherwise the new layer or activation has it
     lost = [key for key in keys if before.get(key) and key not in after]
     notes = [f"without {', '.join(lost)}"] if lost else []
     if not is_linear(getattr(old, "activation", None)) and not hasattr(new, "activation"):
@@ -355,7 +355,7 @@ def _synchronized(layer: Layer, synchronized: bool) -> Layer | None:
 
 
 def _clipping(layer: Layer, options: dict[str, Any]) -> dict[str, Any]:
-    """`options`, with `renorm_clipping` in place of the limits that the layer had."""
+    """`options`, with `renorm_clipping` in place of the layer's limits."""
     if "renorm_clipping" not in options or type(layer) not in PLAIN_OF:
         return options
     limits = BatchRenormalization(renorm_clipping=options["renorm_clipping"])
@@ -364,7 +364,7 @@ def _clipping(layer: Layer, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Raises for options that the new layers cannot all have."""
+    """Raises if not every new layer can have these options."""
     fixed = [key for key in options if key in _FIXED or "_initializer" in key]
     if fixed:
         raise ValueError(

@@ -18,17 +18,17 @@ from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.models import is_graph
 
 Layer: TypeAlias = keras.layers.Layer
-#: What stands in the place of a model, layer or other operation, one after the other: first its
-#: copy, or None if it is left out; then what follows.
+#: The operations in the place of a model, layer or other operation, in order: first its copy, or
+#: None if it is left out; then the layers that follow.
 Chain: TypeAlias = tuple[Any, ...]
 
 
 class Copier:
-    """Copies what is in a model, each layer once, however often it is used.
+    """Copies the layers in a model, each layer once, however often it is used.
 
     Args:
         model: The model.
-        rewrite: What is to be done with its layers.
+        rewrite: What happens to its layers.
     """
 
     def __init__(self, model: keras.Model, rewrite: Rewrite) -> None:
@@ -68,7 +68,7 @@ class Copier:
         return (self._with_activation(operation, new), *self._following(operation))
 
     def _following(self, layer: Layer) -> Chain:
-        """What follows a layer that is replaced or left out."""
+        """The layers that follow a layer that is replaced or left out."""
         after = self._rewrite.follow(layer)
         if after is None:
             return ()
@@ -78,11 +78,11 @@ class Copier:
         return (after,)
 
     def _activation_after(self, layer: Layer, activation: Layer) -> Chain:
-        """What stands in the place of an activation that its layer does not have any more."""
+        """The layers in the place of an activation that its layer has lost."""
         self._moved[id(layer)] = activation
         copy, *following = self._chain(activation)
         copy.name = self._names.free(activation.name, activation)
-        # As in the norm, which hands a mask on whatever its activation is.
+        # The norm hands a mask on, whatever its activation is.
         copy.supports_masking = True
         return (copy, *following)
 
@@ -116,7 +116,7 @@ class Copier:
         return type(model)(layers, name=model.name)
 
     def _layer(self, layer: Layer) -> Layer:
-        """A layer from the configuration of another, with the layers in that replaced."""
+        """A layer from the configuration of another, with that one's inner layers replaced."""
         config = config_of(layer)
         if type(layer) is keras.layers.TimeDistributed:
             options = {key: value for key, value in config.items() if key != "layer"}
@@ -126,7 +126,8 @@ class Copier:
             config["activation"] = self._inner(activation, layer)
         new = made_like(layer, self._replaced_in(config, self._replaceable(layer), layer))
         before, after = map(keras_internals.flattened, (layer, new))
-        # A class without the argument `name` loses it, and layers that one makes count on.
+        # A class without the argument `name` loses its name, and the names of layers that it makes
+        # count on.
         for part, copy in zip(before, after if len(before) == len(after) else [new], strict=False):
             copy.name = part.name
         return new
@@ -140,7 +141,7 @@ class Copier:
         }
 
     def _replaced_in(self, config: Any, replaceable: set[str], layer: Layer) -> Any:
-        """A configuration of `layer`, with the layers that are serialised in it replaced."""
+        """A configuration of `layer`, with the serialised layers in it replaced."""
         if isinstance(config, list | tuple):
             return type(config)(self._replaced_in(item, replaceable, layer) for item in config)
         if not isinstance(config, dict):
@@ -170,7 +171,7 @@ class Copier:
             yield from self._pairs(part, seen)
 
     def _parts(self, old: Layer) -> list[Layer] | None:
-        """What is in a layer, if it was copied by itself; None if with its configuration."""
+        """The layers in a layer, if they were copied apart; None if its configuration made them."""
         if is_graph(old):
             layers = [one for one in keras_internals.children(old) if not _is_input(one)]
             if any(id(layer) not in self._chains for layer in layers):
@@ -184,11 +185,11 @@ class Copier:
 
 
 def _call(chain: Chain, *args: Any, **kwargs: Any) -> Any:
-    """Calls what stands in the place of an operation in the graph of a functional model."""
+    """Calls the operations in the place of one in the graph of a functional model."""
     copy, *following = chain
     given = args[0] if args else kwargs.get("inputs")
     outputs = given if copy is None else copy(*args, **kwargs)
-    # An activation in a norm is called for what the norm is called for.
+    # An activation runs in the mode in which its norm is called.
     options = {key: value for key, value in kwargs.items() if key == "training"}
     for layer in following:
         outputs = layer(outputs, **options)

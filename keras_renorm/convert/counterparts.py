@@ -1,4 +1,4 @@
-"""What stands for a batch norm among Keras's layers and ours, and how weights go over."""
+"""The counterparts of batch norms among Keras's layers and ours, and how weights go over."""
 
 import inspect
 from typing import Any, TypeAlias
@@ -36,15 +36,15 @@ def is_one_affine(layer: Any) -> bool:
 
 
 def as_keras(layer: Layer) -> Layer | None:
-    """What Keras has in the place of one of our batch norms; None for another layer."""
+    """Keras's counterpart of one of our batch norms; None for another layer."""
     if type(layer) not in (BatchNormalization, BatchRenormalization):
         return None
     known = {*inspect.signature(KerasBatchNormalization).parameters, "name", "dtype", "trainable"}
-    if is_linear(layer.activation):  # or else it is of the activation that follows
+    if is_linear(layer.activation):  # otherwise the activation that follows has it
         known.add("activity_regularizer")
     config = {key: value for key, value in config_of(layer).items() if key in known}
     if not keras_internals.synchronizes():
-        # Keras has that under TensorFlow only. Over JAX's global arrays the moments are global.
+        # Keras has it under TensorFlow only. With JAX's global arrays the moments are global.
         config.pop("synchronized", None)
     return KerasBatchNormalization.from_config(config)
 
@@ -52,7 +52,7 @@ def as_keras(layer: Layer) -> Layer | None:
 def activation_after(layer: Layer) -> Layer | None:
     """The activation of one of our batch norms as a layer, or None if there is none.
 
-    One that is a layer already is given as it is, and is to be copied.
+    An activation that is a layer already is returned itself: copy it.
     """
     if not isinstance(layer, BatchNormalization) or is_linear(layer.activation):
         return None
@@ -72,13 +72,13 @@ def is_linear(activation: Any) -> bool:
 
 
 def hand_over_norm(old: Layer, new: Layer) -> None:
-    """Gives a batch norm the weights of another, and whether they are trained.
+    """Gives a batch norm the weights of another, and their `trainable` flags.
 
-    Bit for bit; but Keras's layer keeps moving statistics in its variables' type, ours in float32
-    or wider.
+    The weights keep every bit. Only the moving statistics may change type: Keras's layer keeps them
+    in its variables' type, ours in float32 or wider.
 
     Raises:
-        ValueError: If moving statistics are too large for the type that they have in `new`.
+        ValueError: If moving statistics are too large for their type in `new`.
     """
     for name in _WEIGHTS:
         variable = getattr(new, name)
@@ -87,7 +87,7 @@ def hand_over_norm(old: Layer, new: Layer) -> None:
             with np.errstate(over="ignore"):
                 variable.assign(value)
             _check_range(old, name, value, variable)
-            # `statistics.freeze` sets it of gamma and beta alone.
+            # `statistics.freeze` sets it on gamma and beta alone.
             variable.trainable = getattr(old, name).trainable and new.trainable
     if isinstance(new, BatchRenormalization):
         new.trust_statistics()
@@ -98,7 +98,7 @@ def hand_over_norm(old: Layer, new: Layer) -> None:
 
 
 def _check_range(layer: Layer, name: str, value: Any, variable: Any) -> None:
-    """Raises if a variable, to which `value` was assigned, has infinity where that is finite."""
+    """Raises if a finite number of `value` became infinite in a variable."""
     if variable.dtype not in ("float16", "bfloat16"):
         return
     assigned = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
@@ -121,7 +121,7 @@ def normalizations(model: keras.Model) -> list[Layer]:
 
 
 def as_ours(layer: Layer) -> Layer | None:
-    """Our layer in the place of a batch norm of Keras's; None in the place of any other."""
+    """Our counterpart of one of Keras's batch norms; None for any other layer."""
     if type(layer) is not KerasBatchNormalization:
         return None
     config = without(config_of(layer), "renorm", "renorm_clipping", "renorm_momentum")

@@ -33,30 +33,33 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
     scale = gamma / sqrt(moving_variance + epsilon)
     ```
 
-    A batch norm, Keras's or ours, is folded into the convolution (plain, depthwise, separable or
-    transposed) or dense layer before it, if nothing else uses that layer or its output, it has no
-    activation, and the axis is that of its channels. Dropout may stand between. That layer then
-    has a bias, and the norm's `activation`, and no regularizers and constraints. Every other batch
-    norm becomes a `keras.layers.BatchNormalization` with `trainable=False`: one multiplication
-    and one addition, about as fast as a layer made for it (measured), and loadable anywhere. An
-    activation of it becomes the layer `NAME_activation`, with a number if that name is taken. An
-    activation that is a layer itself, such as `PReLU`, stands in the place of a norm that is
-    folded, and after any other, with its weights and its name, numbered likewise.
+    Use it for serving: the new model is faster, and loads where this package is not installed.
 
-    The folding itself is done in float64. Each layer agrees with inference by `model` to 1e-5, for
+    A batch norm, Keras's or ours, is folded into the layer before it: a convolution (plain,
+    depthwise, separable or transposed) or a dense layer. That layer must have no activation and the
+    norm's axis of channels, and nothing else may use it or its output. Dropout may stand between.
+    The layer then has a bias and the norm's `activation`, and no regularizers and constraints.
+    Every other batch norm becomes a `keras.layers.BatchNormalization` with `trainable=False`: one
+    multiplication and one addition, about as fast as a layer made for it (measured). Its activation
+    becomes the layer `NAME_activation`, with a number if that name is taken. An activation that is
+    a layer, such as `PReLU`, takes the place of a folded norm, and follows any other norm. It keeps
+    its weights and its name, numbered likewise.
+
+    The weights are folded in float64. Each layer agrees with the old one in inference to 1e-5, for
     outputs of order 1 in float32; under half-precision policies, to their rounding. A deep network
-    agrees as closely as its own rounding lets it, and is no further from float64 than it was:
+    agrees as closely as its own rounding lets it, and is as far from float64 as before:
     Inception-v3 with random weights 2.4e-4, and 2.1e-4 before (measured). A norm of ours whose
-    moving mean is beyond 64 deviations stays as it is, for the sum would lose digits.
+    moving mean is beyond 64 deviations stays as it is, because the sum would lose digits.
 
     Args:
-        model: A Sequential, functional or subclassed model with weights, which may hold other such
-            models. In classes with a `call` of your own nothing is folded: what `get_config`
-            holds becomes one affine. The model stays as it is; its `compile` is not copied.
-        report: What to call with the `Report` of what was folded, e.g. `print`.
+        model: A Sequential, functional or subclassed model with weights. It may hold other such
+            models. Nothing is folded in classes with a `call` of your own: a norm that
+            `get_config` holds becomes one affine map. The model stays as it is. Its `compile` is
+            not copied.
+        report: A function that gets the `Report` of what was folded, e.g. `print`.
 
     Returns:
-        The new model. If no layer of this package was kept, it loads where that is not installed.
+        The new model. It loads without this package if no layer of this package was kept.
 
     Raises:
         TypeError: As in `to_batch_renormalization`.
@@ -81,20 +84,20 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
 
 
 class _Folding(Rewrite):
-    """Decides for each batch norm what becomes of it."""
+    """Decides what becomes of each batch norm."""
 
     def __init__(self, model: keras.Model) -> None:
         self._norms: dict[int, Layer] = {}  # folded norms, by the layers that take them
-        self._targets: dict[int, Layer] = {}  # those layers, by their norms
-        self._reasons: dict[int, str] = {}  # why others are not folded
+        self._targets: dict[int, Layer] = {}  # the layers that take norms, by their norms
+        self._reasons: dict[int, str] = {}  # why other norms are not folded
         self._kept: set[int] = set()
-        self._asked: set[int] = set()  # of those, the norms that are called with `training`
+        self._asked: set[int] = set()  # the kept norms that are called with `training`
         self._placed: set[int] = set()  # norms in graphs, where another layer can follow
         graphs = graphs_in(model)
         uses = [use for graph in graphs for use in graph.uses]
         called = [id(layer) for use in uses for layer in called_by(use.operation)]
         for graph in graphs:
-            for use in reversed(graph.uses):  # so that a reason is that of the first call
+            for use in reversed(graph.uses):  # so that the first call's reason stays
                 if use.training:
                     self._keep_asked(use.operation)
                 if is_one_affine(use.operation):
@@ -121,7 +124,7 @@ class _Folding(Rewrite):
         return id(layer) in self._targets
 
     def transfer(self, old: Layer, new: Layer) -> None:
-        """Folded weights, or those of the norm."""
+        """Hands over folded weights, or the norm's own."""
         norm = self._norms.get(id(old))
         if norm is None:
             hand_over_norm(old, new)
@@ -129,8 +132,8 @@ class _Folding(Rewrite):
             new.set_weights(folded_weights(old, norm))
 
     def trainable(self, layer: Layer) -> bool:
-        """False for an affine, which so stays one in training, too."""
-        # With False a norm would be in inference whatever it is called with.
+        """False for an affine map, so that it stays one in training."""
+        # A norm with False would run in inference mode, whatever `training` is.
         return layer.trainable and (id(layer) in self._asked or not is_one_affine(layer))
 
     def report(self, model: keras.Model) -> Report:
@@ -152,7 +155,7 @@ class _Folding(Rewrite):
         return Report(tuple(replaced), tuple(kept))
 
     def _keep_asked(self, layer: Layer) -> None:
-        """Has the norms stay that a call for training reaches by no graph of their own."""
+        """Keeps the norms that a call with `training` reaches without a graph of their own."""
         for norm in called_by(layer):
             if is_one_affine(norm) and norm.trainable:
                 self._kept.add(id(norm))
@@ -178,7 +181,7 @@ class _Folding(Rewrite):
 def _with_bias(layer: Layer, norm: Layer) -> Layer:
     """A layer like `layer`, with a bias and the norm's activation, if that is no layer."""
     config = config_of(layer)
-    # They were meant for other weights, and there is nothing to train.
+    # These were meant for other weights, and nothing is trained any more.
     without = ("regularizer", "constraint")
     config |= {key: None for key in config if key.endswith(without)}
     inside = layer_activation(norm) is None
@@ -187,14 +190,14 @@ def _with_bias(layer: Layer, norm: Layer) -> Layer:
 
 
 def _why_kept(layer: Layer) -> str:
-    """Why a layer that no graph calls, or that is no batch norm, stays; empty if it is plain."""
+    """Why a layer stays that no graph calls or that is no batch norm; empty if it is plain."""
     if isinstance(layer, DomainBatchNormalization):
         return "an affine for each domain"
     return "its activation has no room in the layer around it" if is_one_affine(layer) else ""
 
 
 def _plain(norm: Layer) -> Layer:
-    """A batch norm of Keras's without renorm, of which inference makes no use."""
+    """One of Keras's batch norms without renorm, which inference does not need."""
     config = config_of(norm)
     if keras_internals.renormalizes(norm):
         config |= {"renorm": False, "renorm_clipping": None}

@@ -10,7 +10,7 @@ from keras_renorm.models import is_graph
 
 
 class FreeNames:
-    """The names of all layers and other operations in a model, and those given to new ones.
+    """The names of all layers and other operations in a model, and the names of new ones.
 
     Args:
         model: The model.
@@ -26,12 +26,12 @@ class FreeNames:
             self._owners.setdefault(operation.name, set()).add(id(operation))
 
     def free(self, name: str, owner: Any = None) -> str:
-        """A name that nothing has but `owner`: `name`, if need be with a number.
+        """A name that only `owner` has: `name`, with a number where needed.
 
         Args:
             name: The name to begin with.
-            owner: The layer of the model that is to have it. None for a new layer; others may get
-                the same name then, in other graphs, for `name` is made from one of its graph.
+            owner: The layer of the model that gets the name. None for a new layer. Several new
+                layers may get one name, in different graphs.
         """
         numbered = (f"{name}_{number}" for number in itertools.count(1))
         free = next(

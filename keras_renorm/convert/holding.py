@@ -32,9 +32,10 @@ def holds_in_function(holder: Layer, layer: Layer) -> str | None:
 
 
 def exchange(holder: Layer, new_of: Callable[[Any], Any]) -> None:
-    """Puts what `new_of` gives for a layer into its place, wherever a layer's attributes have it.
+    """Replaces each layer in the attributes of `holder` by `new_of(layer)`.
 
-    Lists, dicts and sets are changed, for others may have them, too; tuples are made anew.
+    Lists, dicts and sets change in place, because other objects may hold them, too. Tuples are made
+    anew.
     """
     for name, value in keras_internals.attributes(holder).items():
         new = _exchanged(value, new_of)
@@ -43,7 +44,7 @@ def exchange(holder: Layer, new_of: Callable[[Any], Any]) -> None:
 
 
 def _exchanged(value: Any, new_of: Callable[[Any], Any]) -> Any:
-    """What stands for a value; a container that can be changed is itself."""
+    """The replacement of a value; a mutable container is changed and returned itself."""
     if isinstance(value, keras.layers.Layer):
         return new_of(value)
     if isinstance(value, list):
@@ -54,7 +55,7 @@ def _exchanged(value: Any, new_of: Callable[[Any], Any]) -> Any:
     elif isinstance(value, dict):
         for key, item in list(value.items()):
             new_key, new = new_of(key), _exchanged(item, new_of)
-            if new_key is not key:  # Keras keeps by layer what was trained as it compiled
+            if new_key is not key:  # Keras keeps a dict by layer of what it compiled with
                 del value[key]
             if new_key is not key or new is not item:
                 value[new_key] = new
@@ -77,7 +78,7 @@ def _exchanged_tuple(value: tuple[Any, ...], new_of: Callable[[Any], Any]) -> tu
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What is in a container, at any depth, or the value alone."""
+    """The items of a container, at any depth, or the value alone."""
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple | set):
@@ -88,7 +89,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _captured(function: Any) -> Iterator[Any]:
-    """What a function has got from where it was made."""
+    """The objects that a function has captured."""
     if isinstance(function, functools.partial):
         yield from (function.func, *function.args, *function.keywords.values())
         function = function.func

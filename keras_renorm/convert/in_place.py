@@ -21,19 +21,18 @@ Layer: TypeAlias = keras.layers.Layer
 
 
 class InPlace:
-    """What comes into the place of which layer of a model; it is made before anything is changed.
+    """A plan of which layers of a model are replaced by which; it is made before any change.
 
-    A functional model cannot get another graph: one inside the model is replaced as a layer is, by
-    one of the same other layers.
+    A functional model cannot get another graph. So a functional model inside is replaced like a
+    layer, by a new one of the same other layers.
 
     Args:
         model: The model.
-        rewrite: What is to be done with its layers.
+        rewrite: What happens to its layers.
 
     Raises:
-        TypeError: If `model` is no Keras model, or has a functional one of a class that would be
-            lost.
-        ValueError: If a layer lies where it cannot be replaced.
+        TypeError: If `model` is no Keras model, or a functional model in it would lose its class.
+        ValueError: If a layer cannot be replaced where it lies.
     """
 
     def __init__(self, model: keras.Model, rewrite: Rewrite) -> None:
@@ -42,8 +41,8 @@ class InPlace:
         self._pairs: dict[int, tuple[Layer, Layer]] = {}
         if self._plan(model) is not model:
             raise ValueError(
-                f"The functional model {model.name!r} cannot be converted in place, for its graph "
-                "stays what it is. Leave `in_place` out, and use the copy that is returned."
+                f"The functional model {model.name!r} cannot be converted in place, because its "
+                "graph cannot change. Leave `in_place` out, and use the copy that is returned."
             )
         for holder in self._holders():
             self._check(holder)
@@ -63,14 +62,14 @@ class InPlace:
         retrace(self._model)
 
     def _plan(self, layer: Any) -> Any:
-        """Settles what comes into the place of a layer: another, or that layer itself."""
+        """Settles what takes the place of a layer: a new layer, or the layer itself."""
         if isinstance(layer, keras.layers.Layer) and id(layer) not in self._pairs:
             self._pairs[id(layer)] = layer, layer
             self._pairs[id(layer)] = layer, self._made(layer)
         return self._new(layer)
 
     def _new(self, layer: Any) -> Any:
-        """What was settled; what is new itself stays."""
+        """The layer that was settled; a new layer stays."""
         return self._pairs.get(id(layer), (layer, layer))[1]
 
     def _made(self, layer: Layer) -> Layer:
@@ -84,31 +83,31 @@ class InPlace:
         return _with_graph(layer, self._plan) if is_functional and self._leaving(layer) else layer
 
     def _leaving(self, holder: Layer) -> list[Layer]:
-        """The layers directly in a layer that others replace."""
+        """The layers directly in a layer that are to be replaced."""
         return [
             child for child in keras_internals.children(holder) if self._new(child) is not child
         ]
 
     def _holders(self) -> list[Layer]:
-        """The layers that stay, the model among them."""
+        """The layers that stay, including the model."""
         layers = keras_internals.flattened(self._model)
         return [layer for layer in layers if self._new(layer) is layer]
 
     def _check(self, holder: Layer) -> None:
-        """Raises unless what leaves a layer can be found in its attributes."""
+        """Raises unless each leaving layer is in an attribute of `holder`."""
         for child in self._leaving(holder):
             what = f"The {type(child).__name__} {child.name!r} cannot be replaced in place: the "
             what += f"{type(holder).__name__} {holder.name!r}"
             function = holds_in_function(holder, child)
             if function is not None:
                 raise ValueError(
-                    f"{what} holds it in the function `{function}`, too. Have the function take it "
+                    f"{what} also holds it in the function `{function}`. Let the function take it "
                     "from `self` when it is called."
                 )
             if not is_graph(holder) and not holds(holder, child):
                 raise ValueError(
-                    f"{what} that holds it has it in no attribute, list, tuple, dict or set. Give "
-                    "it an attribute for the layer."
+                    f"{what} around it holds it in no attribute, list, tuple, dict or set. Give "
+                    "that class an attribute for the layer."
                 )
 
     def _refill(self, model: keras.Sequential) -> None:
@@ -126,7 +125,7 @@ class InPlace:
 def _with_weights(old: Layer, new: Layer, rewrite: Rewrite) -> Layer:
     """`new` with the activation and the weights of `old`; gamma and beta are the same variables.
 
-    So an optimizer, and what else keeps something for each variable, goes on.
+    So an optimizer goes on, and so does anything else with a state for each variable.
     """
     activation = layer_activation(old)
     if activation is not None and layer_activation(new) is not None:
@@ -144,7 +143,7 @@ def _with_weights(old: Layer, new: Layer, rewrite: Rewrite) -> Layer:
 
 @contextlib.contextmanager
 def _scope_around(layer: Layer) -> Iterator[None]:
-    """The scope of names that gives what is built in it paths like that of `layer`."""
+    """In the context, new weights get paths like those of `layer`."""
     *outer, parent = (layer.path or layer.name).split("/")[:-1] or [""]
     if not parent:
         yield
@@ -154,7 +153,7 @@ def _scope_around(layer: Layer) -> Iterator[None]:
 
 
 def _with_graph(model: keras.Model, new_of: Callable[[Any], Any]) -> keras.Model:
-    """A functional model like `model`, of the same layers but for those that leave."""
+    """A functional model like `model`, of the same layers except those that leave."""
     with uncompiled(model):
         new = keras.models.clone_model(model, new_inputs(model), clone_function=new_of)
     kept = {id(layer) for layer in keras_internals.children(new)}

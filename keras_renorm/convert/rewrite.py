@@ -1,4 +1,4 @@
-"""What a conversion does with the layers of a model."""
+"""The rule of a conversion: what happens to each layer of a model."""
 
 from typing import TypeAlias
 
@@ -8,30 +8,30 @@ Layer: TypeAlias = keras.layers.Layer
 
 
 class Rewrite:
-    """What a conversion does with the layers of a model. As it stands: nothing.
+    """What happens to each layer of a model. This base class changes nothing.
 
-    A layer may be asked about more than once, and also be a copy without weights, from a
-    configuration.
+    A method may get the same layer more than once. It may also get a copy without weights, made
+    from a configuration.
     """
 
     def replace(self, layer: Layer) -> Layer | None:
-        """A new layer, without weights, for the place of `layer`; None to keep that."""
+        """A new layer without weights in the place of `layer`; None keeps `layer`."""
         return None
 
     def follow(self, layer: Layer) -> Layer | None:
-        """What is put after a layer that is replaced or left out; None for nothing.
+        """The layer that follows a replaced or removed layer; None for none.
 
-        It is a new layer, without weights; or the layer that is the activation of `layer`, of which
-        a copy is put there. Where its name is taken, it gets a number.
+        It is a new layer without weights, or the activation of `layer`, which is then copied. A
+        name that is taken gets a number.
         """
         return None
 
     def removes(self, layer: Layer) -> bool:
-        """Whether `layer` is left out; what came in goes out, or into what follows."""
+        """Whether `layer` is left out. Its input then goes to what follows."""
         return False
 
     def transfer(self, old: Layer, new: Layer) -> None:
-        """Gives a layer from `replace` the weights that it is to have."""
+        """Gives a layer from `replace` its weights."""
         raise NotImplementedError
 
     def trainable(self, layer: Layer) -> bool:

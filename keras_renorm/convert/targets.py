@@ -12,7 +12,7 @@ from keras_renorm.models import Graph, Use
 
 Layer: TypeAlias = keras.layers.Layer
 
-# They return their inputs in inference.
+# These layers return their inputs in inference.
 _IDENTITIES = (
     keras.layers.ActivityRegularization,
     keras.layers.AlphaDropout,
@@ -29,12 +29,12 @@ _LARGEST_FLOAT16 = 65504
 
 
 def find_target(graph: Graph, use: Use, count: Callable[[int], int]) -> tuple[Layer | None, str]:
-    """The layer that a norm can be folded into, or None and why there is none.
+    """The layer that a norm can be folded into, or None and the reason.
 
     Args:
-        graph: The graph that the norm is called in.
-        use: Its call.
-        count: How often the whole model calls a layer, by its id.
+        graph: The graph in which the norm is called.
+        use: The norm's call.
+        count: Gives how often the whole model calls a layer, from the layer's id.
     """
     layer, reason = _before(graph, use)
     if layer is not None:
@@ -43,7 +43,7 @@ def find_target(graph: Graph, use: Use, count: Callable[[int], int]) -> tuple[La
 
 
 def _before(graph: Graph, use: Use) -> tuple[Layer | None, str]:
-    """The layer with a kernel whose output alone a norm takes, or None and why there is none."""
+    """The layer with a kernel whose output goes to this norm alone, or None and the reason."""
     while True:
         made_by = graph.maker(use.inputs[0])
         if made_by is None:
@@ -52,14 +52,14 @@ def _before(graph: Graph, use: Use) -> tuple[Layer | None, str]:
         if kind not in KERNELS and (kind not in _IDENTITIES or made_by.training):
             return None, f"follows {kind.__name__}"
         if graph.readers(use.inputs[0]) > 1:
-            return None, f"the output of {made_by.operation.name} is used elsewhere, too"
+            return None, f"the output of {made_by.operation.name} is also used elsewhere"
         if kind in KERNELS:
             return made_by.operation, ""
         use = made_by
 
 
 def _obstacle(layer: Layer, norm: Layer, count: Callable[[int], int]) -> str:
-    """Why a norm cannot be folded into the layer before it; empty if it can be."""
+    """Why a norm cannot be folded into the layer before it; empty if it can."""
     if count(id(layer)) > 1 or count(id(norm)) > 1:
         return "a shared layer"
     if not is_linear(layer.activation):
@@ -74,7 +74,7 @@ def _obstacle(layer: Layer, norm: Layer, count: Callable[[int], int]) -> str:
         return f"axis {norm.axis} is not that of {layer.name}'s channels"
     if first and may_mistake_width(layer):
         return f"Keras may add the bias of {layer.name} to the wrong axis"
-    # What overflowed would be NaN after the sum.
+    # An overflow would be NaN after the sum.
     is_half = norm.compute_dtype == "float16"
     if is_half and largest(folded_weights(layer, norm)) > _LARGEST_FLOAT16:
         return "the kernel would overflow float16"

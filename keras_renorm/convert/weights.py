@@ -1,4 +1,4 @@
-"""The weights of copies, and what else a layer has learned."""
+"""Weights, and the rest of what a layer has learned, for copies."""
 
 import tempfile
 from typing import Any, TypeAlias
@@ -32,10 +32,10 @@ def build(model: keras.Model, new_model: keras.Model) -> None:
 
 
 def hand_over(old: Layer, new: Layer, rewrite: Rewrite) -> None:
-    """Gives `new` the weights of `old`, as `rewrite` has it.
+    """Gives `new` the weights of `old`, as `rewrite` rules.
 
     Raises:
-        ValueError: If `new` has no weights, or others.
+        ValueError: If `new` has no weights, or different ones.
     """
     if old.built and not new.built:
         _build_as(old, new)
@@ -51,7 +51,7 @@ def hand_over(old: Layer, new: Layer, rewrite: Rewrite) -> None:
 def _build_as(old: Layer, new: Layer) -> None:
     """Gives a copy the weights that no symbolic call of its model made."""
     if not isinstance(old, keras.Model):
-        # So it is with what Keras's layers have as their activation.
+        # This is the case of activations of Keras's layers.
         new.build_from_config(old.get_build_config() or {})
     if not new.built:
         raise ValueError(
@@ -67,7 +67,7 @@ def _symbols(shapes: Any) -> Any:
 
 
 def _plain(structure: Any) -> Any:
-    """A structure with the dicts and lists that Keras tracks, which JAX does not know, as plain."""
+    """A structure of plain dicts and lists: JAX does not know those that Keras tracks."""
     if isinstance(structure, dict):
         return {key: _plain(value) for key, value in structure.items()}
     if isinstance(structure, list | tuple):
@@ -77,12 +77,12 @@ def _plain(structure: Any) -> Any:
 
 
 def _hand_over_own(old: Layer, new: Layer) -> None:
-    """Gives a copy of the same class what `old` has itself, and not in layers in it."""
+    """Gives a copy of the same class the variables of `old`, without those of inner layers."""
     before, after = _in_one_order(_own_variables(old), _own_variables(new))
     if [v.shape for v in before] != [v.shape for v in after]:
         raise ValueError(
             f"The {type(old).__name__} {old.name!r} has weights of the shapes "
-            f"{[tuple(v.shape) for v in before]}, and a copy of it from its configuration of "
+            f"{[tuple(v.shape) for v in before]}, and a copy from its configuration has "
             f"{[tuple(v.shape) for v in after]}. Make `get_config` and `build` of that class "
             "create the same weights."
         )
@@ -94,15 +94,15 @@ def _hand_over_own(old: Layer, new: Layer) -> None:
 
 
 def _own_variables(layer: Layer) -> list[Any]:
-    """The variables of a layer that are not of a layer in it."""
+    """The variables of a layer, without those of inner layers."""
     inner = {id(v) for part in flattened(layer) if part is not layer for v in part.variables}
     return [variable for variable in layer.variables if id(variable) not in inner]
 
 
 def _in_one_order(before: list[Any], after: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The variables of two layers by their names, if those are the same, or as they are.
+    """The variables of two layers, sorted by name if the names are the same.
 
-    A layer that was quantized makes them in another order from its configuration.
+    The configuration of a quantized layer makes them in another order.
     """
     by_name = [sorted(variables, key=lambda v: v.name) for variables in (before, after)]
     if [v.name for v in by_name[0]] == [v.name for v in by_name[1]]:
@@ -111,9 +111,9 @@ def _in_one_order(before: list[Any], after: list[Any]) -> tuple[list[Any], list[
 
 
 def _hand_over_state(old: Layer, new: Layer) -> None:
-    """Gives `new` what `old` keeps beside its variables, as a file of the model does.
+    """Gives `new` the state of `old` beside its variables, as a file of the model does.
 
-    So have it what `adapt` found: the mean that a `Normalization` subtracts, a vocabulary.
+    That includes what `adapt` found: the mean that a `Normalization` subtracts, a vocabulary.
     """
     if type(new).load_own_variables is not keras.layers.Layer.load_own_variables:
         store: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """Gauges: what the normalization layers of a model do, as numbers, tables and pictures.
 
-Each takes a model and changes nothing in it. Each returns a report: plain data that prints as a
-table, with the faults it found named below, and that `report.plot()` draws.
+A gauge takes a model, changes nothing in it and returns a report. `print(report)` shows a table and
+names the faults below it, and `report.plot()` draws a picture.
 """
 
 from keras_renorm.diagnostics.activation_percentiles import (

@@ -25,7 +25,7 @@ class PercentileRecord:
     """The percentiles at one step.
 
     Attributes:
-        step: Training steps that the model has made.
+        step: Training steps so far.
         percentiles: The unit's input at each of the percentages.
     """
 
@@ -40,7 +40,7 @@ class ActivationPercentilesReport(Report):
     Attributes:
         unit: The layer and the unit, for titles.
         percentages: Which percentiles, in rising order.
-        records: One for each time.
+        records: A record for each time.
     """
 
     unit: str
@@ -77,34 +77,36 @@ class ActivationPercentilesReport(Report):
 class ActivationPercentiles(StepCallback):
     """Records percentiles of one unit's input over training.
 
-    Figure 1 (b, c) of the Batch Normalization paper: the {15, 50, 85}th percentiles of what comes
-    into one sigmoid drift during training, and are stable with Batch Normalization.
+    It draws Figure 1 (b, c) of the Batch Normalization paper: the {15, 50, 85}th percentiles of a
+    sigmoid's input drift during training, and stay put with Batch Normalization.
 
-    The unit's input is what the activation of its layer is given; of a layer without an activation
-    what the layer is given. It is taken over all examples and positions of a batch, in training
-    mode without dropout. Nothing in the model changes by it.
+    The unit's input is the input of its layer's activation; for a layer without an activation, the
+    layer's input. It is taken over all examples and positions of a batch, in training mode without
+    dropout. Nothing in the model changes.
 
-    A callback for `fit`, or for a loop of your own: `set_model(model)`, then `record(step)`.
-    `print(recorder.report())` is the table, `recorder.plot()` the figure, `recorder.data` the
-    records. The report names a unit that has drifted, so that its middle percentile is outside
-    of the range between the first record's outer ones, and one whose input is constant.
+    Give the callback to `fit`. In a loop of your own, call `set_model(model)`, then `record(step)`.
+    `print(recorder.report())` shows the table, `recorder.plot()` draws the figure, and
+    `recorder.data` holds the records. The report names a unit that has drifted: its middle
+    percentile has left the range between the outer percentiles of the first record. It also names a
+    unit whose input is constant.
 
     Args:
-        layer: The layer, or its name, behind those of the models that it lies in
-            (`"encoder/dense"`); or a tensor of a functional model, whose values are then taken.
+        layer: The layer, or its name, with the names of the models around it in front
+            (`"encoder/dense"`); or a tensor of a functional model, for the tensor's values.
         unit: Index of the unit on the last axis.
         x: A batch of the model's inputs to look at. Or a `tf.data.Dataset` or an iterator of
-            batches `x`, `(x, y)` or `(x, y, w)`, of which each record takes the next: so one
+            batches `x`, `(x, y)` or `(x, y, w)`. Each record then takes the next batch, and so
             follows the training data.
         percentiles: Percentages in [0, 100], in rising order.
-        every_n_steps: A record is made before the first step, after each so many, and at the end.
+        every_n_steps: Steps between two records. There is also a record before the first step, and
+            one at the end.
         log_dir: Folder for TensorBoard, or None.
 
     Raises:
         TypeError: If `layer`, `unit`, `percentiles` or `every_n_steps` has the wrong type.
-        ValueError: If `percentiles` or `every_n_steps` is out of range; when the training begins,
-            if the model has no such layer or tensor, the layer no such unit, or its activation is
-            one of a part of it, such as an LSTM's cell.
+        ValueError: If `percentiles` or `every_n_steps` is out of range. When training begins, if
+            the model has no such layer or tensor, the layer no such unit, or the activation belongs
+            to a part of the layer, such as an LSTM's cell.
 
     Example:
         >>> recorder = keras_renorm.diagnostics.ActivationPercentiles("last_sigmoid", 0, images)
@@ -137,10 +139,10 @@ class ActivationPercentiles(StepCallback):
         return tuple(self._records)
 
     def record(self, step: int) -> None:
-        """Adds the percentiles of now.
+        """Adds the present percentiles.
 
         Args:
-            step: Training steps that the model has made.
+            step: Training steps so far.
         """
         values = _unit_values(self.model, self._layer, self._unit, self._batch())
         percentiles = np.percentile(values, self._percentages).tolist()
@@ -148,26 +150,26 @@ class ActivationPercentiles(StepCallback):
         self.log(self.report(), step)
 
     def report(self) -> ActivationPercentilesReport:
-        """What has been recorded."""
+        """The records as a report."""
         name = self._layer if isinstance(self._layer, str) else self._layer.name
         unit = f"{name}[{self._unit}]"
         findings = tuple(_findings(unit, self._percentages, self._records))
         return ActivationPercentilesReport(findings, (), unit, self._percentages, self.data)
 
     def plot(self, path: str | pathlib.Path | None = None) -> Any:
-        """Draws what has been recorded; see `Report.plot`."""
+        """Draws the records; see `Report.plot`."""
         return self.report().plot(path)
 
     def _batch(self) -> Any:
-        """The inputs to look at: the given batch, or the iterator's next."""
+        """The inputs to look at: the given batch, or the iterator's next batch."""
         if not isinstance(self._x, Iterator):
             return self._x
         try:
             return keras.utils.unpack_x_y_sample_weight(next(self._x))[0]
         except StopIteration as error:
             raise ValueError(
-                f"The iterator `x` has ended after {len(self._records)} records. Give one that "
-                "goes on, e.g. iter(dataset.repeat()), or one batch."
+                f"The iterator `x` ended after {len(self._records)} records. Give one that goes "
+                "on, e.g. iter(dataset.repeat()), or one batch."
             ) from error
 
 
@@ -218,9 +220,9 @@ def _unit_values(model: keras.Model, layer: Any, unit: int, x: Any) -> npt.NDArr
     handed_on = inspect.getattr_static(type(layer), "activation", None)
     if not is_linear and isinstance(handed_on, property):
         raise ValueError(
-            f"The activation of the layer {layer.name!r} cannot be watched, for the layer hands it "
-            "on to a part of it, such as a cell. Give a tensor of a functional model instead, such "
-            "as `layer.input`, or another layer."
+            f"The activation of the layer {layer.name!r} cannot be watched, because it belongs to "
+            "a part of the layer, such as a cell. Give a tensor of a functional model instead, "
+            "such as `layer.input`, or another layer."
         )
     seen: list[Any] = []
 
@@ -243,19 +245,19 @@ def _unit_values(model: keras.Model, layer: Any, unit: int, x: Any) -> npt.NDArr
 
 
 def _tensor_value(model: keras.Model, tensor: keras.KerasTensor, x: Any) -> Any:
-    """What a tensor of a functional model is for a batch."""
+    """The value of a tensor of a functional model for a batch."""
     own = keras_internals.functional(model)
     if own is None:
         raise ValueError(
-            f"{tensor!r} is no tensor of {model.name!r}, for it is neither a functional model nor "
-            "a built Sequential one. Name a layer instead."
+            f"{tensor!r} is no tensor of {model.name!r}, because {model.name!r} is neither a "
+            "functional model nor a built Sequential model. Name a layer instead."
         )
     try:
         part = keras.Model(own.input, tensor)
     except ValueError as error:
         raise ValueError(
-            f"{tensor!r} is no tensor of {model.name!r}: it lies in a model within it, or in "
-            'another model. Name its layer instead, e.g. "encoder/dense".'
+            f"{tensor!r} is no tensor of {model.name!r}: it lies in an inner model, or in another "
+            'model. Name its layer instead, e.g. "encoder/dense".'
         ) from error
     return forward(part, x, {}, training=True)
 
@@ -267,8 +269,8 @@ def _of_unit(tensors: Sequence[Any], unit: int, name: str) -> npt.NDArray[np.flo
     units = tensors[0].shape[-1]
     if not -units <= unit < units:
         raise ValueError(
-            f"`unit` must be in [{-units}, {units - 1}], for {name!r} has {units} units; received "
-            f"{unit!r}."
+            f"`unit` must be in [{-units}, {units - 1}], because {name!r} has {units} units; "
+            f"received {unit!r}."
         )
     arrays = [keras.ops.convert_to_numpy(tensor)[..., unit] for tensor in tensors]
     return np.concatenate([np.ravel(array) for array in arrays]).astype(np.float64)
@@ -308,8 +310,8 @@ def _findings(
         yield Finding(
             unit,
             "constant input",
-            f"The input of {unit} is {middle:.3g} for all examples at step {last.step}: the unit "
-            "tells none from another. Look for a weight or gamma of 0, or statistics of one value.",
+            f"The input of {unit} is {middle:.3g} for all examples at step {last.step}. The unit "
+            "cannot tell them apart. Look for a weight or gamma of 0, or statistics of one value.",
         )
     elif not low <= middle <= high:
         yield Finding(

@@ -1,4 +1,4 @@
-"""The residual blocks of a model: which input of an addition is the skip path, which the branch."""
+"""The residual blocks of a model: which input of an addition is the skip path or the branch."""
 
 import dataclasses
 
@@ -12,8 +12,8 @@ class Block:
     Attributes:
         call: The addition.
         skip: Which of its inputs is the skip path, 0 or 1.
-        index: l, the number of this block: counted from 1 where the skip path begins, that is at
-            an input, or where a normalization stands on it.
+        index: l, the number of this block. It counts from 1 where the skip path begins: at an
+            input, or at a normalization on the path.
         first: The addition of block 1 of the same skip path.
     """
 
@@ -31,14 +31,14 @@ class Block:
 def residual_blocks(graph: Calls) -> tuple[list[Block], list[Call]]:
     """The blocks of a model, and the additions whose two paths are equally long.
 
-    The two inputs of an addition are followed back to where they part. The skip path is the one
-    with fewer calls from there: none (the identity), or a projection's.
+    This follows the two inputs of an addition back to where they part. The skip path is the one
+    with fewer calls from there: none (the identity), or a projection.
 
     Args:
         graph: The calls of the model.
 
     Returns:
-        The blocks in their order, and the additions that tell no skip path from a branch.
+        The blocks in their order, and the additions without a shorter path.
     """
     blocks: dict[Call, Block] = {}
     undecided = []
@@ -64,10 +64,10 @@ def _is_addition(call: Call) -> bool:
 
 
 def _distances(first: Value, second: Value, order: dict[Call, int]) -> tuple[int, int]:
-    """Numbers of calls from the two values back to where they part; equal if they never met.
+    """Numbers of calls from two values back to where they part; equal if they never met.
 
-    They part at the last value that both come from. The nearest one may be another: what gates
-    every branch is an input of its last call.
+    They part at the last value that both come from. That need not be the nearest such value: a gate
+    of every branch is an input of the branch's last call.
     """
     distances: tuple[dict[Value, int], dict[Value, int]] = ({first: 0}, {second: 0})
     waiting = {first: None, second: None}  # A set that keeps its order.
@@ -84,7 +84,7 @@ def _distances(first: Value, second: Value, order: dict[Call, int]) -> tuple[int
 
 
 def _came_from(value: Value) -> tuple[Value, ...]:
-    """The values that a path may go on to; the domains and the mask of a norm are not on it."""
+    """The next values on a path; the domains and the mask of a norm are on no path."""
     call = value.producer
     if call is None:
         return ()
@@ -92,7 +92,7 @@ def _came_from(value: Value) -> tuple[Value, ...]:
 
 
 def _before(skip: Value, blocks: dict[Call, Block]) -> Block | None:
-    """The block that the skip path comes from; None where it begins anew on the way."""
+    """The block that the skip path comes from; None where the path begins anew."""
     call = skip.producer
     while call is not None:
         if call in blocks:

@@ -37,9 +37,9 @@ class LayerCorrections:
         layer: Name of the layer, with the call's number if there are several.
         kind: "BRN", "BN", "Keras BN" or "Keras renorm".
         values: Values per channel in the minibatch.
-        updates: The layer's update counter, or its domain's; None for a layer without.
-        r_max: Limit of r; of a "BN" the paper's final 3. None for Keras's layers.
-        d_max: Limit of d; of a "BN" the paper's final 5. None for Keras's layers.
+        updates: The layer's update counter, or its domain's; None for a layer without one.
+        r_max: Limit of r; for a "BN" the paper's final 3. None for Keras's layers.
+        d_max: Limit of d; for a "BN" the paper's final 5. None for Keras's layers.
         r: The correction r, clipped. None for Keras's layers.
         d: The correction d, clipped. None for Keras's layers.
         r_clipped: Share of the channels in which r is clipped.
@@ -73,7 +73,7 @@ def watch(model: keras.Model, x: Any, names: dict[Any, str]) -> dict[Any, list[L
         names: The normalization layers with their names.
 
     Returns:
-        For each layer that is called, in that order, a row for each call and domain.
+        For each layer that is called, in the order of the calls, a row for each call and domain.
 
     Raises:
         ValueError: If the model is not built.
@@ -85,7 +85,8 @@ def watch(model: keras.Model, x: Any, names: dict[Any, str]) -> dict[Any, list[L
         layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if layer not in moving:
-            # Before its first call here, which may be the first at all: by then it is built.
+            # Read now, before the first call here. The layer is built by now, even if this is its
+            # very first call.
             moving[layer] = statistics(layer)
         number = len({one.call for one in minibatches.setdefault(layer, [])}) + 1
         minibatches[layer] += observe(layer, number, moving[layer], *args, **kwargs)
@@ -126,9 +127,9 @@ def _row(
 
 
 def _limits(layer: Any, domain: int | None) -> tuple[float, float] | None:
-    """r_max and d_max: the layer's own, for our batch norm the paper's last, for Keras's none."""
+    """r_max and d_max: the layer's own; the paper's last for our batch norm; None for Keras's."""
     if isinstance(layer, BatchRenormalization):
-        # Only layers with domains take one.
+        # Only layers with domains take a domain.
         domains = () if domain is None else (domain,)
         limits = layer.current_limits(*domains)
         return limits.r_max, limits.d_max

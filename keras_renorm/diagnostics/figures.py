@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-# Letters of a name below an axis: 40 take up to 2.6 of a figure's 6 inches, 100 all of them.
+# Letters of a name below an axis. 40 letters take up to 2.6 of a figure's 6 inches, 100 take all 6.
 _LONGEST = 40
 
 
@@ -16,13 +16,13 @@ def figure(
     """A matplotlib figure, and its file if there is a path.
 
     Args:
-        draw: Draws on the figure that it is given.
+        draw: A function that draws on the figure.
         size: Width and height in inches.
-        path: Where to save the figure, or None. A file that is there is replaced.
+        path: Where to save the figure, or None. An existing file is replaced.
 
     Returns:
-        A `matplotlib.figure.Figure`, made without pyplot: no window opens, nothing to close. A
-        notebook shows it where it is the value of a cell.
+        A `matplotlib.figure.Figure`, made without pyplot. So no window opens, and nothing has to be
+        closed. A notebook shows the figure if it is the value of a cell.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -42,7 +42,7 @@ def figure(
 
 
 def label_layers(axes: Any, names: list[str]) -> None:
-    """Writes the layers' names below the x axis, at most 40 of them, and of long ones the ends."""
+    """Writes the layers' names below the x axis: at most 40 names, and the ends of long ones."""
     every = max(1, -(-len(names) // 40))
     shown = range(0, len(names), every)
     size = "small" if len(shown) < 20 else "x-small"

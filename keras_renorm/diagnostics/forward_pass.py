@@ -1,4 +1,4 @@
-"""Forward passes that are watched and leave the model as it was."""
+"""Forward passes that are watched and leave the model unchanged."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -22,23 +22,23 @@ def forward(
     """The model's output for `x`, with `around` in the place of the calls of some layers.
 
     No variable changes: Keras diverts all updates to a scope that is thrown away. So random layers
-    draw the same numbers in each pass, and in training those that they would draw without it.
+    draw the same numbers in each pass, and the pass does not change what they draw in training.
 
     Args:
         model: The model.
         x: A batch of its inputs.
-        around: For each layer or operation to watch, what runs in the place of its `call`.
+        around: For each layer or operation to watch, the function in the place of its `call`.
         training: Whether the model runs in training mode.
-        random: Whether dropout, noise and augmentation are on in training mode. Without them what
-            differs from inference is the normalization.
+        random: Whether dropout, noise and augmentation are on in training mode. Without them only
+            the normalization differs from inference.
 
     Returns:
         The model's output.
 
     Raises:
-        TypeError: If `x` is not one batch, but what gives batches.
+        TypeError: If `x` is not one batch, but a source of batches.
         ValueError: If the model is not built, `x` holds no examples, or a watched layer is called
-            in a part that is compiled.
+            in a compiled part.
     """
     if not model.built:
         raise ValueError(
@@ -48,7 +48,7 @@ def forward(
     if _gives_batches(x):
         raise TypeError(
             f"`x` must be one batch of the model's inputs, received a {type(x).__name__}. Write "
-            "next(iter(dataset)), of which the labels do not belong to `x`."
+            "x = next(iter(dataset)), or x, y = next(iter(dataset)) if there are labels."
         )
     if any(leaf.shape[:1] == (0,) for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")):
         raise ValueError("`x` holds no examples. Give a batch of the size that training uses.")
@@ -60,19 +60,19 @@ def forward(
 
 
 def left_out(model: keras.Model) -> list[str]:
-    """Names of the layers that are random in training, and off in a pass without `random`."""
+    """Names of the layers that are random in training, and switched off without `random`."""
     quiet = set(map(id, _without_norm(model)))
     return [name for name, layer in _random(model) if id(layer) in quiet]
 
 
 def noise(model: keras.Model) -> list[str]:
-    """Sentences on the layers that draw random numbers: those left out, and those that are not."""
+    """Sentences on the layers that draw random numbers: those switched off, and the others."""
     out = left_out(model)
     kept = [(name, layer) for name, layer in _random(model) if name not in out]
     notes = []
     if out:
-        notes.append(f"Left out, for they are random in training: {listing(out)}.")
-    for modes, reason in ((True, "for a norm lies in them"), (False, "which inference has, too")):
+        notes.append(f"Left out, because they are random in training: {listing(out)}.")
+    for modes, reason in ((True, "as they hold a norm"), (False, "which inference has, too")):
         names = [name for name, layer in kept if knows_training(layer) == modes]
         if names:
             notes.append(f"With their randomness, {reason}: {listing(names)}.")
@@ -100,7 +100,7 @@ def _without_norm(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _gives_batches(x: Any) -> bool:
-    """Whether `x` is a dataset, a loader or an iterator; tensors and arrays can be gone through."""
+    """Whether `x` is a dataset, a loader or an iterator. Tensors and arrays are iterable, too."""
     if isinstance(x, keras.utils.PyDataset):
         return True
     batch = isinstance(x, list | tuple | Mapping) or hasattr(x, "shape")
@@ -108,7 +108,7 @@ def _gives_batches(x: Any) -> bool:
 
 
 def _seeing(around: Around) -> Around:
-    """`around`, which is told where the call's tensors have no values to look at."""
+    """`around`, with an error for calls whose tensors have no values to look at."""
     backend = backends.current()
 
     def checked(
@@ -117,7 +117,7 @@ def _seeing(around: Around) -> Around:
         if any(map(backend.is_traced, keras.tree.flatten((args, kwargs)))):
             raise ValueError(
                 f"The layer {layer.name!r} is called in a function or a loop that is compiled by "
-                f"itself, so what it is called on cannot be read. {backend.untraced}"
+                f"itself, so its inputs cannot be read. {backend.untraced}"
             )
         return around(layer, call, args, kwargs)
 

@@ -1,4 +1,4 @@
-"""What the gauges need to know of a batch norm."""
+"""Traits of a batch norm that the gauges need."""
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ def uses_minibatch(layer: Any) -> bool:
 
 
 def kind(layer: keras.layers.Layer) -> str:
-    """What a table calls the layer: "BRN", "BN", "Keras BN" or "Keras renorm"."""
+    """The layer's kind in tables: "BRN", "BN", "Keras BN" or "Keras renorm"."""
     if isinstance(layer, BatchRenormalization):
         return "BRN"
     if isinstance(layer, BatchNormalization):
@@ -27,7 +27,7 @@ def kind(layer: keras.layers.Layer) -> str:
 
 
 def positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int | None:
-    """Values per channel and example in an input of this shape; None if that is not known."""
+    """Values per channel and example in an input of this shape; None if a size is unknown."""
     axis = int(layer.axis) % len(shape)
     sizes = [size for i, size in enumerate(shape) if i not in (0, axis)]
     known = [size for size in sizes if size is not None]
@@ -35,7 +35,7 @@ def positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int |
 
 
 def update_count(layer: Any, domain: int | None = None) -> int | None:
-    """The layer's counter, or a domain's own, of all domains the greatest; None without one."""
+    """The layer's counter, or a domain's; without `domain` the greatest. None without a counter."""
     count = getattr(layer, "update_count", None)
     if count is None:
         return None
@@ -65,6 +65,6 @@ def is_untouched(layer: Any) -> bool:
 
 
 def optimizer_steps(model: keras.Model) -> int | None:
-    """Steps that the optimizer of a compiled model has made; None where there is none."""
+    """The steps of a compiled model's optimizer so far; None without an optimizer."""
     optimizer = getattr(model, "optimizer", None)
     return None if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))

@@ -1,4 +1,4 @@
-"""A lint of a model's normalization: faults that can be seen without running it."""
+"""A lint of a model's normalization: faults that show without running the model."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +20,12 @@ class NormUse:
     """One call of a normalization layer.
 
     Attributes:
-        layer: Name of the layer, behind those of the models that it lies in.
+        layer: Name of the layer, with the names of the models around it in front.
         kind: "BRN", "BN", "Keras BN" or "Keras renorm".
         call: Number of the call, from 1.
-        positions: Values per channel and example; None where a size is not known.
-        values: Values that a channel's statistics are of in training; None where not known. With an
-            id per example, those of one domain if all have equal shares of the batch.
+        positions: Values per channel and example; None where a size is unknown.
+        values: Values behind a channel's statistics in training; None where a size is unknown. With
+            an id per example, the values of one domain, if all have equal shares of the batch.
     """
 
     layer: str
@@ -83,29 +83,30 @@ def lint(
 ) -> LintReport:
     """Names faults in how a model's normalization layers are set up.
 
-    - A bias before a normalization that subtracts it again.
-    - Statistics of fewer than a handful of values: 8 for Batch Normalization, at which a standard
-      deviation has an error of 1/sqrt(2*8) = 25 %; 3 for Batch Renormalization, whose values of
-      two positions pass almost no gradient (the sums of dL/dx and x*dL/dx are 0).
-    - A normalization directly after another.
-    - One layer called on several inputs: each has its own minibatch statistics, but they share
-      the population's. `DomainBatchNormalization` whose two kinds of statistics differ.
-    - A normalization inside of `TimeDistributed`, or with an `axis` that is not that of the
-      channels in the `data_format` of the layer beside it.
-    - Moving statistics that no data has: NaN, infinity, a negative variance.
-    - Limits above 1.5 and 0.5 while the moving statistics are the initial ones.
-    - A momentum of 0 or 1, or one at which the initial values 0 and 1 would still make up more than
-      5 % of the moving statistics after `num_steps`; schedules that `num_steps` more do not finish.
+    It finds
 
-    Nothing is run, and nothing in the model changes.
+    - a bias before a normalization that subtracts it again;
+    - statistics of fewer than a handful of values: 8 for Batch Normalization, because a standard
+      deviation of 8 values has an error of 1/sqrt(2*8) = 25 %; 3 for Batch Renormalization, because
+      two values pass almost no gradient (the sums of dL/dx and x*dL/dx are 0);
+    - a normalization directly after another;
+    - one layer called on several inputs, which have their own minibatch statistics but share the
+      population's; a `DomainBatchNormalization` whose two kinds of statistics differ;
+    - a normalization inside of `TimeDistributed`, or with an `axis` other than the channels in the
+      `data_format` of the layer beside it;
+    - moving statistics that no data has: NaN, infinity, a negative variance;
+    - limits above 1.5 and 0.5 with initial moving statistics;
+    - a momentum of 0 or 1, or one at which the initial values 0 and 1 would still make up more than
+      5 % of the moving statistics after `num_steps`; schedules that do not end in `num_steps` more.
+
+    It does not run the model, and changes nothing in it.
 
     Args:
-        model: The model. Of parts that are neither functional nor Sequential the order of the
-            layers is not known; the report says so.
-        batch_size: Examples in a training step, over all replicas. Without it the number of
+        model: The model. In parts that are neither functional nor Sequential the order of the
+            layers is unknown, and the report says so.
+        batch_size: Examples in a training step, over all replicas. Without it, the number of
             values is not checked.
-        num_steps: Steps that are still to be trained. Without it what depends on the length
-            of the training is not checked.
+        num_steps: Steps still to train. Without it, schedules and momentum are not checked.
         replicas: Number of replicas that share a batch.
 
     Returns:
@@ -148,7 +149,7 @@ def lint(
 def _each(
     calls: Sequence[models.Call], rule: Callable[[models.Call], Finding | None]
 ) -> Iterator[Finding]:
-    """What a rule finds in calls; of a layer that is called several times, once."""
+    """A rule's findings in calls; each once, even if a layer is called several times."""
     seen = set()
     for call in calls:
         finding = rule(call)

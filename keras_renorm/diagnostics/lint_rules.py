@@ -20,13 +20,13 @@ from keras_renorm.layers import BatchRenormalization, DomainBatchNormalization
 from keras_renorm.models import Call, Value, is_batch_norm
 from keras_renorm.statistics import moving_statistics
 
-# A standard deviation of m values has a relative error of about 1/sqrt(2m): 25 % of 8.
+# A standard deviation of m values has a relative error of about 1/sqrt(2m): 25 % for 8 values.
 FEW_VALUES = 8
 
-# Of two values per channel the gradient is 0: it sums to 0, and so does its product with x.
+# With two values per channel the gradient is 0: it sums to 0, and so does its product with x.
 FEWEST_VALUES = 3
 
-# Share of the initial values in the moving statistics that a training should not leave.
+# The largest share of the initial values that a training may leave in the moving statistics.
 _REST = 0.05
 
 # Limits up to these did little harm from the first step on: docs/default_limits.md.
@@ -86,7 +86,7 @@ def useless_bias(call: Call, calls: Sequence[Call]) -> Finding | None:
 
 
 def norm_after_norm(call: Call) -> Finding | None:
-    """A normalization of what has just been normalised."""
+    """A normalization directly after another."""
     before = call.inputs[0].producer
     if before is None or not is_batch_norm(before.operation):
         return None
@@ -102,18 +102,18 @@ def norm_after_norm(call: Call) -> Finding | None:
 
 
 def values_per_channel(call: Call, batch: Batch | None) -> int | None:
-    """How many values a channel's minibatch statistics are of, in training."""
+    """How many values are behind a channel's minibatch statistics in training."""
     layer = call.operation
     per_example = positions(layer, call.inputs[0].shape)
     if batch is None or per_example is None:
         return None
     examples = batch.size
     if not getattr(layer, "synchronized", False):
-        # The smallest part counts; a batch that does not divide leaves one with less.
+        # The smallest part counts, where the batch does not divide.
         examples = max(1, examples // batch.replicas)
     ghost = getattr(layer, "virtual_batch_size", None)
     if ghost is not None and ghost < examples:
-        # So it is with the ghosts, of which the last holds the rest.
+        # The last ghost holds the rest.
         examples = examples % ghost or ghost
     if _has_domains(layer) and layer.batch_statistics == "domain" and _has_ids(call):
         examples = max(1, examples // layer.num_domains)
@@ -141,12 +141,12 @@ def few_values(call: Call, batch: Batch | None) -> Finding | None:
 
 def shared(calls: Sequence[Call]) -> Iterator[Finding]:
     """Layers that are called on several inputs."""
-    # By the layers, for one that lies in several models has several names.
+    # Keyed by layer, because a layer in several models has several names.
     names: dict[keras.layers.Layer, str] = {}
     inputs: dict[keras.layers.Layer, set[int]] = {}
     for call in filter(_subtracts_mean, calls):
         if _has_domains(call.operation) and call.operation.population_statistics == "domain":
-            continue  # whose statistics it takes is a number in the call, which is not known here
+            continue  # the call's id chooses the statistics, and is unknown here
         names.setdefault(call.operation, call.name)
         inputs.setdefault(call.operation, set()).add(id(call.inputs[0]))
     for layer, name in names.items():
@@ -208,13 +208,13 @@ def by_frames(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
             "norm by frames",
             f"{name} calls the normalization {norms[0].name} on each frame by itself: the moments "
             "are of one frame's examples, and the moving statistics are updated once for each "
-            "frame. Call a norm on the whole tensor instead, whose moments are of all frames: it "
+            "frame. Call a norm on the whole tensor instead, for the moments of all frames: it "
             "takes any rank. Around a whole model, reshape the frames into the batch.",
         )
 
 
 def wrong_axis(call: Call) -> Finding | None:
-    """Channels on another axis than those of the layer with a `data_format` before or after."""
+    """An `axis` other than the channels of the layer with a `data_format` before or after."""
     if call.operation.axis is None:
         return None
     rank = len(call.inputs[0].shape)
@@ -231,7 +231,7 @@ def wrong_axis(call: Call) -> Finding | None:
         call.name,
         "wrong axis",
         f"{call.name} has axis={axis}, and {neighbour.name} beside it data_format={data_format!r}: "
-        f"the normalization takes its {call.inputs[0].shape[axis]} positions along that axis for "
+        f"the normalization takes the {call.inputs[0].shape[axis]} positions along that axis for "
         f"channels. Write axis={1 if channels == 1 else -1}.",
     )
 
@@ -269,7 +269,7 @@ def _domains(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
 
 
 def _momentum(name: str, layer: keras.layers.Layer, num_steps: int | None) -> Iterator[Finding]:
-    # Trained or loaded statistics are no initial values.
+    # Trained or loaded statistics hold no initial values.
     forgets = forgets_initial_statistics(layer) or not is_untouched(layer)
     forgets = forgets or num_steps is None
     rest = 0.0 if num_steps is None or forgets else layer.momentum**num_steps
@@ -292,7 +292,7 @@ def _momentum(name: str, layer: keras.layers.Layer, num_steps: int | None) -> It
 
 
 def _with_format(value: Value, rank: int, *, after: bool = False) -> Call | None:
-    """The nearest layer with a `data_format`, past operations that leave the axes as they are."""
+    """The nearest layer with a `data_format`, past operations that keep the axes."""
     calls = value.consumers[:1] if after else [value.producer]
     call = calls[0] if calls else None
     if call is None or isinstance(call.operation, _MOVES_AXES):
@@ -306,12 +306,12 @@ def _with_format(value: Value, rank: int, *, after: bool = False) -> Call | None
 
 
 def _subtracts_mean(call: Call) -> bool:
-    """Whether a call is of a normalization that uses the minibatch's statistics in training."""
+    """Whether a call's normalization uses the minibatch's statistics in training."""
     return is_batch_norm(call.operation) and uses_minibatch(call.operation)
 
 
 def _has_plain_bias(layer: keras.layers.Layer) -> bool:
-    """Whether a layer's output is something plus a trainable bias."""
+    """Whether a layer adds a trainable bias last."""
     return (
         isinstance(layer, _WITH_BIAS)
         and layer.bias is not None
@@ -334,13 +334,13 @@ def _has_domains(layer: keras.layers.Layer) -> bool:
 
 
 def _has_ids(call: Call) -> bool:
-    """Whether a call of a layer with domains has an id per example; one for all is a number."""
-    # A mask may have that shape, too.
+    """Whether a call of a layer with domains has an id per example, and not one for all."""
+    # The type matters, because a mask may have that shape, too.
     return any(len(value.shape) == 1 and "int" in value.dtype for value in call.inputs[1:])
 
 
 def _more_values(layer: keras.layers.Layer, batch: Batch | None) -> str:
-    """What to do about too few values."""
+    """Advice against too few values."""
     if getattr(layer, "virtual_batch_size", None):
         return "Choose a larger virtual_batch_size that divides the batch."
     if batch is not None and batch.replicas > 1 and not getattr(layer, "synchronized", False):

@@ -1,4 +1,4 @@
-"""What a normalization layer receives in a call: moments beside its moving statistics."""
+"""The inputs of a normalization layer in a call: moments beside its moving statistics."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ class Minibatch:
         call: Number of the layer's call, from 1.
         domain: The domain of a layer with domains, else None.
         moments: The minibatch's moments.
-        mean: The moving mean that belongs to them.
-        variance: The moving variance.
+        mean: The moving mean beside them.
+        variance: The moving variance beside them.
     """
 
     call: int
@@ -44,7 +44,7 @@ class Minibatch:
 
 
 def statistics(layer: Any) -> tuple[Tensor, Tensor]:
-    """The moving mean and variance of now, which a later update does not change."""
+    """Copies of the moving mean and variance, which a later update does not change."""
     return keras.ops.copy(layer.moving_mean), keras.ops.copy(layer.moving_variance)
 
 
@@ -80,7 +80,7 @@ def observe(
         if layer.batch_statistics == "shared":
             chosen = np.ones_like(chosen)
         both = chosen if full is None else keras.ops.logical_and(chosen, full)
-        # The one domain's row, or what all domains share.
+        # The domain's own row, or the row that all domains share.
         row = one if layer.population_statistics == "domain" else ...
         own = (vector[row] for vector in moving)
         yield Minibatch(number, one, ops.moments(inputs, layer.axis, both), *own)

@@ -1,4 +1,4 @@
-"""How far the schedules of r_max and d_max have come."""
+"""The progress of the schedules of r_max and d_max."""
 
 import keras
 
@@ -13,7 +13,7 @@ DONE = 0.9
 
 
 def value(limit: float | Limit, step: int) -> float:
-    """A limit after `step` updates, as a number; one that does not depend on them at its widest."""
+    """A limit after `step` updates, as a number; an adaptive limit's greatest value."""
     if isinstance(limit, Schedule):
         count = keras.ops.convert_to_tensor(min(step, _END), "int32")
         return float(keras.ops.convert_to_numpy(limit(count)))
@@ -29,16 +29,16 @@ def end_value(limit: float | Limit) -> float:
 
 
 def progress(limit: float | Limit, step: int) -> float:
-    """The share of the way from a limit's first to its last value that `step` updates take it.
+    """The share of a limit's way from its first to its last value after `step` updates.
 
-    1 for a number, and for a schedule that ends where it begins.
+    It is 1 for a number, and for a schedule that ends where it begins.
     """
     start, end = value(limit, 0), end_value(limit)
     return 1.0 if start == end else (value(limit, step) - start) / (end - start)
 
 
 def unfinished(layer: BatchRenormalization, num_steps: int) -> list[str]:
-    """For each limit that does not reach its last value in `num_steps`, a phrase that says so."""
+    """A phrase for each limit that does not reach its last value in `num_steps`."""
     limits = {"r_max": layer.r_max, "d_max": layer.d_max}
     return [
         f"{name} is {value(limit, num_steps):.3g} after {num_steps} steps, and would become "

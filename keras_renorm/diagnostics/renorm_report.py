@@ -1,4 +1,4 @@
-"""The corrections of every normalization layer, and how far its moving statistics are off."""
+"""The corrections of every normalization layer, and the drift of its moving statistics."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from keras_renorm.diagnostics.tables import listing
 from keras_renorm.diagnostics.train_inference_gap import output_findings, output_gap
 from keras_renorm.models import is_batch_norm, named_layers
 
-# Findings that say why the output differs.
+# Findings that explain a difference of the output.
 _CAUSES = {"never updated", "not finite", "wrong domain"}
 
 _LOOK = "keras_renorm.diagnostics.train_inference_gap shows where it comes from."
@@ -33,7 +33,7 @@ class RenormReport(Report):
 
     Attributes:
         layers: Every call of a normalization layer, in the order of the calls.
-        output_gap: The gap at the model's output, as `train_inference_gap` has it.
+        output_gap: The gap at the model's output, as in `train_inference_gap`.
     """
 
     layers: tuple[LayerCorrections, ...]
@@ -101,27 +101,28 @@ def renorm_report(
     scale drift = sigma_B / sigma           r = clip(scale drift, 1 / r_max, r_max)
     ```
 
-    The minibatch goes through the model as in training, dropout included: the moving statistics
-    are of activations with it. Nothing in the model changes. For `BatchNormalization` r and d are
-    those that Batch Renormalization would have at the paper's final limits 3 and 5; for Keras's
-    batch norms there is the drift only.
+    The minibatch goes through the model as in training, dropout included, because the moving
+    statistics come from activations with dropout. Nothing in the model changes. For
+    `BatchNormalization` r and d are the values that Batch Renormalization would have at the paper's
+    final limits 3 and 5. For Keras's batch norms there is only the drift.
 
     It names
 
-    - a frozen schedule: limits of 1 and 0 when the moving statistics have forgotten their initial
-      values, a counter that does not advance, a schedule whose end `num_steps` does not reach;
+    - a frozen schedule: limits of 1 and 0 after the moving statistics have forgotten their initial
+      values, a counter that does not advance, a schedule that does not end in `num_steps`;
     - an output that differs between training and inference by more than half of its size;
     - overshooting corrections: r or d at its limit in more than a quarter of the channels (the
       paper: few r and no d), or a limit beyond its schedule's bounds;
     - moving statistics of another domain: half of the channels off by more than a standard
-      deviation, or by a factor of two in scale; and such as were never updated.
+      deviation, or by a factor of two in scale;
+    - moving statistics that were never updated.
 
     Args:
         model: The model; its layers may lie in any model or layer within.
         x: A batch of its inputs, of the size that training uses.
-        steps: Training steps so far, to hold the layers' counters against. By default those of
-            the model's optimizer, where it is compiled.
-        num_steps: Steps of the whole training, to hold the schedules against.
+        steps: Training steps so far, to compare the layers' counters with. By default the steps of
+            the optimizer of a compiled model.
+        num_steps: Steps of the whole training, to compare the schedules with.
 
     Returns:
         A `RenormReport`.
@@ -153,7 +154,7 @@ def renorm_report(
 
 
 def _notes(names: dict[Any, str], seen: dict[Any, list[LayerCorrections]]) -> Iterator[str]:
-    """What the rows leave out, and how to read them."""
+    """Notes on what the rows leave out, and on how to read them."""
     if not names:
         yield "The model has no batch normalization layers."
     parts: dict[str, Callable[[Any], bool]] = {

@@ -1,4 +1,4 @@
-"""The rules of `renorm_report`: what names a frozen schedule, an overshoot, a wrong domain."""
+"""The rules of `renorm_report`, which name a frozen schedule, an overshoot, a wrong domain."""
 
 import math
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from keras_renorm.schedules import Limit
 # The paper: with its limits "few r and no d" are clipped.
 _CLIPPED = 0.25
 
-# Fewer values per channel than this tell nothing about the scale: their deviation is off by 25 %.
+# Fewer values per channel tell nothing about the scale: their deviation has an error of 25 %.
 _ENOUGH_VALUES = 8
 
 
 def schedule(name: str, layer: Any, steps: int | None, num_steps: int | None) -> Iterator[Finding]:
-    """Faults in how a layer's limits have moved and will move.
+    """Faults in the course of a layer's limits.
 
     Args:
         name: The layer's name.
@@ -64,7 +64,7 @@ def corrections(layer: Any, row: LayerCorrections, steps: int | None) -> Iterato
                 "keras_renorm.statistics.precise.",
             )
         return
-    if not row.values:  # All of the minibatch is masked: there is nothing to hold against them.
+    if not row.values:  # the whole minibatch is masked
         return
     if not (math.isfinite(row.typical_drift) and math.isfinite(row.scale_drift.median)):
         yield Finding(
@@ -102,7 +102,7 @@ def _frozen(
             f"{name} has the fixed limits r_max=1 and d_max=0, at which it is Batch "
             "Normalization. Leave them out: by default the limits follow from what the layer sees."
         )
-    # Domains that come in turn share the steps among them.
+    # Domains that come in turn share the steps.
     counted = int(np.sum(keras.ops.convert_to_numpy(layer.update_count)))
     if steps is not None and 2 * counted < steps:
         return (
@@ -112,7 +112,7 @@ def _frozen(
         )
     if _is_young(layer, updates) or not updates:
         return None
-    # Unless it is known that training goes on until they open.
+    # No fault if training is known to go on until the limits open.
     if _shut(layer, updates) and (num_steps is None or _shut(layer, num_steps)):
         return (
             f"The limits of {name} are still r_max=1 and d_max=0 after {updates} updates, when its "
@@ -126,7 +126,7 @@ def _frozen(
 
 
 def _shut(layer: BatchRenormalization, updates: int) -> bool:
-    """Whether the limits are those of Batch Normalization after so many updates."""
+    """Whether the limits are Batch Normalization's after so many updates."""
     return (value(layer.r_max, updates), value(layer.d_max, updates)) == (1.0, 0.0)
 
 
@@ -144,7 +144,7 @@ def _beyond(name: str, limit: str, schedule: float | Limit, updates: int) -> Ite
 
 
 def _clipped(layer: BatchRenormalization, row: LayerCorrections) -> Iterator[Finding]:
-    """Limits that have come most of their way and still clip many channels."""
+    """Limits that are nearly fully open and still clip many channels."""
     for letter, share, limit, schedule in (
         ("r", row.r_clipped, row.r_max, layer.r_max),
         ("d", row.d_clipped, row.d_max, layer.d_max),
@@ -172,7 +172,7 @@ def _is_young(layer: Any, updates: int | None) -> bool:
 
 def _is_elsewhere(row: LayerCorrections) -> bool:
     """Whether most channels are further off than the noise of a minibatch's statistics."""
-    # A mean of m values has a deviation of 1/sqrt(m); two of them on top of the one allowed.
+    # A mean of m values has a deviation of 1/sqrt(m). Two of these come on top of the allowed 1.
     shifted = row.typical_drift > 1 + 2 / row.values**0.5
     scaled = not 0.5 <= row.scale_drift.median <= 2
     return shifted or (scaled and row.values >= _ENOUGH_VALUES)

@@ -1,4 +1,4 @@
-"""What every gauge returns."""
+"""The report that every gauge returns."""
 
 import abc
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 from keras_renorm.diagnostics.figures import figure
 from keras_renorm.diagnostics.tables import bullets, listing, table
 
-# Of findings of one kind in many layers, the first ones are printed in full.
+# How many findings of one kind are printed in full.
 _SHOWN = 3
 
 
@@ -19,7 +19,7 @@ class Finding:
 
     Attributes:
         layer: Name of the layer, or of the model.
-        kind: What sort of fault, a few words that are the same in every report.
+        kind: The sort of fault, in a few words that are the same in every report.
         message: A sentence with the layer's name, the number, and what to do.
     """
 
@@ -36,7 +36,7 @@ class Report(abc.ABC):
     """Plain data that prints as a table and can be drawn.
 
     Attributes:
-        findings: The faults that were found, none in a healthy model.
+        findings: The faults that were found; a healthy model has none.
         notes: What the gauge left out, and how to read its numbers.
     """
 
@@ -63,7 +63,7 @@ class Report(abc.ABC):
         """Draws the report.
 
         Args:
-            path: Where to save the figure, or None. A file that is there is replaced.
+            path: Where to save the figure, or None. An existing file is replaced.
 
         Returns:
             A `matplotlib.figure.Figure`.
@@ -74,7 +74,7 @@ class Report(abc.ABC):
         return figure(self._draw, (8.0, 6.0), path)
 
     def sentences(self) -> list[str]:
-        """The findings' messages; of one kind the first ones, and the names of other layers."""
+        """The findings' messages: the first of each kind, then the names of the other layers."""
         return _sentences(self.findings)
 
     def __str__(self) -> str:
@@ -88,7 +88,7 @@ class Report(abc.ABC):
 
 
 def _sentences(findings: Sequence[Finding]) -> list[str]:
-    """The messages, of each kind the first `_SHOWN` and then the names of the other layers."""
+    """The first `_SHOWN` messages of each kind, then the names of the other layers."""
     sentences = []
     for kind in dict.fromkeys(finding.kind for finding in findings):
         alike = [finding for finding in findings if finding.kind == kind]

@@ -14,8 +14,8 @@ from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
 from keras_renorm.models import calls
 
-# The skip path's variance may grow by this times the number of blocks: a normalised branch adds
-# 1 in each block, so the growth is then about that number, and the factor lets first blocks vary.
+# The skip path's variance may grow by this factor times the number of blocks. A normalised branch
+# adds 1 in each block, so the growth is about that number, and the factor lets first blocks vary.
 _GROWTH = 10
 
 
@@ -25,7 +25,7 @@ class BlockVariance:
 
     Attributes:
         block: Name of the addition.
-        index: l, the number of the block, counted from 1 where the skip path begins.
+        index: l, the number of the block, which counts from 1 where the skip path begins.
         skip: Variance of the skip path.
         branch: Variance of the branch.
         ratio: branch / skip.
@@ -94,18 +94,18 @@ def residual_variance(model: keras.Model, x: Any) -> ResidualVarianceReport:
     ```
 
     Variances are over all values of a batch, in training mode without dropout. At initialisation
-    a branch with Batch Normalization has about variance 1, and adds it to the skip path's; so
-    the ratio in block l is about 1/l, and deep blocks begin close to the identity. `SkipInit(0)`
-    makes the ratio 0. Without either it stays near 1, and the skip path's variance doubles in
+    a branch with Batch Normalization has about variance 1, and adds it to the skip path. So the
+    ratio in block l is about 1/l, and deep blocks begin close to the identity. `SkipInit(0)` makes
+    the ratio 0. Without either the ratio stays near 1, and the skip path's variance doubles in
     every block.
 
-    A block is an addition of two tensors, by `keras.layers.Add` or `+`. The skip path is the one
-    with fewer layers from where the two part. l counts from 1 at the model's inputs, and anew
-    where a normalization stands on the skip path. Nothing in the model changes.
+    A block is an addition of two tensors, by `keras.layers.Add` or `+`. The skip path has fewer
+    layers than the branch from where the two part. l counts from 1 at the model's inputs, and
+    starts again at a normalization on the skip path. Nothing in the model changes.
 
     Args:
-        model: A functional or Sequential model. Of others the report says that their blocks are
-            not known.
+        model: A functional or Sequential model. For other models the report says that the blocks
+            are unknown.
         x: A batch of its inputs.
 
     Returns:
@@ -138,7 +138,7 @@ def residual_variance(model: keras.Model, x: Any) -> ResidualVarianceReport:
     ):
         if left_out:
             names = listing([call.name for call in left_out])
-            notes.append(f"Left out, for {reason}: {names}.")
+            notes.append(f"Left out, because {reason}: {names}.")
     return ResidualVarianceReport(tuple(_findings(model, measured)), tuple(notes), rows, _fit(rows))
 
 
@@ -160,7 +160,7 @@ def _measure(
 
 
 def _variance(x: Any) -> float:
-    """In float64, where float32's squares overflow from a deviation of 1e19 on."""
+    """The variance in float64. The squares of float32 overflow from a deviation of 1e19 on."""
     return float(np.var(np.asarray(keras.ops.convert_to_numpy(x), np.float64)))
 
 
@@ -195,7 +195,7 @@ def _notes(rows: Sequence[BlockVariance]) -> list[str]:
 
 
 def _findings(model: keras.Model, measured: dict[Block, BlockVariance]) -> list[Finding]:
-    """Whether a skip path's variance explodes, from its first block on; the first place where."""
+    """The first place where a skip path's variance explodes, if there is one."""
     rows = {block.call: row for block, row in measured.items()}
     for block, row in measured.items():
         first = rows.get(block.first)

@@ -1,4 +1,4 @@
-"""A callback that acts every so many training steps and writes reports for TensorBoard."""
+"""A callback that acts every few training steps and writes reports for TensorBoard."""
 
 import abc
 import pathlib
@@ -12,9 +12,9 @@ from keras_renorm.statistics.batches import whole_number
 
 
 class StepCallback(keras.callbacks.Callback, abc.ABC):
-    """Calls `record` before the first step, after every so many, and at the end of training.
+    """Calls `record` before the first step, every `every_n_steps`, and at the end of training.
 
-    Steps are those of the optimizer, so a training that goes on from a checkpoint goes on counting.
+    Steps are the optimizer's, so a training that resumes from a checkpoint goes on counting.
 
     Args:
         every_n_steps: Steps between two calls, 1 or more.
@@ -37,10 +37,10 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
 
     @abc.abstractmethod
     def record(self, step: int) -> None:
-        """Acts.
+        """Does the work of the callback.
 
         Args:
-            step: Training steps that the model has made.
+            step: Training steps so far.
         """
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -50,7 +50,7 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Records when another `every_n_steps` are done."""
         step = self._step()
-        # With steps_per_execution a call is several steps, which may jump over the multiple.
+        # With steps_per_execution a call makes several steps, and may jump over the multiple.
         if self._recorded is None or step // self._every > self._recorded // self._every:
             self._record_at(step)
 
@@ -68,7 +68,7 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
 
         Args:
             report: The report.
-            step: Training steps that the model has made.
+            step: Training steps so far.
         """
         if self._log_dir is None:
             return
@@ -92,7 +92,7 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
 
 
 def _summaries() -> Any:
-    """TensorFlow's `tf.summary`, which has no `scalar` where TensorBoard is not installed."""
+    """TensorFlow's `tf.summary`. It has no `scalar` where TensorBoard is not installed."""
     import tensorflow as tf
 
     if not hasattr(tf.summary, "scalar"):

@@ -3,10 +3,10 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
-# Width that paragraphs below a table are wrapped to.
+# Width of the paragraphs below a table.
 _WIDTH = 100
 
-# Layers that a sentence lists by name.
+# The most layers that a sentence lists by name.
 _LISTED = 6
 
 
@@ -40,9 +40,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | float | int | Non
 
 
 def bullets(title: str, sentences: Iterable[str]) -> str:
-    """A title and below it the sentences, each wrapped behind a dash; nothing without sentences.
+    """A title and a wrapped bullet for each sentence; empty without sentences.
 
-    Lines break at spaces only: a layer's name stays whole, to be searched for and copied.
+    Lines break at spaces only, so that a layer's name stays whole for searches and copies.
     """
     wrapper = textwrap.TextWrapper(
         _WIDTH,
@@ -56,7 +56,7 @@ def bullets(title: str, sentences: Iterable[str]) -> str:
 
 
 def listing(names: Sequence[str]) -> str:
-    """Names joined by commas, of many the first ones and how many more there are."""
+    """Names joined by commas; for many names, the first ones and the number of the rest."""
     shown = ", ".join(names[:_LISTED])
     return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
 

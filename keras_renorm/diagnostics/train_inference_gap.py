@@ -24,8 +24,8 @@ from keras_renorm.statistics import moving_statistics
 from keras_renorm.statistics.moments_pass import moments_of
 from keras_renorm.statistics.trained_with import Change, leads_away, square_distances
 
-# Half of the output's size. The noise of a minibatch alone makes about 1/sqrt(m) of m values,
-# which is 0.35 for 8 of them.
+# Half of the output's size. The noise of a minibatch alone makes a gap of about 1/sqrt(m) with m
+# values: 0.35 for 8 values.
 _LARGE = 0.5
 
 # The largest gap beside which small ones can be read on a linear axis.
@@ -39,9 +39,9 @@ class LayerGap:
     Attributes:
         layer: Name of the layer, with the call's number if there are several.
         kind: "BRN", "BN", "Keras BN" or "Keras renorm".
-        own: The gap that this layer makes: its output in both modes on the same inputs, those
-            that inference gives it.
-        total: The gap at its output with those of all layers before it.
+        own: The gap of this layer alone: its output in both modes on the same inputs, which are
+            its inputs in inference.
+        total: The gap at its output, with the gaps of all layers before it.
     """
 
     layer: str
@@ -56,7 +56,7 @@ class TrainInferenceGapReport(Report):
 
     Attributes:
         layers: Every call of a normalization layer, in the order of the calls.
-        output: The gap at the model's output; of several outputs the largest.
+        output: The gap at the model's output; with several outputs, the largest gap.
     """
 
     layers: tuple[LayerGap, ...]
@@ -91,25 +91,24 @@ class TrainInferenceGapReport(Report):
 
 
 def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
-    """How far the outputs in training mode are from those in inference mode, on the same batch.
+    """How far the outputs in training mode are from the outputs in inference, on the same batch.
 
     ```
     gap = sqrt(mean((y_training - y_inference)^2) / mean(y_inference^2))
     ```
 
     at the output of every normalization layer and of the model. Dropout, noise and augmentation
-    are off in both modes, so the gap is the normalization's. With Batch Renormalization it is 0
-    where r and d are not clipped: then a note says so if moving statistics lag so far behind these
-    inputs that `statistics.precise` of such examples is likely to harm. Nothing in the model
-    changes.
+    are off in both modes, so the normalization alone makes the gap. With Batch Renormalization the
+    gap is 0 where r and d are not clipped. A note then warns if the moving statistics lag so far
+    behind these inputs that `statistics.precise` is likely to harm. Nothing in the model changes.
 
-    It names layers whose own gap is above 0.5; if there are none, the model if that of its output
-    is: gaps add up.
+    It names layers whose own gap is above 0.5. Gaps add up, so without such layers it names the
+    model if the gap at its output is above 0.5.
 
     Args:
         model: The model; its layers may lie in any model or layer within.
-        x: A batch of its inputs, of the size that training uses: with fewer examples the gap
-            of Batch Normalization is larger.
+        x: A batch of its inputs, of the size that training uses. With fewer examples the gap of
+            Batch Normalization is larger.
 
     Returns:
         A `TrainInferenceGapReport`.
@@ -152,24 +151,24 @@ def output_gap(model: keras.Model, x: Any) -> float:
 
 
 def output_findings(name: str, output: float, remedy: str) -> Iterator[Finding]:
-    """What a gap at a model's output tells.
+    """The finding for a gap at a model's output.
 
     Args:
         name: The model's name.
         output: The gap.
-        remedy: What may close it.
+        remedy: Advice that may close the gap.
     """
     if output > _LARGE:
         yield Finding(
             name,
             "large output gap",
             f"The output of {name} in training differs from that in inference by {output:.0%} of "
-            f"its size, on the same inputs: what is trained is not what is evaluated. {remedy}",
+            f"its size, on the same inputs: evaluation runs another net than training. {remedy}",
         )
 
 
 def _largest_gap(training: Any, inference: Any) -> float:
-    """The gap of two outputs; of several the largest."""
+    """The gap of two outputs; the largest for several."""
     ends = zip(*map(keras.tree.flatten, (training, inference)), strict=True)
     return max(gap(_array(other), _array(one)) for other, one in ends)
 
@@ -196,7 +195,7 @@ def _run(
 ) -> tuple[_Outputs, dict[Any, list[float]], Any]:
     """The outputs of the layers' calls, their own gaps (in inference), the model's output.
 
-    `changes` gets the moments of what each call receives, beside the moving statistics.
+    `changes` collects the moments of each call's inputs, beside the moving statistics.
     """
     outputs: _Outputs = {}
     own: dict[Any, list[float]] = {}
@@ -209,7 +208,7 @@ def _run(
         if changes is not None:
             changes.append(_change(layer, moments_of(layer, *args, **kwargs)))
         if not training:
-            # In a scope of its own: a shared layer's next call is to see the same statistics.
+            # In a scope of its own, so that a shared layer's next call sees the same statistics.
             with keras.StatelessScope():
                 other = call(*args, **(kwargs | {"training": True}))
             own.setdefault(layer, []).append(gap(_array(other), _array(result)))
@@ -220,7 +219,7 @@ def _run(
 
 
 def _change(layer: Any, moments: Moments) -> Change:
-    """The moments in the place of the moving statistics, where there are any."""
+    """The moments in the place of the moving statistics, where the call had values."""
     before, seen = moving_statistics.read(layer), _array(moments.count) > 0
     mean = _array(moments.mean) + _array(moments.mean_remainder)
     new = np.where(seen, mean, before[0]), np.where(seen, _array(moments.variance), before[1])
@@ -228,13 +227,14 @@ def _change(layer: Any, moments: Moments) -> Change:
 
 
 def _lag(to_before: float, to_new: float) -> Iterator[str]:
-    """What `statistics.precise` of these inputs would do to what training computes."""
+    """A warning where `statistics.precise` of these inputs would lead away from training."""
     if leads_away(to_before, to_new):
         yield (
-            "Training corrects towards moving statistics that are not of these inputs: inference "
-            f"is {to_before**0.5:.2f} deviations from it now, and would be {to_new**0.5:.2f} with "
-            "their moments. So if they are like all examples together, "
-            "keras_renorm.statistics.precise is likely to harm: let the learning rate fall first."
+            "Training corrects towards moving statistics that differ from these inputs' moments: "
+            f"inference is {to_before**0.5:.2f} deviations from training now, and would be "
+            f"{to_new**0.5:.2f} with these moments. So if these inputs are like all examples "
+            "together, keras_renorm.statistics.precise is likely to harm: let the learning rate "
+            "fall first."
         )
 
 
@@ -248,7 +248,7 @@ def _row(name: str, layer: Any, number: int, calls: int, own: float, total: floa
 
 
 def _notes(model: keras.Model, names: dict[Any, str], untouched: list[str]) -> Iterator[str]:
-    """What was left out, and what explains a gap."""
+    """Notes on what was left out, and on what explains a gap."""
     yield from noise(model)
     if not names:
         yield "The model has no batch normalization layers."
@@ -265,26 +265,26 @@ def _findings(rows: Sequence[LayerGap], left_out: Sequence[str]) -> Iterator[Fin
             yield Finding(
                 row.layer,
                 "not finite",
-                f"{row.layer} computes NaN or infinity on these inputs: they, the weights or the "
-                "moving statistics are not finite at it or before it.",
+                f"{row.layer} computes NaN or infinity on these inputs: the inputs, the weights or "
+                "the moving statistics are not finite, in this layer or before it.",
             )
         elif row.own > _LARGE:
             yield Finding(
                 row.layer,
                 "large gap",
-                f"{row.layer} computes in training what differs from inference by {row.own:.0%} "
-                "of its output, on the same inputs: its moving statistics are not those of this "
-                f"batch. Look at its drift in renorm_report. {_remedy(row.kind, left_out)}",
+                f"The output of {row.layer} in training differs from inference by {row.own:.0%} "
+                "of its size, on the same inputs: its moving statistics do not fit this batch. "
+                f"Look at its drift in renorm_report. {_remedy(row.kind, left_out)}",
             )
 
 
 def _remedy(kind: str, left_out: Sequence[str]) -> str:
-    """What may close a layer's gap."""
+    """Advice that may close a layer's gap."""
     if left_out:
         return (
-            f"They may be of activations with {listing(left_out)}, whose randomness adds variance "
-            "that inference has not: move it behind the last normalization. Or run "
-            "keras_renorm.statistics.precise."
+            f"They may come from activations with {listing(left_out)}, whose randomness adds "
+            f"variance that inference lacks. Move {listing(left_out)} behind the last "
+            "normalization, or run keras_renorm.statistics.precise."
         )
     if kind in ("BRN", "Keras renorm"):
         return (

@@ -1,8 +1,8 @@
-"""How a Keras model is walked and watched: its layers, norms, calls and graph, once.
+"""Walks and watches a Keras model: its layers, norms, calls and graph, once.
 
-`members` has the layers with their names and the batch norms among them, `graphs` the calls in the
-graph of each model, `calls` those of nested models one after the other, `watching` puts functions
-in the place of the layers' calls.
+`members` finds the layers with their names, and the batch norms among them. `graphs` finds the
+calls in the graph of each model. `calls` unfolds the calls of nested models into one list.
+`watching` puts functions in the place of the layers' calls.
 """
 
 from keras_renorm.models.calls import Call, Calls, Value, calls

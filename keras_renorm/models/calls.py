@@ -17,8 +17,8 @@ class Value:
     Attributes:
         shape: Its shape, with None for unknown sizes.
         dtype: The type of its values.
-        producer: The call it comes from; None for an input of the model.
-        consumers: The calls it goes into.
+        producer: The call that makes it; None for an input of the model.
+        consumers: The calls that read it.
         is_output: Whether it is an output of the model.
     """
 
@@ -35,9 +35,9 @@ class Call:
 
     Attributes:
         operation: The layer or operation.
-        name: Its name, behind those of the models that it lies in.
-        inputs: What it is called on.
-        outputs: What it returns.
+        name: Its name, with the names of the models around it in front.
+        inputs: Its inputs.
+        outputs: Its outputs.
         index: How many calls of the same operation come before this one.
     """
 
@@ -54,7 +54,7 @@ class Calls:
 
     Attributes:
         calls: In the order in which the model makes them.
-        unknown: A sentence for each part of the model whose calls are not known.
+        unknown: A sentence for each part of the model whose calls are unknown.
     """
 
     calls: tuple[Call, ...]
@@ -64,8 +64,8 @@ class Calls:
 def calls(model: keras.Model) -> Calls:
     """The calls of a functional or Sequential model and of the models nested in it.
 
-    What happens inside a subclassed model or a composite layer is not recorded anywhere; if there
-    is a batch norm inside, or it is the model itself, that is said in `unknown`.
+    Keras does not record the calls inside a subclassed model or a composite layer. If one holds a
+    batch norm, or is the model itself, `unknown` says so.
 
     Args:
         model: Any Keras model.
@@ -101,7 +101,7 @@ class _Builder:
         return tuple(values[tensor] for tensor in own.outputs)
 
     def _call(self, use: Use, inputs: tuple[Value, ...], prefix: str) -> tuple[Value, ...]:
-        """Adds a call, or those of a nested model."""
+        """Adds a call, or the calls of a nested model."""
         operation, name = use.operation, prefix + use.operation.name
         inner = graph(operation)
         if inner is not None and len(inner.inputs) == len(inputs):
@@ -132,11 +132,10 @@ def _holds_norm(operation: Any) -> bool:
 def _unknown(operation: Any, name: str) -> str:
     if isinstance(operation, keras.Sequential):
         return (
-            f"The graph of {name!r} is not known, for the Sequential model is not built: call it "
+            f"The graph of {name!r} is unknown, because the Sequential model is not built. Call it "
             "once on a batch, or begin it with keras.Input."
         )
     return (
-        f"What {name!r} ({type(operation).__name__}) does inside is not known: only functional "
-        "and Sequential models record which layer comes after which. Its layers were not checked "
-        "for what depends on that."
+        f"The order of the layers in {name!r} ({type(operation).__name__}) is unknown: only "
+        "functional and Sequential models record it. What depends on that order was not checked."
     )

@@ -1,4 +1,4 @@
-"""The graphs of models: what each calls, on what, and whether for training."""
+"""The graphs of models: their calls, with inputs, outputs and the mode."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -15,9 +15,9 @@ class Use(NamedTuple):
 
     Attributes:
         operation: The layer, model or other operation, such as `x + y`.
-        inputs: The symbolic tensors that it receives; of a nested model in the order of its inputs.
-        outputs: The symbolic tensors that it gives.
-        training: Whether for training; None if that is left to the model's own call.
+        inputs: Its symbolic inputs; for a nested model in the order of that model's inputs.
+        outputs: Its symbolic outputs.
+        training: Whether the call asks for training; None if the model's own call decides.
     """
 
     operation: Any
@@ -27,7 +27,7 @@ class Use(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """The calls in a Sequential or functional model; those of nested models are in their graphs.
+    """The calls in a Sequential or functional model. Nested models have graphs of their own.
 
     Attributes:
         uses: The calls, in the order in which the model makes them.
@@ -67,9 +67,10 @@ def is_graph(layer: Any) -> bool:
 
 
 def graphs_in(model: Layer) -> list[Graph]:
-    """The graphs of a model and of the models in it, each once; none of what a class calls.
+    """The graphs of a model and of the models in it, each once, without the calls of own classes.
 
-    A model may be called several times. What one of these calls has in training is so in its graph.
+    A model may be called several times. A use that is in training in one of these calls is in
+    training in the graph.
     """
     graphs: dict[int, Graph] = {}
     for key, found in _called(model, None, set()):
@@ -80,7 +81,7 @@ def graphs_in(model: Layer) -> list[Graph]:
 
 
 def called_by(layer: Any) -> list[Any]:
-    """An operation and the layers that it calls by itself, without those of graphs."""
+    """An operation and the layers that it calls itself, without those in graphs."""
     if type(layer) is keras.layers.TimeDistributed:
         return [layer, *called_by(layer.layer)]
     if not isinstance(layer, keras.layers.Layer) or _is_known(layer):
@@ -91,7 +92,7 @@ def called_by(layer: Any) -> list[Any]:
 def _called(
     layer: Any, training: bool | None, seen: set[tuple[int, bool | None]]
 ) -> Iterator[tuple[int, Graph]]:
-    """The graphs in what is called so, with the ids of their models; each once for `training`."""
+    """The graphs in a called layer, with the ids of their models; each once for `training`."""
     if (id(layer), training) in seen:
         return
     seen.add((id(layer), training))
@@ -100,7 +101,7 @@ def _called(
     if _is_known(layer):
         found = graph(layer) or _sequence(layer)
         if training is not None:
-            # Keras has it override what the calls inside ask for.
+            # In Keras it overrides the mode of the calls inside.
             found = found._replace(uses=[use._replace(training=training) for use in found.uses])
         yield id(layer), found
         for use in found.uses:
@@ -108,7 +109,7 @@ def _called(
 
 
 def _is_known(model: Any) -> bool:
-    """Whether the graph tells all calls in a model: it has one, and no `call` of its own class."""
+    """Whether a graph tells all calls in a model: the model has one, and no `call` of its own."""
     return is_graph(model) and keras_internals.is_keras_method(type(model), "call")
 
 
@@ -119,9 +120,9 @@ def _sequence(model: keras.Sequential) -> Graph:
 
 
 def _inputs(node: Any) -> tuple[Any, ...]:
-    """The tensors of a call, in the order in which a nested model takes them.
+    """The tensors of a call, in the order of a nested model's inputs.
 
-    A model that was made with a list of inputs takes those of a dictionary by their names.
+    A model that was made with a list of inputs takes a dictionary's tensors by their names.
     """
     inner = keras_internals.functional(node.operation)
     if inner is not None and not isinstance(inner.input, dict):
@@ -133,6 +134,6 @@ def _inputs(node: Any) -> tuple[Any, ...]:
 
 
 def _training(arguments: Any) -> bool | None:
-    """Whether a call in a graph asks for training, or leaves it to a tensor; None for neither."""
+    """Whether a call in a graph asks for training, or a tensor decides; None for neither."""
     asked = arguments.kwargs.get("training")
     return None if asked is None else asked is not False

@@ -15,7 +15,7 @@ def is_batch_norm(layer: Any) -> bool:
 
 
 def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Each layer of a model once, with its name behind those of the layers that it lies in.
+    """Each layer of a model once, with its name after the names of the layers around it.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -40,15 +40,15 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
 
 
 def batch_norms(model: keras.layers.Layer, chosen: Collection[Any] | None = None) -> list[Any]:
-    """The batch norms in `model`, also in models and layers inside it, each one once.
+    """The batch norms in `model`, also in models and layers inside it, each once.
 
     Args:
         model: A model, or any layer.
-        chosen: Those of them to return; by default all.
+        chosen: The batch norms to return; by default all.
 
     Raises:
         TypeError: If `model` is not a layer, or `chosen` no list.
-        ValueError: If there is none, `chosen` is empty, or one of it is not among them.
+        ValueError: If there is no batch norm, `chosen` is empty, or `chosen` holds another layer.
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
@@ -81,7 +81,7 @@ def _check_chosen(chosen: Any, model: keras.layers.Layer, found: list[Any]) -> N
     if isinstance(chosen, str) or not isinstance(chosen, Collection):
         raise TypeError(
             f"`layers` must be a list of batch norms, received {chosen!r} of type "
-            f"{type(chosen).__name__}. Of one layer write layers=[layer]."
+            f"{type(chosen).__name__}. For one layer write layers=[layer]."
         )
     if not chosen:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Functions in the place of methods for a while, and random numbers that stay as they were."""
+"""Functions that take the place of methods for a while, and random numbers that stay."""
 
 import contextlib
 import threading
@@ -15,26 +15,26 @@ from keras_renorm.ops import backends
 Around: TypeAlias = Callable[[Any, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
-# A function of what is called underneath, positional and keyword arguments.
+# A function of the call underneath, and of its positional and keyword arguments.
 _Hook: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
-# Held while something is put in the place of a method, or taken away.
+# Held while a function takes the place of a method, or leaves it.
 lock = threading.RLock()
 
 
 class _Hooked:
-    """What stands in the place of a method while there are hooks: those of each thread, in a pile.
+    """Takes the place of a method while there are hooks, with a stack of hooks for each thread.
 
     So contexts of several threads may end in any order, and none sees another's calls. Only a
-    `tf.distribute` strategy runs each replica in a thread that it makes for it: there the hooks of
-    all threads hold.
+    `tf.distribute` strategy runs each replica in a thread of its own. There the hooks of all
+    threads act.
 
     Args:
         layer: The layer.
         name: The method's name.
 
     Attributes:
-        underneath: What stood there before, or None for the method of the class.
+        underneath: The function that stood there before, or None for the method of the class.
     """
 
     def __init__(self, layer: Any, name: str) -> None:
@@ -44,7 +44,7 @@ class _Hooked:
         self.underneath: Callable[..., Any] | None = vars(layer).get(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the last hook of this thread, or what stands underneath all."""
+        """Runs the last hook of this thread, or the function underneath."""
         everywhere, here = backends.current().in_replica(), threading.get_ident()
         hooks = [hook for thread, hook in self._hooks if everywhere or thread == here]
         return self._run(hooks, args, kwargs)
@@ -54,7 +54,7 @@ class _Hooked:
         self._hooks.append((threading.get_ident(), hook))
 
     def remove(self, hook: _Hook) -> bool:
-        """Takes a hook away; whether it was the last."""
+        """Removes a hook. Returns whether it was the last."""
         self._hooks = [one for one in self._hooks if one[1] is not hook]
         return not self._hooks
 
@@ -70,18 +70,21 @@ class _Hooked:
 
 @contextlib.contextmanager
 def replaced(hooks: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
-    """In the context, in this thread, each `(layer, name, function)` has `function` run as `name`.
+    """In the context, in this thread, `function` runs as the method `name` of each layer.
 
-    They stand in the instances' dictionaries, which Keras's tracking of attributes does not see
-    and a configuration does not hold. On leaving, also by an exception, all is as before, but for
-    what others have put there meanwhile.
+    The functions stand in the instances' dictionaries. Keras's tracking of attributes does not see
+    them there, and a configuration does not hold them. At the end, also after an exception, each
+    method is back, except where others have put a function meanwhile.
+
+    Args:
+        hooks: The `(layer, name, function)`.
     """
     with _hooked((layer, name, _calling(function)) for layer, name, function in hooks):
         yield
 
 
 def watched(around: Mapping[Any, Around]) -> contextlib.AbstractContextManager[None]:
-    """The context in which, in this thread, a function runs in the place of each call of a layer.
+    """In the context, in this thread, a function runs in the place of each call of a layer.
 
     Args:
         around: The functions, by the layers or other operations.
@@ -90,7 +93,7 @@ def watched(around: Mapping[Any, Around]) -> contextlib.AbstractContextManager[N
 
 
 def underneath(layer: Any, name: str) -> Any:
-    """What stands in the place of a method but for the hooks; None for the method of the class."""
+    """The function in the place of a method, below the hooks; None for the method of the class."""
     found = vars(layer).get(name)
     return found.underneath if isinstance(found, _Hooked) else found
 
@@ -98,7 +101,7 @@ def underneath(layer: Any, name: str) -> Any:
 def put_underneath(layer: Any, name: str, function: Callable[..., Any] | None) -> None:
     """Puts a function in the place of a method, below the hooks; None for the method of the class.
 
-    To be called with the `lock`.
+    Call it with the `lock` held.
     """
     found = vars(layer).get(name)
     if isinstance(found, _Hooked):
@@ -111,10 +114,10 @@ def put_underneath(layer: Any, name: str, function: Callable[..., Any] | None) -
 
 @contextlib.contextmanager
 def draws_kept(model: keras.layers.Layer) -> Iterator[Callable[[int], None]]:
-    """In the context, a function has the model's random numbers be those after so many draws.
+    """Gives a function that sets the model's seed generators to their state after `number` draws.
 
-    Of those that its seed generators draw, as a layer does that samples in inference. On leaving
-    they are as before.
+    So a layer that samples in inference draws the same numbers again. At the end of the context the
+    generators have their old states.
     """
     parts = keras_internals.flattened(model)
     states = [one.state for part in parts for one in keras_internals.seed_generators(part)]

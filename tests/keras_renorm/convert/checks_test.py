@@ -54,19 +54,19 @@ REFUSED = {
     "constructor": (
         lambda: OwnConstructor(5),
         TypeError,
-        "is of the class OwnConstructor, which a copy would lose",
+        "has the class OwnConstructor, which a copy would lose",
     ),
     "layer outside the graph": (
         own_layer,
         TypeError,
-        "'own' is of the class OwnLayer, which a copy would lose.*no layers of its own",
+        "'own' has the class OwnLayer, which a copy would lose.*no layers of its own",
     ),
     "layers": (
         lambda: keras.Sequential(
             [keras.Input((5,)), Pair(keras.layers.BatchNormalization(), name="pair")]
         ),
         ValueError,
-        "The Pair 'pair' has 1 layers in it, and a copy of it from its configuration 0",
+        "The Pair 'pair' holds 1 layers, and a copy from its configuration holds 0",
     ),
 }
 
@@ -85,7 +85,7 @@ def test_sharing_that_a_copy_would_lose_is_refused(to, holder):
     with pytest.raises(ValueError, match="The BatchNormalization 'shared' is used in several"):
         to(model)
     holders = keras.Sequential([keras.Input((5,)), holder(shared), holder(shared)])
-    with pytest.raises(ValueError, match="the copies would not share their weights"):
+    with pytest.raises(ValueError, match="The copies would not share their weights"):
         to(holders)
 
 

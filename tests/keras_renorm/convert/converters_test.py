@@ -202,7 +202,7 @@ REFUSED = {
     "own constructor": (
         lambda: OwnConstructor(5),
         TypeError,
-        "is of the class OwnConstructor, which a copy would lose",
+        "has the class OwnConstructor, which a copy would lose",
     ),
     "inside a layer": (
         lambda: one_layer(Block(name="block")),
@@ -321,7 +321,7 @@ def test_renorm_of_keras_trains_on_as_it_did(norms):
 
 def test_renorm_of_keras_with_another_lower_limit_is_kept(norms):
     model, layer = renormalized(renorm_clipping={"rmax": 3.0, "rmin": 0.1}, name="other")
-    with pytest.warns(UserWarning, match=r"other' is kept as it is: `rmin` must be 1 / rmax"):
+    with pytest.warns(UserWarning, match=r"other' stays as it is: `rmin` must be 1 / rmax"):
         converted = convert.from_keras(model)
     assert type(norms(converted)[0]) is type(layer)
     for actual, desired in zip(converted.get_weights(), model.get_weights(), strict=True):
@@ -336,7 +336,7 @@ class Frozen(keras.layers.BatchNormalization):
 
 def test_a_subclass_is_kept(norms):
     model = keras.Sequential([keras.Input((5,)), Frozen(name="frozen")])
-    with pytest.warns(UserWarning, match="Frozen layer '.*frozen' is kept.*of a subclass"):
+    with pytest.warns(UserWarning, match="Frozen layer '.*frozen' stays.*to a subclass"):
         assert type(norms(convert.from_keras(model))[0]) is Frozen
 
 
@@ -349,7 +349,7 @@ def test_a_subclass_of_ours_is_synchronized_and_not_replaced(norms):
     model = keras.Sequential([keras.Input((5,)), Ours(name="ours")])
     converted = convert.to_synchronized(model)
     assert [(type(norm), norm.synchronized) for norm in norms(converted)] == [(Ours, True)]
-    with pytest.warns(UserWarning, match="Ours layer '.*ours' is kept.*of a subclass"):
+    with pytest.warns(UserWarning, match="Ours layer '.*ours' stays.*to a subclass"):
         assert type(norms(convert.to_batch_renormalization(model))[0]) is Ours
 
 
@@ -471,8 +471,8 @@ def test_to_keras_keeps_what_both_have(norms):
             lambda holder: one_layer(
                 holder(layers.BatchNormalization(activation="relu", name="norm"), name="holder")
             ),
-            "'norm' would become two layers, for which there is no room in the Holder layer "
-            "'holder'.* put a keras.layers.Activation",
+            "'norm' would become two layers, and the Holder layer 'holder' around it has room for "
+            "one.* put a keras.layers.Activation",
         ),
         (
             lambda holder: one_layer(
@@ -481,7 +481,7 @@ def test_to_keras_keeps_what_both_have(norms):
                     name="holder",
                 )
             ),
-            "'a' would become two layers, for which there is no room in the Holder layer 'holder'",
+            "'a' would become two layers, and the Holder layer 'holder' around it has room for one",
         ),
         (
             lambda holder: keras.Sequential(
@@ -492,8 +492,8 @@ def test_to_keras_keeps_what_both_have(norms):
                     ),
                 ]
             ),
-            "'norm' would become two layers, for which there is no room in the TimeDistributed "
-            "layer 'td'",
+            "'norm' would become two layers, and the TimeDistributed layer 'td' around it has room "
+            "for one",
         ),
     ],
 )
@@ -551,7 +551,7 @@ def test_ghost_batches_have_no_place_in_keras(norms):
     reports = []
     convert.to_keras(model, report=reports.append)
     assert reports[0].replaced[0].note == "without virtual_batch_size"
-    with pytest.warns(UserWarning, match=r"'net/norm' is kept as it is: .*virtual_batch_size"):
+    with pytest.warns(UserWarning, match=r"'net/norm' stays as it is: .*virtual_batch_size"):
         convert.to_synchronized(model)
 
 

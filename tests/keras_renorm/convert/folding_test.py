@@ -84,10 +84,10 @@ def test_a_functional_model(folded, spread, norms, notes):
     assert notes(report) == {
         "after_shared": "affine: a shared layer",
         "twice": "affine: a shared layer",
-        "branched": "affine: the output of depthwise is used elsewhere, too",
+        "branched": "affine: the output of depthwise is also used elsewhere",
         "inner_norm": "folded into inner/in_inner",
         "out": "folded into last",
-        "on": "affine: the output of is_output is used elsewhere, too",
+        "on": "affine: the output of is_output is also used elsewhere",
     }
     assert new_model.get_layer("branched_activation").activation is keras.activations.relu
     assert new_model.get_layer("last").activation is keras.activations.tanh

@@ -216,7 +216,7 @@ class InBound(InClosure):
 @pytest.mark.parametrize("kind", [InClosure, InPartial, InBound])
 def test_a_function_that_would_call_the_old_layer_is_named(kind, norms):
     model = kind()
-    message = r"'norm' cannot be replaced in place.*holds it in the function `then`, too"
+    message = r"'norm' cannot be replaced in place.*also holds it in the function `then`"
     with pytest.raises(ValueError, match=message):
         convert.from_keras(model, in_place=True)
     assert type(norms(model)[0]) is L.BatchNormalization
@@ -225,7 +225,7 @@ def test_a_function_that_would_call_the_old_layer_is_named(kind, norms):
 def test_a_layer_in_no_attribute_is_named():
     model = InClosure()
     del model.then, model.norm
-    with pytest.raises(ValueError, match=r"has it in no attribute, list, tuple, dict or set"):
+    with pytest.raises(ValueError, match=r"holds it in no attribute, list, tuple, dict or set"):
         convert.from_keras(model, in_place=True)
 
 
@@ -240,7 +240,7 @@ def test_a_functional_part_of_a_class_that_would_be_lost_is_named():
             super().__init__()
             self.part = Functional()
 
-    with pytest.raises(TypeError, match="'part' is of the class Functional, which a copy would"):
+    with pytest.raises(TypeError, match="'part' has the class Functional, which a copy would"):
         convert.from_keras(Whole(), in_place=True)
 
 
@@ -250,7 +250,7 @@ def test_an_activation_that_keras_has_no_room_for_is_named():
             super().__init__(name="own")
             self.norm = layers.BatchNormalization(activation="relu", name="norm")
 
-    with pytest.raises(ValueError, match=r"'norm' would become two layers.*'own' that holds it"):
+    with pytest.raises(ValueError, match=r"'norm' would become two layers.*'own' around it"):
         convert.to_keras(Own(), in_place=True)
 
 

@@ -63,7 +63,7 @@ def test_layers_in_a_compiled_loop_matter_only_where_they_are_watched(rng):
     norm = BatchRenormalization(r_max=3.0, d_max=5.0)
     layers = [L.LSTM(8, dropout=0.5, name="lstm"), norm, L.Activation("tanh", name="tanh")]
     net = keras.Sequential([keras.Input((5, 8)), *layers])
-    assert diagnostics.train_inference_gap(net, x).notes[0].startswith("Left out, for they are ra")
+    assert diagnostics.train_inference_gap(net, x).notes[0].startswith("Left out, because they")
     assert diagnostics.residual_variance(net, x).blocks == ()
     percentiles = diagnostics.ActivationPercentiles("tanh", 0, x)
     percentiles.set_model(net)

@@ -116,8 +116,8 @@ def test_a_layer_that_holds_a_norm_stays_in_training_mode(x):
     assert 0.2 < np.mean(watched[0] == 0) < 0.8
     assert forward_pass.left_out(model) == ["drop"]
     assert forward_pass.noise(model) == [
-        "Left out, for they are random in training: drop.",
-        "With their randomness, for a norm lies in them: block.",
+        "Left out, because they are random in training: drop.",
+        "With their randomness, as they hold a norm: block.",
     ]
 
 

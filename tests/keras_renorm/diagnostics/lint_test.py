@@ -356,11 +356,11 @@ def test_a_graph_that_is_not_known_is_said_so():
     model = Subclassed()
     report = lint(model)
     assert kinds(report) == [("bn", "momentum")]
-    assert "What 'own' (Subclassed) does inside is not known" in report.notes[0]
+    assert "The order of the layers in 'own' (Subclassed) is unknown" in report.notes[0]
     x = keras.Input((5,))
     outer = keras.Model(x, model(x))
     assert kinds(lint(outer)) == [("own/bn", "momentum")]
-    assert "What 'own' (Subclassed) does inside is not known" in lint(outer).notes[0]
+    assert "The order of the layers in 'own' (Subclassed) is unknown" in lint(outer).notes[0]
     unbuilt = keras.Sequential([BatchNormalization()])
     assert "the Sequential model is not built" in lint(unbuilt).notes[0]
 

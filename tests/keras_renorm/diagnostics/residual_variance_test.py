@@ -140,7 +140,7 @@ def test_dropout_is_left_out_and_named(rng):
     report = residual_variance(model, batch)
     branch = keras.ops.convert_to_numpy(model.get_layer("dense")(batch))
     assert report.blocks[0].branch == pytest.approx(np.var(branch.astype("float64")), rel=1e-5)
-    assert "Left out, for they are random in training: drop." in report.notes
+    assert "Left out, because they are random in training: drop." in report.notes
 
 
 def test_equal_paths_and_unknown_graphs_are_said_so(rng):
@@ -148,7 +148,7 @@ def test_equal_paths_and_unknown_graphs_are_said_so(rng):
     model = keras.Model(x, L.Add(name="sum")([L.Dense(4)(x), L.Dense(4)(x)]))
     report = residual_variance(model, rng.normal(size=(8, 4)))
     assert report.blocks == ()
-    assert "Left out, for neither input is the shorter path: sum." in report.notes
+    assert "Left out, because neither input is the shorter path: sum." in report.notes
 
     class Own(keras.Model):
         def call(self, inputs):
@@ -156,7 +156,7 @@ def test_equal_paths_and_unknown_graphs_are_said_so(rng):
 
     own = Own(name="own")
     own(np.ones((2, 4), "float32"))
-    assert "What 'own' (Own) does inside is not known" in str(
+    assert "The order of the layers in 'own' (Own) is unknown" in str(
         residual_variance(own, np.ones((2, 4)))
     )
 
@@ -192,7 +192,7 @@ def test_blocks_that_a_models_own_call_leaves_out_are_named(rng):
     hidden = L.Add(name="never")([x, first(x)])
     report = residual_variance(Half(x, hidden), rng.normal(size=(8, 5)))
     assert report.blocks == ()
-    assert "Left out, for the model's own `call` skips them: never." in report.notes
+    assert "Left out, because the model's own `call` skips them: never." in report.notes
 
 
 def test_skip_paths_of_their_own_are_not_held_against_each_other(rng):

@@ -85,7 +85,7 @@ def test_statistics_of_another_domain_are_named_and_precise_ones_repair_it(norm,
     assert train_inference_gap(model, here).findings == ()
     (finding,) = train_inference_gap(model, elsewhere).findings
     assert (finding.layer, finding.kind) == ("norm", "large gap")
-    assert "norm computes in training what differs from inference by " in finding.message
+    assert "The output of norm in training differs from inference by " in finding.message
     assert train_inference_gap(settle(model, elsewhere), elsewhere).findings == ()
 
 
@@ -146,7 +146,9 @@ def test_dropout_and_noise_make_no_gap_and_are_named(rng):
     model = settle(keras.Sequential([keras.Input((8,)), inner, norm]), data(rng, 512))
     report = train_inference_gap(model, data(rng))
     assert report.output < 1e-5
-    assert report.notes == ("Left out, for they are random in training: inner/drop, inner/noise.",)
+    assert report.notes == (
+        "Left out, because they are random in training: inner/drop, inner/noise.",
+    )
 
 
 def test_dropout_before_a_norm_is_named_as_the_cause(rng):
@@ -156,8 +158,10 @@ def test_dropout_before_a_norm_is_named_as_the_cause(rng):
     x = data(rng, 2048, shift=20.0)
     model(x, training=True)
     (finding,) = train_inference_gap(model, x).findings
-    assert "They may be of activations with drop, whose randomness adds variance" in str(finding)
-    assert "move it behind the last normalization" in str(finding)
+    assert "They may come from activations with drop, whose randomness adds variance" in str(
+        finding
+    )
+    assert "Move drop behind the last normalization" in str(finding)
 
 
 class Compiled(L.Layer):
@@ -186,7 +190,7 @@ def test_dropout_in_a_part_that_is_compiled_by_itself_is_off(rng):
     model = settle(keras.Sequential([keras.Input((8,)), dropout, norm]), data(rng, 512))
     report = train_inference_gap(model, data(rng))
     assert report.output < 1e-5
-    assert report.notes == (f"Left out, for they are random in training: {dropout.name}/drop.",)
+    assert report.notes == (f"Left out, because they are random in training: {dropout.name}/drop.",)
 
 
 @pytest.mark.parametrize("kind", ["dataset", "iterator", "generator", "py_dataset"])

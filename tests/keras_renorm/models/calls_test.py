@@ -109,18 +109,20 @@ def test_a_part_of_ones_own_is_one_call_and_is_said_once_if_a_norm_is_in_it(own_
     graph = models.calls(keras.Model(x, own(harmless(own(x)))))
     assert [call.name for call in graph.calls] == ["own", "harmless", "own"]
     (sentence,) = graph.unknown
-    assert sentence.startswith("What 'own' (Own) does inside is not known: only functional and")
+    assert sentence.startswith(
+        "The order of the layers in 'own' (Own) is unknown: only functional and"
+    )
 
 
 def test_a_model_of_ones_own_and_one_that_is_not_built(own_class):
     graph = models.calls(own_class(L.Dense(4), name="own"))
     assert graph.calls == ()
-    assert graph.unknown[0].startswith("What 'own' (Own) does inside is not known")
+    assert graph.unknown[0].startswith("The order of the layers in 'own' (Own) is unknown")
     graph = models.calls(keras.Sequential([L.Dense(4)], name="net"))
     assert graph.calls == ()
     assert graph.unknown == (
-        "The graph of 'net' is not known, for the Sequential model is not built: call it once on a "
-        "batch, or begin it with keras.Input.",
+        "The graph of 'net' is unknown, because the Sequential model is not built. Call it once on "
+        "a batch, or begin it with keras.Input.",
     )
 
 
