@@ -1,7 +1,7 @@
-"""Image classifiers whose normalization is an argument, and the programs that train them.
+"""Image classifiers with the normalization as an argument, and the programs that train them.
 
-`create_model`, `list_models`, `list_weights` and `preprocessing` are all that a notebook needs.
-`zoo.data` holds the images and the minibatches made of them.
+A notebook needs `create_model`, `list_models`, `list_weights` and `preprocessing`. `zoo.data` holds
+the images, and makes minibatches of them.
 """
 
 import importlib
@@ -24,8 +24,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Imports the models, and TensorFlow, when they are first asked for.
 
-    A program must be able to quieten TensorFlow before it is imported, and `python -m zoo.train`
-    imports this module first.
+    `python -m zoo.train` imports this module first, and must be able to quieten TensorFlow before
+    TensorFlow is imported.
     """
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

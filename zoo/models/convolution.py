@@ -1,4 +1,4 @@
-"""Convolutions as the families of this package use them."""
+"""Convolutions and poolings that the families of this package share."""
 
 import keras
 
@@ -21,10 +21,10 @@ def convolution(
 ) -> Tensor:
     """A convolution in the model's layout, initialized after He et al. 2015.
 
-    With "centered" padding a filter of odd size k has (k-1)/2 zeros on each side, as the papers on
-    residual nets have it: it stands on pixels 0, s, 2s, ... at stride s, where a shortcut takes its
+    With "centered" padding a filter of odd size k has (k-1)/2 zeros on each side, as in the papers
+    on residual nets. At stride s it stands on pixels 0, s, 2s, ..., where a shortcut takes its
     pixels, too. "same" does so at stride 1 only; at stride 2 it pads images of even size by less at
-    top and left. Where the two differ the zeros are a layer of their own, `..._pad` for a
+    top and left. Where the two differ, the zeros are a layer of their own, `..._pad` for a
     convolution `..._conv`.
 
     Args:
@@ -99,7 +99,7 @@ def conv_norm(
 
 
 def max_pool(x: Tensor, size: int, strides: int, *, norm: Normalizer, name: str) -> Tensor:
-    """The maximum over windows that are centered as those of `convolution` are.
+    """The maximum over windows that are centered like a `convolution`'s.
 
     Zeros stand around the image, as in `keras.applications`; after a ReLU they change nothing. The
     layers are `{name}_pad` and `{name}_pool`.
@@ -122,7 +122,7 @@ def max_pool(x: Tensor, size: int, strides: int, *, norm: Normalizer, name: str)
 
 
 def pad(x: Tensor, size: Size, *, norm: Normalizer, name: str) -> Tensor:
-    """Zeros around the image, for windows that begin with their center on its first pixel.
+    """Zeros around the image, so that the first window is centered on its first pixel.
 
     Args:
         x: Feature maps in the layout `norm.data_format`.

@@ -10,7 +10,7 @@ from keras_renorm.typing import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What a model does with the features of its last block.
+    """The end of a model: it classifies the features of the last block, or pools them.
 
     Attributes:
         include_top: Whether to classify; if not, the model ends with its features.

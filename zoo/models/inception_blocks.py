@@ -62,7 +62,7 @@ def pool(
     name: str,
     padding: str = "same",
 ) -> Tensor:
-    """The average or the greatest over a window; positions beyond the border do not count.
+    """The average or the maximum over a window; positions beyond the border do not count.
 
     Args:
         x: Feature maps in the layout `norm.data_format`.

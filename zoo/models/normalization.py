@@ -1,4 +1,4 @@
-"""What the argument `norm` of a model means."""
+"""The argument `norm` of a model, and the layers that it makes."""
 
 import dataclasses
 import inspect
@@ -84,7 +84,7 @@ class Normalizer:
         return keras.layers.Activation(activation, name=f"{name}_activation")(x)
 
     def scale_branch(self, x: Tensor, name: str, depth: int) -> Tensor:
-        """Scales the end of a residual branch, where the place of a normalization is taken by that.
+        """Scales the end of a residual branch, if the model scales branches instead of normalizing.
 
         Args:
             x: Tensor `[..., C]`.
@@ -117,7 +117,7 @@ def create_normalizer(
     data_format: str = "channels_last",
     residual: bool = True,
 ) -> Normalizer:
-    """Returns the normalizer that the arguments `norm` and `norm_options` of a model ask for.
+    """Returns the normalizer for the arguments `norm` and `norm_options` of a model.
 
     Args:
         norm: "batch_norm", "batch_renorm", "none", "skip_init", or a callable that makes a layer

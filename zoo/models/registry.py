@@ -30,10 +30,10 @@ from zoo.weights.source import Source, find
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What `create_model` knows of a model.
+    """The facts that `create_model` needs about a model.
 
     Attributes:
-        build: Builds it from the keyword arguments in `_COMMON` and, if it likes, some of its own
+        build: Builds the model from the keyword arguments in `_COMMON`. It may have more arguments
             with defaults.
         input_shape: Shape of an image if the caller gives none, `(H, W, C)`.
         num_classes: Number of classes if the caller gives none.
@@ -92,8 +92,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
     Args:
         pattern: Shell pattern that the names must match, such as "resnet*".
-        pretrained: Whether to list only those for which there are weights; see
-            `zoo.list_weights`.
+        pretrained: Whether to list only models with weights; see `zoo.list_weights`.
 
     Returns:
         Names that `create_model` takes.
@@ -119,17 +118,17 @@ def create_model(
 ) -> keras.Model:
     """Builds an image classifier, with fresh weights or with those of a checkpoint.
 
-    Its input is images `[B, H, W, C]` of float32 pixels scaled to [0, 1] (`uint8 / 255`), its
-    output probabilities `[B, K]`, or logits with `classifier_activation=None`. A layer before a
-    normalization has no bias, except with `norm="none"` and `norm="skip_init"`. What images a
-    checkpoint was trained on is the matter of `zoo.preprocessing`.
+    The model takes images `[B, H, W, C]` of float32 pixels scaled to [0, 1] (`uint8 / 255`). It
+    gives probabilities `[B, K]`, or logits with `classifier_activation=None`. A layer before a
+    normalization has no bias, except with `norm="none"` and `norm="skip_init"`. For a checkpoint,
+    prepare the images with `zoo.preprocessing`.
 
     Args:
         name: One of `list_models()`, or `wide_resnet_D_W` with another depth D = 6n+4 and width W.
-        num_classes: Number of classes K. By default those of the model's usual data set: 10, or
-            1000 for ImageNet's models.
+        num_classes: Number of classes K. By default the number in the model's usual data set: 10,
+            or 1000 for ImageNet's models.
         input_shape: Shape of an image, `(H, W, C)`, or `(C, H, W)` where the channels come first.
-            By default that of the model's usual data set.
+            By default the shape in the model's usual data set.
         norm: "batch_renorm", "batch_norm", "none" for no normalization, "skip_init" for a learnable
             scale at the end of each residual branch instead (De & Smith 2020; residual models
             only), or a callable that makes a layer when called as `norm(name=..., **norm_options)`,
@@ -138,26 +137,26 @@ def create_model(
             "skip_init", `{"initial_value": ...}`.
         include_top: Whether the model classifies; if not, it ends with its features.
         pooling: Without a top: "avg" or "max" over the positions; None for the feature maps.
-        data_format: "channels_last" or "channels_first"; by default that of Keras's settings.
+        data_format: "channels_last" or "channels_first"; by default as in Keras's settings.
         classifier_activation: Activation of the output; None for logits.
         dropout_rate: Fraction of the features dropped before the classification, in training. By
             default 0, and 0.2 with "skip_init".
-        weights: None for fresh ones, or a checkpoint: one of `zoo.list_weights()`, or the part of
-            its name behind the model's, such as "keras_imagenet"; or the path of a file that ends
-            in .h5, written by `model.save_weights` or `keras.applications`. Its normalization
-            options, such as epsilon, are the defaults of `norm_options`. With another
-            `num_classes` than the checkpoint's the last layer stays fresh, and a warning says so.
+        weights: None for fresh weights. Or a checkpoint: one of `zoo.list_weights()`, the part of
+            its name after the model's, such as "keras_imagenet", or the path of a file that ends
+            in .h5, written by `model.save_weights` or `keras.applications`. The checkpoint's
+            normalization options, such as epsilon, are the defaults of `norm_options`. If
+            `num_classes` differs from the checkpoint's, the last layer stays fresh, with a warning.
         **model_options: Arguments of this model, such as `hidden_units` of "mlp".
 
     Returns:
-        A Keras functional model named `name`; with `auxiliary_head=True`, which is the default of
-        "inception_bn", it has two outputs, the classifier's and the auxiliary one's.
+        A Keras functional model named `name`. With `auxiliary_head=True`, the default of
+        "inception_bn", it has two outputs: the classifier's and the auxiliary classifier's.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a name or an option is unknown or a number is out of range; the message
-            names the nearest that is known.
-        zoo.weights.WeightsError: If the weights cannot be had or do not fit.
+        ValueError: If a name or an option is unknown or a number is out of range. The message
+            names the nearest known name.
+        zoo.weights.WeightsError: If the weights are not available or do not fit.
 
     Example:
         >>> model = zoo.create_model("resnet20", norm_options={"r_max": 3.0, "d_max": 5.0})
@@ -197,7 +196,7 @@ def create_model(
 
 
 def find_architecture(name: str) -> Architecture:
-    """Returns what is known of a model.
+    """Returns the record of a model.
 
     Args:
         name: One of `list_models()`, or another of a family with numbers in its names.
@@ -281,7 +280,7 @@ def _dropout_rate(rate: float | None, norm: Norm) -> float:
 
 
 def own_options(name: str) -> set[str]:
-    """Returns the arguments of `create_model` that this model takes beside those that all take.
+    """Returns the arguments of `create_model` that only this model takes.
 
     Args:
         name: Name of the model.

@@ -14,8 +14,8 @@ A block of the nets with 18 and 34 layers has two 3x3 convolutions. From 50 on i
 and comes before the ReLU. Where the size or the channels change, the shortcut is a 1x1 convolution
 (option B of the paper).
 
-The stride of a bottleneck is that of its first 1x1 convolution, as in the paper and in
-`keras.applications`; torchvision has it in the 3x3. Weights of `keras.applications` give the same
+The first 1x1 convolution of a bottleneck has its stride, as in the paper and in
+`keras.applications`; in torchvision the 3x3 has it. Weights of `keras.applications` give the same
 output here, with `norm_options={"epsilon": 1.001e-5}`.
 
 Source: He et al. 2015, Deep Residual Learning for Image Recognition, table 1.

@@ -1,7 +1,7 @@
 """Checkpoints by name: a registry, downloads that can be trusted, and loading into the models.
 
-`zoo.create_model(name, weights=...)` is all that most need. See `fetching.fetch` for what holds of
-every download, and `loading.load` for what fits into what.
+Most users need only `zoo.create_model(name, weights=...)`. `fetching.fetch` says what holds for
+every download, and `loading.load` which files fit which models.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ _LATE = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs Keras when it is first asked for: a list of names takes 0.1 s without."""
+    """Imports the parts that need Keras on first use: a list of names takes 0.1 s without Keras."""
     if name in _LATE:
         import importlib
 

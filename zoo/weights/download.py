@@ -1,4 +1,4 @@
-"""One URL into one file: resumed where the connection was cut, tried again where that can help."""
+"""Downloads one URL into one file; resumes after a cut, and tries again where that can help."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
 class _TransientError(Exception):
-    """This attempt failed, another one need not.
+    """This attempt failed; another attempt may succeed.
 
     Attributes:
         pause: Seconds that the server asks to wait.
@@ -43,17 +43,16 @@ class _TransientError(Exception):
 class Transfer:
     """A file on its way.
 
-    The file's own length is all that must be known to go on: what was received before, by this
-    process or by one that was killed, is asked for no second time. Whether the pieces belong
-    together is decided by the hash of the whole. Within one process `If-Range` saves a server with
-    a new file from sending a piece of it.
+    It goes on from the length of the file, and asks for no byte twice, even after an earlier
+    process was killed. The hash of the whole file decides whether the pieces belong together.
+    Within one process, `If-Range` keeps a server with a new file from sending a piece of it.
 
     Attributes:
-        url: Where from.
-        descriptor: Where to: an open file, of which what is there already is kept.
-        max_bytes: More bytes than these are refused.
+        url: The source.
+        descriptor: The open file that receives the bytes. Its present bytes are kept.
+        max_bytes: The most bytes that are accepted.
         bytes: Size of the file if it is known.
-        show: Called with the bytes that are there, and those of the whole if they are known.
+        show: Called with the number of bytes so far, and with the total if it is known.
         joined: Whether the file was put together from several answers.
     """
 
@@ -67,17 +66,17 @@ class Transfer:
 
     @property
     def done(self) -> int:
-        """Bytes that are there."""
+        """The number of bytes so far."""
         return os.fstat(self.descriptor).st_size
 
     def restart(self) -> None:
-        """Throws away what is there."""
+        """Throws away all bytes so far."""
         os.truncate(self.descriptor, 0)
         self.joined = False
         self._validator = None
 
     def run(self) -> None:
-        """Receives what is missing.
+        """Receives the missing bytes.
 
         Raises:
             DownloadError: If the server refuses, sends something else, or fails too often.

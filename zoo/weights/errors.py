@@ -1,18 +1,18 @@
-"""What can go wrong with weights. Messages say what was expected, what was got, what to do."""
+"""Errors of weights. Messages say what was expected, what was received and what to do."""
 
 from zoo.errors import UserError
 
 
 class WeightsError(UserError):
-    """Weights cannot be had, or do not fit the model; nothing was loaded."""
+    """Weights are not available, or do not fit the model. Nothing was loaded."""
 
 
 class DownloadError(WeightsError):
-    """A file did not arrive; nothing stands at its final name."""
+    """A file did not arrive. No file has its final name."""
 
 
 class WrongHashError(DownloadError):
-    """What arrived, or what lies in the cache, is not what was published."""
+    """A downloaded or cached file is not the published one."""
 
 
 class CacheError(WeightsError):

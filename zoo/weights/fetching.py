@@ -38,12 +38,12 @@ def fetch(
     cache: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Returns the path of a record's file, which is downloaded if it is not here yet.
+    """Returns the path of a record's file; downloads the file if it is not here yet.
 
-    A download goes to `NAME.part` in the cache folder, is continued there by the next call if it is
-    interrupted, and gets its final name when its hash is right: no other file ever has that. The
-    hash of a file that is here already is checked again. Of several processes that want the same
-    file at once, one downloads it and the others wait for it.
+    A download goes to `NAME.part` in the cache folder. The next call continues it if it was
+    interrupted. The file gets its final name when its hash is right, so no wrong file ever has that
+    name. The hash of a file that is here already is checked again. If several processes want the
+    same file at once, one downloads it and the others wait.
 
     Args:
         record: The record.
@@ -56,9 +56,9 @@ def fetch(
         The path.
 
     Raises:
-        DownloadError: If the file cannot be had.
-        WrongHashError: If it is not the published one.
-        CacheError: If it cannot be written.
+        DownloadError: If the file is not available.
+        WrongHashError: If the file is not the published one.
+        CacheError: If the file cannot be written.
     """
     path = locate(record, base=base, cache=cache, progress=progress)
     with path.open("rb") as file:

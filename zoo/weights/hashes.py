@@ -1,4 +1,4 @@
-"""A file's hash, and the check that it is the one of a record."""
+"""A file's hash, and the check against a record's."""
 
 import hashlib
 import io
@@ -37,12 +37,12 @@ def hash_of(file: io.BufferedReader, kind: HashKind) -> str:
 
 
 def matches(record: Record, file: io.BufferedReader) -> bool:
-    """Returns whether an open file is the one of a record."""
+    """Returns whether an open file is a record's file."""
     return hash_of(file, record.hash_kind) == record.hash
 
 
 def check(record: Record, file: io.BufferedReader, path: Path, advice: str) -> None:
-    """Raises unless an open file, `path`, is the one of a record.
+    """Raises unless an open file, `path`, is a record's file.
 
     Args:
         record: The record.
@@ -61,7 +61,7 @@ def check(record: Record, file: io.BufferedReader, path: Path, advice: str) -> N
 
 
 def difference(record: Record, file: io.BufferedReader) -> str:
-    """Describes how an open file differs from the one of a record."""
+    """Describes how an open file differs from a record's file."""
     digest = hash_of(file, record.hash_kind)
     size = file.seek(0, 2)
     file.seek(0)

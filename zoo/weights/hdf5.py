@@ -1,4 +1,4 @@
-"""The weights in a Keras file, by layer: nothing is read before its shape is known to be right.
+"""The weights in a Keras file, by layer. A shape is checked before anything is read.
 
 Two layouts hold weights by layer. Today's `.weights.h5`, of `model.save_weights`: a group
 `layers/CLASS_k/vars` for each layer, with the layer's name as its attribute and the weights as
@@ -50,7 +50,7 @@ class StoredModel:
 
 @contextlib.contextmanager
 def open_weights(file: io.BufferedReader, path: Path) -> Iterator[StoredModel]:
-    """Yields what an open file holds; its arrays can be read until the end of the body.
+    """Yields the weights in an open file; its arrays can be read until the end of the body.
 
     Args:
         file: The open file.
@@ -60,7 +60,7 @@ def open_weights(file: io.BufferedReader, path: Path) -> Iterator[StoredModel]:
         The weights by layer.
 
     Raises:
-        WeightsError: If it is no Keras file with weights, or a damaged one.
+        WeightsError: If the file is damaged, or no Keras file with weights.
     """
     _check_signature(file, path)
     # What h5py raises for a truncated or damaged file, when it is opened or when it is read; a

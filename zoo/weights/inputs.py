@@ -1,4 +1,4 @@
-"""What images go through before a model: it belongs to the weights."""
+"""The preparation of images for a model. It belongs to the weights."""
 
 from typing import Any, get_args
 
@@ -89,14 +89,14 @@ class ImagePreprocessing(keras.layers.Layer):
 
 
 def preprocessing(name: str, data_format: str | None = None) -> ImagePreprocessing:
-    """Returns what images must go through before a model with these weights.
+    """Returns the layer that prepares images for a model with these weights.
 
     Args:
         name: Name of the checkpoint, one of `zoo.list_weights()`.
-        data_format: "channels_last" or "channels_first"; by default that of Keras's settings.
+        data_format: "channels_last" or "channels_first"; by default as in Keras's settings.
 
     Returns:
-        A layer, to be called on images or to be put before the model.
+        A layer. Call it on images, or put it before the model.
 
     Raises:
         WeightsError: If there is no such checkpoint.

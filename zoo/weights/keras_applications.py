@@ -1,4 +1,4 @@
-"""Which layer of ours a layer of keras.applications is.
+"""The layers of keras.applications under our names.
 
 Our ResNets name their layers as keras.applications does, with `_norm` for `_bn` and `logits` for
 the classifier; `InceptionV3` leaves the names to Keras, which numbers the layers as they are made.

@@ -1,4 +1,4 @@
-"""From a file into a model: all of it, or, when anything does not fit, nothing."""
+"""Loads a file into a model: all weights, or none if anything does not fit."""
 
 import dataclasses
 import logging
@@ -24,9 +24,9 @@ class Loaded:
 
     Attributes:
         source: Where the weights came from.
-        layers: Names of the layers that were given weights.
-        fresh: Names of the layers that keep the ones they had: a head with other classes.
-        unused: Names of the file's layers that the model does not have: a head.
+        layers: Names of the layers that got weights.
+        fresh: Names of the layers that keep their own weights: a head with other classes.
+        unused: Names of the file's layers that the model lacks: a head.
         folded: Names of the convolutions whose bias went into the statistics of the normalization
             after them.
         messages: What a user should know, a sentence each.
@@ -52,25 +52,25 @@ def load(
 ) -> Loaded:
     """Gives a model of this package the weights of a checkpoint.
 
-    A file of this package's own fits a model with the same layers, with "batch_norm" or
-    "batch_renorm" whichever it was trained with: their weights have the same meaning, and the
-    outputs of inference are the same. A counter of the updates, which schedules of `r_max` and
-    `d_max` go by, is kept if the file has none: it stands at 0. Adaptive limits begin
-    with plain batch norm, and open within some 20 updates if the statistics fit. To train on with
-    corrections from the first step, give fixed limits: `norm_options={"r_max": 3.0, "d_max": 5.0}`.
+    A file of this package fits a model with the same layers, with "batch_norm" or "batch_renorm",
+    whichever norm it was trained with: their weights have the same meaning, and inference gives the
+    same outputs. If the file has no counter of updates for schedules of `r_max` and `d_max`, the
+    counter stays at 0. Adaptive limits begin as plain batch norm, and open within some 20 updates
+    if the statistics fit. To train on with corrections from the first step, give fixed limits:
+    `norm_options={"r_max": 3.0, "d_max": 5.0}`.
 
     A file of keras.applications fits, too, in the older HDF5 layout and in today's. Its ResNets
-    have biases b before a normalization, ours have none, and
+    have biases b before a normalization. Ours have none, and
 
     ```
     (x + b - moving_mean) / sigma = (x - (moving_mean - b)) / sigma
     ```
 
-    so b is subtracted from the moving mean: in inference the same output, in training the same
+    so the moving mean loses b. Inference then gives the same output, and training trains the same
     network.
 
-    A head for another number of classes, one that the file does not have, and an auxiliary one are
-    left as they are. Everything else must fit, or nothing is loaded.
+    A head keeps its own weights if the file lacks it or has another number of classes; an auxiliary
+    head does, too. Everything else must fit, or nothing is loaded.
 
     Args:
         model: A model of this package.
@@ -79,14 +79,14 @@ def load(
         base: Mirror of the files; see `fetching.fetch`.
         cache: Folder of downloads; see `fetching.fetch`.
         progress: Whether to show a download on stderr.
-        report: Called with each of the messages. By default they are logged as warnings.
+        report: Called with each message. By default messages are logged as warnings.
 
     Returns:
-        What was done.
+        A `Loaded`.
 
     Raises:
         MismatchError: If the file does not fit; the message names every layer.
-        WeightsError: If the file cannot be had, is not the published one, or is no checkpoint.
+        WeightsError: If the file is not available, is not the published one, or is no checkpoint.
 
     Example:
         >>> model = zoo.create_model("resnet50", norm_options={"epsilon": 1.001e-5})

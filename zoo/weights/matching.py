@@ -1,4 +1,4 @@
-"""Which array of a file goes into which variable of a model, and what does not fit."""
+"""Matches the arrays of a file with the variables of a model."""
 
 import dataclasses
 import re
@@ -20,11 +20,11 @@ Read = Callable[[], npt.NDArray[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What loading would do. Nothing has been read or assigned yet.
+    """A plan of a loading. Nothing is read or assigned yet.
 
     Attributes:
-        assignments: Each variable with what reads its value.
-        layers: Names of the layers that these belong to.
+        assignments: Each variable, with a function that reads its value.
+        layers: Names of the layers of these variables.
         fresh: Names of the layers that keep their weights.
         unused: Names of the file's layers that the model does not have.
         folded: Names of the convolutions whose bias goes into the normalization after them.

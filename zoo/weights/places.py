@@ -1,4 +1,4 @@
-"""Where files are looked for: the cache folder, and a mirror in the place of the publisher."""
+"""The places of files: the cache folder, and a mirror in the place of the publisher."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
 def home_folder() -> Path:
-    """Returns the folder of what can be had again.
+    """Returns the folder of files that can be downloaded or computed again.
 
     It is `$ZOO_HOME`, or else `$XDG_CACHE_HOME/keras_renorm`, or else `~/.cache/keras_renorm`.
     """
@@ -38,7 +38,7 @@ def cache_folder() -> Path:
 
 
 def location(record: Record, base: str | os.PathLike[str] | None = None) -> str | Path:
-    """Returns where a record's file is to be had.
+    """Returns where a record's file is available.
 
     Args:
         record: A record with a URL.
@@ -72,5 +72,5 @@ def location(record: Record, base: str | os.PathLike[str] | None = None) -> str 
 
 
 def shown(url: str | Path) -> str:
-    """Returns a URL as it may stand in a message: without the password that it may hold."""
+    """Returns a URL for messages, without a password."""
     return re.sub(r"(://)[^/@]*@", r"\1...@", str(url))

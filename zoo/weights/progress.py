@@ -1,4 +1,4 @@
-"""How far a download has come."""
+"""The progress of a download."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ def progress_bar(name: str, url: str, wanted: bool = True) -> Iterator[Show]:
         wanted: Whether to show anything.
 
     Yields:
-        A function that takes the bytes that are there, and those of the whole or None.
+        A function of the number of bytes so far, and of the total or None.
     """
     if not wanted:
         yield lambda done, total: None

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint before its file is opened."""
+"""The facts about a checkpoint that are known before its file is opened."""
 
 import dataclasses
 from collections.abc import Mapping

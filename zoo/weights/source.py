@@ -1,4 +1,4 @@
-"""What `weights=...` of a model means, before anything is downloaded."""
+"""The meaning of a model's `weights=...`, before anything is downloaded."""
 
 import dataclasses
 import os
@@ -21,11 +21,11 @@ _SUFFIXES = re.compile(r"\.(h5|hdf5|keras|npz|npy|pkl|pt|pth|ckpt|safetensors)$"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where weights come from, and what a model must be like to take them.
+    """The origin of weights, and the model that takes them.
 
     Attributes:
         architecture: Name of the model.
-        record: What is known of the checkpoint; None for a file of the user's.
+        record: The checkpoint's record; None for a file of the user's.
         path: The user's file; None for a checkpoint with a record.
         norm_options: Arguments of the normalization layers without which the outputs are not those
             of the model that the weights were trained in.
@@ -45,7 +45,7 @@ class Source:
 
 
 def find(architecture: str, weights: Weights) -> Source:
-    """Returns what is meant by the weights of a model.
+    """Returns the source that a model's `weights` name.
 
     Args:
         architecture: Name of the model, such as "resnet50".
@@ -56,8 +56,8 @@ def find(architecture: str, weights: Weights) -> Source:
         The source. A file is opened, nothing is downloaded.
 
     Raises:
-        WeightsError: If there are none of that name, or they are another model's; if the file does
-            not exist, holds no weights, or those of another model of keras.applications.
+        WeightsError: If no weights have that name, or they belong to another model; if the file
+            does not exist, holds no weights, or holds another model of keras.applications.
         TypeError: If `weights` is neither a string nor a path.
 
     Example:

@@ -79,7 +79,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _megabytes(record: Record) -> str:
-    """The size of the file; with a ~ that of its parameters, where nobody published the file's."""
+    """The size of the file; with a ~, the size of its parameters if the file's is unknown."""
     if record.bytes is None:
         return f"~{record.parameters * 4 / 1e6:.0f}"
     return f"{record.bytes / 1e6:.{0 if record.bytes > 1e7 else 1}f}"
