@@ -28,23 +28,24 @@ class BatchNormalization(keras.layers.BatchNormalization):
     inference:  y = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta
     ```
 
-    A drop-in for `keras.layers.BatchNormalization`: the same arguments, defaults and weights, and a
-    subclass of it, so that what asks `isinstance(layer, keras.layers.BatchNormalization)`, as loops
-    that freeze the norms do, finds it. It differs where Keras's goes wrong:
+    Use it in the place of `keras.layers.BatchNormalization`: it has the same arguments, defaults
+    and weights. It is a subclass of Keras's layer, so code that asks
+    `isinstance(layer, keras.layers.BatchNormalization)`, such as loops that freeze the norms, finds
+    it. It differs where Keras's layer goes wrong:
 
-    - The variance is within 1e-5 of float64's also where the mean is large (1e6 at deviation 1).
+    - The variance is within 1e-5 of float64's even where the mean is large (1e6 at deviation 1).
     - A minibatch of no rows, or with every position masked, changes no statistic. A channel whose
-      moments are not finite keeps its moving statistics, and its output is NaN. So does one with a
-      variance above 1e30 (1e300 in float64), where sums of squares overflow.
+      moments are not finite keeps its moving statistics, and its output is NaN. The same holds for
+      a variance above 1e30 (1e300 in float64), where sums of squares overflow.
     - Masked positions contribute nothing to moments and gradients, even where they hold NaN.
-    - Arguments out of range are refused. Integer inputs are, too.
-    - `renorm=True` is refused: `keras_renorm.layers.BatchRenormalization` is that layer.
+    - Arguments out of range and integer inputs are errors.
+    - `renorm=True` is an error: use `keras_renorm.layers.BatchRenormalization`.
 
-    The moving variance averages the biased var_B, as Keras's layer does. For inference Algorithm 2
-    of the paper has m / (m - 1) times that, with m positions of a channel in a minibatch. Where m
-    is small, take `keras_renorm.statistics.precise`, the variance of all examples together, or
-    multiply `moving_variance` by the factor after training. It is no option of the layer, as m
-    differs by minibatch and mask, and batch norm files of Keras hold the biased average.
+    The moving variance averages the biased var_B, as in Keras's layer. For inference Algorithm 2 of
+    the paper multiplies it by m / (m - 1), with m positions of a channel in a minibatch. Where m is
+    small, use `keras_renorm.statistics.precise`, the variance of all examples together, or multiply
+    `moving_variance` by the factor after training. The layer has no option for it, because m
+    differs by minibatch and mask, and Keras's batch norm files hold the biased average.
 
     Args:
         axis: The axis of the channels.
@@ -60,43 +61,43 @@ class BatchNormalization(keras.layers.BatchNormalization):
         gamma_regularizer: Optional regularizer of gamma.
         beta_constraint: Optional constraint of beta.
         gamma_constraint: Optional constraint of gamma.
-        renorm: Only False; here for the signature of Keras's layer.
-        renorm_clipping: Without meaning here, as in Keras's layer while `renorm` is False.
-        renorm_momentum: Without meaning here, as in Keras's layer while `renorm` is False.
-        synchronized: Whether the minibatch's moments are those of all replicas of the running
-            `tf.distribute` strategy, of all processes of PyTorch's default process group, or of
-            all devices that `jax.shard_map` or `jax.pmap` maps over, along all of its axes, with
-            masks and with parts of any size, also empty ones; then all replicas have the same
-            moving statistics, to the bit. A call in training is then a collective, and so is its
-            gradient. If False, each replica normalises its own part. Under `tf.distribute` the
-            mean of the replicas' moving statistics is then what is read, saved and used for
-            inference: so reading them is a collective, which all workers of a
-            MultiWorkerMirroredStrategy must do together, and inference in `strategy.run` takes
-            one per layer. Under PyTorch's `DistributedDataParallel` each process then keeps and
-            uses its own, and what is saved are those of the process that saves. Under JAX's
-            `keras.distribution.DataParallel` the moments are global either way.
+        renorm: Only False; for the signature of Keras's layer.
+        renorm_clipping: Ignored, as in Keras's layer without `renorm`.
+        renorm_momentum: Ignored, as in Keras's layer without `renorm`.
+        synchronized: Whether to use the moments of all replicas together: of the running
+            `tf.distribute` strategy, of PyTorch's default process group, or of all devices that
+            `jax.shard_map` or `jax.pmap` maps over, along all of its axes. It works with masks and
+            with parts of any size, even empty ones. All replicas then have the same moving
+            statistics, to the bit. A call in training is a collective, and so is its gradient. If
+            False, each replica normalises its own part. Under `tf.distribute` the layer then
+            reads, saves and uses for inference the mean of the replicas' moving statistics. So
+            reading them is a collective, which all workers of a MultiWorkerMirroredStrategy must do
+            together, and inference in `strategy.run` takes one per layer. Under PyTorch's
+            `DistributedDataParallel` each process then keeps and uses its own statistics, and a
+            file has those of the process that saves. Under JAX's `keras.distribution.DataParallel`
+            the moments are global either way.
         activation: Activation of the output, as in `keras.layers.Dense`.
-        virtual_batch_size: Cuts each minibatch (each replica's) into ghost batches of so many
-            examples, in their order, each with moments of its own. Where the examples do not
-            divide, the last ghost batch is smaller. The moving statistics are averages of the
-            ghosts' moments, each ghost weighted with its number of positions that count. One that
-            holds the whole minibatch changes no bit. The batch must be the first axis; not with
-            `synchronized`. Hoffer, Hubara & Soudry 2017.
-        frozen_statistics: Whether training, too, normalises with the moving statistics and leaves
-            them as they are, while gamma and beta train on; `keras_renorm.statistics.freeze` sets
-            it. Wu & Johnson 2021, section 4, call it FrozenBN.
+        virtual_batch_size: Examples in a ghost batch. It cuts each replica's minibatch into ghost
+            batches, in order, each with moments of its own. Where the examples do not divide, the
+            last ghost batch is smaller. The moving statistics average the ghosts' moments, weighted
+            with the numbers of positions that count. A ghost batch of the whole minibatch changes
+            no bit. The batch must be the first axis. Not with `synchronized`. Hoffer, Hubara &
+            Soudry 2017.
+        frozen_statistics: Whether training, too, normalises with the moving statistics and keeps
+            them, while gamma and beta train on; `keras_renorm.statistics.freeze` sets it. Wu &
+            Johnson 2021, section 4, call it FrozenBN.
         **kwargs: Keras's own layer arguments, such as `name`, `dtype` and `trainable`.
 
     Call arguments:
         inputs: Floating-point tensor `[..., C, ...]` of rank 2 or more. Under TensorFlow also a
-            `tf.RaggedTensor` with the channels behind its ragged axes: the moments are those of
-            its values. With `virtual_batch_size` it is refused.
-        training: Whether to use and to update with the moments of the minibatch. With
-            `trainable=False` the layer runs in inference mode all the same. It may be a boolean
-            tensor, also one of a graph.
-        mask: Optional boolean tensor with the inputs' shape but for the last dimension (each
-            dimension may be 1): False where a position is to be left out. That of a ragged tensor
-            is ragged, too, with the same lengths.
+            `tf.RaggedTensor` with the channels after its ragged axes, for the moments of its
+            values; not with `virtual_batch_size`.
+        training: Whether to use and to update with the moments of the minibatch. A layer with
+            `trainable=False` runs in inference mode all the same. It may be a boolean tensor, even
+            a graph's.
+        mask: Optional boolean tensor with the inputs' shape except the last dimension (each
+            dimension may be 1): False leaves a position out. The mask of a ragged tensor is ragged,
+            with the same lengths.
 
     Returns:
         Tensor of the inputs' shape in the layer's compute dtype. Statistics are float32 or wider.

@@ -41,58 +41,60 @@ class BatchRenormalization(BatchNormalization):
     ```
 
     with sigma_B = sqrt(var_B + epsilon), mu = `moving_mean`, sigma = sqrt(`moving_variance` +
-    epsilon), both taken before the update; r and d are constants for the gradient. Where nothing
-    clips, every example is normalised as in inference, whatever else is in its minibatch. So
-    small, correlated or unevenly drawn minibatches train as well as large independent ones. sigma_B
-    is of the biased variance, also in the moving sigma, as in the paper.
+    epsilon). Both mu and sigma are taken before the update, and r and d are constants for the
+    gradient. Where nothing clips, every example is normalised as in inference, whatever else is in
+    its minibatch. So small, correlated or unevenly drawn minibatches train as well as large
+    independent ones. As in the paper, sigma_B comes from the biased variance, also in the moving
+    sigma.
 
-    With `r_max=1` and `d_max=0` the output and its gradients are those of `BatchNormalization`,
-    bit for bit. Weights: gamma, beta, moving_mean and moving_variance, in that order, so that
-    those of a Keras batch norm fit as they are, and `model.set_weights(batch_norm_model.
-    get_weights())` too. What limits depend on is in `variables` and in files, as the state of a
-    random layer is: `update_count` if a limit is a schedule, `deviations` and `seen` if one is
-    adaptive, as by default. All are float32 or float64, so that averages of models and gradients
-    over the whole state take them. A count ends at 2^24 = 16,777,216 updates, and stays there.
+    With `r_max=1` and `d_max=0` the layer gives the output and the gradients of
+    `BatchNormalization`, bit for bit. Its weights are gamma, beta, moving_mean and moving_variance,
+    in that order. So the weights of a Keras batch norm fit, and so does
+    `model.set_weights(batch_norm_model.get_weights())`. `variables` and files also hold the state
+    of the limits: `update_count` for a schedule, `deviations` and `seen` for adaptive limits, the
+    default. This state is float32 or float64, so that averages of models, and gradients over the
+    whole state, can take it. A count ends at 2^24 = 16,777,216 updates, and stays there.
 
-    With `virtual_batch_size` each ghost batch has r and d of its own, against the moving statistics
-    that all share. So where nothing clips, y = gamma * (x - mu) / sigma + beta in each of them,
-    from the first step on. The moving sigma averages the ghosts' sigmas. (The layer of `tf_keras`
-    gives all its ghosts the mean of their r and d, with which that does not hold.)
+    With `virtual_batch_size` each ghost batch has r and d of its own, against moving statistics
+    that all ghosts share. So where nothing clips, y = gamma * (x - mu) / sigma + beta in each ghost
+    batch, from the first step on. The moving sigma averages the ghosts' sigmas. (The layer of
+    `tf_keras` gives all its ghosts the mean of their r and d, and this equation does not hold.)
 
     Activation checkpointing (`keras.remat`, `tf.recompute_grad`, `torch.utils.checkpoint`) calls a
-    layer twice in a step. The second call, of which the gradient is, has r and d against moving
-    statistics that the first one has updated, so the gradient is another, as with Keras's renorm;
-    and statistics and schedules move twice. The layer cannot tell it from that of a next step:
-    nothing is handed over, and minibatches may be equal. Leave the layer out of what is
-    checkpointed, as `keras.RematScope` does by itself. `jax.checkpoint` around `stateless_call`,
-    where nothing is updated in place, is right. In the same way `keras.layers.RNN` calls a norm in
-    its cell once before its loop: use `unroll=True`.
+    layer twice in a step. The gradient comes from the second call, whose r and d are against moving
+    statistics that the first call has updated. So the gradient differs, as with Keras's renorm, and
+    statistics and schedules move twice. The layer cannot tell the second call from a next step,
+    because nothing is handed over and minibatches may be equal. Leave the layer out of the
+    checkpointed part, as `keras.RematScope` does by itself. `jax.checkpoint` around
+    `stateless_call` is right, because it updates nothing in place. In the same way
+    `keras.layers.RNN` calls a norm in its cell once before its loop: use `unroll=True`.
 
-    Differs from `keras.layers.BatchNormalization(renorm=True)`: clipped by default, by limits that
-    adapt; the lower clip of r is always 1 / r_max; a loaded `moving_variance` is used; four weights
-    instead of seven. And see `BatchNormalization` for what holds for both
-    layers. With adaptive limits the initial statistics weigh nothing after the first minibatch.
+    Differs from `keras.layers.BatchNormalization(renorm=True)`: adaptive limits clip r and d by
+    default; the lower clip of r is always 1 / r_max; a loaded `moving_variance` is used; there are
+    four weights instead of seven. `BatchNormalization` lists what holds for both layers. With
+    adaptive limits the initial statistics weigh nothing after the first minibatch.
 
     Args:
         axis: The axis of the channels.
-        momentum: Weight of the old value in the moving statistics, 1 - alpha in the paper. It
-            acts on training, through r and d.
+        momentum: Weight of the old value in the moving statistics, 1 - alpha in the paper. Through
+            r and d it acts on training, too.
         epsilon: Added to the variances, greater than 0.
         center: Whether there is an offset beta.
         scale: Whether there is a scale gamma. The paper fixes gamma to 1: `scale=False`.
-        r_max: Limit of r, at least 1: a number or a schedule from `keras_renorm.schedules`. By
-            default `schedules.Adaptive(3.0)`, which follows from what the layer sees, without a
-            number of steps. `float("inf")` is no limit. The paper's is `schedules.PAPER_R_MAX`: 1
-            for 5,000 updates, then in a straight line to 3 at 40,000.
-        d_max: Limit of d, at least 0, likewise; by default `schedules.Adaptive(5.0)`. The paper's
-            is `schedules.PAPER_D_MAX`: 0 for 5,000 updates, then in a straight line to 5 at 25,000.
-        num_steps: The steps of the whole training, for limits in the paper's proportions in place
-            of `r_max` and `d_max`: those of `schedules.paper` at this momentum.
-        renorm_clipping: The limits as `keras.layers.BatchNormalization` writes them, in place of
-            `r_max` and `d_max`: a dictionary with keys `"rmax"` and `"dmax"`, and no limit where
-            one is missing, as there. `"rmin"` may be given if it is 1 / rmax.
-        renorm: Without meaning; here for the signature of Keras's layer.
-        renorm_momentum: None or equal to `momentum`; here for the signature of Keras's layer.
+        r_max: Limit of r, at least 1: a number or a schedule from `keras_renorm.schedules`. The
+            default, `schedules.Adaptive(3.0)`, follows from what the layer sees and needs no number
+            of steps. `float("inf")` is no limit. The paper has `schedules.PAPER_R_MAX`: 1 for 5,000
+            updates, then in a straight line to 3 at 40,000.
+        d_max: Limit of d, at least 0, in the same forms; by default `schedules.Adaptive(5.0)`. The
+            paper has `schedules.PAPER_D_MAX`: 0 for 5,000 updates, then in a straight line to 5 at
+            25,000.
+        num_steps: The steps of the whole training, in place of `r_max` and `d_max`. The limits then
+            have the paper's proportions: see `schedules.paper`.
+        renorm_clipping: The limits as `keras.layers.BatchNormalization` takes them, in place of
+            `r_max` and `d_max`: a dictionary with the keys `"rmax"` and `"dmax"`. A missing key
+            means no limit. `"rmin"` must be 1 / rmax.
+        renorm: Ignored; for the signature of Keras's layer.
+        renorm_momentum: None or equal to `momentum`; for the signature of Keras's layer.
         **kwargs: The other arguments of `BatchNormalization`.
 
     Call arguments:
@@ -196,12 +198,12 @@ class BatchRenormalization(BatchNormalization):
     def counts_calls(self) -> bool:
         """Whether `update_count` goes up by itself.
 
-        By default it does: by 1 in each call of the whole model in training, however often that
-        calls the layer, and so with shared layers and `keras.layers.TimeDistributed`. In a loop
-        of Keras's own (`RNN`) under TensorFlow each pass counts, and by domain each domain's
-        call. Where several calls of the model make one step of the optimizer (a GAN's
-        discriminator, accumulated gradients), see `keras_renorm.callbacks.CountSteps`. Assigned,
-        it holds in calls that are not compiled yet; it is not saved.
+        By default it goes up by 1 in each call of the whole model in training, however often the
+        model calls the layer. That includes shared layers and `keras.layers.TimeDistributed`. In a
+        loop of Keras's own (`RNN`) under TensorFlow each pass counts. A layer with domains counts
+        each domain's call. Where several calls of the model make one step of the optimizer (a GAN's
+        discriminator, accumulated gradients), use `keras_renorm.callbacks.CountSteps`. A new value
+        acts on calls that are not compiled yet. Files do not hold it.
         """
         return self._limits.counts_calls
 
@@ -228,19 +230,19 @@ class BatchRenormalization(BatchNormalization):
     def current_limits(self) -> RenormLimits:
         """The limits of the next minibatch, as numbers.
 
-        A schedule counts the updates of the moving statistics; a minibatch that updates none,
-        for it is empty or all masked, advances neither it nor adaptive limits. On the replicas of a
-        strategy a synchronized layer counts the same everywhere. Of any other each replica counts
-        for itself, as it keeps its own moving statistics. Read here and saved is the mean of the
-        counts, and of what adaptive limits have seen, as of the moving statistics.
+        A schedule counts the updates of the moving statistics. A minibatch that is empty or all
+        masked updates nothing, and advances neither a schedule nor adaptive limits. On the replicas
+        of a strategy a synchronized layer counts the same everywhere. Any other layer counts on
+        each replica for itself, as each replica keeps its own moving statistics. This method and
+        files then give the mean over the replicas, of counts and of what adaptive limits have seen.
         """
         return self._limits.numbers()
 
     @property
     def weights(self) -> list[Any]:
-        """Those of a batch norm, so that its `get_weights` fit, of layers and of whole models.
+        """The weights of a batch norm, so that its `get_weights` fit, for layers and whole models.
 
-        What the limits depend on is in files and in `variables`, like the state of a random layer.
+        The state of the limits is in files and in `variables`, like the state of a random layer.
         """
         state = set(map(id, self._limits.variables))
         return [variable for variable in super().weights if id(variable) not in state]
@@ -249,10 +251,10 @@ class BatchRenormalization(BatchNormalization):
         """Sets the weights from arrays, with or without what limits depend on after the statistics.
 
         Args:
-            weights: Arrays in the order of `weights`, as those of a batch norm, or of a file.
-                Without a counter `update_count` stays as it is. Without `deviations` and `seen`
-                adaptive limits begin again: see `trust_statistics`. Of the seven of Keras's layer
-                with `renorm=True`, the first four.
+            weights: Arrays in the order of `weights`, from a batch norm or a file. Without a
+                counter `update_count` stays as it is. Without `deviations` and `seen` adaptive
+                limits begin again: see `trust_statistics`. From the seven weights of Keras's layer
+                with `renorm=True` the first four are taken.
         """
         inner = len(super().weights) - own_weight_count(self)
         cut = max(len(weights) - inner, 0)  # the activation's come last, if it is a layer
@@ -266,11 +268,11 @@ class BatchRenormalization(BatchNormalization):
     def load_own_variables(self, store: Any) -> None:
         """Loads from a file, with or without a counter or `deviations`; see `set_weights`.
 
-        Keras files weights under the class of their layer. Where it has none for this one, those
-        of the batch norm in its place are taken: of its name, or else the n-th batch norm's in a
-        list of layers for the n-th Batch Renormalization. So a file of a net with batch norms
-        loads. Where some norms stay batch norms, give them all the names that they have there.
-        The weights of an activation that is a layer are not among them.
+        A file of a net with batch norms loads, too. Keras files weights under the class of their
+        layer. If a file has none for this layer, the batch norm in its place gives them: the one
+        with the layer's name, or else the n-th batch norm in a list of layers for the n-th Batch
+        Renormalization. If some norms stay batch norms, give all norms their names in the file.
+        This does not load the weights of an activation that is a layer.
 
         Raises:
             ValueError: If the file holds nothing for this layer.
@@ -290,9 +292,9 @@ class BatchRenormalization(BatchNormalization):
     def trust_statistics(self) -> None:
         """Lets adaptive limits begin again, with moving statistics that count in full.
 
-        For statistics that were not averaged here: loaded, copied or estimated. The limits open
-        within some 20 updates if the statistics fit. Statistics that are the initializers' count as
-        not there, and the first minibatch replaces them. Without adaptive limits nothing happens.
+        Call it after you have loaded, copied or estimated the statistics. The limits open within
+        some 20 updates if the statistics fit. The first minibatch replaces statistics that are
+        still the initializers'. Without adaptive limits nothing happens.
         """
         for variable in (self.deviations, self.seen):
             if variable is not None:

@@ -18,29 +18,29 @@ class CrossReplicaShuffle(keras.layers.Layer):
     outputs of replica k = the examples at places order[offset_k : offset_k + b_k] of the batch
     ```
 
-    For heads whose minibatch on one replica is not a sample of the data: the regions of one image
-    in detection, the positive pair of contrastive learning. Batch Normalization lets the members
-    of such a minibatch see each other, and the head learns to use it ("leakage"). Shuffled before
-    the head, a replica's minibatch is a sample of the global one; `CrossReplicaUnshuffle` takes
+    Use it before a head whose minibatch on one replica is no sample of the data: the regions of one
+    image in detection, the positive pair of contrastive learning. Batch Normalization lets the
+    members of such a minibatch see each other, and the head learns to use that ("leakage"). After
+    the shuffle, a replica's minibatch is a sample of the global one. `CrossReplicaUnshuffle` takes
     the head's outputs back to the replicas of their labels. The other cure is `synchronized=True`.
 
     Gradients flow back to the replica that each example came from. Replicas may have batches of
-    different sizes; each gets as many examples as it gave. Two collectives: a small one (sizes and
-    seed) and one per tensor with the whole batch; one per tensor backward. Replicas are those of a
-    `tf.distribute` strategy, or the processes of PyTorch's default process group. Outside of both
-    and at inference it is the identity, also under JAX's `keras.distribution.DataParallel`, where
-    there are no minibatches of replicas.
+    different sizes, and each gets as many examples as it gave. The layer takes a small collective
+    (sizes and seed), one per tensor with the whole batch, and one per tensor backward. Replicas are
+    those of a `tf.distribute` strategy, or the processes of PyTorch's default process group.
+    Elsewhere and at inference the layer is the identity. That includes JAX's
+    `keras.distribution.DataParallel`, which has no minibatches of replicas.
 
     Args:
-        seed: Integer that makes the orders the same in every run; None draws one. The number of
-            orders drawn so far is the layer's one weight, so that training that goes on from a
-            checkpoint draws those that follow.
+        seed: Integer that makes the orders the same in every run; None draws one. The layer's one
+            weight counts the orders drawn so far, so that training that goes on from a checkpoint
+            draws the next ones.
         **kwargs: Keras's own layer arguments, such as `name`.
 
     Call arguments:
-        inputs: A tensor `[b, ...]`, or a list, tuple or dictionary of such, all with the same b,
-            which are shuffled alike. A mask that Keras attached to them does not follow them:
-            hand it over as one of the tensors.
+        inputs: A tensor `[b, ...]`, or a list, tuple or dictionary of tensors with the same b, all
+            shuffled alike. A mask that Keras attached does not follow: hand it over as one of the
+            tensors.
         training: Whether to shuffle.
 
     Returns:

@@ -10,10 +10,10 @@ from keras_renorm.typing import Tensor
 
 @keras.saving.register_keras_serializable("keras_renorm")
 class CrossReplicaUnshuffle(keras.layers.Layer):
-    """Takes shuffled examples, or what a head made of them, back to their replicas.
+    """Takes shuffled examples, or a head's outputs for them, back to their replicas.
 
-    The inverse of `CrossReplicaShuffle`: one collective per tensor, and one backward. Where that
-    layer shuffled nothing, this one does nothing.
+    It undoes `CrossReplicaShuffle` by one collective per tensor, and one backward. Where that layer
+    shuffled nothing, this layer does nothing.
 
     Args:
         **kwargs: Keras's own layer arguments, such as `name`.
@@ -24,7 +24,7 @@ class CrossReplicaUnshuffle(keras.layers.Layer):
         order: What `CrossReplicaShuffle` returned beside them.
 
     Returns:
-        The inputs, each row at the place of the example that it was made of.
+        The inputs, each row at the place of its example.
 
     Raises:
         ValueError: If `order` does not have the shape of one.

@@ -19,12 +19,12 @@ class DomainBatchNormalization(DomainLayer, BatchNormalization, metaclass=abc.AB
     inference:  y_i = gamma * (x_i - moving_mean[k]) / sqrt(moving_variance[k] + epsilon) + beta
     ```
 
-    with mu_B[k] and var_B[k] the moments of the minibatch's examples of domain k. For a net that
-    sees data of several kinds: the levels of a feature pyramid, real and synthetic images, clean
-    and adversarial ones, source and target.
+    with mu_B[k] and var_B[k] the moments of the minibatch's examples of domain k. Use it for a net
+    that sees data of several kinds: the levels of a feature pyramid, real and synthetic images,
+    clean and adversarial images, source and target.
 
-    Three things can be kept by domain or shared, the two kinds of statistics and gamma and beta.
-    The paper's table, detection with one head on five feature levels, in AP:
+    You can keep three things by domain or share them: batch statistics, population statistics, and
+    gamma and beta. The paper's table, for detection with one head on five feature levels, in AP:
 
     | batch statistics | population statistics | affine | |
     |---|---|---|---|
@@ -35,23 +35,23 @@ class DomainBatchNormalization(DomainLayer, BatchNormalization, metaclass=abc.AB
     | domain | shared | domain | 35.5 |
     | domain | domain | domain | 39.2 |
 
-    Both kinds of statistics must be of one kind, or the net sees in inference what it was not
-    trained on; where they are not, the constructor warns. A gamma and beta per domain gain 0.1 for
-    D times the parameters, so they are shared by default.
+    Keep both kinds of statistics by domain, or share both. Otherwise the net sees in inference what
+    it was not trained on, and the constructor warns. A gamma and beta per domain gain 0.1 for D
+    times the parameters, so they are shared by default.
 
-    A domain that is absent from the minibatch keeps its statistics. What `BatchNormalization` says
-    of masks, types, precision and replicas holds here, too. On replicas that are not synchronized
-    each keeps its own statistics, and the mean is read: where a domain reaches only some of them,
-    the others' rows of it are as they were.
+    A domain that is absent from the minibatch keeps its statistics. Masks, types, precision and
+    replicas work as in `BatchNormalization`. Replicas that are not synchronized each keep their own
+    statistics, and the layer reads the mean. If a domain reaches only some replicas, its rows on
+    the other replicas do not change.
 
     Args:
         num_domains: Number of domains D, at least 1.
-        batch_statistics: "domain": an example is normalised in training with the moments of its
-            domain's examples in the minibatch; "shared": with those of the whole minibatch.
+        batch_statistics: "domain": training normalises an example with the moments of its domain's
+            examples in the minibatch. "shared": with the moments of the whole minibatch.
         population_statistics: "domain": `moving_mean` and `moving_variance` are `[D, C]`, and row k
-            follows the moments of domain k's examples, also where the batch statistics are shared;
-            "shared": they are `[C]` and follow the moments that were used, of several domains' the
-            mean, weighted by their numbers of positions.
+            follows the moments of domain k's examples, even where the batch statistics are shared.
+            "shared": they are `[C]` and follow the moments that were used. With several domains
+            that is the mean, weighted by the numbers of positions.
         affine: "domain": gamma and beta are `[D, C]`; "shared": they are `[C]`.
         **kwargs: The arguments of `BatchNormalization`. `axis` may not be that of the examples, 0.
 
@@ -60,12 +60,12 @@ class DomainBatchNormalization(DomainLayer, BatchNormalization, metaclass=abc.AB
         training: Whether to use and to update with the moments of the minibatch.
         mask: Optional boolean tensor with the inputs' shape but for the last dimension.
         domain: Ids in [0, D): an integer or integer scalar for all examples, or an integer tensor
-            `[B]` with one for each. In a functional model an input,
-            `keras.Input((), dtype="int32")`; a Sequential model cannot hand it over. With one id
-            the layer costs what `BatchNormalization` does, with one per example in training D times
-            as much. An id out of range is an error in eager calls and in TensorFlow's graphs.
-            In what XLA or PyTorch compiles, which cannot stop, the output of such an example is
-            NaN, and it changes no statistic.
+            `[B]` with an id for each example. In a functional model it is an input,
+            `keras.Input((), dtype="int32")`. A Sequential model cannot hand it over. With one id
+            the layer costs as much as `BatchNormalization`; with an id per example it costs D times
+            as much in training. An id out of range is an error in eager calls and in TensorFlow's
+            graphs. Programs that XLA or PyTorch compiles cannot stop: there the output of such an
+            example is NaN, and it changes no statistic.
 
     Returns:
         Tensor of the inputs' shape in the layer's compute dtype.

@@ -22,15 +22,14 @@ class DomainBatchRenormalization(DomainLayer, BatchRenormalization):
     inference:  y_i = gamma * (x_i - mu[k]) / sigma[k] + beta
     ```
 
-    What `DomainBatchNormalization` says of domains and the three kinds, and `BatchRenormalization`
-    of limits, holds here. r and d are taken against the population statistics: against their row
-    k where they are kept by domain, also where the batch statistics are shared.
+    Domains and the three kinds work as in `DomainBatchNormalization`, limits as in
+    `BatchRenormalization`. r and d are taken against the population statistics. If these are kept
+    by domain, that is row k, even where the batch statistics are shared.
 
-    A minibatch of several domains holds fewer examples of each, so that its moments are noisier
-    than their number tells; r and d are for that. Where population statistics are kept by domain
-    r_max and d_max go by domain, too, each by the updates of its own statistics:
-    a domain that is rare, or is new, would otherwise be corrected towards statistics that are
-    still those of the initializers.
+    A minibatch of several domains holds fewer examples of each, so its moments are noisier than the
+    number of examples tells. r and d correct for that. If population statistics are kept by domain,
+    each domain has its own r_max and d_max, which follow the updates of its own statistics.
+    Otherwise a rare or new domain would be corrected towards its initial statistics.
 
     Args:
         num_domains: Number of domains D, at least 1.
@@ -63,10 +62,10 @@ class DomainBatchRenormalization(DomainLayer, BatchRenormalization):
         """The limits of a domain's next minibatch, as numbers; see `BatchRenormalization`.
 
         Args:
-            domain: The domain; may be left out where the limits are the same for all.
+            domain: The domain. Leave it out where the limits are the same for all domains.
 
         Raises:
-            ValueError: If `domain` is not one, or is needed and missing.
+            ValueError: If there is no such domain, or it is missing.
         """
         limits = [self._limits.numbers(k) for k in range(self._domains.num_domains)]
         if domain is not None:

@@ -20,18 +20,18 @@ class SkipInit(keras.layers.Layer):
     y = alpha * x
     ```
 
-    It stands at the end of a residual branch, before the branch is added to the skip path, in a
-    net without normalisation. Batch Normalization trains deep residual nets because it scales
-    block l down by about 1 / sqrt(l) at initialisation, which makes the net nearly the identity;
-    alpha does that and no more. The rest of the paper's recipe is the net's: convolutions with
-    biases, He initialisation, ReLU before the convolutions, Dropout before the classifier.
+    Put it at the end of a residual branch, before the addition to the skip path, in a net without
+    normalisation. Batch Normalization trains deep residual nets because it scales block l down by
+    about 1 / sqrt(l) at initialisation, so the net begins nearly as the identity. alpha does that
+    and no more. The rest of the paper's recipe belongs to the net: convolutions with biases, He
+    initialisation, ReLU before the convolutions, Dropout before the classifier.
 
-    A gradient reaches the branch only through alpha: at alpha = 0 the branch's weights stand still
-    in the first step, in which alpha itself moves.
+    A gradient reaches the branch only through alpha. At alpha = 0 the branch's weights stand still
+    in the first step, and only alpha moves.
 
     Args:
-        initial_value: alpha at first: a number, or `"inverse_sqrt_depth"` for 1 / sqrt(depth),
-            the most that trains at any depth. With 1 nets of 100 layers fail.
+        initial_value: The first alpha: a number, or `"inverse_sqrt_depth"` for 1 / sqrt(depth), the
+            largest value that trains at any depth. Nets of 100 layers fail with 1.
         depth: With `"inverse_sqrt_depth"`, the number of residual blocks of the net.
         **kwargs: Keras's own layer arguments, such as `name` and `dtype`.
 
@@ -39,9 +39,9 @@ class SkipInit(keras.layers.Layer):
         inputs: Floating-point tensor of any shape.
 
     Returns:
-        Tensor of the inputs' shape in the layer's compute dtype. The product, and so the gradient
-        of alpha, a sum over all of x, is formed in the type of `alpha`, float32 under
-        mixed-precision policies.
+        Tensor of the inputs' shape in the layer's compute dtype. The product is formed in the type
+        of `alpha`, float32 under mixed-precision policies. So is the gradient of alpha, a sum over
+        all of x.
 
     Raises:
         TypeError: If an argument has the wrong type, or the inputs are not floating point.
