@@ -39,9 +39,9 @@ def batch_renormalization(
     y = gamma * ((x - mu_B) / sigma_B * r + d) + beta
     ```
 
-    with r and d of `renorm_correction`. The gradient is the paper's, through mu_B and sigma_B but
-    not through r and d. The native kernels, and plain operations under TensorFlow, keep `x` and
-    vectors of shape `[C]` for it and nothing else of `x`'s size:
+    with r and d from `renorm_correction`. The gradient is the paper's: it passes through mu_B and
+    sigma_B but not through r and d. For it, the native kernels, and plain operations under
+    TensorFlow, keep `x` and vectors of shape `[C]`, and nothing else of `x`'s size:
 
     ```
     dL/dbeta  = sum dy
@@ -50,13 +50,14 @@ def batch_renormalization(
                                                          / (m * sigma_B^2))
     ```
 
-    It can be differentiated a second time and forwards, also as part of a `tf.function` that is
-    differentiated as a whole, but not forwards inside a `tf.function`, and not where the minibatch
-    is that of several replicas; under JAX with `KERAS_RENORM_LOWERING=composite` only.
+    You can differentiate it a second time, and forwards, even as part of a `tf.function` that is
+    differentiated as a whole. That does not work forwards inside a `tf.function`, nor for a
+    minibatch of several replicas. Under JAX it needs `KERAS_RENORM_LOWERING=composite`.
 
-    The defaults `r_max=1` and `d_max=0` are Batch Normalization. At masked positions `y` is
-    computed as everywhere else, but nothing of them enters the moments or any gradient. A channel
-    without a single position (no rows, or all masked) has moments 0, as in Keras, and gradients 0.
+    The defaults `r_max=1` and `d_max=0` give Batch Normalization. At masked positions `y` is
+    computed as everywhere else, but these positions enter neither the moments nor any gradient. A
+    channel without a single position (no rows, or all masked) has moments 0, as in Keras, and
+    gradients 0.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
@@ -70,20 +71,20 @@ def batch_renormalization(
         axis: The axis of the channels.
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`; False where `x`
             contributes nothing, even if it is NaN.
-        relu: Whether to take the positive part of `y`. Its mask is not kept for the gradient but
-            computed again from `x`, other than by the fused kernels.
-        synchronized: Whether the minibatch is that of all replicas of the running `tf.distribute`
-            strategy together, of all processes of PyTorch's default process group, or of all
-            devices that `jax.shard_map` maps over; they may hold different numbers of positions,
-            or none. One collective forward and one backward.
-        virtual_batch_size: Cuts the batch, the first axis of `x`, into ghost batches of so many
-            rows, each with moments, r and d of its own; the last one is smaller where the rows do
-            not divide. None: the minibatch is one.
+        relu: Whether to take the positive part of `y`. The gradient computes its mask again from
+            `x`, except in the fused kernels, which keep it.
+        synchronized: Whether to use the minibatch of all replicas together: of the running
+            `tf.distribute` strategy, of PyTorch's default process group, or of all devices that
+            `jax.shard_map` maps over. Replicas may hold different numbers of positions, or none. It
+            takes one collective forward and one backward.
+        virtual_batch_size: Rows of a ghost batch. It cuts the batch, the first axis of `x`, into
+            ghost batches, each with moments, r and d of its own. The last is smaller where the rows
+            do not divide. None keeps the minibatch whole.
 
     Returns:
         `(y, batch)`: the output in the dtype and shape of `x`, and the `Moments` of the minibatch,
-        without gradient, for the update of the moving statistics. With `virtual_batch_size` they
-        are those of the ghost batches, of shape `[G, C]`.
+        without gradient, for the update of the moving statistics. With `virtual_batch_size` these
+        are the ghost batches' moments, of shape `[G, C]`.
 
     Raises:
         TypeError: If `x` is not floating point.
@@ -134,8 +135,8 @@ def training_step(
 ) -> tuple[Tensor, Moving]:
     """`batch_renormalization` and the update of the moving statistics that follows it.
 
-    The update is that of `update_moving_moments_by_stddev` or `update_moving_moments`. The native
-    library does both in one call, which leaves 5 operations in TensorFlow's graph instead of 46.
+    The update is `update_moving_moments_by_stddev` or `update_moving_moments`. The native library
+    does both in one call, which leaves 5 operations in TensorFlow's graph instead of 46.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
@@ -144,9 +145,8 @@ def training_step(
         gamma: Optional scale `[C]`; None is 1.
         beta: Optional offset `[C]`; None is 0.
         momentum: Weight of the old moving statistics, in [0, 1].
-        by_stddev: Whether the average is of sigma, as in Batch Renormalization, and not of the
-            variance.
-        r_max: As in `batch_renormalization`, as are all the following.
+        by_stddev: Whether to average sigma, as in Batch Renormalization, and not the variance.
+        r_max: This and all following arguments: as in `batch_renormalization`.
         d_max: Limit of d.
         epsilon: Added to the variances.
         axis: The axis of the channels.
@@ -289,17 +289,16 @@ def inference_step(
 ) -> Tensor:
     """`normalize` with population statistics, which are constants for the gradient; faster.
 
-    Under TensorFlow it is one operation, which a graph makes part of a convolution before it: where
-    the channels come last (on a GPU anywhere), the type is not float64 and `epsilon` at least
-    1.001e-5; not
-    `[rows, C]` in graphs, and not where XLA compiles, which makes one of plain operations. Under
-    PyTorch it is a call of the native library, for large tensors on the CPU and not in what is
-    compiled, traced or exported.
+    Under TensorFlow it is one operation, which a graph merges with a convolution before it. That
+    holds where the channels come last (on a GPU anywhere), the type is not float64 and `epsilon` is
+    at least 1.001e-5. It does not hold for `[rows, C]` in graphs, nor where XLA compiles, which
+    merges plain operations itself. Under PyTorch it is a call of the native library, for large
+    tensors on the CPU, except in compiled, traced or exported programs.
 
-    It can be differentiated any number of times backwards, and forwards, with two exceptions that
-    `KERAS_RENORM_LOWERING=composite` does not have. TensorFlow finds no derivative of its operation
-    where a `tf.autodiff.ForwardAccumulator` is around a `tf.function` (it gives None, or 0); and
-    operations of the native library refuse one inside a `tf.function`.
+    You can differentiate it any number of times backwards, and forwards, with two exceptions.
+    TensorFlow finds no derivative of its operation if a `tf.autodiff.ForwardAccumulator` is around
+    a `tf.function` (it gives None, or 0), and the native library's operations refuse one inside a
+    `tf.function`. `KERAS_RENORM_LOWERING=composite` has neither exception.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
@@ -309,9 +308,9 @@ def inference_step(
         beta: Optional offset `[C]`; None is 0.
         epsilon: Added to the variance, greater than 0.
         axis: The axis of the channels.
-        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. Where it is False,
-            `y` is the same, but nothing of it reaches a gradient, even if `x` is NaN. It costs a
-            second pass.
+        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. False does not
+            change `y`, but keeps the position from every gradient, even if `x` is NaN. A mask costs
+            a second pass.
         relu: Whether to take the positive part of `y`.
         portable: Whether to use no operation of the native library in TensorFlow's graphs, so that
             an exported model needs no library. False is faster where gradients are taken: one pass

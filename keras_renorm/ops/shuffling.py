@@ -18,14 +18,14 @@ def shuffle_order(replicas: Replicas, size: Tensor, seed: Tensor) -> Tensor:
     One small collective: the replicas' batch sizes, and replica 0's seed, which is used on all.
 
     Args:
-        replicas: Those that hold the batch.
-        size: Scalar, how many examples this replica has; it may differ between replicas.
+        replicas: The replicas that hold the batch.
+        size: Scalar, the number of this replica's examples; it may differ between replicas.
         seed: `[2]`, integers. Equal seeds and sizes give equal orders.
 
     Returns:
         `[B, 2]`, integers, a row for each place of the shuffled global batch: the replica that
-        holds the place, and the place that the example has in the batch as it was. Each replica
-        has as many examples after as before.
+        holds the place, and the example's place in the unshuffled batch. Each replica has as many
+        examples after as before.
     """
     own = [size, *keras.ops.unstack(seed, 2)]
     gathered = replicas.gather(keras.ops.stack([keras.ops.cast(value, "int64") for value in own]))
