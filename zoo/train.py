@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], str, dict[str, Any]]:
     arguments.no_arguments(rest)
     options = {
         "dry_run": dry_run.value,
-        "profile_steps": arguments.two_steps("profile_steps", profile.value),
+        "profile_steps": arguments.two_steps("profile_steps", profile.value, config.num_steps),
     }
     if dry_run.value:
         return config.to_dict(), workdir.value or "", options
@@ -54,11 +54,12 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
 def main(parsed: tuple[dict[str, Any], str, dict[str, Any]]) -> int:
     """Trains."""
-    from zoo.training.cli.terminal import LastingConsole
+    from rich.console import Console
+
     from zoo.training.run import train
 
     config, workdir, options = parsed
-    return train(config, workdir, LastingConsole(), **options)
+    return train(config, workdir, Console(), **options)
 
 
 def keys() -> str:

@@ -44,6 +44,12 @@ def check_values(config: Mapping[str, Any]) -> None:
     for name, key in KEYS.items():
         key.check(config[name])
     _check_times(config)
+    packaged = KEYS["dataset"].default
+    if config["data_dir"] is not None and config["dataset"] == packaged:
+        raise UserError(
+            f"--config.data_dir has no effect with dataset={packaged}, which comes with the "
+            f"package, received {config['data_dir']!r}. Leave it out, or give --config.dataset."
+        )
     _check_statistics(config)
     _check_step(config)
 

@@ -199,6 +199,11 @@ def test_changes_are_sorted_by_what_they_mean():
             "0.5,0.75, received '0.5,0.5': 500, 500 steps.",
         ),
         (
+            {"data_dir": "photos"},
+            "--config.data_dir has no effect with dataset=fashion_mnist_subset, which comes with "
+            "the package, received 'photos'. Leave it out, or give --config.dataset.",
+        ),
+        (
             {"initial_statistics": "frozen"},
             "--config.initial_statistics=frozen has no effect without weights. Leave it out, or "
             "give --config.weights.",

@@ -12,6 +12,14 @@ from zoo.training.config import check_effects, check_key, check_values
 from zoo.training.key import read_time
 from zoo.training.keys import KEYS
 
+PIXELS = ("unit", "tf", "caffe", "raw")
+"""What the flag `--pixels` takes, of models that do not say it themselves."""
+
+PIXELS_HELP = (
+    "What a .keras file takes that does not say so: from 0 to 1 (unit), from -1 to 1 (tf), BGR "
+    "without means (caffe), from 0 to 255 (raw)."
+)
+
 
 def parse_arguments(
     argv: list[str], flag_values: flags.FlagValues = flags.FLAGS
@@ -28,11 +36,7 @@ def parse_arguments(
     Raises:
         UserError: When the recipe, a key or a value is not one.
     """
-    try:
-        argv = argv[:1] + flag_values.read_flags_from_files(argv[1:], force_gnu=False)
-    except flags.Error as error:
-        raise UserError(f"{str(error).removeprefix('ERROR:: ')}.") from error
-    recipe, argv = _split_recipe(argv)
+    recipe, argv = _split_recipe(_with_flagfiles(argv, flag_values))
     config, given = load_recipe(recipe), set()
     own = {name for name, key in KEYS.items() if config[name] != key.default}
     for argument in argv[1:]:
@@ -54,6 +58,16 @@ def parse_arguments(
     check_values(config)
     check_effects(config, given, own)
     return config, rest
+
+
+def _with_flagfiles(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
+    """Returns `argv` with what stands in files of flags in their places."""
+    try:
+        return argv[:1] + flag_values.read_flags_from_files(argv[1:], force_gnu=False)
+    except flags.Error as error:
+        raise UserError(f"{str(error).removeprefix('ERROR:: ')}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"A --flagfile must be a text of flags in UTF-8: {error}.") from error
 
 
 _TIMES = [name for name, key in KEYS.items() if key.time]
@@ -99,6 +113,7 @@ def parse_flags(
     Raises:
         UserError: When a flag is unknown or its value has the wrong type.
     """
+    argv = _with_flagfiles(argv, flag_values)
     try:
         return list(flag_values(argv))
     except flags.UnrecognizedFlagError as error:
@@ -146,15 +161,16 @@ def required(name: str, value: str | None, example: str) -> str:
     return value
 
 
-def two_steps(name: str, value: str | None) -> tuple[int, int] | None:
+def two_steps(name: str, value: str | None, num_steps: int) -> tuple[int, int] | None:
     """Returns the first and the last step that a flag gives, as A,B; None where it gives none.
 
     Args:
         name: The flag's name.
         value: What was received.
+        num_steps: How many there are.
 
     Raises:
-        UserError: When they are not two whole numbers of 1 or more, in order.
+        UserError: When they are not two whole numbers from 1 to `num_steps`, in order.
     """
     if value is None:
         return None
@@ -163,4 +179,6 @@ def two_steps(name: str, value: str | None) -> tuple[int, int] | None:
         raise UserError(
             f"--{name} must be the first and the last step, such as 100,110, received {value!r}."
         )
+    if int(found[2]) > num_steps:
+        raise UserError(f"--{name} must be at most num_steps ({num_steps}), received {value!r}.")
     return int(found[1]), int(found[2])

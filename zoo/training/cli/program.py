@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from zoo.errors import UserError, WorkerLostError
+from zoo.training.cli import output
 
 NEEDS = frozenset(
     (
@@ -92,6 +93,7 @@ def _run(parse: Callable[[list[str]], Any], main: Callable[[Any], int], usage: s
     """Runs a program under absl, which has its own ways with an exception that reaches it."""
     from absl import app
 
+    output.install()
     # absl prints this module's docstring, which a console script does not have.
     sys.modules["__main__"].__doc__ = usage
     app.run(

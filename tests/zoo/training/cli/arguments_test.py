@@ -99,7 +99,12 @@ def test_every_recipe_can_be_as_short_and_as_long_as_asked_for(recipe, num_steps
 
 
 def test_a_whole_number_serves_as_a_number_and_data_dir_can_be_set(flag_values):
-    config, _ = parse(flag_values, "--config.learning_rate=1", "--config.data_dir=/data")
+    config, _ = parse(
+        flag_values,
+        "--config.learning_rate=1",
+        "--config.dataset=mnist",
+        "--config.data_dir=/data",
+    )
     assert (config.learning_rate, config.data_dir) == (1.0, "/data")
 
 
@@ -187,12 +192,16 @@ def test_the_next_flag_is_no_value():
 
 
 def test_steps_of_a_profile_are_two_numbers():
-    assert arguments.two_steps("profile_steps", None) is None
-    assert arguments.two_steps("profile_steps", "3,5") == (3, 5)
+    assert arguments.two_steps("profile_steps", None, 9) is None
+    assert arguments.two_steps("profile_steps", "3,5", 5) == (3, 5)
     for text in ("", "3", "5,3", "0,2", "a,b", "1,2,3", "1,-2"):
         message = (
             "--profile_steps must be the first and the last step, such as 100,110, received "
             f"{text!r}."
         )
         with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-            arguments.two_steps("profile_steps", text)
+            arguments.two_steps("profile_steps", text, 9)
+    with pytest.raises(
+        UserError, match=r"^--profile_steps must be at most num_steps \(4\), receive"
+    ):
+        arguments.two_steps("profile_steps", "3,5", 4)

@@ -49,24 +49,3 @@ def test_patience_speaks_after_a_while_and_then_less_often(console):
     with terminal.patience(console, "building", seconds=5):
         pass
     assert len(console.file.getvalue().splitlines()) == len(lines)
-
-
-def test_a_full_disk_ends_the_output_and_not_the_program(run_python):
-    done = run_python(
-        "import os, sys\n"
-        "from zoo.training.cli import terminal\n"
-        "full = os.open('/dev/full', os.O_WRONLY)\n"
-        "os.dup2(full, 1)\n"
-        "console = terminal.LastingConsole()\n"
-        "for i in range(3): terminal.say(console, 'x')\n"
-        "print('alive', file=sys.stderr)\n"
-    )
-    assert done.returncode == 0
-    assert done.stderr == (
-        "warning: /dev/full: No space left on device: the output ends here.\nalive\n"
-    )
-
-
-def test_a_program_without_stdout_prints_nothing(monkeypatch):
-    monkeypatch.setattr("sys.stdout", None)
-    terminal.say(terminal.LastingConsole(), "x")
