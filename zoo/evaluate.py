@@ -12,16 +12,14 @@ their probabilities are averaged. --weights=averaged takes model_averaged.keras 
 
 The normalization layers use the moving statistics of the training; with --statistics=precise those
 of --num_samples training images, computed anew with the final weights; with --statistics=minibatch
-those of each minibatch of --batch_size images. --crops averages over parts of each image: it and
-its mirror image, corners and middle, or the 144 of GoogLeNet.
+those of each minibatch of --batch_size images. --crops averages over parts of each image.
 """
 
 from typing import Any
 
 from zoo.errors import UserError
+from zoo.training.allowed import LARGEST_INT as _LARGEST
 from zoo.training.cli import program
-
-_LARGEST = 2**31 - 1
 
 
 def parse(argv: list[str]) -> dict[str, Any]:
@@ -38,10 +36,12 @@ def parse(argv: list[str]) -> dict[str, Any]:
         flags.DEFINE_string("dataset", None, "Data set; by default the run's own."),
         flags.DEFINE_string("split", None, "Split; by default that which a training evaluates on."),
         flags.DEFINE_string("data_dir", None, "Of the data set; the run's by default."),
+        flags.DEFINE_bool("skip_bad_files", False, "Leave out what is no whole image."),
         flags.DEFINE_enum("statistics", "moving", statistics, "What normalization layers use."),
         flags.DEFINE_integer("num_samples", None, "For precise; 2000 by default.", 1, _LARGEST),
         flags.DEFINE_integer("batch_size", None, "Images at a time; the run's.", 1, _LARGEST),
-        flags.DEFINE_enum("crops", "1", crops, "Parts of an image that are averaged over."),
+        flags.DEFINE_enum("crops", "1", crops, "2: mirrored, too; 10: corners; 144: GoogLeNet."),
+        flags.DEFINE_enum("pixels", None, arguments.PIXELS, arguments.PIXELS_HELP),
         flags.DEFINE_string("output", None, "JSON file of the report; it must not exist."),
     ]
     arguments.no_arguments(arguments.parse_flags(argv))

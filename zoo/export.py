@@ -10,11 +10,13 @@ takes the bytes of JPEG files (or PNG, GIF, BMP), and pixels takes images in [0,
 the training was evaluated on, and kept only if it gives the model's probabilities.
 """
 
+from pathlib import Path
 from typing import Any
 
+from zoo.errors import UserError
 from zoo.training.cli import program
 
-_SUFFIXES = {".keras": "keras", ".tflite": "litert", ".onnx": "onnx"}
+_SUFFIXES = {".keras": "keras", ".tflite": "litert", ".onnx": "onnx", "": "saved_model"}
 
 
 def parse(argv: list[str]) -> tuple[tuple[str, str, str], dict[str, Any]]:
@@ -28,12 +30,23 @@ def parse(argv: list[str]) -> tuple[tuple[str, str, str], dict[str, Any]]:
     formats = ["keras", "saved_model", "litert", "onnx"]
     kind = flags.DEFINE_enum("format", None, formats, "By default as the suffix of --output says.")
     data_dir = flags.DEFINE_string("data_dir", None, "Of the run's images, if not as then.")
+    pixels = flags.DEFINE_enum("pixels", None, arguments.PIXELS, arguments.PIXELS_HELP)
     _, *names = arguments.parse_flags(argv)
     given = arguments.required("model", model.value, "runs/quickstart")
     path = arguments.required("output", output.value, "served")
-    suffix = path[path.rfind(".") :] if "." in path.rpartition("/")[2] else ""
-    chosen = kind.value or _SUFFIXES.get(suffix, "saved_model")
-    return (given, path, chosen), {"names": names, "data_dir": data_dir.value}
+    options = {"names": names, "data_dir": data_dir.value, "pixels": pixels.value}
+    return (given, path, kind.value or _format_of(path)), options
+
+
+def _format_of(path: str) -> str:
+    """Returns the format that the suffix of a path says."""
+    suffix = Path(path).suffix
+    if suffix not in _SUFFIXES:
+        raise UserError(
+            f"--output={path}: there is no format for {suffix}. Give a path that ends in .keras, "
+            ".tflite or .onnx, a folder without a suffix for a SavedModel, or --format."
+        )
+    return _SUFFIXES[suffix]
 
 
 def main(parsed: tuple[tuple[str, str, str], dict[str, Any]]) -> int:

@@ -23,6 +23,7 @@ def parse(argv: list[str]) -> tuple[str, list[str], dict[str, Any]]:
         flags.DEFINE_integer("top", 5, "How many classes of each image.", 1, 2**31 - 1),
         flags.DEFINE_string("output", None, "File to write, .json or .csv; it must not exist."),
         flags.DEFINE_integer("batch_size", 32, "Images at a time.", 1, 2**31 - 1),
+        flags.DEFINE_enum("pixels", None, arguments.PIXELS, arguments.PIXELS_HELP),
     ]
     _, *names = arguments.parse_flags(argv)
     path = arguments.required("model", model.value, "runs/quickstart")

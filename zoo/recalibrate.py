@@ -24,6 +24,7 @@ def parse(argv: list[str]) -> tuple[tuple[str, list[str], str], dict[str, Any]]:
     options = [
         flags.DEFINE_integer("num_samples", None, "Of how many; by default all.", 1, 2**31 - 1),
         flags.DEFINE_integer("batch_size", 100, "Images at a time.", 1, 2**31 - 1),
+        flags.DEFINE_enum("pixels", None, arguments.PIXELS, arguments.PIXELS_HELP),
     ]
     _, *names = arguments.parse_flags(argv)
     given = arguments.required("model", model.value, "runs/quickstart")

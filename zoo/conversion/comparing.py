@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.training.storage import files
+from zoo.training.storage import files, places
 
 
 def check_files(source: pathlib.Path, output: pathlib.Path, suffix: str) -> None:
@@ -24,12 +24,7 @@ def check_files(source: pathlib.Path, output: pathlib.Path, suffix: str) -> None
     """
     if not source.exists():
         raise UserError(f"There is no file {source}.")
-    if output.exists():
-        raise UserError(f"{output} exists already and is not overwritten: remove it first.")
-    if not output.name.endswith(suffix):
-        raise UserError(f"--output must end in {suffix}, received {output}.")
-    if not output.parent.is_dir():
-        raise UserError(f"There is no folder {output.parent} to write {output.name} to.")
+    places.new_path(output, suffix)
 
 
 def largest_difference(

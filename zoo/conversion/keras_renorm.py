@@ -6,8 +6,10 @@ from collections.abc import Callable
 import keras
 
 from keras_renorm import convert
+from keras_renorm.models.members import batch_norms
 from zoo.conversion import comparing
-from zoo.errors import UserError
+from zoo.errors import UserError, as_user_errors
+from zoo.training.storage import model_files
 
 
 def load_model(path: pathlib.Path) -> keras.Model:
@@ -19,10 +21,7 @@ def load_model(path: pathlib.Path) -> keras.Model:
     Raises:
         UserError: If Keras cannot load it, or it has no weights yet.
     """
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise UserError(f"Keras cannot load {path}: {error}") from error
+    model = model_files.load(path)
     if not model.built:
         raise UserError(
             f"The model in {path} has no weights yet: call it on an input, and save it again."
@@ -47,6 +46,8 @@ def convert_file(source: pathlib.Path, output: pathlib.Path, report: Callable[[s
     """
     comparing.check_files(source, output, ".keras")
     theirs = load_model(source)
+    with as_user_errors(ValueError):
+        batch_norms(theirs)  # of which there must be one
     try:
         ours = convert.from_keras(theirs, report=lambda found: report(str(found)))
     except (ValueError, TypeError) as error:

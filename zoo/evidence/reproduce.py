@@ -14,7 +14,7 @@ from zoo.evidence import page, picture, results
 from zoo.evidence.experiment import SCALES, Experiment, Run
 from zoo.evidence.runs import run_all
 from zoo.training.cli import terminal
-from zoo.training.storage import files
+from zoo.training.storage import files, places
 
 
 def names() -> list[str]:
@@ -57,6 +57,7 @@ def reproduce(
     """
     chosen = {each: load(each) for each in (names() if name == "all" else [name])}
     # Everything that can be wrong with the flags is found before anything is run.
+    places.check_folder(Path(path).expanduser())
     runs = {each: list(chosen[each].runs(scale, seeds)) for each in chosen}
     for each, experiment in chosen.items():
         folder = Path(path).expanduser() / each / scale

@@ -23,6 +23,7 @@ class Card:
         model: Name of the architecture.
         norm: Its normalization.
         dataset: What it was trained on.
+        logits: Whether the network ends before its softmax.
     """
 
     class_names: tuple[str, ...]
@@ -30,6 +31,12 @@ class Card:
     model: str = ""
     norm: str = ""
     dataset: str = ""
+    logits: bool = False
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the names of the classes are numbers only: those of a model that has none."""
+        return self.class_names == tuple(map(str, range(len(self.class_names))))
 
     def to_json(self) -> dict[str, Any]:
         """Returns what `from_json` takes."""
@@ -70,5 +77,7 @@ def read_card(path: Path) -> Card | None:
             if _NAME not in archive.namelist():
                 return None
             return Card.from_json(json.loads(archive.read(_NAME)))
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is damaged: it is not a whole .keras file.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: its {_NAME} cannot be read: {error}.") from error

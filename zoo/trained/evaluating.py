@@ -1,6 +1,7 @@
 """Trained models on labelled images: how often they are right, and what they take for what."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,15 @@ from zoo.data import pipeline
 from zoo.data.sources import Source
 from zoo.errors import UserError, as_user_errors
 from zoo.trained import images
-from zoo.trained.opening import Trained, open_trained, open_workdir
+from zoo.trained.opening import Trained, open_trained, open_workdir, say_notes
 from zoo.trained.recalibrating import set_precise_statistics
 from zoo.trained.reports import print_report, report
 from zoo.trained.scores import Scores
 from zoo.trained.views import views
 from zoo.training import pictures
 from zoo.training.cli import terminal
-from zoo.training.storage import files
+from zoo.training.storage import files, places
+from zoo.weights.record import Preprocessing
 
 
 def evaluate(
@@ -35,10 +37,12 @@ def evaluate(
     dataset: str | None = None,
     split: str | None = None,
     data_dir: str | None = None,
+    skip_bad_files: bool = False,
     batch_size: int | None = None,
     statistics: str = "moving",
     num_samples: int = 2000,
     crops: int = 1,
+    pixels: Preprocessing | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a model, or the average of several, prints tables and writes the report.
@@ -58,10 +62,12 @@ def evaluate(
         dataset: Name of the data set; the run's own by default, of several models the first's.
         split: Split of the data set; by default the run's for evaluation.
         data_dir: Where the data set is; the run's by default.
+        skip_bad_files: Whether to leave out what is no whole image, also where the run did not.
         batch_size: Examples at a time; the run's by default.
         statistics: "moving", "precise" or "minibatch".
         num_samples: With "precise", from how many training images.
         crops: How many parts of an image are looked at: see `zoo.trained.views.views`.
+        pixels: What a .keras file takes that does not say so.
         output: JSON file to write; by default `evaluation.json` of a working directory, which is
             replaced, and none of other models.
 
@@ -75,21 +81,25 @@ def evaluate(
         raise UserError(
             "Say what to evaluate: --workdir=DIR, or --model=FILE or NAME; one of them."
         )
-    averaged = weights == "averaged"
+    averaged, say = weights == "averaged", functools.partial(terminal.say, console)
     if workdir is not None:
         models = [open_workdir(workdir, averaged=averaged)]
     else:
-        models = [open_trained(name, averaged=averaged) for name in model]
+        models = [open_trained(name, averaged=averaged, pixels=pixels) for name in model]
     path = _output(output, models)
     first = models[0]
     source = images.open_for(
         first,
-        lambda text: terminal.say(console, text),
+        say,
         dataset=dataset,
         split=split,
         data_dir=data_dir,
+        skip_bad_files=skip_bad_files,
     )
     _check_together(models, source)
+    for one in models:
+        say_notes(one, console)
+    _warn_of_names(first, source, console)
     size = batch_size or first.config["eval_batch_size"]
     if statistics == "precise":
         for one in models:
@@ -98,7 +108,8 @@ def evaluate(
     if statistics == "minibatch":
         _warn_of_last_batch(len(source), size, console)
     begin = time.perf_counter()
-    scores, members = _scores(models, source, size, crops, own=statistics == "minibatch")
+    with terminal.patience(console, "evaluating"):
+        scores, members = _scores(models, source, size, crops, own=statistics == "minibatch")
     found = report(source, scores, members) | {
         "seconds": time.perf_counter() - begin,
         "statistics": statistics,
@@ -117,12 +128,13 @@ def _check_together(models: Sequence[Trained], source: Source) -> None:
     first = models[0]
     for other in models[1:]:
         images.check_fit(other, source)
-        if other.card.class_names != first.card.class_names:
-            raise UserError(
-                "Models that are averaged must know the same classes in the same order, received "
-                f"{', '.join(first.card.class_names[:5])}, ... ({first.name}) and "
-                f"{', '.join(other.card.class_names[:5])}, ... ({other.name})."
-            )
+        names = zip(first.card.class_names, other.card.class_names, strict=True)
+        for number, (here, there) in enumerate(names):
+            if here != there:
+                raise UserError(
+                    "Models that are averaged must know the same classes in the same order: class "
+                    f"{number} is {here!r} of {first.name} and {there!r} of {other.name}."
+                )
 
 
 def _training_images(
@@ -138,12 +150,7 @@ def _output(output: str | None, models: Sequence[Trained]) -> Path | None:
     if output is None:
         workdir = models[0].workdir
         return workdir.evaluation if workdir and len(models) == 1 else None
-    path = Path(output).expanduser()
-    if path.exists():
-        raise UserError(f"{path} exists already and is not overwritten: choose another --output.")
-    if not path.parent.is_dir():
-        raise UserError(f"There is no folder {path.parent} to write {path.name} to.")
-    return path
+    return places.new_path(output, ".json")
 
 
 def _write(found: Mapping[str, Any], path: Path | None, console: Console) -> None:
@@ -193,6 +200,21 @@ def _probabilities(
                 labels.append(y.numpy())
         total = total + np.concatenate(found)
     return total / np.float32(len(prepared)), np.concatenate(labels)
+
+
+def _warn_of_names(trained: Trained, source: Source, console: Console) -> None:
+    """Says when the set calls its classes otherwise than the model, as another set does."""
+    names = zip(trained.card.class_names, source.class_names, strict=True)
+    if trained.card.numbered:
+        return
+    for number, (ours, theirs) in enumerate(names):
+        if ours != theirs:
+            terminal.say(
+                console,
+                f"warning: class {number} is {ours!r} of the model and {theirs!r} of "
+                f"{source.name}: classes are compared by their numbers.",
+            )
+            return
 
 
 def _warn_of_last_batch(examples: int, batch_size: int, console: Console) -> None:

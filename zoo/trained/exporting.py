@@ -1,5 +1,7 @@
 """Trained models in the forms that others run, each held against the model before it is done."""
 
+import dataclasses
+import functools
 import os
 import shutil
 import warnings
@@ -18,10 +20,11 @@ from zoo.data.preparation import Preparation
 from zoo.data.sources import Source
 from zoo.errors import UserError, as_user_errors
 from zoo.trained import images, onnx
-from zoo.trained.opening import Trained, open_trained, pipeline_model
+from zoo.trained.opening import Trained, open_trained, pipeline_model, say_notes
 from zoo.trained.recalibrating import save
 from zoo.training.cli import terminal
-from zoo.training.storage import files
+from zoo.training.storage import files, places
+from zoo.weights.record import Preprocessing
 
 #: What a format's file or folder ends in.
 FORMATS = {"keras": ".keras", "saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
@@ -44,6 +47,7 @@ def export(
     *,
     names: list[str] | None = None,
     data_dir: str | None = None,
+    pixels: Preprocessing | None = None,
 ) -> float:
     """Writes a model in another form, with batch norms folded into the layers before them.
 
@@ -61,6 +65,7 @@ def export(
         console: Where to report to.
         names: Images to compare on: files and folders; by default those of the run.
         data_dir: Where those of the run are, if not where they were.
+        pixels: What a .keras file takes that does not say so.
 
     Returns:
         The largest difference of a probability.
@@ -68,11 +73,13 @@ def export(
     Raises:
         UserError: If something does not exist, a converter is missing, or the two do not agree.
     """
-    path = _new_path(output, kind)
+    path = places.new_path(output, FORMATS[kind], f" for --format={kind}")
     if kind == "onnx":
         onnx.require()
-    trained = open_trained(model)
-    source = _images(trained, names, data_dir, console)
+    say = functools.partial(terminal.say, console)
+    trained = open_trained(model, pixels=pixels)
+    source = _images(trained, names, data_dir, say)
+    say_notes(trained, console)
     with as_user_errors(TypeError, ValueError):
         folded = convert.fold(trained.classifier)
     temporary = path.with_name(f"{files.TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
@@ -87,31 +94,19 @@ def export(
     finally:
         _remove(temporary)
     compared = min(len(source), _COMPARED)
-    terminal.say(
-        console,
-        f"{path}: on {compared} images probabilities differ by {difference:.2g} at most",
-    )
+    say(f"{path}: on {compared} images probabilities differ by {difference:.2g} at most")
     return difference
 
 
-def _new_path(output: str, kind: str) -> Path:
-    """Returns the path to write."""
-    path, suffix = Path(output).expanduser(), FORMATS[kind]
-    if suffix and path.suffix != suffix:
-        raise UserError(f"--output must end in {suffix} for --format={kind}, received {output}.")
-    if os.path.lexists(path):
-        raise UserError(f"{path} exists already and is not overwritten: choose another --output.")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"There is no folder {path.absolute().parent} to write {path.name} to.")
-    return path
-
-
 def _images(
-    trained: Trained, names: list[str] | None, data_dir: str | None, console: Console
+    trained: Trained,
+    names: list[str] | None,
+    data_dir: str | None,
+    report: Callable[[str], None],
 ) -> Source:
     if names:
         return images.find_files(names, trained).source
-    return images.open_for(trained, lambda text: terminal.say(console, text), data_dir=data_dir)
+    return images.open_for(trained, report, data_dir=data_dir)
 
 
 def _remove(path: Path) -> None:
@@ -126,7 +121,7 @@ def _write(kind: str, trained: Trained, folded: keras.Model, path: Path, source:
     contents, expected = _examples(trained, source)
     prepared = np.concatenate([_prepare(trained.card.preparation, c)[None] for c in contents])
     if kind == "keras":
-        save(trained, folded, path)
+        save(folded, dataclasses.replace(trained.card, logits=False), path)
         loaded = keras.saving.load_model(path, compile=False)
         found = loaded.predict(trained.card.preparation.mapped(prepared), verbose=0)
     elif kind == "saved_model":

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.data import opening, pipeline
+from zoo.data.dataset import DatasetError
 from zoo.data.folders import FolderOptions, file_source, files_below
 from zoo.data.scan import scan
 from zoo.data.sources import EVALUATION, Source
@@ -39,19 +40,34 @@ def open_for(
         UserError: If there are none, or they have other classes than the model.
     """
     config = trained.config
+    if dataset is None and not trained.card.dataset and trained.workdir is None:
+        raise UserError(
+            f"{trained.name} does not say which images it is for: name a set, such as "
+            "--dataset=folder --data_dir=DIR --split=all for class folders in DIR, or, of "
+            "zoo.export, files and folders of images."
+        )
     name = dataset if dataset is not None else trained.card.dataset or config["dataset"]
     options = FolderOptions(
         held_out=config["held_out"],
         seed=config["seed"],
         skip_bad_files=skip_bad_files or config["skip_bad_files"],
         channels=trained.card.preparation.channels or 3,
-        classes=trained.card.class_names if name == opening.FOLDER else None,
+        classes=_classes(trained) if name == opening.FOLDER else None,
         report=report,
     )
     where = data_dir or config["data_dir"]
-    source = opening.open_split(name, split or EVALUATION, where, options)
+    try:
+        source = opening.open_split(name, EVALUATION if split is None else split, where, options)
+    except DatasetError as error:
+        # What is a key of zoo.train's config is a flag here.
+        raise UserError(str(error).replace("--config.", "--")) from error
     check_fit(trained, source)
     return source
+
+
+def _classes(trained: Trained) -> tuple[str, ...] | None:
+    """Returns the names of the classes; None where those of the folders have to do."""
+    return None if trained.card.numbered else trained.card.class_names
 
 
 def check_fit(trained: Trained, source: Source) -> None:
@@ -59,11 +75,22 @@ def check_fit(trained: Trained, source: Source) -> None:
     model = trained.classifier
     takes, gives = tuple(model.input_shape[1:]), model.output_shape[-1]
     shape = trained.card.preparation.shape(source.image_shape) if _has_size(trained, source) else ()
-    if shape != takes or gives != source.num_classes:
+    fits = len(shape) == 3 and all(a in (None, b) for a, b in zip(takes, shape, strict=True))
+    if not fits or gives != source.num_classes:
         raise UserError(
             f"The model takes images of shape {takes} and knows {gives} classes; {source.name} has "
-            f"{tuple(source.image_shape)} and {source.num_classes}."
+            f"{tuple(source.image_shape)} and {source.num_classes}.{_advice(shape, takes)}"
         )
+
+
+def _advice(shape: tuple[int, ...], takes: tuple[int | None, ...]) -> str:
+    """Returns what to do about images of several sizes, and a model that says none."""
+    if shape:
+        return ""
+    return (
+        " The images have several sizes, and are resized for models that take squares of one size "
+        f"only: give the model such an input, as keras.Input((224, 224, {takes[-1]}))."
+    )
 
 
 def _has_size(trained: Trained, source: Source) -> bool:
@@ -122,6 +149,7 @@ def find_files(names: Sequence[str], trained: Trained) -> Found:
         trained.card.class_names,
         trained.card.preparation.channels or 3,
     )
+    check_fit(trained, source)
     return Found(tuple(os.fsdecode(paths[i]) for i in usable), problems, source)
 
 

@@ -1,12 +1,12 @@
 """A trained model: of a working directory, of a file, or by the name of a checkpoint."""
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+from rich.console import Console
 
 import zoo
 from zoo.data import datasets
@@ -14,12 +14,15 @@ from zoo.data.dataset import PACKAGED
 from zoo.data.preparation import Preparation
 from zoo.errors import UserError, nearest
 from zoo.trained.card import Card, read_card
+from zoo.trained.strangers import adopted, numbered
 from zoo.training import builders, pictures
+from zoo.training.cli import terminal
 from zoo.training.keys import KEYS
-from zoo.training.storage import files
+from zoo.training.storage import model_files
 from zoo.training.storage.workdir import Workdir
 from zoo.weights import WeightsError, get_record, list_weights
 from zoo.weights.inputs import ImagePreprocessing
+from zoo.weights.record import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Trained:
         config: That of the run that made it; the defaults of what is not known.
         file: The .keras file; None for a checkpoint.
         workdir: Of the run; None otherwise.
+        notes: Sentences about what is assumed, which a user should see.
     """
 
     name: str
@@ -41,33 +45,49 @@ class Trained:
     config: Mapping[str, Any]
     file: Path | None = None
     workdir: Workdir | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def classifier(self) -> keras.Model:
-        """The model without the auxiliary classifier."""
-        return builders.classifier_of(self.model)
+        """The model without the auxiliary classifier, to probabilities."""
+        model = builders.classifier_of(self.model)
+        if not self.card.logits:
+            return model
+        probabilities = keras.layers.Softmax()(model.outputs[0])
+        return keras.Model(model.inputs[0], probabilities, name=model.name)
 
 
-def open_trained(name: str, *, averaged: bool = False) -> Trained:
+def open_trained(
+    name: str,
+    *,
+    averaged: bool = False,
+    pixels: Preprocessing | None = None,
+) -> Trained:
     """Opens a trained model.
 
     Args:
         name: The working directory of a finished run, a .keras file, or one of
             `zoo.list_weights()`.
         averaged: Whether to take the averages of all weights, which a working directory may have.
+        pixels: What a .keras file that does not say so takes: see `ImagePreprocessing`.
 
     Raises:
         UserError: If there is none; the message says what was looked for.
     """
     path = Path(name).expanduser()
+    if path.is_file() and not averaged:
+        return _open_file(path, pixels)
+    if pixels is not None:
+        raise UserError(
+            f"--pixels={pixels} is for a .keras file that does not say what its pixels are, "
+            f"received --model={name}. Leave it out."
+        )
     if path.is_dir():
         return open_workdir(name, averaged=averaged)
     if averaged:
         raise UserError(
             f"--weights=averaged is for the working directory of a run, received --model={name}."
         )
-    if path.is_file():
-        return _open_file(path)
     if "/" in name or name.endswith((".keras", ".h5")):
         raise UserError(f"--model={name}: there is no such file or folder.")
     return _open_checkpoint(name)
@@ -88,7 +108,24 @@ def open_workdir(path: str, *, averaged: bool = False) -> Trained:
     model = load_model(workdir, averaged=averaged)
     file = workdir.averaged if averaged else workdir.model
     card = read_card(file) or _card_of_run(model, config)
-    return Trained(path, model, card, config, file, workdir)
+    return Trained(path, model, _sized(card, model), config, file, workdir)
+
+
+def _sized(card: Card, model: keras.Model) -> Card:
+    """Returns a card that says the size of the images, also where they were taken as stored.
+
+    Those that a model is shown later, photographs mostly, have others, and are resized.
+    """
+    height, width, _ = builders.classifier_of(model).input_shape[1:]
+    if card.preparation.size or height is None or height != width:
+        return card
+    return dataclasses.replace(card, preparation=dataclasses.replace(card.preparation, size=height))
+
+
+def say_notes(trained: Trained, console: Console) -> None:
+    """Prints what is assumed of a model, once nothing stands against its use any more."""
+    for note in trained.notes:
+        terminal.say(console, note)
 
 
 def defaults() -> dict[str, Any]:
@@ -102,13 +139,12 @@ def _card_of_run(model: keras.Model, config: Mapping[str, Any]) -> Card:
     channels = builders.classifier_of(model).input_shape[-1]
     prepared = dataclasses.replace(pictures.preparation(config), channels=channels)
     return Card(
-        classes or _numbered(model), prepared, config["model"], config["norm"], config["dataset"]
+        classes or numbered(builders.classifier_of(model).output_shape[-1]),
+        prepared,
+        config["model"],
+        config["norm"],
+        config["dataset"],
     )
-
-
-def _numbered(model: keras.Model) -> tuple[str, ...]:
-    """Names for classes that have none."""
-    return tuple(map(str, range(builders.classifier_of(model).output_shape[-1])))
 
 
 def load_model(workdir: Workdir, *, averaged: bool = False) -> keras.Model:
@@ -129,44 +165,31 @@ def load_model(workdir: Workdir, *, averaged: bool = False) -> keras.Model:
             f"{workdir.path} has no {workdir.averaged.name}: its run kept no averages, which "
             "zoo.train does with --config.average_decay=0.999."
         )
-    return _load_file(workdir.averaged if averaged else workdir.model)
+    return model_files.load(workdir.averaged if averaged else workdir.model)
 
 
-def _load_file(path: Path) -> keras.Model:
-    """Returns the model in a .keras file."""
-    # Of another file Keras says that it is not found.
-    if not files.is_whole_zip(path):
-        raise UserError(f"{path} is damaged: it is not a whole .keras file.")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        # Below its first line Keras prints the whole config of the model.
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path} cannot be read: {reason}") from error
-
-
-def _open_file(path: Path) -> Trained:
+def _open_file(path: Path, pixels: Preprocessing | None) -> Trained:
     """Opens a .keras file, of this package or another."""
     if path.suffix != ".keras":
         raise UserError(
             f"--model={path}: a model is a .keras file, the working directory of a run, or the "
             "name of a checkpoint. Weights alone are loaded by zoo.create_model(weights=...)."
         )
-    model = _load_file(path)
-    card = read_card(path) or _card_of_stranger(model, path)
-    return Trained(str(path), model, card, defaults(), path)
-
-
-def _card_of_stranger(model: keras.Model, path: Path) -> Card:
-    """What can be told of a model that says nothing: its pixels are from 0 to 1."""
-    shape = getattr(builders.classifier_of(model), "input_shape", None)
-    if not (isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3)):
+    model, card = model_files.load(path), read_card(path)
+    notes: list[str] = []
+    if card is None:
+        card = adopted(model, path, pixels, notes.append)
+    elif len(card.class_names) != builders.classifier_of(model).output_shape[-1]:
         raise UserError(
-            f"{path} is no image classifier: its input must be images (H, W, C) with 1 or 3 "
-            f"channels, received {shape}."
+            f"{path} is damaged: it names {len(card.class_names)} classes, and its model knows "
+            f"{builders.classifier_of(model).output_shape[-1]}."
         )
-    size = shape[1] if shape[1] == shape[2] and shape[1] else 0
-    return Card(_numbered(model), Preparation(size=size, channels=shape[-1]), model.name)
+    elif pixels not in (None, card.preparation.pixels):
+        raise UserError(
+            f"--pixels={pixels} contradicts {path}, which says that its pixels are "
+            f"{card.preparation.pixels}. Leave it out."
+        )
+    return Trained(str(path), model, _sized(card, model), defaults(), path, notes=tuple(notes))
 
 
 def _open_checkpoint(name: str) -> Trained:
@@ -193,7 +216,7 @@ def _open_checkpoint(name: str) -> Trained:
     prepared = Preparation(
         height, channels, 0.875 if height >= 224 else 1.0, pixels=record.preprocessing
     )
-    names = record.class_names or _numbered(model)
+    names = record.class_names or numbered(record.num_classes)
     card = Card(names, prepared, record.architecture, "batch_norm", record.dataset)
     return Trained(name, model, card, defaults() | {"dataset": record.dataset})
 

@@ -1,6 +1,7 @@
 """What a trained model takes images for."""
 
 import csv
+import functools
 import io
 import json
 from pathlib import Path
@@ -13,11 +14,11 @@ from rich.text import Text
 
 from zoo.errors import UserError
 from zoo.trained import images
-from zoo.trained.opening import open_trained
-from zoo.trained.recalibrating import new_file
+from zoo.trained.opening import open_trained, say_notes
 from zoo.training import pictures
 from zoo.training.cli import terminal
-from zoo.training.storage import files
+from zoo.training.storage import files, places
+from zoo.weights.record import Preprocessing
 
 #: What can be written; the suffix of the file chooses.
 FORMATS = (".json", ".csv")
@@ -31,6 +32,7 @@ def predict(
     top: int = 5,
     output: str | None = None,
     batch_size: int = 32,
+    pixels: Preprocessing | None = None,
 ) -> list[dict[str, Any]]:
     """Classifies image files.
 
@@ -41,6 +43,7 @@ def predict(
         top: How many classes to tell of each image.
         output: File to write, .json or .csv; it must not exist.
         batch_size: Images at a time.
+        pixels: What a .keras file takes that does not say so.
 
     Returns:
         For each file its path and `classes`, the most probable first, each with a probability; or
@@ -50,9 +53,11 @@ def predict(
         UserError: If something does not exist.
     """
     path = None if output is None else _new_file(output)
-    trained = open_trained(model)
+    say = functools.partial(terminal.say, console)
+    trained = open_trained(model, pixels=pixels)
     found = images.find_files(names, trained)
-    with pictures.reading_errors_named():
+    say_notes(trained, console)
+    with pictures.reading_errors_named(), terminal.patience(console, "classifying"):
         probabilities = images.probabilities(trained, found.source, batch_size)
     classes = trained.card.class_names
     predictions: list[dict[str, Any]] = []
@@ -65,7 +70,7 @@ def predict(
     if path is not None:
         text = _as_json(predictions) if path.suffix == ".json" else _as_csv(predictions)
         files.write_text(path, text)
-        terminal.say(console, f"written to {path}")
+        say(f"written to {path}")
     return predictions
 
 
@@ -73,7 +78,7 @@ def _new_file(output: str) -> Path:
     suffix = Path(output).suffix
     if suffix not in FORMATS:
         raise UserError(f"--output must end in {' or '.join(FORMATS)}, received {output}.")
-    return new_file(output, suffix)
+    return places.new_path(output, suffix)
 
 
 def _shown(path: str) -> str:

@@ -1,5 +1,6 @@
 """Statistics of a trained model, computed anew from images that one has."""
 
+import functools
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +12,12 @@ from zoo.data import pipeline
 from zoo.data.sources import Source
 from zoo.errors import UserError, as_user_errors
 from zoo.trained import images
-from zoo.trained.card import write_card
-from zoo.trained.opening import Trained, open_trained
+from zoo.trained.card import Card, write_card
+from zoo.trained.opening import Trained, open_trained, say_notes
 from zoo.training import pictures
 from zoo.training.cli import terminal
-from zoo.training.storage import files
+from zoo.training.storage import files, places
+from zoo.weights.record import Preprocessing
 
 
 def recalibrate(
@@ -26,6 +28,7 @@ def recalibrate(
     *,
     num_samples: int | None = None,
     batch_size: int = 100,
+    pixels: Preprocessing | None = None,
 ) -> population.PreciseReport:
     """Writes a model whose population statistics are those of given images.
 
@@ -36,6 +39,7 @@ def recalibrate(
         console: Where to report to.
         num_samples: Of how many images, the first in the order of their paths; of all by default.
         batch_size: Images at a time.
+        pixels: What a .keras file takes that does not say so.
 
     Returns:
         What was done.
@@ -43,42 +47,25 @@ def recalibrate(
     Raises:
         UserError: If something does not exist, or the model has no such statistics.
     """
-    path = new_file(output, ".keras")
-    trained = open_trained(model)
+    path = places.new_path(output, ".keras")
+    say = functools.partial(terminal.say, console)
+    trained = open_trained(model, pixels=pixels)
     found = images.find_files(names, trained)
     for bad, problem in found.problems.items():
-        terminal.say(console, f"warning: {bad!r} left out: it {problem}")
+        say(f"warning: {bad!r} left out: it {problem}")
+    say_notes(trained, console)
     samples = len(found.source) if num_samples is None else num_samples
     report = set_precise_statistics(trained, found.source, batch_size, samples, console)
-    save(trained, trained.model, path)
-    terminal.say(
-        console,
-        f"{path}: statistics of {report.examples} images in {len(report.layers)} layers",
-    )
+    save(trained.model, trained.card, path)
+    say(f"{path}: statistics of {report.examples} images in {len(report.layers)} layers")
     return report
 
 
-def new_file(output: str, suffix: str) -> Path:
-    """Returns the path of a file to write.
-
-    Raises:
-        UserError: If it exists, has no folder, or another suffix.
-    """
-    path = Path(output).expanduser()
-    if not path.name.endswith(suffix):
-        raise UserError(f"--output must end in {suffix}, received {output}.")
-    if path.exists():
-        raise UserError(f"{path} exists already and is not overwritten: choose another --output.")
-    if not path.parent.is_dir():
-        raise UserError(f"There is no folder {path.parent} to write {path.name} to.")
-    return path
-
-
-def save(trained: Trained, model: keras.Model, path: Path) -> None:
-    """Writes a model with the card of the one that it was made of."""
+def save(model: keras.Model, card: Card, path: Path) -> None:
+    """Writes a model with its card."""
     with files.replacing(path) as temporary:
         model.save(temporary)
-        write_card(temporary, trained.card)
+        write_card(temporary, card)
 
 
 def set_precise_statistics(

@@ -27,7 +27,8 @@ def report(
         scores: Of the averaged probabilities.
         members: The models, and the scores of each alone.
     """
-    names = members[0][0].card.class_names
+    card = members[0][0].card
+    names = source.class_names if card.numbered else card.class_names
     return {
         **_totals(scores),
         "num_examples": scores.num_examples,

@@ -10,7 +10,7 @@ import keras
 from keras_renorm.layers import BatchRenormalization
 from zoo.errors import UserError, nearest
 from zoo.training.optimizers import HEAD
-from zoo.training.storage import files
+from zoo.training.storage import model_files
 
 #: What a batch norm knows beside these is what schedules and limits go by.
 _STATES = ("update_count", "deviations", "seen")
@@ -34,13 +34,9 @@ def load_file(model: keras.Model, path: str) -> None:
     Raises:
         UserError: When there is no such file, or another layer does not fit.
     """
-    if not Path(path).is_file() or not files.is_whole_zip(Path(path)):
-        raise UserError(f"--config.weights={path} is not a whole .keras file.")
-    try:
-        stored = keras.saving.load_model(path, compile=False)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"--config.weights={path} cannot be read: {reason}") from error
+    if not Path(path).is_file():
+        raise UserError(f"--config.weights={path}: there is no such file.")
+    stored = model_files.load(Path(path))
     theirs = {layer.name: _weights(layer) for layer in stored.layers}
     for layer in model.layers:
         ours, found = _weights(layer), theirs.get(layer.name, {})

@@ -156,14 +156,15 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key("held_out", 0.2, "Share for evaluation of images without a split for it.", INSIDE),
         Key("skip_bad_files", False, "Whether to leave out, not refuse, what is no whole image."),
         Key("image_size", 0, "Height and width to resize to; 0: as stored.", SIZES),
-        Key("image_channels", 0, "3, 1 for grey, or 0: as stored.", CHANNELS),
+        Key("image_channels", 0, "3, or 1 for grey; 0: as weights need, or as stored.", CHANNELS),
         Key("interpolation", "bilinear", "How images are resized.", one_of(*_INTERPOLATIONS)),
         Key("eval_crop_share", 1.0, "Side of the evaluated middle, as a share.", SHARES),
         Key(
             "pixels",
             None,
-            "Mapped to [0, 1] (unit), [-1, 1] (tf) or BGR (caffe); by default as weights need.",
-            one_of("unit", "tf", "caffe"),
+            "Mapped to [0, 1] (unit), [-1, 1] (tf), BGR (caffe), not (raw); by default as weights "
+            "need.",
+            one_of("unit", "tf", "caffe", "raw"),
         ),
     ),
     "Augmentation": (

@@ -21,19 +21,20 @@ class ImagePreprocessing(keras.layers.Layer):
     caffe:  y = (blue, green, red) - (103.939, 116.779, 123.68)
     tf:     y = x / 127.5 - 1
     unit:   y = x / 255
+    raw:    y = x
     ```
 
     As `keras.applications.imagenet_utils.preprocess_input`, for images of any type and as a layer,
     which a saved model may hold.
 
     Args:
-        mode: "caffe", "tf" or "unit".
+        mode: "caffe", "tf", "unit", or "raw" for models that map pixels themselves.
         data_format: "channels_last" or "channels_first"; by default that of Keras's settings.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         images: Red, green and blue in [0, 255], integers or floats, `[B, H, W, 3]` or `[H, W, 3]`,
-            or with the channels before H. With "tf" and "unit" any number of channels.
+            or with the channels before H. With all but "caffe" any number.
 
     Returns:
         Tensor of the same shape, float32 unless `dtype` says otherwise.
@@ -70,6 +71,8 @@ class ImagePreprocessing(keras.layers.Layer):
             return x / 127.5 - 1.0
         if self.mode == "unit":
             return x / 255.0
+        if self.mode == "raw":
+            return x
         axis = -1 if self.data_format == "channels_last" else -3
         if x.shape[axis] != 3:
             raise ValueError(

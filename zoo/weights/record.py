@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-Preprocessing = Literal["caffe", "tf", "unit"]
+Preprocessing = Literal["caffe", "raw", "tf", "unit"]
 HashKind = Literal["sha256", "md5"]
 
 #: Bytes beside the parameters in an HDF5 file: names, headers, alignment. Those of

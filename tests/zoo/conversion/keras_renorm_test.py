@@ -81,10 +81,10 @@ def test_a_model_without_weights_yet_is_refused(tmp_path):
         ("none.keras", "ours.keras", "There is no file "),
         ("bad.keras", "ours.h5", "--output must end in .keras, received "),
         ("bad.keras", "no/ours.keras", "There is no folder "),
-        ("bad.keras", "ours.keras", "Keras cannot load "),
+        ("bad.keras", "ours.keras", "is damaged: it is not a whole .keras file"),
     ],
 )
 def test_mistakes(tmp_path, source, output, message):
     (tmp_path / "bad.keras").write_bytes(b"\x80\x04pickled")
-    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+    with pytest.raises(UserError, match=re.escape(message)):
         convert_file(tmp_path / source, tmp_path / output, print)

@@ -316,8 +316,8 @@ def test_models_with_classes_in_another_order_are_not_averaged(model_file, photo
     card = read_card(model_file)
     write_card(other, dataclasses.replace(card, class_names=card.class_names[::-1]))
     message = (
-        "Models that are averaged must know the same classes in the same order, received blue, "
-        f"green, red ({model_file}) and red, green, blue ({other})."
+        "Models that are averaged must know the same classes in the same order: class 0 is "
+        f"'blue' of {model_file} and 'red' of {other}."
     )
     options = {"dataset": "folder", "data_dir": str(photos), "split": "all"}
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):

@@ -1,3 +1,4 @@
+import json
 import re
 
 import keras
@@ -7,6 +8,7 @@ import tensorflow as tf
 
 from zoo.data import Preparation
 from zoo.errors import UserError
+from zoo.trained.images import find_files, probabilities
 from zoo.trained.opening import open_trained, pipeline_model
 
 
@@ -16,15 +18,6 @@ def test_a_checkpoint_by_name():
     assert trained.card.preparation == Preparation(size=28, channels=1)
     assert trained.config["dataset"] == "fashion_mnist"
     assert trained.classifier.output_shape == (None, 10)
-
-
-def test_a_model_of_somebody_elses(tmp_path):
-    path = tmp_path / "theirs.keras"
-    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
-    keras.Sequential(layers).save(path)
-    trained = open_trained(str(path))
-    assert trained.card.class_names == ("0", "1")
-    assert trained.card.preparation == Preparation(size=8, channels=1)
 
 
 def test_stored_pixels_are_mapped(model_file):
@@ -55,6 +48,18 @@ def test_files_of_another_kind(tmp_path):
     (tmp_path / "x.keras").write_bytes(b"words")
     with pytest.raises(UserError, match=r"x\.keras is damaged: it is not a whole \.keras file"):
         open_trained(str(tmp_path / "x.keras"))
-    keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)]).save(tmp_path / "y.keras")
-    with pytest.raises(UserError, match=r"y\.keras is no image classifier: .* received \(None, 5"):
-        open_trained(str(tmp_path / "y.keras"))
+
+
+def test_a_run_on_images_as_stored_resizes_others(tmp_path, photos):
+    """A photograph of any size can be shown to a net that was trained on small images."""
+    images = keras.Input((28, 28, 1))
+    softmax = keras.layers.Dense(10, "softmax", name="logits")(keras.layers.Flatten()(images))
+    run = tmp_path / "run"
+    run.mkdir()
+    keras.Model(images, softmax).save(run / "model.keras")
+    config = {"model": "m", "norm": "none", "dataset": "fashion_mnist_subset", "num_steps": 3}
+    (run / "config.json").write_text(json.dumps(config))
+    trained = open_trained(str(run))
+    assert trained.card.preparation == Preparation(size=28, channels=1)
+    found = find_files([str(photos)], trained)
+    assert probabilities(trained, found.source, 8).shape == (15, 10)

@@ -1,7 +1,10 @@
 import ast
+from typing import get_args
 
+from zoo.training.cli.arguments import PIXELS
 from zoo.training.config import default_config
 from zoo.training.keys import GROUPS, KEYS, key_help
+from zoo.weights.record import Preprocessing
 
 
 def test_the_help_has_every_key_with_its_default_under_its_heading():
@@ -42,3 +45,9 @@ def test_a_config_has_the_keys_and_types_of_the_table():
     assert {name: config.get_type(name) for name in config} == {
         name: key.kind for name, key in KEYS.items()
     }
+
+
+def test_pixels_are_what_models_can_be_given():
+    assert (
+        sorted(KEYS["pixels"].allowed.choices) == sorted(PIXELS) == sorted(get_args(Preprocessing))
+    )

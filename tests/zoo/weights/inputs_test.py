@@ -31,6 +31,11 @@ def test_our_own_models_take_pixels_from_0_to_1():
     np.testing.assert_allclose(layer(images), images / 255.0, rtol=1e-6)
 
 
+def test_raw_pixels_stay_as_they_are():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    np.testing.assert_array_equal(ImagePreprocessing("raw")(images), images)
+
+
 def test_a_model_can_hold_it(tmp_path, rng):
     images = rng.integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
     model = keras.Sequential(
@@ -55,7 +60,7 @@ def test_it_is_exact_under_a_mixed_policy():
 
 def test_mistakes_are_named():
     with pytest.raises(
-        ValueError, match="`mode` must be one of 'caffe', 'tf', 'unit', received 'x'"
+        ValueError, match="`mode` must be one of 'caffe', 'raw', 'tf', 'unit', received 'x'"
     ):
         ImagePreprocessing("x")
     with pytest.raises(ValueError, match="`data_format` must be 'channels_last' or"):

@@ -12,7 +12,7 @@ from typing import Any
 from zoo.errors import UserError
 from zoo.training import config as configs
 from zoo.training.keys import KEYS
-from zoo.training.storage import files
+from zoo.training.storage import files, places
 
 # In config.json, beside the keys: with what the run was begun, and resumed.
 _STARTED = "started"
@@ -107,14 +107,7 @@ class Workdir:
                 f"{self.path} is not empty and holds no run of zoo.train: nothing was written. "
                 "Choose another --workdir."
             )
-        # A link to nothing counts: it is in the way of a folder of that name.
-        existing = next(
-            path for path in (self.path, *self.path.absolute().parents) if os.path.lexists(path)
-        )
-        if not existing.is_dir():
-            raise UserError(f"--workdir={self.path}: {existing} is not a folder.")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise UserError(f"--workdir={self.path}: you may not write into {existing}.")
+        places.check_folder(self.path)
 
     def _is_new(self) -> bool:
         """Whether the folder is empty, but for what a run may leave that is killed at once."""

@@ -1,0 +1,41 @@
+"""Where a program may write, looked at before it does anything else."""
+
+import os
+from pathlib import Path
+
+from zoo.errors import UserError
+
+
+def new_path(output: str | Path, suffix: str = "", purpose: str = "") -> Path:
+    """Returns the path of a file or folder to write, which takes no other's place.
+
+    Args:
+        output: What was received as `--output`.
+        suffix: What its name must end in.
+        purpose: What asks for the suffix, such as " for --format=keras".
+
+    Raises:
+        UserError: If it exists, has no folder, or another suffix.
+    """
+    path = Path(output).expanduser()
+    if not path.name.endswith(suffix):
+        raise UserError(f"--output must end in {suffix}{purpose}, received {output!s}.")
+    # A link to nothing counts: what it is to point to is somebody's choice.
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already and is not overwritten: choose another --output.")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"There is no folder {path.parent} to write {path.name} to.")
+    return path
+
+
+def check_folder(path: Path) -> None:
+    """Raises a `UserError` if a working directory is none, and none can be made in its place.
+
+    Args:
+        path: What was received as `--workdir`.
+    """
+    existing = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        raise UserError(f"--workdir={path}: {existing} is not a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir={path}: you may not write into {existing}.")
