@@ -135,6 +135,7 @@ ACROSS = {
     "multi_worker_test.py",
     "data_parallel_test.py",
     "export_test.py",
+    "mistakes_test.py",
 }
 
 

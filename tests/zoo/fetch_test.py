@@ -1,7 +1,5 @@
 import hashlib
 
-import pytest
-
 from zoo.weights import get_record
 
 NAME = "resnet50.keras_imagenet_notop"
@@ -18,22 +16,10 @@ def test_a_wrong_file_in_a_folder_is_refused(run_program, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "error: Say what to download, as in: python -m zoo.fetch resnet50.keras_imagenet."),
-        (["resnet5.x"], "error: There are no weights 'resnet5.x'."),
-        (
-            [NAME, "--zoo_url=ftp://x"],
-            "error: Checkpoints cannot be loaded from 'ftp://x': --zoo_u",
-        ),
-        ([NAME, "--zoo_url=/nowhere"], "error: There is no file /nowhere/resnet50_weights_tf_dim_"),
-    ],
-)
-def test_a_mistake_is_one_line(run_program, tmp_path, arguments, message):
-    done = run_program("zoo.fetch", *arguments, f"--cache={tmp_path}")
+def test_a_mistake_is_one_line(run_program, tmp_path):
+    done = run_program("zoo.fetch", NAME, "--zoo_url=/nowhere", f"--cache={tmp_path}")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(message)
+    assert done.stderr.startswith("error: There is no file /nowhere/resnet50_weights_tf_dim_")
     assert done.stderr.count("\n") == 1
 
 

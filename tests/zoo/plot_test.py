@@ -1,6 +1,3 @@
-import pytest
-
-
 def test_a_run_is_drawn_once(finished_run, run_program, tmp_path):
     workdir, _ = finished_run
     output = tmp_path / "curves.png"
@@ -18,17 +15,8 @@ def test_a_run_is_drawn_once(finished_run, run_program, tmp_path):
     assert run_program("zoo.plot", workdir, f"--output={output}", "--overwrite").returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "error: Say which runs to draw, as in: python -m zoo.plot runs/quickstart.\n"),
-        (["nowhere"], "error: nowhere holds no run of zoo.train: there is no "),
-        (["n" * 300], f"error: {'n' * 300}/config.json cannot be read: "),
-        (["nowhere", "--output=a.jpg"], "error: --output=a.jpg must end in one of .pdf, .png, "),
-    ],
-)
-def test_a_mistake_is_one_line(run_program, arguments, message):
-    done = run_program("zoo.plot", *arguments)
+def test_a_mistake_is_one_line(run_program):
+    done = run_program("zoo.plot", "n" * 300)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(message)
+    assert done.stderr.startswith(f"error: {'n' * 300}/config.json cannot be read: ")
     assert done.stderr.count("\n") == 1

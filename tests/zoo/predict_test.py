@@ -1,28 +1,12 @@
 import json
 
-import pytest
-
 PROGRAM = "zoo.predict"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "error: --model is missing: add it, as in --model=runs/quickstart.\n"),
-        (["--model=a"], "error: Say which images to classify, as in: python -m zoo.predict "),
-        (["--model=a", "--top=0", "b.jpg"], "error: flag --top=0: "),
-        (["--modl=a", "b.jpg"], "error: There is no flag --modl. Did you mean 'model'?"),
-        (
-            ["--model=a.keras", "b.jpg"],
-            "error: --model=a.keras: there is no such file or",
-        ),
-    ],
-)
-def test_a_mistake_is_one_line(run_program, arguments, message):
-    done = run_program(PROGRAM, *arguments)
+def test_a_mistake_is_one_line(run_program):
+    done = run_program(PROGRAM)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+    assert done.stderr == "error: --model is missing: add it, as in --model=runs/quickstart.\n"
 
 
 def test_images_are_classified_by_a_shipped_checkpoint(run_program, tmp_path):

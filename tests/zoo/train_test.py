@@ -83,25 +83,12 @@ def test_another_config_is_refused_with_the_keys_that_differ(
     assert snapshot(workdir) == before
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--config=resnet21", "there is no recipe 'resnet21'. Did you mean 'resnet20'?"),
-        ("--config.nrom=none", "there is no config key 'nrom'. Did you mean 'norm'?"),
-        ("--config.num_steps=many", "--config.num_steps must be a whole number, received 'many'."),
-        ("--config.norm=batchnorm", "Did you mean 'batch_norm'?"),
-        ("--config.model=mpl", "Unknown model 'mpl'. Did you mean 'mlp'?"),
-        ("--config.dataset=mnits", "Unknown dataset 'mnits'. Did you mean 'mnist'?"),
-        ("--wrkdir=x", "There is no flag --wrkdir. Did you mean 'workdir'?"),
-        ("x", "'x' is not a flag: flags look like --name=value."),
-    ],
-)
-def test_a_mistake_is_one_line_and_writes_nothing(run_program, tmp_path, argument, message):
-    done = run_program("zoo.train", f"--workdir={tmp_path / 'run'}", argument)
+def test_a_mistake_is_one_line_and_writes_nothing(run_program, tmp_path):
+    done = run_program("zoo.train", f"--workdir={tmp_path / 'run'}", "--config.nrom=none")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    assert done.stderr == (
+        "error: --config.nrom=none: there is no config key 'nrom'. Did you mean 'norm'?\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,25 +107,6 @@ def test_steps_are_profiled_for_tensorboard(run_program, tiny_arguments, tmp_pat
     done = run_program("zoo.train", f"--workdir={tmp_path}", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "tensorboard").rglob("*.xplane.pb"))) == 1
-
-
-def test_the_working_directory_is_asked_for(run_program):
-    done = run_program("zoo.train")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "error: --workdir is missing: add it, as in --workdir=runs/quickstart.\n"
-    )
-
-
-def test_a_folder_of_somebody_else_is_refused(run_program, tmp_path):
-    (tmp_path / "thesis.tex").write_text("precious")
-    done = run_program("zoo.train", f"--workdir={tmp_path}")
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"error: {tmp_path} is not empty and holds no run of zoo.train: nothing was written. "
-        "Choose another --workdir.\n"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize(
@@ -168,20 +136,6 @@ def test_what_is_in_the_way_is_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_a_data_set_that_is_not_prepared_is_a_mistake(run_program, tmp_path):
-    (tmp_path / "data").mkdir()
-    done = run_program(
-        "zoo.train",
-        f"--workdir={tmp_path / 'run'}",
-        "--config.dataset=mnist",
-        f"--config.data_dir={tmp_path / 'data'}",
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: Dataset 'mnist' is not prepared in ")
-    assert done.stderr.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
 def test_help_tells_how_to_use_it(run_program):
     done = run_program("zoo.train", "--help")
     assert "python -m zoo.train --workdir=DIR [--config=RECIPE] [--config.KEY=VALUE ...]" in (
@@ -190,16 +144,6 @@ def test_help_tells_how_to_use_it(run_program):
     assert "--workdir" in done.stdout
     assert all(name in done.stdout for name in recipes())
     assert "\n  learning_rate = 0.1\n      At its highest. Above 0.\n" in done.stdout
-
-
-def test_several_workers_need_to_know_where_they_are(run_program, tmp_path):
-    done = run_program(
-        "zoo.train", f"--workdir={tmp_path / 'run'}", "--config.strategy=multi_worker"
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: --config.strategy=multi_worker needs the environment")
-    assert done.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kilobytes", [1, 300])
