@@ -20,7 +20,6 @@ from zoo.trained.card import Card, read_card
 from zoo.training.cli import terminal
 from zoo.training.distribution.clusters import read_cluster
 from zoo.training.storage import files
-from zoo.weights.record import Preprocessing
 from zoo.weights.records import RECORDS
 
 Config = Mapping[str, Any]
@@ -50,29 +49,32 @@ def open_split(config: Config, split: str, console: Console) -> Source:
 
 def preparation(config: Config) -> Preparation:
     """Returns how an image becomes what the model takes."""
+    needed = needed_by(config["model"], config["weights"])
     return Preparation(
         size=config["image_size"],
-        channels=config["image_channels"],
+        channels=config["image_channels"] or needed.channels,
         crop_share=config["eval_crop_share"],
         interpolation=config["interpolation"],
-        pixels=config["pixels"] or pixels_of(config["model"], config["weights"]),
+        pixels=config["pixels"] or needed.pixels,
     )
 
 
-def pixels_of(model: str, weights: str | None) -> Preprocessing:
-    """Returns what the pixels were mapped to that weights were trained with.
+def needed_by(model: str, weights: str | None) -> Preparation:
+    """Returns the channels and the pixels that weights were trained with.
 
     Args:
         model: Name of the architecture.
         weights: A tag, a name or a file; None for fresh ones.
     """
     if weights is None:
-        return "unit"
+        return Preparation()
     if weights.endswith(".keras") and Path(weights).is_file():
         found = read_card(Path(weights))
-        return "unit" if found is None else found.preparation.pixels
+        return Preparation() if found is None else found.preparation
     record = RECORDS.get(weights) or RECORDS.get(f"{model}.{weights}")
-    return "unit" if record is None else record.preprocessing
+    if record is None:
+        return Preparation()
+    return Preparation(channels=record.input_shape[2], pixels=record.preprocessing)
 
 
 def input_shape(config: Config, source: Source) -> tuple[int, int, int]:

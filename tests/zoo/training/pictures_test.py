@@ -96,22 +96,26 @@ def test_a_worker_makes_its_part(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("weights", "pixels"),
+    ("weights", "pixels", "channels"),
     [
-        (None, "unit"),
-        ("keras_imagenet", "caffe"),
-        ("inception_v3.keras_imagenet", "tf"),
-        ("somewhere.h5", "unit"),
+        (None, "unit", 0),
+        ("keras_imagenet", "caffe", 3),
+        ("inception_v3.keras_imagenet", "tf", 3),
+        ("resnet20.fashion_mnist", "unit", 1),
+        ("somewhere.h5", "unit", 0),
     ],
 )
-def test_pixels_are_mapped_as_weights_need(weights, pixels):
+def test_images_are_prepared_as_weights_need(weights, pixels, channels):
     values = config(model="resnet50", weights=weights)
-    assert pictures.preparation(values).pixels == pixels
-    assert pictures.preparation(values | {"pixels": "tf"}).pixels == "tf"
+    found = pictures.preparation(values)
+    assert (found.pixels, found.channels) == (pixels, channels)
+    asked = pictures.preparation(values | {"pixels": "tf", "image_channels": 3})
+    assert (asked.pixels, asked.channels) == ("tf", 3)
 
 
 def test_pixels_are_mapped_as_a_model_file_says(tmp_path):
     from zoo.trained.card import Card, write_card
 
-    write_card(tmp_path / "m.keras", Card(("a",), Preparation(pixels="caffe")))
-    assert pictures.pixels_of("mlp", str(tmp_path / "m.keras")) == "caffe"
+    needed = Preparation(channels=1, pixels="caffe")
+    write_card(tmp_path / "m.keras", Card(("a",), needed))
+    assert pictures.needed_by("mlp", str(tmp_path / "m.keras")) == needed
