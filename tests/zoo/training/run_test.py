@@ -131,3 +131,91 @@ def test_every_file_may_be_gone_unreadable_or_of_another_kind(run_python):
     assert "removed metrics.jsonl 0" in lines
     assert "removed tensorboard 0" in lines
     assert any("unreadable checkpoints/step-00000002 Checkpoint " in line for line in lines)
+
+
+CHANGED = """
+import io, json, os, pathlib, signal
+import numpy as np
+import PIL.Image
+import tensorflow as tf
+from rich.console import Console
+from zoo.training import evaluation
+from zoo.training.config import default_config
+from zoo.training.run import train
+
+base = pathlib.Path(FOLDER)
+rng = np.random.default_rng(0)
+for name in ("cat", "dog"):
+    (base / "photos" / name).mkdir(parents=True)
+    for i in range(12):
+        image = PIL.Image.fromarray(rng.integers(0, 256, (9, 9, 3)).astype(np.uint8))
+        image.save(base / "photos" / name / f"{i}.png")
+config = default_config().to_dict() | {
+    "model": "mlp", "dropout_rate": 0.5, "dataset": "folder", "data_dir": str(base / "photos"),
+    "image_size": 8, "augment": True, "batch_size": 4, "num_steps": 8, "average_decay": 0.5,
+    "log_every_steps": 1, "eval_every_steps": 4, "checkpoint_every_steps": 2, "seed": 7,
+}
+assert train(config, str(base / "whole"), Console(quiet=True)) == 0
+
+evaluate, calls = evaluation.Evaluator.__call__, []
+def interrupted(self, stop):
+    calls.append(1)
+    if len(calls) == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return evaluate(self, stop)
+evaluation.Evaluator.__call__ = interrupted
+assert train(config, str(base / "parts"), Console(quiet=True)) == 128 + signal.SIGTERM
+
+# The images move, intervals change, and config.json is one of before some keys were added.
+(base / "photos").rename(base / "moved")
+path = base / "parts" / "config.json"
+before = json.loads(path.read_text())
+for key in ("erasing", "cutmix_alpha", "keep_best", "head_rate_factor"):
+    del before[key]
+path.write_text(json.dumps(before))
+now = config | {
+    "data_dir": str(base / "moved"), "log_every_steps": 3, "eval_every_steps": 5,
+    "eval_batch_size": 3, "checkpoint_every_steps": 1, "checkpoint_every_minutes": 1e-6,
+    "keep_checkpoints": 1, "keep_every_steps": 3, "keep_best": True, "gauges_every_steps": 1,
+}
+console = Console(file=io.StringIO(), width=1000)
+assert train(now, str(base / "parts"), console) == 0
+print(console.file.getvalue())
+
+def tensors(run):
+    path = base / run / "checkpoints" / "step-00000008" / "variables"
+    reader = tf.train.load_checkpoint(str(path))
+    # The graph has the names of layers, which are numbered in a process with several models.
+    names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
+    return {name: reader.get_tensor(name) for name in names}
+
+whole, parts = tensors("whole"), tensors("parts")
+assert whole.keys() == parts.keys() and len(whole) > 20
+for name, value in whole.items():
+    np.testing.assert_array_equal(parts[name], value, name)
+assert json.loads(path.read_text())["erasing"] == 0.0
+
+# Where the images are others, nothing is trained on.
+next((base / "moved" / "cat").iterdir()).unlink()
+(base / "parts" / "model.keras").unlink()
+try:
+    train(now, str(base / "parts"), Console(quiet=True))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.slow
+def test_what_does_not_touch_the_numbers_may_change_and_leaves_them_bit_for_bit(run_python):
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_python(
+            CHANGED.replace("FOLDER", repr(folder)), TF_CPP_MIN_LOG_LEVEL="3", ZOO_HOME=folder
+        )
+    assert done.returncode == 0, done.stderr
+    first, *_ = done.stdout.splitlines()
+    assert first.startswith(
+        "changed, without an effect on the training: checkpoint_every_minutes ("
+    )
+    assert "log_every_steps (before 1, now 3)" in first
+    assert "resuming from step 4\n" in done.stdout
+    assert "UserError The images are not those that the run began with: splits of" in done.stdout
