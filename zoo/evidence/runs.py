@@ -5,6 +5,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -119,6 +120,7 @@ def _pool(workers: int, processes: int) -> concurrent.futures.ProcessPoolExecuto
 
 def _start(processes: int) -> None:
     """Loads TensorFlow, with this process's share of the cores."""
+    end_with_parent()
     from zoo.training.cli.runtime import load_tensorflow
 
     load_tensorflow(quiet=True)
@@ -129,6 +131,21 @@ def _start(processes: int) -> None:
     threads = max((os.cpu_count() or 1) // processes, 1)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it ends, even if that is killed.
+
+    It would wait for more to do for ever. A run is resumed, whenever it ends.
+    """
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _do(run: Run, folder: Path) -> None:

@@ -2,6 +2,8 @@ import dataclasses
 import io
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -52,6 +54,32 @@ def test_a_damaged_record_is_named(tmp_path, text):
         read(run("first"), tmp_path)
 
 
+_PARENT = """
+import multiprocessing, os, signal, time
+from zoo.evidence import runs
+
+def work():
+    runs.end_with_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=work)
+    child.start()
+    child.join(30)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert int(parent.stdout.readline()) != parent.pid
+        parent.kill()
+        # What the worker writes to is closed when it has ended, or else in ten minutes.
+        assert parent.communicate(timeout=100) == ("", None)
+
+
 class _Killed:
     """Ends the process that it is sent to."""
 
@@ -62,5 +90,5 @@ class _Killed:
 def test_a_process_that_is_killed_is_reported(tmp_path):
     """As by the kernel, when memory ends."""
     killed = dataclasses.replace(run("first"), keys={"num_steps": _Killed()})
-    with pytest.raises(UserError, match=r"was killed.* --processes=1 takes the least\."):
+    with pytest.raises(UserError, match=r"was killed.* --processes=1 takes the least memory\."):
         run_all([killed], tmp_path, 2, console())
