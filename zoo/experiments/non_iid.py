@@ -5,8 +5,6 @@ from zoo.evidence.experiment import Arm, Experiment, Scale
 
 _FEW = {"minibatches": "few_labels", "labels_per_batch": 2}
 _IID = {"minibatches": "iid"}
-_PAIRS = {"minibatches": "few_labels", "labels_per_batch": 5, "batch_size": 10}
-_HALVES = {"model": "zoo.evidence.dealing:halves", "virtual_batch_size": 5}
 _BATCH_NORM, _RENORM = {"norm": "batch_norm"}, {"norm": "batch_renorm"}
 
 EXPERIMENT = Experiment(
@@ -15,8 +13,7 @@ EXPERIMENT = Experiment(
     about=(
         "A perceptron of three layers learns Fashion-MNIST (the packaged subset) from minibatches "
         "of 60 images, either drawn at random or 30 of each of two labels. The paper trains "
-        "Inception-v3 on ImageNet with 16 labels of two images, and Batch Norm over halves that "
-        "have one of each pair; here those are five labels of two images, and halves of five."
+        "Inception-v3 on ImageNet with 16 labels of two images."
     ),
     recipe="few_labels",
     keys={"eval_every_steps": 100},
@@ -25,9 +22,6 @@ EXPERIMENT = Experiment(
         Arm("Batch Renorm, i.i.d.", _RENORM | _IID, ("minibatch", "gap")),
         Arm("Batch Norm, two labels", _BATCH_NORM | _FEW, ("minibatch", "gap", "precise")),
         Arm("Batch Renorm, two labels", _RENORM | _FEW, ("minibatch", "gap", "precise")),
-        Arm("Batch Norm, five pairs", _BATCH_NORM | _PAIRS, ("minibatch", "gap")),
-        Arm("Batch Norm, halves of pairs", _BATCH_NORM | _PAIRS | _HALVES, ("minibatch", "gap")),
-        Arm("Batch Renorm, five pairs", _RENORM | _PAIRS, ("minibatch", "gap")),
     ),
     claims=(
         Claim(
@@ -67,18 +61,6 @@ EXPERIMENT = Experiment(
             "the aim of the method (section 3)",
             Term("Batch Norm, two labels", "gap"),
             Term("Batch Renorm, two labels", "gap"),
-        ),
-        Claim(
-            "Pairs in one minibatch cost Batch Norm more than the smaller halves that part them.",
-            "77.4 % with halves, 67.0 % without (section 4.3)",
-            Term("Batch Norm, halves of pairs"),
-            Term("Batch Norm, five pairs"),
-        ),
-        Claim(
-            "With pairs Batch Renorm is ahead of Batch Norm.",
-            "78.5 against 67.0 % (section 4.3)",
-            Term("Batch Renorm, five pairs"),
-            Term("Batch Norm, five pairs"),
         ),
     ),
     scales={
