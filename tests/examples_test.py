@@ -12,6 +12,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 ARGUMENTS = {
     "crossq_critic": ["--steps=20", "--batch_size=16"],
     "fine_tune_at_batch_2": ["--images=8"],
+    "gan": ["--steps=20"],
     "jax_training_step": ["--steps=20"],
     "metric_learning": ["--steps=10"],
     "mirrored_fit": ["--images=32"],
