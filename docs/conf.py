@@ -11,7 +11,7 @@ copyright = author  # noqa: A001
 version = release = keras_renorm.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
@@ -25,6 +25,8 @@ html_title = "keras_renorm"
 html_theme_options = {"sidebar_hide_name": False, "top_of_page_buttons": []}
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+# Notebooks are committed with what a run shows; `tools/run_notebooks.py` writes it.
+nb_execution_mode = "off"
 # Headings of pages can be linked to, as on GitHub.
 myst_heading_anchors = 3
 

@@ -1,5 +1,7 @@
 """The documentation: its code runs as it stands, and names everything public."""
 
+import importlib
+import json
 import pathlib
 import re
 import subprocess
@@ -11,18 +13,33 @@ import keras_renorm
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+def cells_of(notebook, kind):
+    """The cells of a notebook that are "code" or "markdown"."""
+    return [one for one in json.loads(notebook.read_text())["cells"] if one["cell_type"] == kind]
+
+
+def text_of(page):
+    """The Markdown of a page or of a notebook."""
+    if page.suffix == ".md":
+        return page.read_text()
+    return "\n\n".join("".join(cell["source"]) for cell in cells_of(page, "markdown"))
 
 
 def code_of(page):
-    """The Python blocks of a page, one after the other."""
-    return "\n".join(
-        re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    )
+    """The Python blocks of a page, or the cells of a notebook, one after the other."""
+    if page.suffix == ".ipynb":
+        return "\n".join("".join(cell["source"]) for cell in cells_of(page, "code"))
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if code_of(page)], ids=lambda p: str(p.relative_to(ROOT))
+    "page",
+    [page for page in PAGES + NOTEBOOKS if code_of(page)],
+    ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_code_blocks_run(page, tmp_path):
     done = subprocess.run(
@@ -36,10 +53,27 @@ def test_code_blocks_run(page, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_hold_what_a_run_shows(notebook):
+    """`tools/run_notebooks.py` writes it: the site and a public host run nothing."""
+    cells = cells_of(notebook, "code")
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {
+        "display_data",
+        "execute_result",
+        "stream",
+    }
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+
+
+@pytest.mark.parametrize("page", PAGES + NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        if "://" in target or target.startswith("#"):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if target.startswith("#"):
+            continue
+        if "://" in target:
+            assert re.fullmatch(r"https://[\w.-]+(/[\w.~%#?=&+-]*)*", target), target
             continue
         assert (page.parent / target.partition("#")[0]).exists(), target
 
@@ -47,13 +81,12 @@ def test_links_lead_somewhere(page):
 MODULES = sorted(set(keras_renorm.__all__) - {"__version__", "schedules"})
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", [*(f"keras_renorm.{name}" for name in MODULES), "zoo"])
 def test_everything_public_is_in_the_reference(module):
-    text = (ROOT / "docs" / "reference" / f"{module}.md").read_text()
-    for name in getattr(keras_renorm, module).__all__:
-        assert re.search(rf"^\.\. auto\w+:: keras_renorm\.{module}\.{name}$", text, re.MULTILINE), (
-            name
-        )
+    page = ROOT / "docs" / "reference" / f"{module.rpartition('.')[2]}.md"
+    for name in importlib.import_module(module).__all__:
+        found = re.search(rf"^\.\. auto\w+:: {module}\.{name}$", page.read_text(), re.MULTILINE)
+        assert found, name
 
 
 def test_every_schedule_is_in_the_reference():
