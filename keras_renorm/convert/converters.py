@@ -71,7 +71,7 @@ def to_batch_renormalization(
             again. A file of the whole model calls the constructor, which makes the old norms: use
             `save_weights`, and convert before `load_weights`.
         **options: Arguments of `BatchRenormalization` for all new layers: `r_max`, `d_max`,
-            `renorm_clipping`, `momentum`, `synchronized`.
+            `num_steps`, `renorm_clipping`, `momentum`, `synchronized`.
 
     Returns:
         The new model; with `in_place`, `model`.
@@ -97,7 +97,7 @@ def to_batch_renormalization(
             return None
         ours = as_ours(layer) or layer
         target = RENORM_OF.get(type(ours), type(ours))
-        return target.from_config(config_of(ours) | _clipping(ours, options))
+        return target.from_config(_without_replaced(config_of(ours), options) | options)
 
     return _convert(model, converted, report, in_place)
 
@@ -354,13 +354,10 @@ def _synchronized(layer: Layer, synchronized: bool) -> Layer | None:
     return type(ours).from_config(config_of(ours) | {"synchronized": synchronized})
 
 
-def _clipping(layer: Layer, options: dict[str, Any]) -> dict[str, Any]:
-    """`options`, with `renorm_clipping` in place of the layer's limits."""
-    if "renorm_clipping" not in options or type(layer) not in PLAIN_OF:
-        return options
-    limits = BatchRenormalization(renorm_clipping=options["renorm_clipping"])
-    rest = without(options, "renorm_clipping")
-    return rest | {"r_max": limits.r_max, "d_max": limits.d_max}
+def _without_replaced(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without limits for which `options` have others of another form."""
+    replaced = options.keys() & {"renorm_clipping", "num_steps"}
+    return without(config, "r_max", "d_max") if replaced else config
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -369,8 +366,9 @@ def _check_options(options: dict[str, Any]) -> None:
     if fixed:
         raise ValueError(
             f"The new layers keep {fixed[0]!r} from the old ones, received {fixed[0]}="
-            f"{options[fixed[0]]!r}. Allowed are r_max, d_max, renorm_clipping, momentum and other "
-            "arguments of keras_renorm.layers.BatchRenormalization that change training only."
+            f"{options[fixed[0]]!r}. Allowed are r_max, d_max, num_steps, renorm_clipping, "
+            "momentum and other arguments of keras_renorm.layers.BatchRenormalization that change "
+            "training only."
         )
     BatchRenormalization(**options)
 

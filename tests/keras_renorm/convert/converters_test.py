@@ -258,6 +258,8 @@ def test_options_are_those_of_all_layers(norms):
     assert [(norm.r_max, norm.d_max) for norm in norms(converted)] == [(ramp, 0.5)] * 3
     clipped = convert.to_batch_renormalization(converted, renorm_clipping={"rmax": 4.0})
     assert [(norm.r_max, norm.d_max) for norm in norms(clipped)] == [(4.0, np.inf)] * 3
+    timed = convert.to_batch_renormalization(clipped, num_steps=26_000)
+    assert [(norm.r_max, norm.d_max) for norm in norms(timed)] == [schedules.paper(26_000)] * 3
     kept = convert.to_batch_renormalization(clipped)
     assert [(norm.r_max, norm.d_max) for norm in norms(kept)] == [(4.0, np.inf)] * 3
 
