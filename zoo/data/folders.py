@@ -116,9 +116,13 @@ def _folders(path: bytes) -> list[bytes]:
     """Returns the names of the folders in a folder, sorted, without hidden ones."""
     try:
         with os.scandir(path) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not _is_hidden(e.name))
+            return sorted(e.name for e in entries if _is_folder(e) and not _is_hidden(e.name))
     except OSError as error:
         raise DatasetError(f"{_shown(path)} cannot be read: {error.strerror}.") from error
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    return os.path.isdir(entry.path)  # for entry.is_dir() raises of a link to itself
 
 
 def _is_hidden(name: bytes) -> bool:
@@ -178,7 +182,7 @@ def _walk(folder: bytes, above: set[str | bytes]) -> Iterator[bytes]:
     for entry in entries:
         if _is_hidden(entry.name):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(entry.path, above | {real})
         else:
             yield entry.path

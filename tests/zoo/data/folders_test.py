@@ -95,6 +95,7 @@ def test_nested_hidden_linked_and_odd_names(make_folder, opened, encode, make_pi
     (cats / "Thumbs.db").write_bytes(b"words")
     (cats / "empty.txt").touch()
     (root / "train" / "notes.txt").write_text("words")
+    (root / "train" / "itself").symlink_to("itself")
     found = [name for name, label in names(opened(root)) if label == 0]
     expected = [b"000.jpg", b"001.jpg", b"deep.JPG", b"wrong.png", b"none", b"link.jpg"]
     assert sorted(found) == sorted([*expected, b"\xff\xfe.jpg"])
@@ -108,16 +109,18 @@ def test_bad_files_are_named_before_anything_begins(make_folder, opened, said):
     (cats / "001.jpg").write_bytes((cats / "001.jpg").read_bytes()[:-200])
     (cats / "002.jpg").write_bytes(b"words")
     (cats / "broken.jpg").symlink_to("nowhere")
+    (cats / "itself.jpg").symlink_to("itself.jpg")
     message = (
-        f"^4 of the 12 files in {re.escape(str(root))}/train cannot be used: 'cats/000.jpg' is "
+        f"^5 of the 13 files in {re.escape(str(root))}/train cannot be used: 'cats/000.jpg' is "
         r"empty, 'cats/001.jpg' is damaged: .*, 'cats/002.jpg' is no image that can be read, "
-        r"'cats/broken.jpg' cannot be read: No such file or directory\. Mend or remove them, or "
-        r"leave them out by --config\.skip_bad_files\.$"
+        r"'cats/broken.jpg' cannot be read: No such file or directory, "
+        r"'cats/itself.jpg' cannot be read: Too many levels of symbolic links\. Mend or "
+        r"remove them, or leave them out by --config\.skip_bad_files\.$"
     )
     with pytest.raises(DatasetError, match=message):
         opened(root)
     assert len(opened(root, skip_bad_files=True)) == 8
-    assert said[0].startswith(f"warning: 4 files in {root}/train left out: 'cats/000.jpg' is empty")
+    assert said[0].startswith(f"warning: 5 files in {root}/train left out: 'cats/000.jpg' is empty")
 
 
 def test_of_many_bad_files_some_are_named(make_folder, opened):
