@@ -130,6 +130,8 @@ class _Folding(Rewrite):
             hand_over_norm(old, new)
         else:
             new.set_weights(folded_weights(old, norm))
+            for before, after in zip(old.weights, new.weights, strict=False):  # the bias is new
+                after.trainable = before.trainable and new.trainable
 
     def trainable(self, layer: Layer) -> bool:
         """False for an affine map, so that it stays one in training."""

@@ -52,6 +52,13 @@ def test_regularizers_and_constraints_go(stack, folded):
     assert new_model.layers[0].kernel_constraint is None
 
 
+def test_what_is_trained_of_a_layer_stays(stack, folded):
+    model = stack(L.Dense(3), BN(), L.Dense(3), shape=(4,))
+    model.layers[0].kernel.trainable = model.layers[2].bias.trainable = False
+    new_model, _ = folded(model)
+    assert [v.trainable for v in new_model.weights] == [False, True, True, False]
+
+
 def test_the_renorm_of_keras_becomes_an_affine_of_four_weights(stack, folded):
     model = stack(L.BatchNormalization(renorm=True), shape=(5,))
     new_model, _ = folded(model)
