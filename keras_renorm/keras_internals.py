@@ -281,7 +281,21 @@ def notes_of_call(layer: Layer) -> dict[Any, Any] | None:
     return holder._keras_renorm_notes
 
 
-def beside(store: Any, name: str, old: str, new: str) -> list[Any]:
+def loaded_with(layer: Layer) -> list[Any]:
+    """The list of layers, `layer` among them, that Keras loads from a file; empty if it loads none.
+
+    `container` in the frame of `saving_lib._load_container_state`, in all.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        container = frame.f_locals.get("container")
+        if isinstance(container, list | tuple) and any(one is layer for one in container):
+            return list(container)
+        frame = frame.f_back
+    return []
+
+
+def beside(store: Any, name: str, old: str, new: str, number: int | None) -> list[Any]:
     """The weights in a file of a layer of another class, in the place of one that is not in it.
 
     A file has a group for each layer, called by its class and its number among those of its class
@@ -292,6 +306,8 @@ def beside(store: Any, name: str, old: str, new: str) -> list[Any]:
         name: Name of the layer that is looked for. A group with it comes first.
         old: What the group would be called, in part.
         new: What stands there in its place.
+        number: The number of the group in its list; None for a layer in no list, which Keras calls
+            by its attribute.
 
     Returns:
         The weights, in the order of the file; none if there is no such group.
@@ -307,7 +323,8 @@ def beside(store: Any, name: str, old: str, new: str) -> list[Any]:
     kind = group.rstrip("0123456789").rstrip("_").replace(old, new)
     alike = [key for key in level if key.rstrip("0123456789").rstrip("_") == kind]
     names = {level[key]["vars"].attrs.get("name"): key for key in alike if "vars" in level[key]}
-    path = f"{above}/{names.get(name, group.replace(old, new))}"
+    numbered = group.replace(old, new) if number is None else f"{kind}_{number}".removesuffix("_0")
+    path = f"{above}/{names.get(name, numbered)}"
     entry = store.get(path) if hasattr(store, "get") else type(store)(store.h5_file, path, mode="r")
     return [entry[str(i)] for i in range(len(entry.keys()))]
 

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 
 from keras_renorm import schedules
-from keras_renorm.keras_internals import beside, own_weight_count
+from keras_renorm.keras_internals import own_weight_count
 from keras_renorm.layers import limits
 from keras_renorm.layers.batch_normalization import BatchNormalization
-from keras_renorm.layers.keras_weights import without_renorm
+from keras_renorm.layers.keras_weights import of_norm_in_its_place, without_renorm
 from keras_renorm.layers.limits import Limits, RenormLimits
 from keras_renorm.ops import arguments
 from keras_renorm.schedules import Limit
@@ -270,16 +270,16 @@ class BatchRenormalization(BatchNormalization):
 
         A file of a net with batch norms loads, too. Keras files weights under the class of their
         layer. If a file has none for this layer, the batch norm in its place gives them: the one
-        with the layer's name, or else the n-th batch norm in a list of layers for the n-th Batch
-        Renormalization. If some norms stay batch norms, give all norms their names in the file.
-        This does not load the weights of an activation that is a layer.
+        with the layer's name, or else the one with its number among the norms of its list of
+        layers. This does not load the weights of an activation that is a layer.
 
         Raises:
-            ValueError: If the file holds nothing for this layer.
+            ValueError: If the file holds nothing for this layer; or only batch norms, and some that
+                stay batch norms come after this layer, which Keras mistakes for others.
         """
         stored = [store[str(i)] for i in range(len(store.keys()))]
         if own_weight_count(self) and not stored:  # one that is not built has none
-            stored = beside(store, self.name, "renormalization", "normalization")
+            stored = of_norm_in_its_place(self, store)
             if not stored:
                 raise ValueError(
                     f"The file holds no weights for the {type(self).__name__} layer {self.name!r}, "

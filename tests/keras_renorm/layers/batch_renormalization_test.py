@@ -234,23 +234,49 @@ def test_weights_of_a_batch_norm_net_fit_in_every_form(rng, tmp_path, make, norm
     np.testing.assert_allclose(norm.moving_mean, before, atol=0.05)
 
 
-def test_names_tell_which_batch_norm_of_a_file_is_meant(rng, tmp_path):
-    """One norm stays a batch norm: the first renorm is not the first norm of the file."""
-    names = ["first", "second", "third"]
-    theirs = keras.Sequential(
-        [keras.Input((5,)), *(keras.layers.BatchNormalization(name=name) for name in names)]
-    )
-    theirs.set_weights([rng.normal(size=w.shape) for w in theirs.weights])
+def norms_in_a_row(*kinds, **names):
+    return keras.Sequential([keras.Input((5,)), *(kind(**names) for kind in kinds)])
+
+
+@pytest.fixture
+def batch_norms(rng, tmp_path):
+    """Weights of three batch norms, and the file that holds them."""
+    model = norms_in_a_row(*[keras.layers.BatchNormalization] * 3)
+    model.set_weights([rng.normal(size=w.shape) for w in model.weights])
+    model.save_weights(tmp_path / "net.weights.h5")
+    return model.get_weights(), tmp_path / "net.weights.h5"
+
+
+_STAYING = [keras.layers.BatchNormalization, layers.BatchNormalization]
+
+
+@pytest.mark.parametrize("staying", _STAYING)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_norms_of_a_file_load_after_norms_that_stay(batch_norms, staying, number):
+    values, path = batch_norms
+    kinds = [staying] * number + [layers.BatchRenormalization] * (3 - number)
+    model = norms_in_a_row(*kinds)
+    model.load_weights(path)
+    for actual, desired in zip(model.get_weights(), values, strict=True):
+        np.testing.assert_array_equal(actual, desired)
+
+
+@pytest.mark.parametrize("staying", _STAYING)
+def test_norms_of_a_file_that_keras_would_mistake_are_named(batch_norms, staying):
+    model = norms_in_a_row(staying, layers.BatchRenormalization, staying)
+    with pytest.raises(ValueError, match=r"takes the weights of other norms for \w+\. Load"):
+        model.load_weights(batch_norms[1])
+
+
+def test_a_name_tells_which_batch_norm_of_a_file_is_meant(rng, tmp_path):
+    theirs = norms_in_a_row(*[keras.layers.BatchNormalization] * 2)
+    theirs.layers[1].name = "second"
+    theirs.layers[1].set_weights([rng.normal(size=5) for _ in range(4)])
     theirs.save_weights(tmp_path / "net.weights.h5")
-    kinds = (keras.layers.BatchNormalization, layers.BatchRenormalization) * 2
-    ours = keras.Sequential(
-        [keras.Input((5,)), *(kind(name=name) for kind, name in zip(kinds, names, strict=False))]
-    )
-    ours.load_weights(tmp_path / "net.weights.h5", skip_mismatch=False)
-    for name in names[:2]:
-        desired = theirs.get_layer(name).get_weights()
-        for actual, value in zip(ours.get_layer(name).get_weights(), desired, strict=True):
-            np.testing.assert_array_equal(actual, value)
+    ours = norms_in_a_row(layers.BatchRenormalization, name="second")
+    ours.load_weights(tmp_path / "net.weights.h5")
+    for actual, desired in zip(ours.get_weights(), theirs.layers[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, desired)
 
 
 def test_a_file_of_bfloat16_batch_norms_loads(rng, tmp_path):
