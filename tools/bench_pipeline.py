@@ -3,14 +3,16 @@
     python tools/bench_pipeline.py --task=resnet20   # CIFAR's size, in memory, with augmentation
     python tools/bench_pipeline.py --task=resnet50   # 112 pixels of a folder of JPEGs of 500
 
-The contenders take turns; medians of the rounds are printed. "pipeline" is `zoo.data` alone, "by
-hand" a tf.data pipeline over the same images that does the same with random numbers of its own,
-"step" the training step with one minibatch over and over, "fed" the step with the pipeline.
+The contenders take turns; the medians of the rounds, and of their ratios, are printed. "pipeline"
+is `zoo.data` alone, "by hand" a tf.data pipeline over the same images that does the same with its
+own random numbers, "step" the training step with one minibatch over and over, "fed" the step with
+the pipeline. Where the step runs on the processor that makes the images, "fed" cannot reach 1.
 """
 
 import argparse
 import itertools
 import pathlib
+import random
 import statistics
 import tempfile
 import time
@@ -36,8 +38,14 @@ from zoo.data import (
 from zoo.training import builders, optimizers, step
 from zoo.training.config import default_config
 
-#: Steps of a measurement.
-_STEPS = {"resnet20": 20, "resnet50": 8}
+#: Size of images that are resized, 0 for none, and of a minibatch.
+SIZES = {"resnet20": (0, 128), "resnet50": (112, 16)}
+
+#: Minibatches that a pipeline makes ahead.
+_PREFETCHED = 4
+
+#: Minibatches, and what is done with each.
+Contender = tuple[Iterator[Any], Callable[..., Any] | None]
 
 
 def write_photos(folder: pathlib.Path, count: int) -> None:
@@ -112,7 +120,7 @@ def by_hand(source: Any, folder: pathlib.Path | None, size: int, batch: int) -> 
         paths = [str(path) for path in sorted(folder.glob("train/*/*.jpg"))]
         images = tf.data.Dataset.from_tensor_slices(paths)
         images = images.shuffle(len(paths)).repeat().map(photo, tf.data.AUTOTUNE)
-    return images.batch(batch, drop_remainder=True).prefetch(4)
+    return images.batch(batch, drop_remainder=True).prefetch(_PREFETCHED)
 
 
 def make_step(name: str, source: Source, shape: tuple[int, int, int]) -> Callable[..., Any]:
@@ -124,7 +132,12 @@ def make_step(name: str, source: Source, shape: tuple[int, int, int]) -> Callabl
 
 
 def rate(batches: Iterator[Any], steps: int, work: Callable[..., Any] | None) -> float:
-    """Returns images per second of some batches, each given to `work` if there is any."""
+    """Returns images per second of some batches, each given to `work` if there is any.
+
+    Those that a pipeline has made while it was not its turn are not counted.
+    """
+    for _ in itertools.islice(batches, _PREFETCHED):
+        pass
     count, begin = 0, time.perf_counter()
     for images, labels in itertools.islice(batches, steps):
         count += len(labels)
@@ -133,33 +146,35 @@ def rate(batches: Iterator[Any], steps: int, work: Callable[..., Any] | None) ->
     return count / (time.perf_counter() - begin)
 
 
-def measure(task: str, rounds: int) -> dict[str, float]:
-    """Returns the medians of the contenders' images per second."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, size, batch = None, 0, 128
-        source: Source = in_memory()
-        if task == "resnet50":
-            folder, size, batch = pathlib.Path(name), 112, 16
-            write_photos(folder, 400)
-            source = open_split("folder", "train", name, FolderOptions())
-        shape = (size, size, 3) if size else (32, 32, 3)
-        train = make_step(task, source, shape)
-        pipeline = iter(ours(source, size, batch))
-        hand = iter(by_hand(source, folder, size, batch))
-        same = itertools.repeat(next(pipeline))
-        contenders = {
-            "pipeline": (pipeline, None),
-            "by hand": (hand, None),
-            "step": (same, train),
-            "fed": (pipeline, train),
-        }
-        found: dict[str, list[float]] = {key: [] for key in contenders}
-        for number in range(rounds + 1):
-            for key, (batches, work) in contenders.items():
-                value = rate(batches, _STEPS[task], work)
-                # The first round builds and warms up.
-                found[key] += [value] if number else []
-        return {key: statistics.median(values) for key, values in found.items()}
+def contenders(arguments: argparse.Namespace, folder: pathlib.Path) -> dict[str, Contender]:
+    """Returns what is measured: batches, and what is done with them."""
+    size, batch = SIZES[arguments.task]
+    source: Source = in_memory()
+    if size:
+        write_photos(folder, arguments.photos)
+        source = open_split("folder", "train", str(folder), FolderOptions())
+    pipeline = iter(ours(source, size, batch))
+    found: dict[str, Contender] = {
+        "pipeline": (pipeline, None),
+        "by hand": (iter(by_hand(source, folder if size else None, size, batch)), None),
+    }
+    if not arguments.no_step:
+        train = make_step(arguments.task, source, (size or 32, size or 32, 3))
+        found["step"] = (itertools.repeat(next(pipeline)), train)
+        found["fed"] = (pipeline, train)
+    return found
+
+
+def take_turns(measured: dict[str, Contender], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Returns the images per second of the contenders, round by round."""
+    found: dict[str, list[float]] = {key: [] for key in measured}
+    for number in range(rounds + 1):
+        for key in random.sample(list(measured), len(measured)):
+            batches, work = measured[key]
+            value = rate(batches, steps, work)
+            # The first round builds and warms up.
+            found[key] += [value] if number else []
+    return found
 
 
 def main() -> None:
@@ -167,16 +182,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--task", choices=("resnet20", "resnet50"), default="resnet20")
-    parser.add_argument("--rounds", type=int, default=7)
-    parsed = parser.parse_args()
+    parser.add_argument("--task", choices=SIZES, default="resnet20")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=8, help="of a turn")
+    parser.add_argument("--photos", type=int, default=400, help="in the folder")
+    parser.add_argument("--no_step", action="store_true", help="the pipelines alone")
+    arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
-    found = measure(parsed.task, parsed.rounds)
-    benchmarking.print_table(
-        f"{parsed.task}, images/s; {benchmarking.machine()}", list(found), {parsed.task: found}
-    )
-    print(f"pipeline / by hand: {found['pipeline'] / found['by hand']:.2f}")
-    print(f"fed / step: {found['fed'] / found['step']:.2f}")
+    with tempfile.TemporaryDirectory() as name:
+        # The pipelines end with the call, and so before their folder.
+        folder = pathlib.Path(name)
+        found = take_turns(contenders(arguments, folder), arguments.rounds, arguments.steps)
+    medians = {key: statistics.median(values) for key, values in found.items()}
+    benchmarking.print_table("images/s", list(found), {arguments.task: medians})
+    for ours_, theirs in (("pipeline", "by hand"), ("fed", "step")):
+        if ours_ in found:
+            # Of neighbours in time: what else the machine does is the same for both.
+            ratios = [a / b for a, b in zip(found[ours_], found[theirs], strict=True)]
+            print(f"{ours_} / {theirs}: {statistics.median(ratios):.2f}")
 
 
 if __name__ == "__main__":

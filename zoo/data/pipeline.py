@@ -80,7 +80,7 @@ def training_batches(
             images, labels = source.fetch(seeds_of(step)[1])
             return finished(step, images, labels)
 
-        return steps.map(minibatch).prefetch(4)
+        return steps.map(minibatch, tf.data.AUTOTUNE, deterministic=True).prefetch(4)
     one = ImageChanges(preparation, augmentation)
 
     def items(step: Any) -> Any:
