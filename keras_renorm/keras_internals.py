@@ -5,10 +5,11 @@ public names that older ones of them lack stand here, too. Nothing else in the p
 private name of Keras, nor asks for what Keras does on one backend or in one version only.
 """
 
+import contextlib
 import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import keras
@@ -147,6 +148,24 @@ def seed_generators(layer: Layer) -> list[keras.random.SeedGenerator]:
     `Layer._seed_generators`, in all.
     """
     return layer._seed_generators
+
+
+@contextlib.contextmanager
+def losses_kept(layer: Layer) -> Iterator[None]:
+    """In the context, calls leave the losses that an earlier call gave `layer`, and add none.
+
+    A call of the whole model takes them away first, also within a `StatelessScope`.
+    `Layer._losses` and `Layer._loss_ids`, in all.
+    """
+    parts = flattened(layer)
+    before = [(list(part._losses), set(part._loss_ids)) for part in parts]
+    try:
+        yield
+    finally:
+        for part, (losses, ids) in zip(parts, before, strict=True):
+            part._losses[:] = losses
+            part._loss_ids.clear()
+            part._loss_ids.update(ids)
 
 
 def knows_training(layer: Layer) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_renorm.diagnostics.tables import listing
-from keras_renorm.keras_internals import flattened, knows_training, seed_generators
+from keras_renorm.keras_internals import flattened, knows_training, losses_kept, seed_generators
 from keras_renorm.models import Around, is_batch_norm, named_layers, watched
 from keras_renorm.ops import backends
 
@@ -55,7 +55,7 @@ def forward(
     quiet = [] if random else _without_norm(model)
     calls = dict.fromkeys(quiet, _quiet) | {layer: _seeing(one) for layer, one in around.items()}
     kept = backends.current().generators_kept()
-    with watched(calls), keras.StatelessScope(), kept:
+    with watched(calls), keras.StatelessScope(), kept, losses_kept(model):
         return model(x, training=training)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_renorm.keras_internals import losses_kept
 from keras_renorm.models import draws_kept
 from keras_renorm.statistics import moving_statistics
 from keras_renorm.statistics.batches import Batches
@@ -148,7 +149,8 @@ class Sweeper:
         ]
         moments: dict[int, PopulationMoments] = {}
         first = 0
-        with forward.watching(), draws_kept(self._model) as skip_draws:
+        kept = losses_kept(self._model)
+        with forward.watching(), kept, draws_kept(self._model) as skip_draws:
             for batch, (x, size) in enumerate(self._examples):
                 skip_draws(batch * _DRAWS)
                 recorded = forward(x, size, present)

@@ -303,3 +303,13 @@ def test_the_callbacks_of_the_list_that_calls_one_of_them():
     assert all(a is b for a, b in zip(others[1].found, others, strict=True))
     others[1].on_train_begin()
     assert others[1].found == []
+
+
+def test_losses_are_those_of_the_call_before(rng):
+    model = keras.Sequential([L.Dense(3, activity_regularizer="l2")])
+    x = rng.normal(size=(2, 4)).astype("float32")
+    model(x)
+    before = model.losses
+    with keras_internals.losses_kept(model), keras.StatelessScope():
+        model(2 * x)
+    assert [id(loss) for loss in model.losses] == [id(loss) for loss in before] != []

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_renorm import statistics
 from keras_renorm.diagnostics import forward_pass
 from keras_renorm.layers import BatchNormalization
 
@@ -101,6 +102,16 @@ def test_dropout_only_where_it_is_asked_for_and_in_training(training, random, x)
     kept = output != 0
     assert kept.all() == (not (training and random))
     np.testing.assert_array_equal(output, np.where(kept, x * (2 if training and random else 1), 0))
+
+
+def test_losses_of_the_last_call_stay(x):
+    model = keras.Sequential([L.Dense(8, activity_regularizer="l2"), BatchNormalization()])
+    model(x)
+    before = model.losses
+    forward_pass.forward(model, 2 * x, {}, training=True)
+    statistics.precise(model, 2 * x, verbose=0)
+    assert [id(loss) for loss in model.losses] == [id(loss) for loss in before]
+    assert len(before) == 1
 
 
 def test_a_layer_that_holds_a_norm_stays_in_training_mode(x):
