@@ -1,12 +1,12 @@
 """Schedules that count the optimizer's steps."""
 
-import warnings
 from typing import Any
 
 import keras
 
 from keras_renorm import keras_internals
 from keras_renorm.layers import BatchRenormalization
+from keras_renorm.models import optimizer_of, warn_of_no_steps
 from keras_renorm.statistics.hooks import retrace_training
 
 
@@ -33,7 +33,8 @@ class CountSteps(keras.callbacks.Callback):
             `train_step` uses another optimizer.
 
     Raises:
-        ValueError: If the model has no built layer with a schedule.
+        ValueError: If the model, given or that of `fit`, has no built layer with a schedule; if
+            there is no optimizer.
 
     Example:
         >>> counter = keras_renorm.callbacks.CountSteps(model)
@@ -83,11 +84,7 @@ class CountSteps(keras.callbacks.Callback):
             layer.counts_calls = True
         retrace_training(self.model)
         if self._counted == self._begun:
-            warnings.warn(
-                "CountSteps counted nothing: the optimizer made no step. If the model's "
-                "`train_step` uses another one, write CountSteps(optimizer=...).",
-                stacklevel=2,
-            )
+            warn_of_no_steps(self)
 
     def _take_over(self, model: Any) -> None:
         self._layers = [x for x in keras_internals.flattened(model) if _has_counter(x)]
@@ -102,9 +99,7 @@ class CountSteps(keras.callbacks.Callback):
         retrace_training(model)
 
     def _steps(self) -> int:
-        model = self.model  # under JAX this copies the step's state to the variables
-        optimizer = model.optimizer if self._given is None else self._given
-        inner = getattr(optimizer, "inner_optimizer", optimizer)  # for a LossScaleOptimizer
+        inner = optimizer_of(self, self._given)
         # In Keras 3.4 `iterations` counts the gathered minibatches.
         return keras_internals.batches_seen(inner) // (inner.gradient_accumulation_steps or 1)
 

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_renorm import keras_internals
+from keras_renorm.models import optimizer_of, warn_of_no_steps
 from keras_renorm.ops import arguments
 from keras_renorm.statistics import freeze
 from keras_renorm.statistics.batches import whole_number
@@ -21,9 +22,12 @@ class FreezeStatistics(keras.callbacks.Callback):
 
     Args:
         at_step: The number of steps before the freezing, 0 or more.
-        affine_trainable: Whether gamma and beta train on. False is not possible with the JAX
-            backend, whose `fit` cannot change what it trains. It is not possible either with an
-            optimizer that averages the weights (`use_ema`), because that counts them.
+        affine_trainable: Whether gamma and beta train on, those that did. False is not possible
+            with the JAX backend, whose `fit` cannot change what it trains. It is not possible
+            either with an optimizer that averages the weights (`use_ema`), because that counts
+            them.
+        optimizer: The optimizer whose steps count, by default the model's. Give it where a
+            `train_step` uses another optimizer.
 
     Raises:
         TypeError: If `at_step` is not an integer, or `affine_trainable` not a truth value.
@@ -37,7 +41,13 @@ class FreezeStatistics(keras.callbacks.Callback):
     Source: Wu & Johnson 2021, section 4.
     """
 
-    def __init__(self, at_step: int, *, affine_trainable: bool = True) -> None:
+    def __init__(
+        self,
+        at_step: int,
+        *,
+        affine_trainable: bool = True,
+        optimizer: keras.optimizers.Optimizer | None = None,
+    ) -> None:
         super().__init__()
         self._at_step = whole_number("at_step", at_step, low=0)
         self._affine_trainable = arguments.flag("affine_trainable", affine_trainable)
@@ -47,7 +57,9 @@ class FreezeStatistics(keras.callbacks.Callback):
                 "up to the step, then write `keras_renorm.statistics.freeze(model, "
                 "affine_trainable=False)`, `model.compile(...)`, and fit on."
             )
+        self._given = optimizer
         self._before_epoch = 0
+        self._begun: int | None = None
         self._batches_per_step = 1
         self._frozen = False
 
@@ -61,12 +73,14 @@ class FreezeStatistics(keras.callbacks.Callback):
                 "`model.compile(...)`, and fit on."
             )
         self._batches_per_step = self._optimizer().gradient_accumulation_steps or 1
+        self._begun = None
         self._frozen = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Reads the optimizer's count. A callback may have restored it at the start of training."""
         # During an epoch only JAX's compiled step knows it.
         self._before_epoch = keras_internals.batches_seen(self._optimizer())
+        self._begun = self._before_epoch if self._begun is None else self._begun
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Freezes the statistics at the step."""
@@ -75,6 +89,11 @@ class FreezeStatistics(keras.callbacks.Callback):
             freeze(self.model, affine_trainable=self._affine_trainable)
             self._frozen = True
 
+    def on_train_end(self, logs: Any = None) -> None:
+        """Warns if the optimizer made no step."""
+        if keras_internals.batches_seen(self._optimizer()) == self._begun:
+            warn_of_no_steps(self)
+
     def _optimizer(self) -> Any:
-        """The optimizer that counts; a LossScaleOptimizer holds it."""
-        return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        """The optimizer that counts."""
+        return optimizer_of(self, self._given)

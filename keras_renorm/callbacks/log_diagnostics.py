@@ -23,6 +23,8 @@ class LogDiagnostics(StepCallback):
         every_n_steps: Steps between two records. There is also one before the first step, and one
             at the end. A gauge costs two to four forward passes of its batch.
         verbose: Whether to print faults.
+        optimizer: The optimizer whose steps count, by default the model's. Needed where a
+            `train_step` uses another.
 
     Attributes:
         reports: The last report of each gauge, in the order of `gauges`.
@@ -48,8 +50,9 @@ class LogDiagnostics(StepCallback):
         *,
         every_n_steps: int = 1000,
         verbose: bool = True,
+        optimizer: keras.optimizers.Optimizer | None = None,
     ) -> None:
-        super().__init__(every_n_steps, log_dir)
+        super().__init__(every_n_steps, log_dir, optimizer)
         if not isinstance(gauges, Sequence) or not all(map(callable, gauges)):
             raise TypeError(
                 "`gauges` must be a list of functions of the model, such as "

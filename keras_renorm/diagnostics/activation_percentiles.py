@@ -101,6 +101,8 @@ class ActivationPercentiles(StepCallback):
         every_n_steps: Steps between two records. There is also a record before the first step, and
             one at the end.
         log_dir: Folder for TensorBoard, or None.
+        optimizer: The optimizer whose steps count, by default the model's. Needed where a
+            `train_step` uses another.
 
     Raises:
         TypeError: If `layer`, `unit`, `percentiles` or `every_n_steps` has the wrong type.
@@ -125,8 +127,9 @@ class ActivationPercentiles(StepCallback):
         *,
         every_n_steps: int = 100,
         log_dir: str | pathlib.Path | None = None,
+        optimizer: keras.optimizers.Optimizer | None = None,
     ) -> None:
-        super().__init__(every_n_steps, log_dir)
+        super().__init__(every_n_steps, log_dir, optimizer)
         self._percentages = _percentages(percentiles)
         self._layer = _layer(layer)
         self._unit = _unit(unit)

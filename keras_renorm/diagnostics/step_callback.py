@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_renorm.diagnostics.report import Report
+from keras_renorm.models import optimizer_of, warn_of_no_steps
 from keras_renorm.statistics.batches import whole_number
 
 
@@ -19,6 +20,7 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
     Args:
         every_n_steps: Steps between two calls, 1 or more.
         log_dir: Folder for TensorBoard's files, or None.
+        optimizer: The optimizer whose steps count, by default the model's.
 
     Raises:
         TypeError: If `every_n_steps` is not an integer.
@@ -26,10 +28,17 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
         ImportError: If there is a `log_dir` and TensorBoard is not installed.
     """
 
-    def __init__(self, every_n_steps: int, log_dir: str | pathlib.Path | None) -> None:
+    def __init__(
+        self,
+        every_n_steps: int,
+        log_dir: str | pathlib.Path | None,
+        optimizer: keras.optimizers.Optimizer | None = None,
+    ) -> None:
         super().__init__()
         self._every = whole_number("every_n_steps", every_n_steps)
+        self._optimizer = optimizer
         self._recorded: int | None = None
+        self._begun, self._trained = 0, False
         self._log_dir = log_dir
         self._writer: Any = None
         if log_dir is not None:
@@ -45,23 +54,26 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Records before the first step."""
-        self._record_at(self._step())
+        self._begun, self._trained = self._step(), False
+        self._record_at(self._begun)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Records when another `every_n_steps` are done."""
-        step = self._step()
+        step, self._trained = self._step(), True
         # With steps_per_execution a call makes several steps, and may jump over the multiple.
         if self._recorded is None or step // self._every > self._recorded // self._every:
             self._record_at(step)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Records after the last step, and closes the log."""
+        """Records after the last step, closes the log, and warns if there was no step."""
         step = self._step()
         if step != self._recorded:
             self._record_at(step)
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        if self._trained and step == self._begun:
+            warn_of_no_steps(self)
 
     def log(self, report: Report, step: int) -> None:
         """Writes a report's scalars and findings for TensorBoard, if there is a `log_dir`.
@@ -88,7 +100,8 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
         self._recorded = step
 
     def _step(self) -> int:
-        return int(np.asarray(keras.ops.convert_to_numpy(self.model.optimizer.iterations)))
+        steps = optimizer_of(self, self._optimizer).iterations
+        return int(np.asarray(keras.ops.convert_to_numpy(steps)))
 
 
 def _summaries() -> Any:

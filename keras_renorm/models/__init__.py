@@ -2,12 +2,14 @@
 
 `members` finds the layers with their names, and the batch norms among them. `graphs` finds the
 calls in the graph of each model. `calls` unfolds the calls of nested models into one list.
-`watching` puts functions in the place of the layers' calls.
+`watching` puts functions in the place of the layers' calls. `stepping` finds whose steps a callback
+counts.
 """
 
 from keras_renorm.models.calls import Call, Calls, Value, calls
 from keras_renorm.models.graphs import Graph, Use, called_by, graphs_in, is_graph
 from keras_renorm.models.members import batch_norms, is_batch_norm, named_layers
+from keras_renorm.models.stepping import optimizer_of, warn_of_no_steps
 from keras_renorm.models.watching import Around, draws_kept, replaced, watched
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "is_batch_norm",
     "is_graph",
     "named_layers",
+    "optimizer_of",
     "replaced",
+    "warn_of_no_steps",
     "watched",
 ]

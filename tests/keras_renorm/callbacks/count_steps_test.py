@@ -10,46 +10,6 @@ from keras_renorm.callbacks import CountSteps
 RAMP = schedules.LinearRamp(1.0, 3.0, start_step=0, end_step=100)
 
 
-class TwoOptimizers(keras.Sequential):
-    """Steps with an optimizer that Keras does not know of, twice for each minibatch."""
-
-    def train_step(self, data):
-        import tensorflow as tf
-
-        x, y = data
-        for _ in range(2):
-            with tf.GradientTape() as tape:
-                loss = self.compute_loss(x, y, self(x, training=True))
-            gradients = tape.gradient(loss, self.trainable_variables)
-            self.own_optimizer.apply(gradients, self.trainable_variables)
-        return {"loss": loss}
-
-
-def two_optimizers():
-    norm = layers.BatchRenormalization(r_max=RAMP, d_max=1.0)
-    model = TwoOptimizers([keras.Input((4,)), norm, keras.layers.Dense(1)])
-    model.own_optimizer = keras.optimizers.SGD(0.1)
-    model.own_optimizer.build(model.trainable_variables)
-    model.compile("sgd", "mse")
-    return model, norm
-
-
-def test_another_optimizer_is_followed_if_it_is_given(rng):
-    model, norm = two_optimizers()
-    x = rng.normal(size=(12, 4)).astype("f4")
-    counting = CountSteps(optimizer=model.own_optimizer)
-    model.fit(x, x[:, :1], batch_size=4, verbose=0, callbacks=[counting])
-    assert int(norm.update_count) == 6
-
-
-def test_an_optimizer_that_makes_no_step_is_named(rng):
-    model, norm = two_optimizers()
-    x = rng.normal(size=(12, 4)).astype("f4")
-    with pytest.warns(UserWarning, match=r"the optimizer made no step.*CountSteps\(optimizer="):
-        model.fit(x, x[:, :1], batch_size=4, verbose=0, callbacks=[CountSteps()])
-    assert int(norm.update_count) == 0
-
-
 def test_several_steps_per_execution(rng):
     norm = layers.BatchRenormalization(r_max=RAMP, d_max=1.0)
     model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
