@@ -17,6 +17,10 @@ from keras_renorm.typing import Tensor
 
 _INF = float("inf")
 
+# What is cut off from r and d must be more for a channel to count as clipped: minibatches with the
+# moments of the moving statistics deviate from them by some 1e-7, and shut limits clip all that.
+_ROUNDING = 1e-5
+
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
@@ -110,8 +114,8 @@ def _row(
     if limits is not None:
         clipped = minibatch.correction(layer, *limits)
         values = {"r": _spread(clipped.r), "d": _spread(clipped.d)}
-        values["r_clipped"] = float(np.mean(clipped.r != drift.r))
-        values["d_clipped"] = float(np.mean(clipped.d != drift.d))
+        values["r_clipped"] = _share(clipped.r, drift.r)
+        values["d_clipped"] = _share(clipped.d, drift.d)
     return LayerCorrections(
         layer=f"{name} ({', '.join(details)})" if details else name,
         kind=kind(layer),
@@ -124,6 +128,11 @@ def _row(
         typical_drift=float(np.median(np.abs(drift.d))),
         **values,
     )
+
+
+def _share(clipped: npt.NDArray[np.float64], drift: npt.NDArray[np.float64]) -> float:
+    """The share of the channels whose correction is not their drift."""
+    return float(np.mean(~np.isclose(clipped, drift, rtol=0.0, atol=_ROUNDING)))
 
 
 def _limits(layer: Any, domain: int | None) -> tuple[float, float] | None:

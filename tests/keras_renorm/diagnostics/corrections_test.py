@@ -46,6 +46,17 @@ def test_what_is_at_its_limit_is_not_clipped_and_what_is_beyond_is():
     assert (row.values, row.updates) == (6, None)
 
 
+@pytest.mark.parametrize(("off", "share"), [(0.0, 0.0), (1e-7, 0.0), (1e-3, 1.0)])
+def test_shut_limits_clip_no_rounding(rng, off, share):
+    layer = BatchRenormalization(r_max=1.0, d_max=0.0)
+    model = keras.Sequential([keras.Input((4,)), layer])
+    x = rng.normal(size=(64, 4)).astype("float32")
+    layer.moving_mean.assign(x.mean(0) + off)
+    layer.moving_variance.assign(x.var(0) * (1 + off))
+    (row,) = rows(model, x)
+    assert (row.r_clipped, row.d_clipped) == (share, share)
+
+
 def test_one_channel_is_its_own_spread(rng):
     model = keras.Sequential([keras.Input((1,)), BatchRenormalization(r_max=3.0, d_max=5.0)])
     x = rng.normal(2.0, 2.0, size=(9, 1)).astype("float32")
