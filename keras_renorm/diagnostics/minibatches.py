@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_renorm import ops
-from keras_renorm.keras_internals import attached_mask
+from keras_renorm.statistics.moments_pass import dense
 from keras_renorm.typing import Tensor
 
 
@@ -68,19 +68,17 @@ def observe(
         mask: The call's mask.
         domain: The call's ids, for a layer with domains.
     """
-    inputs = keras.ops.convert_to_tensor(inputs)
-    mask = attached_mask(inputs) if mask is None else mask
-    full = None if mask is None else keras.ops.expand_dims(mask, -1)
+    x, full, axis, by_value = dense(layer, inputs, mask)
     if domain is None:
-        yield Minibatch(number, None, ops.moments(inputs, layer.axis, full), *moving)
+        yield Minibatch(number, None, ops.moments(x, axis, full), *moving)
         return
-    ids = np.broadcast_to(keras.ops.convert_to_numpy(domain), inputs.shape[:1])
+    ids = np.broadcast_to(keras.ops.convert_to_numpy(by_value(domain)), x.shape[:1])
     for one in np.unique(ids).tolist():
-        chosen = np.reshape(ids == one, (-1, *[1] * (len(inputs.shape) - 1)))
+        chosen = np.reshape(ids == one, (-1, *[1] * (len(x.shape) - 1)))
         if layer.batch_statistics == "shared":
             chosen = np.ones_like(chosen)
         both = chosen if full is None else keras.ops.logical_and(chosen, full)
         # The domain's own row, or the row that all domains share.
         row = one if layer.population_statistics == "domain" else ...
         own = (vector[row] for vector in moving)
-        yield Minibatch(number, one, ops.moments(inputs, layer.axis, both), *own)
+        yield Minibatch(number, one, ops.moments(x, axis, both), *own)

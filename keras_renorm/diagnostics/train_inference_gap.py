@@ -19,7 +19,7 @@ from keras_renorm.diagnostics.layer_traits import (
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
 from keras_renorm.models import is_batch_norm, named_layers
-from keras_renorm.ops import Moments
+from keras_renorm.ops import Moments, backends
 from keras_renorm.statistics import moving_statistics
 from keras_renorm.statistics.moments_pass import moments_of
 from keras_renorm.statistics.trained_with import Change, leads_away, square_distances
@@ -239,6 +239,9 @@ def _lag(to_before: float, to_new: float) -> Iterator[str]:
 
 
 def _array(x: Any) -> npt.NDArray[np.float64]:
+    """A tensor's numbers; of a ragged one its values."""
+    ragged = backends.current().ragged(x)
+    x = x if ragged is None else ragged.values
     return np.asarray(keras.ops.convert_to_numpy(x), np.float64)
 
 

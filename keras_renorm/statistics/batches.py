@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from keras_renorm.ops import backends
+
 #: A model's inputs, and the number of examples in them.
 Batch: TypeAlias = tuple[Any, int]
 
@@ -161,12 +163,17 @@ def is_one_shot(dataset: Any) -> bool:
 
 def _is_open_ended(dataset: Any) -> bool:
     """Whether nothing tells where a dataset ends, as with a generator."""
-    known = hasattr(dataset, "__array__") or isinstance(dataset, keras.utils.PyDataset)
+    known = _is_array(dataset) or isinstance(dataset, keras.utils.PyDataset)
     return not known and operator.length_hint(dataset, -1) < 0
 
 
 def _is_in_memory(dataset: Any) -> bool:
-    return isinstance(dataset, list | dict) or hasattr(dataset, "__array__")
+    return isinstance(dataset, list | dict) or _is_array(dataset)
+
+
+def _is_array(dataset: Any) -> bool:
+    """Whether a dataset is all examples in one array or ragged tensor."""
+    return hasattr(dataset, "__array__") or backends.current().ragged(dataset) is not None
 
 
 def _shown(batches: Iterable[Batch], most: int | None) -> Iterator[Batch]:
@@ -209,14 +216,17 @@ def _joined(batches: list[Batch]) -> Any:
     if len(batches) == 1:
         return batches[0][0]
     try:
-        return keras.tree.map_structure(
-            lambda *leaves: np.concatenate(leaves), *(x for x, _ in batches)
-        )
+        return keras.tree.map_structure(_concatenated, *(x for x, _ in batches))
     except ValueError as error:
         raise ValueError(
             "Batches can be regrouped by `batch_size` only if their examples have the same shape: "
             f"{error}. Leave `batch_size` out."
         ) from error
+
+
+def _concatenated(first: Any, *others: Any) -> Any:
+    ragged = backends.current().ragged(first)
+    return np.concatenate([first, *others]) if ragged is None else ragged.joined(others)
 
 
 def _example_shapes(x: Any) -> tuple[Any, ...]:
@@ -236,7 +246,7 @@ def _source(dataset: Any, num_samples: int | None, batch_size: int) -> Iterable[
     if hasattr(dataset, "cardinality"):
         _refuse_endless(int(dataset.cardinality()) == -1, num_samples)
         return dataset
-    if isinstance(dataset, dict) or hasattr(dataset, "__array__"):
+    if isinstance(dataset, dict) or _is_array(dataset):
         return _slices(dataset, batch_size)
     if isinstance(dataset, tuple) or not isinstance(dataset, Iterable):
         raise TypeError(
@@ -279,11 +289,23 @@ def _inputs(data: Any, number: int) -> tuple[Any, int]:
     return x, sizes.pop()
 
 
-def _array(leaf: Any) -> np.ndarray:
-    # These attributes tell TensorFlow's ragged and sparse tensors from dense ones.
+def _array(leaf: Any) -> Any:
+    """An array of a tensor; a ragged one as it is."""
+    backend = backends.current()
+    if backend.ragged(leaf) is not None:
+        return leaf
+    # These attributes tell TensorFlow's ragged and sparse tensors, which any backend may be given.
     if hasattr(leaf, "flat_values") or hasattr(leaf, "dense_shape"):
         raise TypeError(
-            f"The inputs must be dense tensors or arrays, received a {type(leaf).__name__}. Write "
-            "`dataset.map(lambda x: x.to_tensor())`, or tf.sparse.to_dense in it."
+            "The inputs must be arrays or dense tensors, under TensorFlow also ragged ones, "
+            f"received a {type(leaf).__name__} under {backend.title}. Write "
+            "`dataset.map(tf.sparse.to_dense)`, or pad the rows and give a mask."
         )
-    return leaf if isinstance(leaf, np.ndarray) else keras.ops.convert_to_numpy(leaf)
+    array = leaf if isinstance(leaf, np.ndarray) else keras.ops.convert_to_numpy(leaf)
+    if array.dtype.kind in "OSU" and not backend.takes_strings:
+        raise TypeError(
+            f"The inputs must be numbers under {backend.title}, which has no tensors of strings; "
+            f"received an array of dtype {array.dtype}. Give what the layer that looks them up "
+            "makes of them, and a model that begins after it."
+        )
+    return array

@@ -68,6 +68,8 @@ def measured(model: Any, layers: list[Any], batch: Batch) -> Cost:
 
 def _bytes(value: Any) -> int:
     """Memory of a tensor; 0 where a size is unknown, as in a function of its own."""
+    ragged = backends.current().ragged(value)
+    value = value if ragged is None else ragged.values
     shape = tuple(getattr(value, "shape", ()))
     if not all(isinstance(length, int) for length in shape):
         return 0

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_renorm import models, ops
 from keras_renorm.keras_internals import attached_mask
+from keras_renorm.layers.inputs import taken
 from keras_renorm.ops import backends
 from keras_renorm.statistics import batches, moving_statistics
 from keras_renorm.typing import Tensor
@@ -122,6 +123,22 @@ class MomentsPass:
         return merged._replace(mean_remainder=keras.ops.zeros_like(merged.mean))
 
 
+def dense(
+    layer: Any, inputs: Any, mask: Any
+) -> tuple[Tensor, Tensor | None, int, Callable[[Any], Any]]:
+    """What a call of a batch norm is of, as `ops.moments` takes it.
+
+    Returns:
+        The inputs, of a ragged batch their values; the mask, with the inputs' rank; the axis; and
+        a function that gives what examples have, such as ids, for each of the inputs' rows.
+    """
+    # Keras hands the mask over only to a layer with one tensor argument.
+    mask = attached_mask(inputs) if mask is None else mask
+    given = taken(inputs, mask, layer.axis, layer.moving_mean.shape[-1])
+    full = None if given.mask is None else keras.ops.expand_dims(given.mask, -1)
+    return given.x, full, given.axis, lambda each: given.by_value(keras.ops.convert_to_tensor(each))
+
+
 def moments_of(
     layer: Any,
     inputs: Tensor,
@@ -134,18 +151,16 @@ def moments_of(
 
     A subclass of the layer may take other arguments.
     """
-    # Keras hands the mask over only to a layer with one tensor argument.
-    mask = attached_mask(inputs) if mask is None else mask
-    mask = None if mask is None else keras.ops.expand_dims(mask, -1)
+    x, mask, axis, by_value = dense(layer, inputs, mask)
     if len(layer.moving_mean.shape) == 1:
-        return ops.moments(inputs, layer.axis, mask)
-    examples = (-1, *(1 for _ in inputs.shape[1:]))
-    ids = keras.ops.broadcast_to(domain, (keras.ops.shape(inputs)[0],))
+        return ops.moments(x, axis, mask)
+    examples = (-1, *(1 for _ in x.shape[1:]))
+    ids = keras.ops.broadcast_to(by_value(domain), (keras.ops.shape(x)[0],))
     rows = []
     for number in range(layer.moving_mean.shape[0]):
         own = keras.ops.reshape(ids == number, examples)
         own = own if mask is None else keras.ops.logical_and(own, mask)
-        rows.append(ops.moments(inputs, layer.axis, own))
+        rows.append(ops.moments(x, axis, own))
     return ops.Moments(*(keras.ops.stack(values) for values in zip(*rows, strict=True)))
 
 

@@ -108,7 +108,8 @@ def precise(
         model: A model, or a layer, that holds batch norms and is built.
         dataset: The examples: a `tf.data.Dataset` of batches, an array, a dictionary of arrays, a
             list or an iterator of batches, or a `keras.utils.PyDataset`. A batch is `x`, `(x, y)`
-            or `(x, y, weights)`, as for `fit`; only x is used. It is read once, in order, and
+            or `(x, y, weights)`, as for `fit`; only x is used; under TensorFlow it may hold ragged
+            tensors, which a model with `ragged=True` inputs takes. It is read once, in order, and
             kept in memory where several sweeps need it.
         num_samples: How many examples to take, exactly; all by default. 1,000 to 10,000 are
             enough. A dataset that does not tell its length, such as a generator, gives at most

@@ -232,6 +232,10 @@ class Ragged(Protocol):
         """Other values of the shape of `values`, as a batch with the same lengths."""
         ...
 
+    def joined(self, others: Sequence[Any]) -> Any:
+        """The batch with the examples of `others`, batches of its kind, after its own."""
+        ...
+
 
 class Backend(Protocol):
     """A backend of Keras, as this package sees it."""
@@ -247,6 +251,11 @@ class Backend(Protocol):
         ...
 
     # What it has for inputs that are no dense tensor.
+
+    @property
+    def takes_strings(self) -> bool:
+        """Whether its tensors hold strings."""
+        ...
 
     def ragged(self, x: Any) -> Ragged | None:
         """A ragged tensor as its values, or None of a dense one."""

@@ -47,6 +47,7 @@ class PlainBackend:
     prefers_plain_passes = False
     compiles = False
     synchronizes = False
+    takes_strings = False
     untraced = "Run the gauge where nothing is compiled."
     leaks: tuple[type[Exception], ...] = ()
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_renorm.diagnostics.minibatches import observe, statistics
 from keras_renorm.layers import (
@@ -73,6 +74,18 @@ def test_a_mask_is_of_all_but_the_last_axis(how, rng):
         layer, 1, statistics(layer), given, mask=mask if how == "argument" else None
     )
     check(minibatch, layer, x, mask[..., None])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_ragged_minibatch_is_its_values(masked, rng):
+    layer = built(DomainBatchNormalization(3), rng)
+    x, counts = rng.normal(size=(7, 4)).astype("float32"), rng.uniform(size=7) < 0.6
+    ragged, mask = (tf.RaggedTensor.from_row_lengths(one, [3, 0, 4]) for one in (x, counts))
+    found = observe(layer, 1, statistics(layer), ragged, None, mask if masked else None, [2, 0, 0])
+    of_values = np.repeat([2, 0, 0], [3, 0, 4])
+    for one, domain in zip(found, (0, 2), strict=True):
+        own = of_values == domain
+        check(one, layer, x, (own & counts if masked else own)[:, None], domain)
 
 
 @pytest.mark.parametrize("x", [np.zeros((0, 5, 4)), np.full((2, 5, 4), np.nan)], ids=str)

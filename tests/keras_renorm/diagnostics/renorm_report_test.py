@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_renorm import statistics
 from keras_renorm.diagnostics import renorm_report, train_inference_gap
@@ -393,3 +394,18 @@ def test_what_is_not_finite_is_named(rng):
     (finding,) = renorm_report(model, x).findings
     assert (finding.layer, finding.kind) == ("norm", "not finite")
     assert "norm has a drift of nan and a scale drift of nan: its inputs or its" in str(finding)
+
+
+def test_a_ragged_model_is_reported_as_one_of_its_values(rng):
+    x = rng.normal(2.0, 3.0, size=(9, 4)).astype("float32")
+    ragged = tf.RaggedTensor.from_row_lengths(x, [2, 0, 7])
+    reports = []
+    for shape, options, batch in (((None, 4), {"ragged": True}, ragged), ((4,), {}, x)):
+        inputs = keras.Input(shape, **options)
+        model = keras.Model(inputs, BatchRenormalization(r_max=2.0, d_max=1.0, name="bn")(inputs))
+        model(batch, training=True)
+        reports.append((renorm_report(model, batch), train_inference_gap(model, batch)))
+    (of_ragged, ragged_gap), (of_values, gap) = reports
+    assert of_ragged.layers == of_values.layers
+    assert ragged_gap.layers == gap.layers
+    assert ragged_gap.output == of_ragged.output_gap == gap.output > 0

@@ -54,6 +54,12 @@ def test_precise(norm, x, batch_size):
     assert_precise(model, x)
 
 
+def test_texts_are_refused():
+    model = model_of(NORMS["keras"])
+    with pytest.raises(TypeError, match=r"numbers under (JAX|PyTorch), .* an array of dtype <U1"):
+        precise(model, np.array([["a", "b", "c"]]), verbose=0)
+
+
 def masked_nested_model_of_domains(norm):
     inputs = keras.Input((5, 4)), keras.Input((), dtype="int32")
     x = norm()(keras.layers.Masking(-7.0)(inputs[0]))

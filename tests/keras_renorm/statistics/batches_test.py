@@ -158,10 +158,9 @@ def test_bad_batches():
         Batches(tf.data.Dataset.range(4), None, None, keep=True)
     with pytest.raises(ValueError, match=r"batch 1 has inputs of shapes \[\(4, 2\), \(5,\)\]"):
         Batches([X, ((X[:4], Y[:5]),)], None, None, keep=True)
-    ragged = tf.data.Dataset.from_tensors(tf.ragged.constant([[1.0], [2.0, 3.0]]))
     sparse = tf.data.Dataset.from_tensors(tf.sparse.from_dense(X))
-    for source in (ragged, sparse, [tf.sparse.from_dense(X)]):
-        with pytest.raises(TypeError, match=r"arrays, received a (Ragged|Sparse)Tensor. Write"):
+    for source in (sparse, [tf.sparse.from_dense(X)]):
+        with pytest.raises(TypeError, match=r"received a SparseTensor .*\. Write `data"):
             Batches(source, None, None, keep=True)
     with pytest.raises(ValueError, match="only if their examples have the same shape"):
         Batches([X, X[:, :1]], None, 15, keep=True)
@@ -170,6 +169,20 @@ def test_bad_batches():
 def test_texts():
     dataset = tf.data.Dataset.from_tensor_slices(["a", "b", "c"]).batch(2)
     assert joined(Batches(dataset, 3, None, keep=True)).tolist() == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("batch_size", [None, 2, 5])
+def test_ragged_batches(batch_size):
+    rows = tf.RaggedTensor.from_row_lengths(X[:9], [2, 0, 3, 1, 3])
+    for dataset in (rows, [rows[:3], rows[3:]], tf.data.Dataset.from_tensor_slices(rows).batch(3)):
+        batches = Batches(dataset, 4, batch_size, keep=True)
+        sizes = [size for x, size in batches]
+        assert sum(sizes) == batches.examples == 4
+        assert [row for x, _ in batches for row in x.to_list()] == rows[:4].to_list()
+        assert batch_size != 2 or sizes == [2, 2]
+        assert batches.join()
+        assert batches.is_one
+        assert [row for x, _ in batches for row in x.to_list()] == rows[:4].to_list()
 
 
 def test_split():

@@ -574,3 +574,14 @@ def test_a_warning_needs_no_weights_of_other_norms(rng):
     model, x = Model(), rng.normal(size=(400, 4)).astype("f4")
     with pytest.warns(UserWarning, match=r"are likely to cost accuracy\.$"):
         precise(model, x, layers=[model.main], verbose=0)
+
+
+@pytest.mark.parametrize("passes", ["exact", "single"])
+def test_ragged_examples_count_by_their_values(rng, passes):
+    x = rng.normal(2.0, 3.0, size=(9, 4)).astype("float32")
+    ragged = tf.RaggedTensor.from_row_lengths(x, [2, 0, 4, 3])
+    inputs = keras.Input((None, 4), ragged=True)
+    model = keras.Model(inputs, layers.BatchRenormalization()(inputs))
+    report = precise(model, ragged, passes=passes, verbose=0)
+    assert report.examples == 4
+    assert_statistics(model.layers[-1], x)

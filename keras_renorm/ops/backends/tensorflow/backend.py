@@ -34,6 +34,7 @@ class TensorFlow(PlainBackend):
     prefers_plain_passes = True
     compiles = True
     synchronizes = True
+    takes_strings = True
     untraced = (
         "Take out the tf.function around it, or run tf.config.run_functions_eagerly(True) before "
         "the gauge."
@@ -175,7 +176,10 @@ def _strategy(variables: Sequence[Any]) -> Any:
 
 
 def _tensors(arrays: Any) -> Any:
-    return keras.tree.map_structure(tf.convert_to_tensor, arrays)
+    return keras.tree.map_structure(
+        lambda x: x if tf.is_tensor(x) else tf.convert_to_tensor(x),  # ragged ones stay
+        arrays,
+    )
 
 
 BACKEND: Backend = TensorFlow("tensorflow", "TensorFlow")

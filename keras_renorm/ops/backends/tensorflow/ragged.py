@@ -1,5 +1,6 @@
 """Ragged tensors: batches whose examples differ in length, without padding."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -49,3 +50,7 @@ class RaggedRows:
     def restored(self, values: tf.Tensor) -> tf.RaggedTensor:
         """Other values in the same rows."""
         return self._x.with_flat_values(values)
+
+    def joined(self, others: Sequence[Any]) -> tf.RaggedTensor:
+        """The examples of all, one after the other."""
+        return tf.concat([self._x, *others], 0)
