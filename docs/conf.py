@@ -44,12 +44,14 @@ copybutton_prompt_is_regexp = True
 
 # Single backquotes in docstrings are code.
 default_role = "code"
+# A block that names no language is a formula or a command line.
+highlight_language = "none"
 
 
 def literal_blocks(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Has docstrings' fenced blocks and tables, which are Markdown, shown as they stand."""
+    """Turns the fenced blocks and tables of docstrings, which are Markdown, into literal blocks."""
     del app, what, name, obj, options
     written: list[str] = []
     fenced, before = False, ""
@@ -65,6 +67,12 @@ def literal_blocks(
             written.append("")
         before = line
     lines[:] = written
+
+
+def is_field(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out the fields of named tuples, which the class describes."""
+    del app, what, name, skip, options
+    return True if type(obj).__name__ == "_tuplegetter" else None
 
 
 def config_keys(app: Any) -> None:
@@ -85,6 +93,7 @@ def config_keys(app: Any) -> None:
 
 
 def setup(app: Any) -> None:
-    """Connects what is above: the docstrings before Napoleon reads their sections."""
+    """Connects the functions above. Docstrings are changed before Napoleon reads their sections."""
     app.connect("builder-inited", config_keys)
     app.connect("autodoc-process-docstring", literal_blocks, priority=100)
+    app.connect("autodoc-skip-member", is_field)
