@@ -21,7 +21,7 @@ Layer: TypeAlias = keras.layers.Layer
 
 
 class InPlace:
-    """A plan of which layers of a model are replaced by which; it is made before any change.
+    """A plan that replaces layers of a model by others; it is made before any change.
 
     A functional model cannot get another graph. So a functional model inside is replaced like a
     layer, by a new one of the same other layers.

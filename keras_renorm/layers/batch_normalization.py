@@ -321,7 +321,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def get_config(self) -> dict[str, Any]:
         """The arguments that differ from their defaults, so that other versions can load it.
 
-        Of a subclass with a constructor of its own all of them: its defaults may be hidden in it.
+        A subclass with a constructor of its own gives all arguments, because the constructor may
+        hide their defaults.
         """
         # Keras's layer writes all its arguments.
         plain = super(keras.layers.BatchNormalization, self).get_config()

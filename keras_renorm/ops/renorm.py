@@ -14,7 +14,7 @@ from keras_renorm.ops.steps.step import Step
 from keras_renorm.typing import Tensor
 
 _MOST_ROWS = 2**31 - 2
-"""Of a batch: the sizes of tensors are int32 under TensorFlow, whose largest it does not take."""
+"""The most rows of a batch: TensorFlow's sizes are int32, and it refuses the largest int32."""
 
 
 def batch_renormalization(

@@ -96,7 +96,8 @@ def _renewed_norm(config: dict[str, Any]) -> dict[str, Any]:
     for name in ("virtual_batch_size", "adjustment"):
         if config.get(name) is not None:
             raise UserError(
-                f"The layer {config['name']!r} has {name}={config[name]!r}, which Keras 3 has not."
+                f"The layer {config['name']!r} has {name}={config[name]!r}, which Keras 3 lacks. "
+                "Save the model from tf_keras without it."
             )
     return {key: value for key, value in config.items() if key not in _DROPPED} | {"axis": axis}
 

@@ -62,9 +62,9 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
     """Opens class folders: `train/CLASS/...` and `validation|val|test/CLASS/...`, or `CLASS/...`.
 
     Classes are the folders of the training images, sorted by name. Files lie in them at any depth.
-    Of a single level, and where there is a folder `train` alone, a share of each class is held out:
-    those whose names have the least hashes with the seed, so that a new file moves hardly any
-    other. Every file is decoded once, to find those that cannot be used, before anything begins.
+    With a single level, and with a folder `train` alone, a share of each class is held out: the
+    files whose names have the least hashes with the seed, so that a new file moves hardly any
+    other. Every file is decoded once before anything begins, to find unusable ones.
 
     Args:
         data_dir: The folder.

@@ -15,15 +15,15 @@ from zoo.weights.record import Preprocessing
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How an image becomes what a model takes, in evaluation.
+    """How an image becomes a model's input, in evaluation.
 
-    Of the largest square in the middle a share is cut out and resized. Without a size an image is
-    taken as it is stored.
+    A share of the largest square in the middle is cut out and resized. Without a size an image
+    keeps its stored size.
 
     Attributes:
-        size: Height and width in pixels; 0 for those that are stored.
-        channels: 3, 1, or 0 for those that are stored.
-        crop_share: Side of what is cut out, over that of the square.
+        size: Height and width in pixels; 0 for the stored ones.
+        channels: 3, 1, or 0 for the stored ones.
+        crop_share: Side of the cut, over the side of the square.
         interpolation: How pixels are made of others.
         pixels: What they are mapped to: see `zoo.weights.inputs.ImagePreprocessing`.
     """

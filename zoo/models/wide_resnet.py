@@ -80,7 +80,7 @@ def wide_resnet(
 def _blocks_per_stage(depth: int, width: int) -> int:
     blocks, rest = divmod(depth - 4, 6)
     if blocks < 1 or rest:
-        # Of the two depths beside a depth it is the nearer, of two as near the smaller.
+        # The nearest valid depth; the smaller one if two are equally near.
         valid = 6 * max(1, (depth - 4 + 2) // 6) + 4
         raise ValueError(
             f"The depth D of wide_resnet_D_W must be 6n+4 (10, 16, 22, 28, ...), received {depth}. "

@@ -129,8 +129,8 @@ def _norm_of(name: str) -> str:
 
 
 def _without_states(layer: Any, stored: StoredLayer) -> tuple[list[Any], list[Any]]:
-    """The weights of a layer and of the file, without what limits of only one of them go by."""
-    # Of a norm also the state of its limits, which is no weight.
+    """The weights of a layer and of the file, without the state of limits that only one has."""
+    # `variables` also holds the state of a norm's limits, which is no weight.
     weights = layer.variables if isinstance(layer, BatchNormalization) else layer.weights
     (ours, own), (theirs, given) = map(_split, (weights, stored.weights))
     if _shapes(own) == _shapes(given):
