@@ -31,6 +31,7 @@ class Averages:
         self.model = keras.models.clone_model(model)
         self.model.set_weights(model.get_weights())
         self._decay = decay
+        self._strategy = tf.distribute.get_strategy()  # Steps are done outside of its scope.
         pairs = list(zip(self.model.variables, model.variables, strict=True))
         self._own = [pair for pair in pairs if _differs(pair[1])]
         self._shared = [pair for pair in pairs if not _differs(pair[1])]
@@ -39,11 +40,11 @@ class Averages:
         """Takes the values after `step` steps; outside of replicas, in a `tf.function`."""
         step = tf.cast(step, tf.float32)
         rest = 1.0 - tf.minimum(self._decay, (1.0 + step) / (10.0 + step))
-        strategy = tf.distribute.get_strategy()
         for average, value in self._shared:
-            strategy.extended.update(average.value, _follow, args=(value.value, rest), group=False)
+            args = (value.value, rest)
+            self._strategy.extended.update(average.value, _follow, args=args, group=False)
         if self._own:
-            strategy.run(self._update_own, (rest,))
+            self._strategy.run(self._update_own, (rest,))
 
     def _update_own(self, rest: Any) -> None:
         """Takes the values that each replica has of its own, in its replica."""

@@ -29,8 +29,8 @@ def trained(strategy, batches, options=PLAIN, scaled=False):
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=64.0)
         optimizer.build(model.trainable_variables)
         step = make_train_step(model, optimizer, options, averages)
-        told = [step(x, labels) for x, labels in batches]
-    return model, averages, told
+    # Outside of the scope, as a training does its steps.
+    return model, averages, [step(x, labels) for x, labels in batches]
 
 
 @pytest.fixture
@@ -75,15 +75,15 @@ def test_own_statistics_are_averaged_by_each_replica(two, batches):
         optimizer = keras.optimizers.SGD(0.0)
         optimizer.build(model.trainable_variables)
         step = make_train_step(model, optimizer, averages=averages)
-        averaged = averages.model.layers[0].moving_mean.value
-        expected = [np.zeros(3), np.zeros(3)]
-        for t, (x, labels) in enumerate(batches, start=1):
-            step(x, labels)
-            own = two.experimental_local_results(norm.moving_mean.value)
-            rest = 1 - min(DECAY, (1 + t) / (10 + t))
-            for i in range(2):
-                expected[i] += rest * (own[i].numpy() - expected[i])
-        found = two.experimental_local_results(averaged)
+    averaged = averages.model.layers[0].moving_mean.value
+    expected = [np.zeros(3), np.zeros(3)]
+    for t, (x, labels) in enumerate(batches, start=1):
+        step(x, labels)
+        own = two.experimental_local_results(norm.moving_mean.value)
+        rest = 1 - min(DECAY, (1 + t) / (10 + t))
+        for i in range(2):
+            expected[i] += rest * (own[i].numpy() - expected[i])
+    found = two.experimental_local_results(averaged)
     for i in range(2):
         np.testing.assert_allclose(found[i].numpy(), expected[i], rtol=1e-5, atol=1e-6)
     assert not np.allclose(expected[0], expected[1])
