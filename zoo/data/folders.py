@@ -57,6 +57,10 @@ class _Files:
     paths: tuple[bytes, ...]
     labels: tuple[int, ...]
 
+    def name(self, place: int) -> bytes:
+        """The path of a file from the root, under which all were found."""
+        return self.paths[place][len(os.path.join(self.root, b"")) :]
+
 
 def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Streamed:
     """Opens class folders: `train/CLASS/...` and `validation|val|test/CLASS/...`, or `CLASS/...`.
@@ -195,7 +199,7 @@ def _share(files: _Files, held_out: bool, options: FolderOptions) -> _Files:
         of_class[label].append(i)
     chosen: list[int] = []
     for mine in of_class:
-        mine.sort(key=lambda i: _draw(files.root, files.paths[i], options.seed))
+        mine.sort(key=lambda i: _draw(files.name(i), options.seed))
         # One at least of each class, on both sides.
         count = min(max(1, round(options.held_out * len(mine))), max(0, len(mine) - 1))
         chosen += mine[:count] if held_out else mine[count:]
@@ -207,19 +211,20 @@ def _share(files: _Files, held_out: bool, options: FolderOptions) -> _Files:
     )
 
 
-def _draw(root: bytes, path: bytes, seed: int) -> bytes:
+def _draw(name: bytes, seed: int) -> bytes:
     """A number for a file, as by chance, that depends on its name and the seed alone."""
-    return hashlib.sha256(b"%d/%s" % (seed, os.path.relpath(path, root))).digest()
+    return hashlib.sha256(b"%d/%s" % (seed, name)).digest()
 
 
 def _usable(files: _Files, findings: Sequence[Finding], options: FolderOptions) -> list[int]:
     """Returns the places of the files that can be used; tells of the others, or refuses them."""
     usable, bad, ignored = [], [], []
-    for place, (path, finding) in enumerate(zip(files.paths, findings, strict=True)):
-        name = os.fsdecode(os.path.relpath(path, files.root))
+    for place, finding in enumerate(findings):
         if not finding.problem:
             usable.append(place)
-        elif finding.is_image or name.lower().endswith(_SUFFIXES):
+            continue
+        name = os.fsdecode(files.name(place))
+        if finding.is_image or name.lower().endswith(_SUFFIXES):
             bad.append(f"{name!r} {finding.problem}")
         else:
             ignored.append(repr(name))
@@ -317,8 +322,7 @@ def _fingerprint(files: _Files, usable: Sequence[int]) -> str:
     """A hash of the names and sizes of the files, wherever their folder is."""
     digest = hashlib.sha256()
     for i in usable:
-        name = os.path.relpath(files.paths[i], files.root)
-        digest.update(b"%s %d\n" % (name, os.path.getsize(files.paths[i])))
+        digest.update(b"%s %d\n" % (files.name(i), os.path.getsize(files.paths[i])))
     return digest.hexdigest()
 
 
