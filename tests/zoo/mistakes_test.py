@@ -109,6 +109,7 @@ MISTAKES = {
         (("--workdir=unfinished",), "unfinished holds an unfinished run: it has no model.keras"),
         ((RUN, "--weights=averaged"), "run has no model_averaged.keras: its run kept no averages"),
         ((RUN, "--weights=mean"), "flag --weights=mean: value should be one of <raw|averaged>."),
+        ((RUN, "--pixels=raw"), "--pixels=raw is for a .keras file that does not say what its pi"),
         ((RUN, "--crops=3"), "flag --crops=3: value should be one of <1|2|10|144>."),
         ((RUN, "--model=small.keras"), "Say what to evaluate: --workdir=DIR, or --model=FILE or"),
         ((RUN, "--num_samples=9"), "--num_samples=9 is for --statistics=precise, received --stat"),

@@ -17,7 +17,7 @@ from zoo.data import pipeline
 from zoo.data.sources import Source
 from zoo.errors import UserError, as_user_errors
 from zoo.trained import images
-from zoo.trained.opening import Trained, open_trained, open_workdir, say_notes
+from zoo.trained.opening import Trained, open_trained, open_workdir, refuse_pixels, say_notes
 from zoo.trained.recalibrating import set_precise_statistics
 from zoo.trained.reports import print_report, report
 from zoo.trained.scores import Scores
@@ -83,6 +83,7 @@ def evaluate(
         )
     averaged, say = weights == "averaged", functools.partial(terminal.say, console)
     if workdir is not None:
+        refuse_pixels(pixels, workdir)
         models = [open_workdir(workdir, averaged=averaged)]
     else:
         models = [open_trained(name, averaged=averaged, pixels=pixels) for name in model]

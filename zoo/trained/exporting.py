@@ -74,6 +74,7 @@ def export(
         UserError: If something does not exist, a converter is missing, or the two do not agree.
     """
     path = places.new_path(output, FORMATS[kind], f" for --format={kind}")
+    places.check_name(path, "--output")
     if kind == "onnx":
         onnx.require()
     say = functools.partial(terminal.say, console)

@@ -77,11 +77,7 @@ def open_trained(
     path = Path(name).expanduser()
     if path.is_file() and not averaged:
         return _open_file(path, pixels)
-    if pixels is not None:
-        raise UserError(
-            f"--pixels={pixels} is for a .keras file that does not say what its pixels are, "
-            f"received --model={name}. Leave it out."
-        )
+    refuse_pixels(pixels, name)
     if path.is_dir():
         return open_workdir(name, averaged=averaged)
     if averaged:
@@ -91,6 +87,15 @@ def open_trained(
     if "/" in name or name.endswith((".keras", ".h5")):
         raise UserError(f"--model={name}: there is no such file or folder.")
     return _open_checkpoint(name)
+
+
+def refuse_pixels(pixels: Preprocessing | None, name: str) -> None:
+    """Raises a `UserError` when pixels were given for a model that says them itself."""
+    if pixels is not None:
+        raise UserError(
+            f"--pixels={pixels} is for a .keras file that does not say what its pixels are, "
+            f"received {name}. Leave it out."
+        )
 
 
 def open_workdir(path: str, *, averaged: bool = False) -> Trained:

@@ -85,6 +85,11 @@ def test_what_does_not_agree_is_not_written(exported, monkeypatch, tmp_path, mad
     [
         ("x.keras", "litert", "--output must end in .tflite for --format=litert"),
         ("nowhere/x.keras", "keras", "There is no folder"),
+        (
+            "x\udcff",
+            "saved_model",
+            r"x\udcff holds a byte that is no UTF-8 here, and TensorFlow can",
+        ),
         ("photos", "saved_model", "exists already and is not overwritten"),
         ("small.keras", "keras", "exists already and is not overwritten"),
     ],

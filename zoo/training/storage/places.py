@@ -28,6 +28,23 @@ def new_path(output: str | Path, suffix: str = "", purpose: str = "") -> Path:
     return path
 
 
+def check_name(path: Path, flag: str) -> None:
+    """Raises a `UserError` for a name that TensorFlow does not take.
+
+    Args:
+        path: What was received.
+        flag: As what, such as "--workdir".
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{flag}={ascii(str(path))[1:-1]} holds a byte that is no UTF-8 here, and TensorFlow "
+            "cannot write there. Choose another name, or set PYTHONUTF8=1 if the name is UTF-8 and "
+            "the locale is not."
+        ) from error
+
+
 def check_folder(path: Path) -> None:
     """Raises a `UserError` if a working directory is none, and none can be made in its place.
 

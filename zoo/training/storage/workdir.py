@@ -30,14 +30,7 @@ class Workdir:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
-        try:
-            str(self.path).encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"--workdir={ascii(str(self.path))[1:-1]} holds a byte that is no UTF-8 here, and "
-                "TensorFlow cannot write there. Choose another name, or set PYTHONUTF8=1 if the "
-                "name is UTF-8 and the locale is not."
-            ) from error
+        places.check_name(self.path, "--workdir")
         self.config = self.path / "config.json"
         self.data = self.path / "data.json"
         self.metrics = self.path / "metrics.jsonl"
