@@ -40,5 +40,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What is public, imported or not."""
+    """The public names, imported or not."""
     return __all__

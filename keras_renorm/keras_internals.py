@@ -1,8 +1,8 @@
-"""What the package uses of Keras beyond Keras's public names: one function for each such name.
+"""The private names of Keras that the package uses, one function for each.
 
-Each was looked up in Keras 3.4, 3.6, 3.8, 3.10, 3.12, 3.14 and 3.15: "all" means all of these. The
-public names that older ones of them lack stand here, too. Nothing else in the package touches a
-private name of Keras, nor asks for what Keras does on one backend or in one version only.
+Each was looked up in Keras 3.4, 3.6, 3.8, 3.10, 3.12, 3.14 and 3.15: "all" means all of these.
+Public names that older versions lack stand here, too. Nothing else in the package touches a private
+name of Keras, or asks about one backend or one version of Keras.
 """
 
 import contextlib
@@ -40,10 +40,10 @@ def children(layer: Layer) -> list[Layer]:
 
 
 def attributes(layer: Layer) -> dict[str, Any]:
-    """What a layer holds by the names of its attributes, without the books of what is in it.
+    """The attributes of a layer by name, without the lists in which frameworks track them.
 
-    `Layer._layers`, in all. PyTorch keeps the layers among them in `_modules`; TensorFlow's own
-    books are `_self_...`.
+    `Layer._layers`, in all. PyTorch keeps layers in `_modules`. TensorFlow's own lists are
+    `_self_...`.
     """
     held = vars(layer) | vars(layer).get("_modules", {})
     books = ("_layers", "_modules", "_tracker", "_torch_params")
@@ -77,7 +77,7 @@ def adopt_variables(layer: Layer, variables: dict[str, Any]) -> None:
 
 
 def show_parameters(layer: Layer) -> None:
-    """Has PyTorch see the variables that a layer holds now.
+    """Shows PyTorch the present variables of a layer.
 
     `Layer._post_build`, in all.
     """
@@ -226,7 +226,7 @@ def renormalizes(layer: Layer) -> bool:
 
 
 def variable_of_each_replica(aggregation: str, **options: Any) -> keras.Variable:
-    """A variable of which each replica of a `tf.distribute` strategy updates its own copy.
+    """A variable with a copy for each replica of a `tf.distribute` strategy, updated apart.
 
     `keras.Variable(synchronization=)`, from 3.10 on, and its `aggregation`, from 3.7 on heeded.
     Before, TensorFlow is told when Keras asks it for the variable. Without, replica 0's would be
@@ -282,10 +282,10 @@ def may_mistake_width(layer: Layer) -> bool:
 
 
 def notes_of_call(layer: Layer) -> dict[Any, Any] | None:
-    """What may be noted for as long as the call of the whole model runs; None outside of one.
+    """A place for notes while the call of the whole model runs; None outside of such a call.
 
-    That is the outermost `__call__`, or what a `StatelessScope` holds, as `stateless_call` does
-    not go through the model's. `get_stateless_scope`, `Layer._get_call_context` and
+    The call is the outermost `__call__`, or a `StatelessScope`, because `stateless_call` does not
+    go through the model's `__call__`. `get_stateless_scope`, `Layer._get_call_context` and
     `_maybe_reset_call_context`, in all; `entry_layer` has no underscore and no public class.
     """
     holder: Any = stateless_scope.get_stateless_scope()
@@ -373,7 +373,7 @@ def is_exporting(exporters: tuple[str, ...] = EXPORTERS) -> bool:
 
 
 def mark_called(model: Layer) -> None:
-    """Has Keras's exporters take a model that was built and never called.
+    """Lets Keras's exporters take a model that was built and never called.
 
     `Layer._called`, in all.
     """

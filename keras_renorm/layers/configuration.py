@@ -12,7 +12,7 @@ _KINDS = {
     "constraint": keras.constraints,
     "activation": keras.activations,
 }
-"""What serialises the argument, by the end of its name. Any other argument stays as it is."""
+"""The modules that serialise arguments, by the ends of their names. Other arguments stay."""
 
 
 def own_arguments(layer: Any, names: Iterable[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What layers with domains have in common."""
+"""The common part of layers with domains."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -16,7 +16,7 @@ from keras_renorm.typing import Tensor
 
 
 class Domains:
-    """What a layer with domains knows of them.
+    """The domains of a layer: their number, and the kinds of its statistics and parameters.
 
     Args:
         num_domains: As in `DomainBatchNormalization`, as are all the following.

@@ -1,4 +1,4 @@
-"""What a layer is called with, as its steps take it."""
+"""The inputs of a layer's call, in the form that its steps take."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class Inputs(NamedTuple):
     ragged: Ragged | None = None
 
     def by_value(self, each: Any) -> Any:
-        """What examples have, `[B]`, for each along the first axis of `x`; a number as it is."""
+        """A value per example, `[B]`, spread along the first axis of `x`; a number stays."""
         if self.ragged is None or not len(getattr(each, "shape", ())):
             return each
         return self.ragged.by_value(each)

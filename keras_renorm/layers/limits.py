@@ -93,7 +93,7 @@ class Limits:
         return {k: _at(k, value, counts, seen[k], dtype) for k, value in self.values.items()}
 
     def numbers(self, domain: int = 0) -> RenormLimits:
-        """Those of the next step as numbers; where each domain has its own, of one domain."""
+        """The limits of the next step as numbers; with limits by domain, one domain's."""
 
         def own(each: Tensor) -> Tensor:
             return each[domain] if len(each.shape) else each
@@ -111,7 +111,7 @@ class Limits:
         return keras.ops.cast(count, "int")
 
     def _seen(self) -> dict[str, Tensor]:
-        """What adaptive limits are to be, by name, without their greatest values."""
+        """The adaptive limits by name, before their greatest values are applied."""
         if self.seen is None:
             return {name: keras.ops.convert_to_tensor(low) for name, low in LEAST.items()}
         limits = backends.current().at_once(adaptive.limits)
@@ -121,7 +121,7 @@ class Limits:
         return adaptive.State(*map(keras.ops.convert_to_tensor, (self.deviations, self.seen)))
 
     def momentum(self, momentum: float) -> float:
-        """That of a step's moving statistics: with adaptive limits `averaged` averages them."""
+        """The momentum for a step's moving statistics: 0 where `averaged` averages them."""
         return 0.0 if self.adapts else momentum
 
     def averaged(
@@ -176,7 +176,7 @@ def _learned(
     epsilon: float,
     ghosts: float | Tensor,
 ) -> tuple[adaptive.State, Moving]:
-    """What adaptive limits make of a step, in one function to be compiled."""
+    """The update of adaptive limits by a step, in one function to be compiled."""
     state = adaptive.trusting(state, kept, initial)
     return adaptive.advance(state, *kept, moving, momentum=momentum, epsilon=epsilon, ghosts=ghosts)
 

@@ -133,7 +133,7 @@ def _depth(value: Any) -> int:
 
 
 def _not_together(initial_value: Any, depth: Any) -> str:
-    """What to write in place of an initial value and a depth that do not belong together."""
+    """Advice for an initial value and a depth that do not belong together."""
     if depth is None:
         return (
             f"`initial_value={INVERSE_SQRT_DEPTH!r}` needs `depth`, the number of residual blocks "

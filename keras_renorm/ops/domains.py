@@ -49,7 +49,7 @@ class Parameters(NamedTuple):
         return any(_has_rows(name, value) for name, value in self._asdict().items())
 
     def of(self, domain: int | Tensor) -> "Parameters":
-        """Those of one domain."""
+        """The parameters of one domain."""
         rows = self._asdict().items()
         return Parameters(*(_row(v, domain) if _has_rows(name, v) else v for name, v in rows))
 
@@ -337,7 +337,7 @@ def _both(mask: Tensor | None, other: Tensor) -> Tensor:
 
 
 def _blot(domain: Tensor, num_domains: int, y: Tensor) -> Tensor:
-    """What to add to `y`, or to its offset: NaN where the id is out of range, else 0."""
+    """A summand for `y`, or for its offset: NaN where the id is out of range, else 0."""
     # A root, as a NaN among the graph's constants is an error to TensorFlow's search for NaNs.
     blot = keras.ops.sqrt(keras.ops.cast(among(domain, num_domains), "float32") - 1)
     return _by_example(keras.ops.cast(blot, y.dtype), y)

@@ -29,7 +29,7 @@ class Replicas:
 
     @classmethod
     def running(cls) -> "Replicas | None":
-        """Those of the running function; None where it runs on a single one, or in no replica."""
+        """The replicas of the running function; None for a single replica, or in none."""
         collective = backends.current().collective()
         return None if collective is None else cls(collective)
 

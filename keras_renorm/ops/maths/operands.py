@@ -1,4 +1,4 @@
-"""What a step of training or inference is given, as named tuples that travel whole.
+"""The operands of a step of training or inference, as named tuples that travel whole.
 
 C is the number of channels. Per-channel operands have shape `[C]` and are float64 where `x` is, and
 float32 otherwise; where the first axis of `x` counts G ghost batches, those that belong to a

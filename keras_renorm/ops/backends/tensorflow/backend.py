@@ -123,7 +123,7 @@ class TensorFlow(PlainBackend):
         return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
     def number_of_replicas(self, variables: Sequence[Any]) -> int:
-        """Those of the strategy that the variables were made under."""
+        """The replicas of the strategy under which the variables were made."""
         strategy = _strategy(variables)
         return strategy.num_replicas_in_sync if strategy else 1
 

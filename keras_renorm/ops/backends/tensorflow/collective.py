@@ -21,7 +21,7 @@ class StrategyReplicas:
 
     @classmethod
     def running(cls) -> "StrategyReplicas | None":
-        """Those of the running function; None on a single one, or in no replica."""
+        """The replicas of the running function; None for a single replica, or in none."""
         context = tf.distribute.get_replica_context()
         alone = context is None or context.num_replicas_in_sync == 1
         return None if alone else cls(context)

@@ -18,7 +18,7 @@ class RaggedRows:
 
     @classmethod
     def of(cls, x: Any) -> "RaggedRows | None":
-        """Those of a ragged tensor; None of anything else."""
+        """The rows of a ragged tensor; None for anything else."""
         return cls(x) if isinstance(x, tf.RaggedTensor) else None
 
     @property

@@ -16,7 +16,7 @@ class Processes:
 
     @classmethod
     def running(cls) -> "Processes | None":
-        """Those of the group; None without one, or in a group of one process."""
+        """The processes of the group; None without a group, or in a group of one process."""
         if not distributed.is_available() or not distributed.is_initialized():
             return None
         return None if distributed.get_world_size() == 1 else cls()
