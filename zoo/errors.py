@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 
 
@@ -43,6 +44,12 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
         return matcher.ratio(), matcher.find_longest_match().size
 
     return f" Did you mean {max(matches, key=closeness)!r}?"
+
+
+def reason(message: str) -> str:
+    """Returns the first line of a message of TensorFlow's, without the names of its functions."""
+    line = message.strip().partition("\n")[0]
+    return re.sub(r"^\{\{.*?\}\} | \[Op:.*$", "", line)
 
 
 @contextlib.contextmanager

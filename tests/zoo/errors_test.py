@@ -1,6 +1,6 @@
 import pytest
 
-from zoo.errors import UserError, as_user_errors, nearest
+from zoo.errors import UserError, as_user_errors, nearest, reason
 
 
 def test_nearest_names_the_closest_word_or_nothing():
@@ -21,3 +21,9 @@ def test_the_given_kind_of_exception_becomes_a_user_error_with_its_message():
 def test_another_kind_passes():
     with pytest.raises(KeyError), as_user_errors(ValueError):
         raise KeyError("a defect")
+
+
+def test_tensorflows_names_of_functions_are_left_out_of_a_message():
+    message = "{{function_node __wrapped__Read}} a.jpg; No such file [Op:Read]\nmore"
+    assert reason(message) == "a.jpg; No such file"
+    assert reason("as it is") == "as it is"

@@ -15,7 +15,7 @@ from zoo.data.folders import FolderOptions
 from zoo.data.preparation import Augmentation, Preparation
 from zoo.data.samplers import Sampler
 from zoo.data.sources import EVALUATION, Source
-from zoo.errors import UserError, as_user_errors
+from zoo.errors import UserError, as_user_errors, reason
 from zoo.trained.card import Card, read_card
 from zoo.training.cli import terminal
 from zoo.training.distribution.clusters import read_cluster
@@ -203,8 +203,7 @@ def reading_errors_named() -> Iterator[None]:
     try:
         yield
     except (*kinds, tf.errors.PermissionDeniedError, tf.errors.DataLossError) as error:
-        reason = str(error.message).strip().partition("\n")[0]
         raise UserError(
-            f"An image cannot be read that could be when the program began: {reason}. The same "
-            "command looks at all of them again."
+            "An image cannot be read that could be when the program began: "
+            f"{reason(error.message)}. The same command looks at all of them again."
         ) from error

@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from zoo.errors import UserError
+from zoo.errors import UserError, reason
 from zoo.training.storage import files
 
 _STATE = "state.json"
@@ -83,7 +83,9 @@ class CheckpointStore:
         try:
             self._checkpoint.write(str(temporary / _VARIABLES))
         except tf.errors.OpError as error:  # A full disk, mostly.
-            raise UserError(f"Checkpoint {final} cannot be written: {_reason(error)}") from error
+            raise UserError(
+                f"Checkpoint {final} cannot be written: {reason(error.message)}"
+            ) from error
         files.write_json(temporary / _STATE, state)
         files.write_json(temporary / _CHECKSUMS, _checksums(temporary))
         for path in [*temporary.iterdir(), temporary]:
@@ -162,12 +164,6 @@ class CheckpointStore:
 def _step(folder: Path) -> int:
     """Returns the step of a checkpoint's folder."""
     return int(folder.name[len("step-") :])
-
-
-def _reason(error: tf.errors.OpError) -> str:
-    """Returns the first line of an error without the names of TensorFlow's functions."""
-    line = error.message.partition("\n")[0]
-    return re.sub(r"^\{\{.*?\}\} | \[Op:.*$", "", line)
 
 
 def _checksums(folder: Path) -> dict[str, str]:
