@@ -168,7 +168,8 @@ def _scores(
     models: Sequence[Trained], source: Source, batch_size: int, crops: int, *, own: bool
 ) -> tuple[Scores, list[tuple[Trained, Scores]]]:
     """Returns the scores of the mean probabilities, and each model with those of its own."""
-    members, total = [], np.zeros([], np.float32)
+    members: list[tuple[Trained, Scores]] = []
+    total: Any = np.float32(0)
     for trained in models:
         with contextlib.ExitStack() as stack:
             if own:
@@ -192,9 +193,11 @@ def _probabilities(
     """Returns a model's probabilities `[N, K]`, the mean over the crops, and the labels `[N]`."""
     model = trained.classifier
     predict = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
-    total, prepared = 0.0, views(trained.card.preparation, crops, model.input_shape[1:])
+    prepared = views(trained.card.preparation, crops, model.input_shape[1:])
+    total: Any = np.float32(0)
     for view in prepared:
-        found, labels = [], []
+        found: list[npt.NDArray[np.float32]] = []
+        labels: list[npt.NDArray[np.int64]] = []
         with pictures.reading_errors_named():
             for x, y in pipeline.evaluation_batches(source, batch_size, view):
                 found.append(np.asarray(predict(x), np.float32))

@@ -84,19 +84,20 @@ def views(preparation: Preparation, crops: int, input_shape: tuple[int, ...]) ->
 
 def _differing(crop_share: float, crops: int) -> list[dict[str, Any]]:
     """Returns in what the views differ."""
-    mirrored = [{"mirrored": False}, {"mirrored": True}]
+    mirrored: list[dict[str, Any]] = [{"mirrored": False}, {"mirrored": True}]
     if crops == 2:
         return mirrored
     if crops == 10:
-        share = crop_share if crop_share < 1 else _SHARE
-        parts = [{"crop_share": share, "place": place} for place in (*_CORNERS, _MIDDLE)]
+        parts = _five(crop_share if crop_share < 1 else _SHARE)
     else:
         parts = [
             {"square": square, **part}
             for share, square in itertools.product(_SHARES, range(3))
-            for part in (
-                *({"crop_share": share, "place": place} for place in (*_CORNERS, _MIDDLE)),
-                {"crop_share": 1.0},
-            )
+            for part in [*_five(share), {"crop_share": 1.0}]
         ]
     return [part | flip for part in parts for flip in mirrored]
+
+
+def _five(share: float) -> list[dict[str, Any]]:
+    """Returns the four corners and the middle of a square."""
+    return [{"crop_share": share, "place": place} for place in (*_CORNERS, _MIDDLE)]
