@@ -35,22 +35,47 @@ def code_of(page):
     return "\n".join(re.findall(r"^```python\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES + NOTEBOOKS if code_of(page)],
-    ids=lambda p: str(p.relative_to(ROOT)),
-)
-def test_code_blocks_run(page, tmp_path):
+WITH_CODE = {str(page.relative_to(ROOT)): code_of(page) for page in PAGES + NOTEBOOKS}
+WITH_CODE = {name: code for name, code in WITH_CODE.items() if code}
+
+RUNNER = """
+import json, pathlib, traceback
+
+outcomes = {}
+for name, code in json.loads(pathlib.Path("pages.json").read_text()).items():
+    try:
+        exec(compile(code, name, "exec"), {"__name__": "__main__"})
+        outcomes[name] = "fine"
+    except Exception:
+        outcomes[name] = traceback.format_exc()
+pathlib.Path("outcomes.json").write_text(json.dumps(outcomes))
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(request, tmp_path_factory):
+    """How the code of each chosen page ends. One process runs all: an import takes seconds."""
+    folder = tmp_path_factory.mktemp("pages")
+    items = [item for item in request.session.items if hasattr(item, "callspec")]
+    chosen = {item.callspec.params.get("name") for item in items}
+    codes = {name: code for name, code in WITH_CODE.items() if name in chosen}
+    (folder / "pages.json").write_text(json.dumps(codes))
     done = subprocess.run(
-        [sys.executable, "-c", code_of(page)],
-        cwd=tmp_path,
+        [sys.executable, "-c", RUNNER],
+        cwd=folder,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads((folder / "outcomes.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_code_blocks_run(name, outcomes):
+    assert outcomes[name] == "fine", outcomes[name]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
