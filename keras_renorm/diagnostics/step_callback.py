@@ -15,6 +15,8 @@ from keras_renorm.statistics.batches import whole_number
 class StepCallback(keras.callbacks.Callback, abc.ABC):
     """Calls `record` before the first step, every `every_n_steps`, and at the end of training.
 
+    A model that has no weights before the first step is recorded after that step.
+
     Steps are the optimizer's, so a training that resumes from a checkpoint goes on counting.
 
     Args:
@@ -53,9 +55,10 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
         """
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Records before the first step."""
-        self._begun, self._trained = self._step(), False
-        self._record_at(self._begun)
+        """Records before the first step; of a model that this step builds, after it."""
+        self._begun, self._trained, self._recorded = self._step(), False, None
+        if self.model.built:
+            self._record_at(self._begun)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Records when another `every_n_steps` are done."""
@@ -67,7 +70,7 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
     def on_train_end(self, logs: Any = None) -> None:
         """Records after the last step, closes the log, and warns if there was no step."""
         step = self._step()
-        if step != self._recorded:
+        if step != self._recorded and self.model.built:
             self._record_at(step)
         if self._writer is not None:
             self._writer.close()

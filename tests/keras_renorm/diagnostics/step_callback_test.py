@@ -39,7 +39,8 @@ class Numbers(Report):
 class Counting:
     """A model with an optimizer's counter, and nothing else."""
 
-    def __init__(self, step=0):
+    def __init__(self, step=0, built=True):
+        self.built = built
         self.optimizer = types.SimpleNamespace(iterations=np.array(step))
 
     def train(self, callback, counts):
@@ -50,6 +51,7 @@ class Counting:
             if number == 0:
                 callback.on_train_begin()
             else:
+                self.built = True
                 callback.on_train_batch_end(number - 1)
         callback.on_train_end()
 
@@ -73,6 +75,12 @@ def test_steps(every, counts, recorded):
     callback = Recorder(every)
     Counting().train(callback, counts)
     assert callback.steps == recorded
+
+
+def test_a_model_that_the_first_step_builds_is_recorded_after_it():
+    callback = Recorder(3)
+    Counting(built=False).train(callback, range(6))
+    assert callback.steps == [1, 3, 5]
 
 
 def test_a_second_training_begins_with_a_record_of_its_own():
