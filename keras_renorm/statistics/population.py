@@ -149,6 +149,7 @@ def precise(
     chosen = batch_norms(model, layers)
     for layer in chosen:
         moving_statistics.require_weights(layer)
+    _refuse_list_of_inputs(model, dataset)
     single = passes == "single"
     show = verbose in ("auto", 1)
     examples = Batches(dataset, num_samples, batch_size, keep=not single, show=show)
@@ -166,6 +167,17 @@ def precise(
         layers=tuple(layer.path for layer in called),
         skipped=tuple(layer.path for layer in chosen if layer not in called),
     )
+
+
+def _refuse_list_of_inputs(model: Any, dataset: Any) -> None:
+    """Raises for arrays in a list where a model has several inputs: a list is one of batches."""
+    inputs = len(getattr(model, "inputs", None) or ())
+    if inputs > 1 and isinstance(dataset, list) and all(hasattr(one, "shape") for one in dataset):
+        raise TypeError(
+            f"`dataset` is a list of {len(dataset)} arrays, which is one of batches, and the model "
+            f"{model.name!r} has {inputs} inputs. Give a dictionary of arrays by the names of the "
+            "inputs, or all in one batch: `[(tuple(arrays),)]`."
+        )
 
 
 def _join(examples: Batches, cost: costs.Cost, memory_budget: float, verbose: Verbose) -> None:
