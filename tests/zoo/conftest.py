@@ -124,14 +124,14 @@ def run_python(tmp_path_factory):
     """Runs a piece of Python in a process of its own."""
     folder = tmp_path_factory.mktemp("cwd")
 
-    def run(code, **variables):
+    def run(code, *, timeout=120, **variables):
         return subprocess.run(
             [sys.executable, "-c", code],
             cwd=folder,
             env=environment() | variables,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
             check=False,
         )
 

@@ -73,7 +73,7 @@ class _Prepared:
         """Whether records can be read by their numbers; raises if there are none on the disk."""
         formats = self._tfds.core.file_adapters.FileFormat
         if self._info.file_format == formats.ARRAY_RECORD:
-            self._builder.as_data_source()
+            self._builder.as_data_source(split=None)
             return True
         self._builder.as_dataset()
         return False
@@ -120,7 +120,7 @@ class _Prepared:
                 examples = [source[index] for index in range(count)]
                 images = np.stack([example["image"] for example in examples])
                 return images, np.array([example["label"] for example in examples], np.int64)
-            batch = self._builder.as_dataset(split).batch(count).get_single_element()
+            batch = self._builder.as_dataset(split=split).batch(count).get_single_element()
         except (tf.errors.OpError, OSError, ValueError) as error:
             raise DatasetError(_damaged(self._name, error)) from error
         return batch["image"].numpy(), batch["label"].numpy().astype(np.int64)
@@ -173,7 +173,7 @@ class _Prepared:
                 "file_format='array_record').download_and_prepare()\", and give that data_dir."
             )
         decoders = {"image": self._tfds.decode.SkipDecoding()}
-        stored = self._builder.as_dataset(split, decoders=decoders)
+        stored = self._builder.as_dataset(split=split, decoders=decoders)
         try:
             batch = stored.batch(count).get_single_element()
         except tf.errors.OpError as error:
