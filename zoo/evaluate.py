@@ -32,10 +32,12 @@ def parse(argv: list[str]) -> dict[str, Any]:
     options = [
         flags.DEFINE_string("workdir", None, "Folder of a finished run of zoo.train."),
         flags.DEFINE_multi_string("model", [], "Or: a folder, .keras file or checkpoint's name."),
-        flags.DEFINE_enum("weights", "raw", ["raw", "averaged"], "Of a folder: which model."),
+        flags.DEFINE_enum(
+            "weights", "raw", ["raw", "averaged"], "Which model of a working directory."
+        ),
         flags.DEFINE_string("dataset", None, "Data set; by default the run's own."),
         flags.DEFINE_string("split", None, "Split; by default that which a training evaluates on."),
-        flags.DEFINE_string("data_dir", None, "Of the data set; the run's by default."),
+        flags.DEFINE_string("data_dir", None, "Folder of the data set. By default the run's."),
         flags.DEFINE_bool("skip_bad_files", False, "Leave out what is no whole image."),
         flags.DEFINE_enum("statistics", "moving", statistics, "What normalization layers use."),
         flags.DEFINE_integer("num_samples", None, "For precise; 2000 by default.", 1, _LARGEST),

@@ -29,7 +29,9 @@ def parse(argv: list[str]) -> tuple[tuple[str, str, str], dict[str, Any]]:
     output = flags.DEFINE_string("output", None, "What to write; it must not exist.")
     formats = ["keras", "saved_model", "litert", "onnx"]
     kind = flags.DEFINE_enum("format", None, formats, "By default as the suffix of --output says.")
-    data_dir = flags.DEFINE_string("data_dir", None, "Of the run's images, if not as then.")
+    data_dir = flags.DEFINE_string(
+        "data_dir", None, "Folder of the run's images, if they have moved."
+    )
     pixels = flags.DEFINE_enum("pixels", None, arguments.PIXELS, arguments.PIXELS_HELP)
     _, *names = arguments.parse_flags(argv)
     given = arguments.required("model", model.value, "runs/quickstart")

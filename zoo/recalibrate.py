@@ -22,7 +22,9 @@ def parse(argv: list[str]) -> tuple[tuple[str, list[str], str], dict[str, Any]]:
     model = flags.DEFINE_string("model", None, "Folder of a run, .keras file, or checkpoint.")
     output = flags.DEFINE_string("output", None, "The .keras file to write; it must not exist.")
     options = [
-        flags.DEFINE_integer("num_samples", None, "Of how many; by default all.", 1, 2**31 - 1),
+        flags.DEFINE_integer(
+            "num_samples", None, "Number of images. By default all.", 1, 2**31 - 1
+        ),
         flags.DEFINE_integer("batch_size", 100, "Images at a time.", 1, 2**31 - 1),
         flags.DEFINE_enum("pixels", None, arguments.PIXELS, arguments.PIXELS_HELP),
     ]

@@ -323,7 +323,7 @@ def among(domain: Tensor, num_domains: int) -> Tensor:
 def _by_example(values: Tensor, x: Tensor) -> Tensor:
     """A value per example, `[B]`, to broadcast against `x`; a scalar as it is.
 
-    Of another number than there are examples they do not broadcast but fail here.
+    Where there are not as many as examples, this fails: they would broadcast otherwise.
     """
     if len(values.shape) == 0:
         return values

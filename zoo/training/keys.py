@@ -32,12 +32,12 @@ _ADAMS = ("optimizer", ("adam", "adamw", "lamb"))
 # The layers check their own, too, but do not know what the config calls them.
 GROUPS: dict[str, tuple[Key, ...]] = {
     "Run": (
-        Key("seed", 0, "Of the initial weights, the minibatches, their augmentation.", SEEDS),
+        Key("seed", 0, "Decides initial weights, minibatches and augmentation.", SEEDS),
         Key("num_steps", 1000, "How many minibatches it is trained on.", AT_LEAST_1),
         Key(
             "precision",
             "float32",
-            "Of the layers' computations; weights are float32.",
+            "The type that layers compute in. Weights are float32.",
             one_of("float32", "bfloat16", "float16"),
         ),
         Key("jit", False, "Whether XLA compiles the step."),
@@ -54,7 +54,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "auxiliary_weight",
             None,
-            "Of Inceptions' second loss, 0.4 by default; 0: without it.",
+            "Weight of Inceptions' second loss: 0.4 by default, 0 for none.",
             AT_LEAST_0,
             optional=float,
         ),
@@ -66,7 +66,12 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             "The layer.",
             one_of("batch_renorm", "batch_norm", "skip_init", "none"),
         ),
-        Key("norm_momentum", 0.99, "Of the moving statistics: 1 - the papers' alpha.", TO_1),
+        Key(
+            "norm_momentum",
+            0.99,
+            "The old value's weight in moving statistics: 1 - the papers' alpha.",
+            TO_1,
+        ),
         Key("norm_epsilon", None, "By default 0.001, or that of weights.", ABOVE_0, optional=float),
         Key("norm_scale", True, "Whether gamma is learned, or 1.", only=_NORMS),
         Key("synchronized", False, "Whether moments are those of all replicas.", only=_NORMS),
@@ -124,11 +129,11 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "initial_statistics",
             "kept",
-            "Of the weights: kept, computed anew of training images, or kept for ever.",
+            "Those that come with weights are kept at first, computed anew, or kept for ever.",
             one_of("kept", "precise", "frozen"),
             only=_NORMS,
         ),
-        Key("head_rate_factor", 1.0, "Times the learning rate, for the classifier.", AT_LEAST_0),
+        Key("head_rate_factor", 1.0, "Multiplies the learning rate of the classifier.", AT_LEAST_0),
     ),
     "Images and minibatches": (
         Key(
@@ -136,7 +141,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             "fashion_mnist_subset",
             "A set of TensorFlow Datasets, folder, or an import path of your own, module:name.",
         ),
-        Key("data_dir", None, "Of TensorFlow Datasets, or of class folders.", free=True),
+        Key("data_dir", None, "The folder of TensorFlow Datasets, or of class folders.", free=True),
         Key(
             "minibatches",
             "iid",
@@ -172,17 +177,17 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "crop",
             "pad",
-            "Of the padded image, or Inception's.",
+            "Out of the padded image, or as Inception does.",
             one_of("pad", "inception"),
             only=_AUGMENTED,
         ),
-        Key("flip", True, "Of half of the images, left to right.", only=_AUGMENTED),
+        Key("flip", True, "Whether half of the images are mirrored.", only=_AUGMENTED),
         Key("crop_area", 0.08, "Least share of the image.", SHARES, only=_INCEPTION),
         Key("crop_aspect", 4 / 3, "Largest width over height.", AT_LEAST_1, only=_INCEPTION),
-        Key("colour_strength", 0.0, "Of random colours; 1: as Inception's.", TO_1),
+        Key("colour_strength", 0.0, "Strength of random colours. 1 is Inception's.", TO_1),
         Key("rand_augment", 0.0, "Strength of RandAugment's two operations; 0: none.", TO_1),
         Key("erasing", 0.0, "Share of the images of which a box is erased.", TO_1),
-        Key("mixup_alpha", 0.0, "Of the beta distribution of mixed images; 0: none.", AT_LEAST_0),
+        Key("mixup_alpha", 0.0, "Of mixup's beta distribution; 0: no mixup.", AT_LEAST_0),
         Key("cutmix_alpha", 0.0, "Likewise of pasted ones; with both, one at a time.", AT_LEAST_0),
     ),
     "Learning rate": (
@@ -213,7 +218,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "decay_at_steps",
             "0.5,0.75",
-            "Times at which it is multiplied by decay_factor.",
+            "Times at which decay_factor multiplies the rate.",
             only=(_SCHEDULE, ("piecewise",)),
         ),
         Key("decay_factor", 0.1, "What is left of the rate.", ABOVE_0, only=_IN_STAIRS),
@@ -232,15 +237,39 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             "One of Keras's, or an import path of your own, module:name.",
             one_of("sgd", "rmsprop", "adam", "adamw", "lamb", path=True),
         ),
-        Key("momentum", 0.9, "Of the gradients.", BELOW_1, only=("optimizer", ("sgd", "rmsprop"))),
+        Key(
+            "momentum",
+            0.9,
+            "Share of the last update in the next.",
+            BELOW_1,
+            only=("optimizer", ("sgd", "rmsprop")),
+        ),
         Key("nesterov", False, "Whether momentum looks ahead.", only=("optimizer", ("sgd",))),
-        Key("rho", 0.9, "Of the squares' average.", BELOW_1, only=("optimizer", ("rmsprop",))),
-        Key("beta_1", 0.9, "Of the gradients' average.", BELOW_1, only=_ADAMS),
-        Key("beta_2", 0.999, "Of the squares' average.", BELOW_1, only=_ADAMS),
+        Key(
+            "rho",
+            0.9,
+            "The old value's weight in the average of squares.",
+            BELOW_1,
+            only=("optimizer", ("rmsprop",)),
+        ),
+        Key(
+            "beta_1",
+            0.9,
+            "The old value's weight in the average of gradients.",
+            BELOW_1,
+            only=_ADAMS,
+        ),
+        Key(
+            "beta_2",
+            0.999,
+            "The old value's weight in the average of squares.",
+            BELOW_1,
+            only=_ADAMS,
+        ),
         Key(
             "optimizer_epsilon",
             None,
-            "Of the denominator; by default Keras's.",
+            "Added to the denominator. By default Keras's.",
             ABOVE_0,
             optional=float,
             only=("optimizer", ("rmsprop", "adam", "adamw", "lamb")),
@@ -248,7 +277,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "weight_decay",
             0.0,
-            "Of kernels, not gamma, beta and biases: half of it times their squares in the loss; "
+            "Acts on kernels, not gamma, beta, biases: half of it times the squares in the loss, "
             "with adamw and lamb beside the gradient.",
             AT_LEAST_0,
         ),
@@ -258,7 +287,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "average_decay",
             0.0,
-            "Of moving averages of all weights and statistics; 0: none.",
+            "The old value's weight in averages of all weights and statistics. 0 keeps none.",
             BELOW_1,
         ),
     ),

@@ -67,4 +67,4 @@ def install() -> None:
         return
     if hasattr(output, "reconfigure"):
         output.reconfigure(errors="backslashreplace")
-    sys.stdout = LastingOutput(output)  # type: ignore[assignment]
+    sys.stdout = LastingOutput(output)

@@ -80,7 +80,7 @@ def _completed(path: Path, values: Any) -> config_dict.ConfigDict:
             f"--config={path}: get_config() returned a {type(values).__name__}, not an "
             "ml_collections.ConfigDict. Start from zoo.training.config.default_config()."
         )
-    # Of another ConfigDict it would not know the types, which --config.KEY=VALUE needs.
+    # --config.KEY=VALUE needs the types, which another ConfigDict does not show.
     config = config_dict.ConfigDict(default_config().to_dict(preserve_field_references=True))
     for key, value in values.items():
         check_key(key, f"--config={path}: ")

@@ -41,7 +41,7 @@ class Record:
     seconds: float
 
 
-# Of a record's values; the others are numbers.
+# These values of a record are no numbers.
 _TYPES: dict[str, Any] = {"step": int, "split": str}
 _TYPES |= dict.fromkeys(("r_max", "d_max"), float | int | None)
 

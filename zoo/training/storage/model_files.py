@@ -18,7 +18,7 @@ def load(path: Path) -> keras.Model:
     Raises:
         UserError: If it is damaged, or Keras cannot build it.
     """
-    # Of a file that is no zip archive Keras says that it is not found.
+    # Keras reports a file that is no zip archive as missing.
     if path.suffix == ".keras" and not files.is_whole_zip(path):
         raise UserError(f"{path} is damaged: it is not a whole .keras file.")
     try:
