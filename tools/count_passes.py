@@ -95,7 +95,10 @@ def total(kernels: Iterable[list[int]], size: int) -> tuple[int, float]:
 
 
 def of_graph(graph: Any, size: int) -> tuple[int, float]:
-    """The kernels of a graph that its results need, each operation being one."""
+    """The kernels of a graph that its results need, each operation being one.
+
+    Those that repeat another count once, as TensorFlow merges them before it runs a graph.
+    """
     results = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
     needed, waiting = set(), results
     while waiting:
@@ -105,11 +108,25 @@ def of_graph(graph: Any, size: int) -> tuple[int, float]:
             waiting += [*(tensor.op for tensor in op.inputs), *op.control_inputs]
     called_graphs = {op.type for op in needed if op.type.endswith("PartitionedCall")}
     assert not called_graphs, f"the graph calls others: {called_graphs}"
-    tensors = ([*op.inputs, *op.outputs] for op in needed if op.type not in FREE)
-    return total(
-        ([t.shape.num_elements() * t.dtype.size for t in some if t.shape.rank] for some in tensors),
-        size,
-    )
+    first: dict[Any, Any] = {}  # tensors by name, each as the first that is equal to it
+    kernels = []
+    for op in (op for op in graph.get_operations() if op in needed):
+        inputs = tuple(first[tensor.name] for tensor in op.inputs)
+        key = op.name if op.op_def.is_stateful or op.type == "Placeholder" else of_op(op, inputs)
+        for tensor in op.outputs:
+            first[tensor.name] = first.setdefault((key, tensor.value_index), tensor.name)
+        is_first = not op.outputs or first[op.outputs[0].name] == op.outputs[0].name
+        if is_first and op.type not in FREE:
+            inputs_read = op.outputs if op.type == "StridedSlice" else op.inputs  # no more of them
+            tensors = [t for t in (*inputs_read, *op.outputs) if t.shape.rank]
+            kernels.append([t.shape.num_elements() * t.dtype.size for t in tensors])
+    return total(kernels, size)
+
+
+def of_op(op: Any, inputs: tuple[Any, ...]) -> str:
+    """What an operation computes, the same text for equal ones."""
+    attributes = {name: str(value) for name, value in sorted(op.node_def.attr.items())}
+    return f"{op.type} {inputs} {attributes}"
 
 
 def of_hlo(text: str, size: int) -> tuple[int, float]:
@@ -126,8 +143,12 @@ def of_hlo(text: str, size: int) -> tuple[int, float]:
             BYTES.get(element, 4) * math.prod(int(n) for n in sizes.split(",") if n)
             for element, sizes in HLO_TYPE.findall(types)
         )
-        if kind not in FREE:
-            kernels.append([known[name], *(known.get(operand, 0) for operand in names)])
+        if kind in FREE:
+            continue
+        reads = [known.get(operand, 0) for operand in names]
+        if "slice" in name:  # it reads what it returns
+            reads = [min(read, known[name]) for read in reads]
+        kernels.append([known[name], *reads])
     return total(kernels, size)
 
 
