@@ -16,6 +16,9 @@ from keras_renorm.layers.statistics_in_use import StatisticsInUse, uses_batch_at
 from keras_renorm.ops import arguments, backends
 from keras_renorm.typing import Tensor
 
+# What the default initializers make.
+_NUMBERS = {keras.initializers.Zeros: 0.0, keras.initializers.Ones: 1.0}
+
 
 @keras.saving.register_keras_serializable("keras_renorm")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -389,16 +392,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
             limits.advance(moving.updated, self)
         return y
 
-    def _initial_statistics(self) -> tuple[Tensor, Tensor]:
+    def _initial_statistics(self) -> tuple[float | Tensor, float | Tensor]:
         """Mean and variance as the initializers made them, unless they draw each time anew."""
-        shape, dtype = self.moving_mean.shape, self.moving_mean.dtype
-        mean = self.moving_mean_initializer(shape, dtype=dtype)
-        return mean, self.moving_variance_initializer(shape, dtype=dtype)
+        mean, variance = self.moving_mean_initializer, self.moving_variance_initializer
+        return self._initial(mean), self._initial(variance)
+
+    def _initial(self, initializer: Any) -> float | Tensor:
+        # A number spares programs that run operation by operation one in each call.
+        known = _NUMBERS.get(type(initializer))
+        like = self.moving_mean
+        return initializer(like.shape, dtype=like.dtype) if known is None else known
 
     def _average(self, x: Tensor) -> dict[str, Any]:
         """How adaptive limits average what they see of a minibatch."""
         rows = self.virtual_batch_size
         ghosts = 1 if rows is None else -(-keras.ops.shape(x)[0] // rows)
+        if not isinstance(ghosts, int):
+            ghosts = keras.ops.cast(ghosts, self.moving_mean.dtype)
         return {"momentum": self.momentum, "epsilon": self.epsilon, "ghosts": ghosts}
 
     def _moving_statistics(self) -> tuple[Tensor, Tensor]:

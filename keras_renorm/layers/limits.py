@@ -175,10 +175,12 @@ def _learned(
     momentum: float,
     epsilon: float,
     ghosts: float | Tensor,
+    ops: Any = keras.ops,
 ) -> tuple[adaptive.State, Moving]:
     """The update of adaptive limits by a step, in one function to be compiled."""
-    state = adaptive.trusting(state, kept, initial)
-    return adaptive.advance(state, *kept, moving, momentum=momentum, epsilon=epsilon, ghosts=ghosts)
+    state = adaptive.trusting(state, kept, initial, ops=ops)
+    options = {"momentum": momentum, "epsilon": epsilon, "ghosts": ghosts}
+    return adaptive.advance(state, *kept, moving, **options, ops=ops)
 
 
 def _valid(name: str, value: Any) -> float | Limit:

@@ -358,7 +358,8 @@ class Backend(Protocol):
         """A function without gradient, compiled where a program runs operation by operation.
 
         Args:
-            function: It takes tensors in tuples, and `momentum` and `epsilon`, numbers, by name.
+            function: It takes tensors in tuples, by name `momentum` and `epsilon`, numbers, and
+                `ops`, what to compute with: by default `keras.ops`; it may be NumPy.
         """
         ...
 

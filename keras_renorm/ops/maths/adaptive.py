@@ -5,15 +5,15 @@ move: that has the same sign step after step. And it is a small or uneven sample
 sign, and is what the corrections are there for. The limits are wide where there is much of the
 second and little of the first.
 
-Leading axes `...` are none, or `[D]` where each domain has statistics of its own.
+Leading axes `...` are none, or `[D]` where each domain has statistics of its own. The functions
+compute with `keras.ops`, or with NumPy, for a backend whose own calls cost more than the numbers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_renorm.ops.maths.moving import Moving
-from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.typing import Tensor
 
 # Standard deviations of the noise that the limits let pass.
@@ -40,7 +40,7 @@ class State(NamedTuple):
     seen: Tensor
 
 
-def limits(state: State) -> tuple[Tensor, Tensor]:
+def limits(state: State, *, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
     """The limits of r and d for the next minibatch, without greatest values.
 
     ```
@@ -56,6 +56,7 @@ def limits(state: State) -> tuple[Tensor, Tensor]:
 
     Args:
         state: What the layer has seen.
+        ops: What computes, `keras.ops` or NumPy.
 
     Returns:
         `(r_max, d_max)`, each `[...]`, in the dtype of `deviations`.
@@ -63,15 +64,21 @@ def limits(state: State) -> tuple[Tensor, Tensor]:
     Source: ours; docs/default_limits.md has the measurements.
     """
     averages, squares = state.deviations[..., :2, :], state.deviations[..., 2:, :]
-    lags = keras.ops.mean(keras.ops.square(averages), axis=-1)
-    noises = at_least(0, keras.ops.mean(squares, axis=-1) - lags)
-    lag = at_least(_LEAST_LAG, keras.ops.sum(lags, axis=-1, keepdims=True))
-    ratio = SHARE * keras.ops.sum(noises, axis=-1, keepdims=True) / lag
-    widths = WIDTH * keras.ops.sqrt(noises) * _at_most(1, ratio)
+    lags = ops.mean(ops.square(averages), axis=-1)
+    noises = _at_least(ops, 0, ops.mean(squares, axis=-1) - lags)
+    lag = _at_least(ops, _LEAST_LAG, ops.sum(lags, axis=-1, keepdims=True))
+    ratio = SHARE * ops.sum(noises, axis=-1, keepdims=True) / lag
+    widths = WIDTH * ops.sqrt(noises) * _at_most(ops, 1, ratio)
     return 1 + widths[..., 1], widths[..., 0]
 
 
-def trusting(state: State, moving: tuple[Tensor, Tensor], initial: tuple[Tensor, Tensor]) -> State:
+def trusting(
+    state: State,
+    moving: tuple[Tensor, Tensor],
+    initial: tuple[Tensor, Tensor],
+    *,
+    ops: Any = keras.ops,
+) -> State:
     """A state in which moving statistics that came from elsewhere count in full.
 
     They did where none of them was seen and they are not the initial ones: weights were loaded or
@@ -80,13 +87,14 @@ def trusting(state: State, moving: tuple[Tensor, Tensor], initial: tuple[Tensor,
     Args:
         state: What the layer has seen.
         moving: Its mean and variance, `[..., C]` each.
-        initial: Likewise, as the initializers made them.
+        initial: Likewise, or numbers, as the initializers made them.
+        ops: What computes, `keras.ops` or NumPy.
     """
-    mean, variance = (keras.ops.not_equal(*pair) for pair in zip(moving, initial, strict=True))
-    given = keras.ops.any(keras.ops.logical_or(mean, variance), axis=-1)
-    given = keras.ops.stack([given, keras.ops.zeros_like(given)], axis=-1)
-    full = keras.ops.ones_like(state.seen)
-    return state._replace(seen=keras.ops.where(given & (state.seen == 0), full, state.seen))
+    mean, variance = (ops.not_equal(*pair) for pair in zip(moving, initial, strict=True))
+    given = ops.any(ops.logical_or(mean, variance), axis=-1)
+    given = ops.stack([given, ops.zeros_like(given)], axis=-1)
+    full = ops.ones_like(state.seen)
+    return state._replace(seen=ops.where(given & (state.seen == 0), full, state.seen))
 
 
 def advance(
@@ -98,6 +106,7 @@ def advance(
     momentum: float,
     epsilon: float,
     ghosts: float | Tensor = 1,
+    ops: Any = keras.ops,
 ) -> tuple[State, Moving]:
     """One step of the state, and of moving statistics in which the initial values weigh nothing.
 
@@ -122,7 +131,8 @@ def advance(
             returns: the statistics before, in channels without finite moments.
         momentum: Weight of the old value, in [0, 1]. At 1 nothing moves.
         epsilon: The epsilon of the normalisation.
-        ghosts: G, at least 1.
+        ghosts: G, at least 1; a tensor in the dtype of the state.
+        ops: What computes, `keras.ops` or NumPy.
 
     Returns:
         `(state, moving)`: both as they were where `updated` is 0. Otherwise a channel with the
@@ -135,47 +145,53 @@ def advance(
     kept = Moving(moving_mean, moving_variance, batch.updated)
     if momentum == 1:
         return state, kept
-    updated = keras.ops.expand_dims(batch.updated > 0, -1)
+    updated = ops.expand_dims(batch.updated > 0, -1)
     seen = state.seen + (1 - momentum) * (1 - state.seen)
     steps = (1 - momentum) / seen
-    moving, found = _moved(kept, batch, steps[..., :1], epsilon)
-    step = keras.ops.expand_dims(steps[..., 1:], -1)
-    deviations = _averaged(state.deviations, found, step, ghosts)
-    own = keras.ops.expand_dims(updated, -1)
+    moving, found = _moved(ops, kept, batch, steps[..., :1], epsilon)
+    step = ops.expand_dims(steps[..., 1:], -1)
+    deviations = _averaged(ops, state.deviations, found, step, ghosts)
+    own = ops.expand_dims(updated, -1)
     state = State(
-        keras.ops.where(own, deviations, state.deviations),
-        keras.ops.where(updated, seen, state.seen),
+        ops.where(own, deviations, state.deviations),
+        ops.where(updated, seen, state.seen),
     )
-    mean, variance = (keras.ops.where(updated, *pair) for pair in zip(moving, kept, strict=False))
+    mean, variance = (ops.where(updated, *pair) for pair in zip(moving, kept, strict=False))
     return state, Moving(mean, variance, batch.updated)
 
 
 def _moved(
-    kept: Moving, batch: Moving, step: Tensor, epsilon: float
+    ops: Any, kept: Moving, batch: Moving, step: Tensor, epsilon: float
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """The moving statistics after a step, and z and e: `[..., 2, C]`."""
-    sigma = keras.ops.sqrt(kept.variance + epsilon)
+    sigma = ops.sqrt(kept.variance + epsilon)
     by_mean = batch.mean - kept.mean
-    by_sigma = (batch.variance - kept.variance) / (keras.ops.sqrt(batch.variance + epsilon) + sigma)
-    found = keras.ops.stack([by_mean / sigma, by_sigma / sigma], axis=-2)
+    by_sigma = (batch.variance - kept.variance) / (ops.sqrt(batch.variance + epsilon) + sigma)
+    found = ops.stack([by_mean / sigma, by_sigma / sigma], axis=-2)
     change = step * by_sigma
-    variance = at_least(0, kept.variance + change * (2 * sigma + change))
+    variance = _at_least(ops, 0, kept.variance + change * (2 * sigma + change))
     # As at a momentum of 0, no rounding of the initial values may stay.
     first = step >= 1
-    mean = keras.ops.where(first, batch.mean, kept.mean + step * by_mean)
-    return (mean, keras.ops.where(first, batch.variance, variance)), found
+    mean = ops.where(first, batch.mean, kept.mean + step * by_mean)
+    return (mean, ops.where(first, batch.variance, variance)), found
 
 
-def _averaged(deviations: Tensor, found: Tensor, step: Tensor, ghosts: float | Tensor) -> Tensor:
+def _averaged(
+    ops: Any, deviations: Tensor, found: Tensor, step: Tensor, ghosts: float | Tensor
+) -> Tensor:
     """The four rows after a step by `found`, the rows z and e."""
-    found = _at_most(_LARGEST, at_least(-_LARGEST, found))
+    found = _at_most(ops, _LARGEST, _at_least(ops, -_LARGEST, found))
     averages, squares = deviations[..., :2, :], deviations[..., 2:, :]
     moved = averages + step * (found - averages)
-    ghosts = keras.ops.cast(ghosts, deviations.dtype)
     square = found * found + (ghosts - 1) * (found - averages) * (found - moved)
-    new = keras.ops.concatenate([moved, squares + step * (square - squares)], axis=-2)
-    return keras.ops.where(keras.ops.isfinite(new), new, deviations)
+    new = ops.concatenate([moved, squares + step * (square - squares)], axis=-2)
+    return ops.where(ops.isfinite(new), new, deviations)
 
 
-def _at_most(high: float, x: Tensor) -> Tensor:
-    return -at_least(-high, -x)
+def _at_most(ops: Any, high: float, x: Tensor) -> Tensor:
+    return -_at_least(ops, -high, -x)
+
+
+def _at_least(ops: Any, low: float, x: Tensor) -> Tensor:
+    """As `keras_renorm.ops.maths.sums.at_least`."""
+    return ops.where(x < low, ops.full_like(x, low), x)

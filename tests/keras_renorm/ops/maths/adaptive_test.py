@@ -56,14 +56,20 @@ def drawn(rng, drift=0.0, size=6):
         yield 2 + drift * i + rng.normal(0, 0.5, size), np.exp(rng.normal(1, 0.2, size))
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
-def test_the_rule_is_the_specification(rng, momentum):
+@pytest.mark.parametrize(
+    ("momentum", "ops"), [(0.0, np), (0.9, keras.ops), (0.99, np)], ids=["0", "0.9", "0.99"]
+)
+def test_the_rule_is_the_specification(rng, momentum, ops):
     desired = Specification(6, momentum)
-    state, moving = zeros(6)
+    given = np.asarray if ops is np else keras.ops.convert_to_tensor
+    state, moving = keras.tree.map_structure(given, zeros(6))
     for mu, sigma in drawn(rng):
-        state, moving = step(state, moving, moments(mu, sigma), momentum)
+        batch = keras.tree.map_structure(given, moments(mu, sigma))
+        state, moving = step(state, moving, batch, momentum, ops=ops)
         desired.advance(mu, sigma)
-        np.testing.assert_allclose(adaptive.limits(state), desired.limits(), rtol=2e-3, atol=2e-3)
+        found = adaptive.limits(state, ops=ops)
+        np.testing.assert_allclose(found, desired.limits(), rtol=2e-3, atol=2e-3)
+    assert keras.backend.standardize_dtype(moving.variance.dtype) == "float32"
     np.testing.assert_allclose(moving.mean, desired.mu, rtol=1e-5)
     np.testing.assert_allclose(np.sqrt(moving.variance + EPSILON), desired.sigma, rtol=1e-5)
     np.testing.assert_allclose(state.deviations, desired.rows, rtol=1e-3, atol=1e-4)

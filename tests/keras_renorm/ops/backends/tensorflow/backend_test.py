@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 import pytest
 
 if keras.backend.backend() != "tensorflow":
@@ -44,6 +45,19 @@ def test_an_accelerator_is_elsewhere_unless_the_scope_says_cpu(monkeypatch):
     traced("/CPU:0")
     traced(None)
     assert reasons == [None, f"{devices[0].name} is visible and no device scope says CPU"]
+
+
+def test_what_has_no_gradient_is_computed_by_numpy_unless_an_accelerator_would_wait(monkeypatch):
+    def function(pair, ops=keras.ops):
+        return ops.sqrt(pair[0]) + pair[1]
+
+    pair = tf.constant(-4.0), tf.constant(3.0)
+    found = BACKEND.at_once(function)(pair)  # without NumPy's warning of the root
+    assert isinstance(found, np.float32)
+    monkeypatch.setattr(type(BACKEND), "off_cpu", lambda self: "a GPU")
+    traced = BACKEND.at_once(function)(pair)
+    assert tf.is_tensor(traced)
+    np.testing.assert_array_equal([found, traced], [np.nan] * 2)
 
 
 def test_the_environment_is_checked(monkeypatch):
