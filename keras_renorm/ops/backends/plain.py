@@ -10,15 +10,13 @@ from typing import Any
 
 import keras
 
-from keras_renorm.ops.backends.interface import (
-    Collective,
+from keras_renorm.ops.backends.interface import Collective, Elsewhere, Ragged
+from keras_renorm.ops.backends.kernels import (
     Differentiable,
-    Elsewhere,
     FusedInference,
     FusedKernel,
     InferencePasses,
     Passes,
-    Ragged,
     StepCalls,
 )
 from keras_renorm.ops.maths.operands import Arguments

@@ -1,6 +1,6 @@
 """The passes over a tensor in plain `keras.ops`: every dtype, rank, backend and device.
 
-They fulfil `keras_renorm.ops.backends.interface.Passes`. What a step of training does between them,
+They fulfil `keras_renorm.ops.backends.kernels.Passes`. What a step of training does between them,
 with vectors of one entry per channel, is in `keras_renorm.ops.steps.pass_by_pass`.
 """
 

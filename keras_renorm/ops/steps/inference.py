@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import keras
 
 from keras_renorm.ops import backends
-from keras_renorm.ops.backends.interface import Differentiable, InferencePasses
+from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses
 from keras_renorm.ops.maths import passes as plain_passes
 from keras_renorm.ops.maths.operands import Affine, Arguments, Settings
 from keras_renorm.ops.steps import lowerings

@@ -5,7 +5,7 @@ import functools
 import keras
 
 from keras_renorm.ops import backends
-from keras_renorm.ops.backends.interface import Differentiable, StepCalls
+from keras_renorm.ops.backends.kernels import Differentiable, StepCalls
 from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.moving import Moving
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 
 from keras_renorm.ops import backends
-from keras_renorm.ops.backends.interface import Differentiable, Passes
+from keras_renorm.ops.backends.kernels import Differentiable, Passes
 from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.ops.maths import correction
 from keras_renorm.ops.maths import passes as plain_passes

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 from jax.experimental import sparse
 
-from keras_renorm.ops.backends.interface import Backend, Collective, Differentiable, StepCalls
+from keras_renorm.ops.backends.interface import Backend, Collective
 from keras_renorm.ops.backends.jax import calls, derivatives
 from keras_renorm.ops.backends.jax.collective import MappedDevices
+from keras_renorm.ops.backends.kernels import Differentiable, StepCalls
 from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader

@@ -1,6 +1,6 @@
 """The native library's calls as functions of JAX arrays, on the CPU.
 
-Those of `keras_renorm.ops.backends.interface.StepCalls`. The passes return float64, which JAX has
+Those of `keras_renorm.ops.backends.kernels.StepCalls`. The passes return float64, which JAX has
 only when asked for.
 """
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from keras_renorm.ops.backends.interface import Forward
+from keras_renorm.ops.backends.kernels import Forward
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.native import layout, loader
 
@@ -46,7 +46,7 @@ def _ffi_version() -> int:
 
 
 def forward(arguments: Arguments, constants: Constants, settings: Settings) -> Forward:
-    """See `keras_renorm.ops.backends.interface.StepCalls`."""
+    """See `keras_renorm.ops.backends.kernels.StepCalls`."""
     x, size, channels = arguments.x, settings.ghost_size, arguments.x.shape[settings.axis]
     ghosts = 1 if size is None else -(-x.shape[0] // size)
     shapes = (layout.STATISTICS, ghosts, channels), (channels,), (channels,), ()
@@ -58,7 +58,7 @@ def forward(arguments: Arguments, constants: Constants, settings: Settings) -> F
 def backward(
     dy: jax.Array, x: jax.Array, statistics: jax.Array, mask: jax.Array | None, settings: Settings
 ) -> Arguments:
-    """See `keras_renorm.ops.backends.interface.StepCalls`."""
+    """See `keras_renorm.ops.backends.kernels.StepCalls`."""
     vector = jax.ShapeDtypeStruct((x.shape[settings.axis],), statistics.dtype)
     operands = [dy, x, statistics, *_optional(mask, x, settings.axis)]
     return Arguments(*_call("backward", operands, [_like(x), vector, vector], settings))

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from keras_renorm.ops.backends.interface import Differentiable
+from keras_renorm.ops.backends.kernels import Differentiable
 from keras_renorm.ops.maths.operands import Arguments
 
 

@@ -8,16 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_renorm.ops.backends.interface import (
-    Backend,
-    Collective,
-    Differentiable,
-    Elsewhere,
-    InferencePasses,
-    Passes,
-    Ragged,
-    StepCalls,
-)
+from keras_renorm.ops.backends.interface import Backend, Collective, Elsewhere, Ragged
+from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses, Passes, StepCalls
 from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.backends.tensorflow import calls, derivatives, devices, passes, runtime
 from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas

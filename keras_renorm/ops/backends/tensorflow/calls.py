@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_renorm.ops.backends.interface import Forward
+from keras_renorm.ops.backends.kernels import Forward
 from keras_renorm.ops.backends.tensorflow import runtime, stablehlo
 from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings
 from keras_renorm.ops.native import layout, loader
@@ -21,7 +21,7 @@ _ELEMENTS = {
 
 
 def forward(arguments: Arguments, constants: Constants, settings: Settings) -> Forward:
-    """See `keras_renorm.ops.backends.interface.StepCalls`.
+    """See `keras_renorm.ops.backends.kernels.StepCalls`.
 
     The rank of `x` and the number of its channels must be known.
     """
@@ -37,7 +37,7 @@ def forward(arguments: Arguments, constants: Constants, settings: Settings) -> F
 def backward(
     dy: tf.Tensor, x: tf.Tensor, statistics: tf.Tensor, mask: tf.Tensor | None, settings: Settings
 ) -> Arguments:
-    """See `keras_renorm.ops.backends.interface.StepCalls`."""
+    """See `keras_renorm.ops.backends.kernels.StepCalls`."""
     vector = (statistics.dtype, (x.shape[settings.axis],))
     operands = [dy, x, statistics, *_optional(mask, x, settings.axis)]
     results = [(x.dtype, x.shape.as_list()), vector, vector]

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_renorm.ops.backends.interface import Differentiable, PlainOutput
+from keras_renorm.ops.backends.kernels import Differentiable, PlainOutput
 from keras_renorm.ops.backends.tensorflow import runtime
 from keras_renorm.ops.maths.operands import Arguments
 

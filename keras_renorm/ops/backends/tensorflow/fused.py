@@ -28,7 +28,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_renorm.ops.backends.interface import Differentiable, PlainOutput
+from keras_renorm.ops.backends.kernels import Differentiable, PlainOutput
 from keras_renorm.ops.backends.tensorflow import derivatives, devices, runtime
 from keras_renorm.ops.maths import correction
 from keras_renorm.ops.maths.correction import Correction
@@ -59,7 +59,7 @@ class Kept(NamedTuple):
 
 
 class TrainingKernel:
-    """See `keras_renorm.ops.backends.interface.FusedKernel`."""
+    """See `keras_renorm.ops.backends.kernels.FusedKernel`."""
 
     def fits(self, x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> bool:
         """Whether nothing is masked, there are no ghosts, and the kernel takes the input.
@@ -93,7 +93,7 @@ class TrainingKernel:
 
 
 class InferenceKernel:
-    """See `keras_renorm.ops.backends.interface.FusedInference`."""
+    """See `keras_renorm.ops.backends.kernels.FusedInference`."""
 
     def fits(self, x: tf.Tensor, settings: Settings) -> bool:
         """Whether `normalize` can take this input, and is not the slower for it.

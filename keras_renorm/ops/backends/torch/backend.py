@@ -7,15 +7,8 @@ from typing import Any
 import keras
 import torch
 
-from keras_renorm.ops.backends.interface import (
-    Backend,
-    Collective,
-    Differentiable,
-    Elsewhere,
-    InferencePasses,
-    Passes,
-    StepCalls,
-)
+from keras_renorm.ops.backends.interface import Backend, Collective, Elsewhere
+from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses, Passes, StepCalls
 from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.backends.torch import calls, derivatives, fused, operators
 from keras_renorm.ops.backends.torch.collective import Processes

@@ -1,12 +1,12 @@
 """The native library's calls as functions of PyTorch tensors, on the CPU.
 
-Those of `StepCalls`, `InferencePasses` and `Passes` in `keras_renorm.ops.backends.interface`. Their
+Those of `StepCalls`, `InferencePasses` and `Passes` in `keras_renorm.ops.backends.kernels`. Their
 derivatives are in `keras_renorm.ops.backends.torch.derivatives`.
 """
 
 import torch
 
-from keras_renorm.ops.backends.interface import Forward
+from keras_renorm.ops.backends.kernels import Forward
 from keras_renorm.ops.backends.torch.operators import ELEMENTS, register
 from keras_renorm.ops.maths.moments import Moments, rounded
 from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings, Sums
@@ -19,7 +19,7 @@ def takes(x: torch.Tensor) -> bool:
 
 
 def forward(arguments: Arguments, constants: Constants, settings: Settings) -> Forward:
-    """See `keras_renorm.ops.backends.interface.StepCalls`."""
+    """See `keras_renorm.ops.backends.kernels.StepCalls`."""
     register()
     found = torch.ops.keras_renorm.forward.default(
         *arguments,
@@ -36,7 +36,7 @@ def backward(
     mask: torch.Tensor | None,
     settings: Settings,
 ) -> Arguments:
-    """See `keras_renorm.ops.backends.interface.StepCalls`."""
+    """See `keras_renorm.ops.backends.kernels.StepCalls`."""
     register()
     found = torch.ops.keras_renorm.backward.default(
         dy,
@@ -51,7 +51,7 @@ def backward(
 
 
 def moments(x: torch.Tensor, mask: torch.Tensor | None, settings: Settings) -> Moments:
-    """See `keras_renorm.ops.backends.interface.Passes`."""
+    """See `keras_renorm.ops.backends.kernels.Passes`."""
     register()
     found: torch.Tensor = torch.ops.keras_renorm.moments.default(x, mask, axis=settings.axis)
     count, mean, variance, rest = found.unbind()
@@ -59,7 +59,7 @@ def moments(x: torch.Tensor, mask: torch.Tensor | None, settings: Settings) -> M
 
 
 def normalize(x: torch.Tensor, affine: Affine, settings: Settings) -> torch.Tensor:
-    """See `keras_renorm.ops.backends.interface.InferencePasses`."""
+    """See `keras_renorm.ops.backends.kernels.InferencePasses`."""
     register()
     y: torch.Tensor = torch.ops.keras_renorm.normalize.default(
         x, torch.stack(affine), axis=settings.axis, relu=settings.relu
@@ -74,7 +74,7 @@ def gradient_sums(
     mask: torch.Tensor | None,
     settings: Settings,
 ) -> Sums:
-    """See `keras_renorm.ops.backends.interface.InferencePasses`."""
+    """See `keras_renorm.ops.backends.kernels.InferencePasses`."""
     register()
     sums: torch.Tensor = torch.ops.keras_renorm.gradient_sums.default(
         dy, x, torch.stack(affine), mask, axis=settings.axis, relu=settings.relu
@@ -90,7 +90,7 @@ def input_gradient(
     mask: torch.Tensor | None,
     settings: Settings,
 ) -> torch.Tensor:
-    """See `keras_renorm.ops.backends.interface.Passes`."""
+    """See `keras_renorm.ops.backends.kernels.Passes`."""
     register()
     dx: torch.Tensor = torch.ops.keras_renorm.input_gradient.default(
         dy, x, torch.stack((*affine, *line)), mask, axis=settings.axis, relu=settings.relu

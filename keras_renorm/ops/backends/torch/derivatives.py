@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import torch
 
-from keras_renorm.ops.backends.interface import Differentiable
+from keras_renorm.ops.backends.kernels import Differentiable
 from keras_renorm.ops.maths.operands import Arguments
 
 

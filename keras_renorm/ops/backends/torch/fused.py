@@ -14,7 +14,7 @@ import math
 
 import torch
 
-from keras_renorm.ops.backends.interface import PlainOutput
+from keras_renorm.ops.backends.kernels import PlainOutput
 from keras_renorm.ops.backends.torch import derivatives
 from keras_renorm.ops.maths import correction
 from keras_renorm.ops.maths.correction import Correction

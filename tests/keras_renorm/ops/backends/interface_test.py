@@ -9,7 +9,7 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("gradients by tapes", allow_module_level=True)
 
 
-from keras_renorm.ops.backends import interface
+from keras_renorm.ops.backends import interface, kernels
 from keras_renorm.ops.backends.jax import calls as jax_calls
 from keras_renorm.ops.backends.jax.backend import BACKEND as JAX
 from keras_renorm.ops.backends.jax.collective import MappedDevices
@@ -22,11 +22,11 @@ from keras_renorm.ops.maths import passes as plain_passes
 FOURTH = PlainBackend("fourth")
 KEPT = [
     *((interface.Backend, backend) for backend in (FOURTH, TENSORFLOW, JAX)),
-    *((interface.StepCalls, module) for module in (calls, jax_calls)),
-    *((interface.Passes, module) for module in (plain_passes, passes)),
-    (interface.InferencePasses, passes),
-    (interface.FusedKernel, TENSORFLOW.fused),
-    (interface.FusedInference, TENSORFLOW.fused_inference),
+    *((kernels.StepCalls, module) for module in (calls, jax_calls)),
+    *((kernels.Passes, module) for module in (plain_passes, passes)),
+    (kernels.InferencePasses, passes),
+    (kernels.FusedKernel, TENSORFLOW.fused),
+    (kernels.FusedInference, TENSORFLOW.fused_inference),
     (interface.Collective, StrategyReplicas),
     (interface.Collective, MappedDevices),
 ]

@@ -9,7 +9,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_renorm.ops.backends.interface import Differentiable
+from keras_renorm.ops.backends.kernels import Differentiable
 from keras_renorm.ops.backends.tensorflow import derivatives
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps import plain
