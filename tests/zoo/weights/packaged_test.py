@@ -20,7 +20,7 @@ def _marks(record):
 )
 def test_its_accuracy_is_the_measured_one(record):
     try:
-        report = evaluate(Console(file=io.StringIO()), model=record.name)
+        report = evaluate(Console(file=io.StringIO()), model=[record.name])
     except DatasetError as error:
         pytest.skip(str(error))
     assert 100 * report["accuracy"] == pytest.approx(record.top1, abs=0.1)
