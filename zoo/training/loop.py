@@ -137,11 +137,17 @@ class Trainer:
     def _evaluate(self, stop: StopRequest) -> None:
         """Evaluates on the test set and writes the records, unless a signal comes."""
         try:
-            for split, evaluate in self.setup.evaluators.items():
-                self._note(split, evaluate(lambda: stop.received is not None))
-            self._evaluated_at = self._state.step
+            found = {
+                split: evaluate(lambda: stop.received is not None)
+                for split, evaluate in self.setup.evaluators.items()
+            }
         except evaluation.InterruptedEvaluationError:
             stop.agreed = True
+            return
+        # A record of one of two evaluations would keep a resumed run from the other.
+        for split, result in found.items():
+            self._note(split, result)
+        self._evaluated_at = self._state.step
 
     def _note(self, split: str, result: evaluation.Result) -> None:
         """Writes the record of an evaluation."""

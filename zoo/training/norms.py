@@ -20,12 +20,14 @@ class Norms:
         self._frozen = False
 
     def prepare(self, step: int) -> None:
-        """Before the steps after `step`: computes statistics if asked, and says what is wrong."""
+        """Brings the norms to where they are after `step`, and says what is wrong with them."""
         config = self._setup.config
         if step == 0 and config["initial_statistics"] == "precise":
             self._compute_statistics()
         if step < config["num_steps"]:
             self._lint(config["num_steps"] - step)
+        if step > 0:
+            self.freeze_if_due(step - 1)  # before the step that was the last one
 
     def _compute_statistics(self) -> None:
         """Gives the norms the statistics of training images."""
@@ -60,4 +62,4 @@ class Norms:
         with self._setup.workers.strategy.scope():
             self._setup.trace_again()
         self._frozen = True
-        self._setup.say(f"statistics frozen after step {step}")
+        self._setup.say(f"statistics frozen after step {min(step, at_step)}")

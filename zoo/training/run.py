@@ -55,13 +55,15 @@ def train(
 def _rehearse(config: Mapping[str, Any], cluster: Cluster, console: Console) -> int:
     """Does two steps, and writes nothing."""
     from zoo.training.distribution.strategies import make_strategy
-    from zoo.training.distribution.workers import Workers
+    from zoo.training.distribution.workers import Workers, lost_workers_named
     from zoo.training.records.rehearsal import rehearse
     from zoo.training.setup import Setup
 
-    workers = Workers(make_strategy(config, cluster), cluster)
-    console.quiet |= not workers.is_chief
-    rehearse(Setup(config, console, workers))
+    with lost_workers_named(cluster):
+        workers = Workers(make_strategy(config, cluster), cluster)
+        workers.check_config(config)
+        console.quiet |= not workers.is_chief
+        rehearse(Setup(config, console, workers))
     return 0
 
 

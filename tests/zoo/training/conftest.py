@@ -56,3 +56,31 @@ def _weights_by_layer(path):
 @pytest.fixture
 def weights_by_layer():
     return _weights_by_layer
+
+
+_EVALUATING = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup turns it off
+from zoo.training import evaluation
+evaluate, calls = evaluation.Evaluator.__call__, []
+def interrupted(self, stop):
+    calls.append(1)
+    if len(calls) == NUMBER:
+        os.kill(os.getpid(), signal.SIGNAL)
+    return evaluate(self, stop)
+evaluation.Evaluator.__call__ = interrupted
+sys.argv = ["train", "--workdir=FOLDER", *ARGUMENTS]
+from zoo import train
+train.run()
+"""
+
+
+def _evaluating(workdir, arguments, number, evaluation):
+    """A training that is sent a signal when an evaluation begins."""
+    code = _EVALUATING.replace("SIGNAL", number.name).replace("FOLDER", str(workdir))
+    return code.replace("ARGUMENTS", repr(arguments)).replace("NUMBER", str(evaluation))
+
+
+@pytest.fixture
+def evaluating():
+    return _evaluating

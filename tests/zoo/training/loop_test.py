@@ -152,32 +152,9 @@ def test_everything_is_resumed_bit_for_bit(
         ) == 1
 
 
-EVALUATING = """
-import os, signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup turns it off
-from zoo.training import evaluation
-evaluate, calls = evaluation.Evaluator.__call__, []
-def interrupted(self, stop):
-    calls.append(1)
-    if len(calls) == NUMBER:
-        os.kill(os.getpid(), signal.SIGNAL)
-    return evaluate(self, stop)
-evaluation.Evaluator.__call__ = interrupted
-sys.argv = ["train", "--workdir=FOLDER", *ARGUMENTS]
-from zoo import train
-train.run()
-"""
-
-
-def evaluating(workdir, arguments, number, evaluation):
-    """A training that is sent a signal when an evaluation begins."""
-    code = EVALUATING.replace("SIGNAL", number.name).replace("FOLDER", str(workdir))
-    return code.replace("ARGUMENTS", repr(arguments)).replace("NUMBER", str(evaluation))
-
-
 @pytest.mark.slow
 def test_the_last_evaluation_is_made_by_the_resumed_run(
-    records, run_python, run_program, finished_run, tiny_arguments, tmp_path
+    evaluating, records, run_python, run_program, finished_run, tiny_arguments, tmp_path
 ):
     cut = run_python(evaluating(tmp_path, [*tiny_arguments], signal.SIGTERM, 3))
     assert cut.returncode == 128 + signal.SIGTERM
@@ -194,6 +171,7 @@ def test_the_last_evaluation_is_made_by_the_resumed_run(
     [(signal.SIGKILL, 10), (signal.SIGKILL, 30), (signal.SIGTERM, 10), (signal.SIGHUP, 30)],
 )
 def test_an_evaluation_that_is_cut_short_costs_itself_only(
+    evaluating,
     records,
     checkpoints,
     run_python,

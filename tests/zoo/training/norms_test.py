@@ -2,13 +2,21 @@
 
 import signal
 
+import keras
 import numpy as np
 import pytest
 
 
 @pytest.mark.slow
 def test_statistics_stand_still_once_they_are_frozen_and_a_resumed_run_freezes_them_too(
-    send_after, weights_by_layer, start_program, run_program, finished_run, tiny_arguments, tmp_path
+    evaluating,
+    records,
+    weights_by_layer,
+    run_python,
+    run_program,
+    finished_run,
+    tiny_arguments,
+    tmp_path,
 ):
     arguments = (*tiny_arguments, "--config.freeze_statistics_at_step=60")
     whole = run_program("zoo.train", f"--workdir={tmp_path / 'whole'}", *arguments)
@@ -21,11 +29,14 @@ def test_statistics_stand_still_once_they_are_frozen_and_a_resumed_run_freezes_t
     assert not np.array_equal(frozen["hidden1_norm"][2], unfrozen["hidden1_norm"][2])
     assert not np.array_equal(frozen["hidden1_norm"][0], unfrozen["hidden1_norm"][0])
 
-    stopped = start_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)
-    send_after(stopped, tmp_path / "parts", 80, signal.SIGINT)
-    assert stopped.returncode == 128 + signal.SIGINT
+    # The last evaluation is owed, and no step is left to freeze at.
+    cut = run_python(evaluating(tmp_path / "parts", [*arguments], signal.SIGTERM, 3))
+    assert cut.returncode == 128 + signal.SIGTERM
     resumed = run_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)
     assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+    model = keras.saving.load_model(tmp_path / "parts" / "model.keras", compile=False)
+    assert model.get_layer("hidden1_norm").frozen_statistics
     parts = weights_by_layer(tmp_path / "parts" / "model.keras")
     for name, weights in frozen.items():
         for whole_weight, part_weight in zip(weights, parts[name], strict=True):

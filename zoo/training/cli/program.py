@@ -66,7 +66,8 @@ def end_at_once(message: str) -> NoReturn:
     that was killed, and did not end while one was frozen.
     """
     _complain(message)
-    sys.stdout.flush()
+    if sys.stdout is not None:  # as in a program that was started without one
+        sys.stdout.flush()
     os._exit(1)
 
 
