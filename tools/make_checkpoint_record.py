@@ -18,7 +18,7 @@ from typing import Any
 import keras
 
 from zoo.errors import UserError
-from zoo.trained.card import read_card
+from zoo.trained.card import Card, read_card
 from zoo.trained.opening import load_model
 from zoo.training import builders
 from zoo.training.storage import files
@@ -45,9 +45,11 @@ def read_evaluation(workdir: Workdir) -> dict[str, Any]:
             f"{workdir.evaluation} cannot be read ({error}): run python -m zoo.evaluate "
             f"--workdir={workdir.path}."
         ) from error
-    if (report.get("model_sha256"), report.get("statistics")) != (digest, "moving"):
+    about = (report.get("model_sha256"), report.get("statistics"), report.get("crops", 1))
+    if about != (digest, "moving", 1):
         raise UserError(
-            f"{workdir.evaluation} is not about the moving statistics of {workdir.model}: run "
+            f"{workdir.evaluation} is not about one view of each image by the moving statistics of "
+            f"{workdir.model}: run "
             f"python -m zoo.evaluate --workdir={workdir.path} again."
         )
     trained_on = workdir.read_config("dataset")["dataset"]
@@ -78,7 +80,7 @@ def entry(
     model: keras.Model,
     path: pathlib.Path,
     report: dict[str, Any],
-    class_names: tuple[str, ...],
+    card: Card | None,
     **texts: str,
 ) -> str:
     """Returns the Python of a record.
@@ -87,7 +89,7 @@ def entry(
         model: The model.
         path: File of its weights.
         report: What `read_evaluation` returned.
-        class_names: Those of the model's card.
+        card: The model's, if its file has one.
         **texts: The record's name, licence and origin.
     """
     data = path.read_bytes()
@@ -103,9 +105,9 @@ def entry(
         ),
         "dataset": report["dataset"],
         "input_shape": tuple(model.input_shape[1:]),
-        "preprocessing": "unit",
+        "preprocessing": card.preparation.pixels if card else "unit",
         "num_classes": int(builders.classifier_of(model).output_shape[-1]),
-        "class_names": class_names,
+        "class_names": card.class_names if card else (),
         "norm_options": norm_options(model),
         "licence": texts["licence"],
         "origin": texts["origin"],
@@ -129,7 +131,7 @@ def main(parsed: argparse.Namespace) -> None:
     with files.replacing(output) as temporary:
         model.save_weights(temporary)
     texts = {"name": name, "licence": parsed.licence, "origin": parsed.origin}
-    print(entry(model, output, report, card.class_names if card else (), **texts))
+    print(entry(model, output, report, card, **texts))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def evaluate(
     else:
         models = [open_trained(name, averaged=averaged, pixels=pixels) for name in model]
     path = _output(output, models)
-    first = models[0]
+    first = _first_named(models)
     source = images.open_for(
         first,
         say,
@@ -104,7 +104,14 @@ def evaluate(
     size = batch_size or first.config["eval_batch_size"]
     if statistics == "precise":
         for one in models:
-            train = _training_images(one, source, data_dir, console)
+            train = images.open_for(
+                one,
+                say,
+                dataset=source.name,
+                split="train",
+                data_dir=data_dir,
+                skip_bad_files=skip_bad_files,
+            )
             set_precise_statistics(one, train, size, num_samples, console)
     if statistics == "minibatch":
         _warn_of_last_batch(len(source), size, console)
@@ -124,11 +131,18 @@ def evaluate(
     return found
 
 
+def _first_named(models: Sequence[Trained]) -> Trained:
+    """Returns the first model that knows the names of its classes; the first, if none does."""
+    return next((one for one in models if not one.card.numbered), models[0])
+
+
 def _check_together(models: Sequence[Trained], source: Source) -> None:
     """Raises a `UserError` for models that do not know the same classes."""
-    first = models[0]
-    for other in models[1:]:
+    first = _first_named(models)
+    for other in models:
         images.check_fit(other, source)
+        if first.card.numbered or other.card.numbered:
+            continue
         names = zip(first.card.class_names, other.card.class_names, strict=True)
         for number, (here, there) in enumerate(names):
             if here != there:
@@ -136,14 +150,6 @@ def _check_together(models: Sequence[Trained], source: Source) -> None:
                     "Models that are averaged must know the same classes in the same order: class "
                     f"{number} is {here!r} of {first.name} and {there!r} of {other.name}."
                 )
-
-
-def _training_images(
-    trained: Trained, source: Source, data_dir: str | None, console: Console
-) -> Source:
-    where = data_dir or trained.config["data_dir"]
-    config = {**trained.config, "dataset": source.name, "data_dir": where}
-    return pictures.open_split(config, "train", console)
 
 
 def _output(output: str | None, models: Sequence[Trained]) -> Path | None:

@@ -23,7 +23,7 @@ _PIXELS: dict[Preprocessing, str] = {
 }
 
 #: Images on which is seen whether a model gives probabilities; their side where it takes any.
-_PROBED, _SIDE = 4, 64
+_PROBED, _SIDE = 4, 256
 
 
 def adopted(
@@ -79,6 +79,8 @@ def _problem(model: Any) -> str:
     if len(given) != 2 or given[1] is None or given[1] < 2:
         return f"its output must be probabilities or logits of 2 classes or more, received {given}."
     found = _outputs(model)
+    if not np.all(np.isfinite(found)):
+        return "its outputs for images of noise are not finite."
     if np.all((found >= 0) & (found <= 1)) and not _is_distribution(found):
         return (
             "its outputs are from 0 to 1 and do not add up to 1, as of several labels for an image."
