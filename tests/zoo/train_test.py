@@ -143,7 +143,10 @@ def test_help_tells_how_to_use_it(run_program):
     )
     assert "--workdir" in done.stdout
     assert all(name in done.stdout for name in recipes())
-    assert "\n  learning_rate = 0.1\n      At its highest. Above 0.\n" in done.stdout
+    assert (
+        "\n  learning_rate = 0.1\n      The highest learning rate of the run. Above 0.\n"
+        in done.stdout
+    )
 
 
 @pytest.mark.parametrize("kilobytes", [1, 300])

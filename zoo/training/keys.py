@@ -63,7 +63,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "norm",
             "batch_renorm",
-            "The layer.",
+            "The normalization layer.",
             one_of("batch_renorm", "batch_norm", "skip_init", "none"),
         ),
         Key(
@@ -72,16 +72,27 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             "The old value's weight in moving statistics: 1 - the papers' alpha.",
             TO_1,
         ),
-        Key("norm_epsilon", None, "By default 0.001, or that of weights.", ABOVE_0, optional=float),
+        Key(
+            "norm_epsilon",
+            None,
+            "Added to the variance. By default 0.001, or what the weights were trained with.",
+            ABOVE_0,
+            optional=float,
+        ),
         Key("norm_scale", True, "Whether gamma is learned, or 1.", only=_NORMS),
         Key("synchronized", False, "Whether moments are those of all replicas.", only=_NORMS),
         Key(
-            "virtual_batch_size", 0, "Images normalized together; 0: all.", AT_LEAST_0, only=_NORMS
+            "virtual_batch_size",
+            0,
+            "How many images are normalized together. 0: all.",
+            AT_LEAST_0,
+            only=_NORMS,
         ),
         Key(
             "freeze_statistics_at_step",
             0,
-            "From then on kept; 0: never.",
+            "From this step on training uses the moving statistics and leaves them as they "
+            "are. 0: never.",
             AT_LEAST_0,
             time=math.floor,
             only=_NORMS,
@@ -124,12 +135,18 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         ),
     ),
     "Weights to begin with": (
-        Key("weights", None, "A name of zoo.list, a .h5 or a .keras file; by default fresh ones."),
+        Key(
+            "weights",
+            None,
+            "A name of zoo.list, or a .h5 or .keras file. By default fresh weights.",
+        ),
         Key("freeze", None, "Patterns of layers' names, such as stem*,stage1*: not trained."),
         Key(
             "initial_statistics",
             "kept",
-            "Those that come with weights are kept at first, computed anew, or kept for ever.",
+            "What happens to the statistics that come with the weights: training updates "
+            "them (kept), they are first computed anew (precise), or they never change "
+            "(frozen).",
             one_of("kept", "precise", "frozen"),
             only=_NORMS,
         ),
@@ -167,8 +184,8 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "pixels",
             None,
-            "Mapped to [0, 1] (unit), [-1, 1] (tf), BGR (caffe), not (raw); by default as weights "
-            "need.",
+            "What pixels are mapped to: [0, 1] (unit), [-1, 1] (tf), BGR without means "
+            "(caffe), or nothing (raw). By default as the weights need.",
             one_of("unit", "tf", "caffe", "raw"),
         ),
     ),
@@ -177,22 +194,52 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "crop",
             "pad",
-            "Out of the padded image, or as Inception does.",
+            "pad adds a border and cuts the size back out. inception cuts out a random part "
+            "and resizes it.",
             one_of("pad", "inception"),
             only=_AUGMENTED,
         ),
         Key("flip", True, "Whether half of the images are mirrored.", only=_AUGMENTED),
-        Key("crop_area", 0.08, "Least share of the image.", SHARES, only=_INCEPTION),
-        Key("crop_aspect", 4 / 3, "Largest width over height.", AT_LEAST_1, only=_INCEPTION),
+        Key(
+            "crop_area",
+            0.08,
+            "Smallest part of an image that an Inception crop may take, as a share of its area.",
+            SHARES,
+            only=_INCEPTION,
+        ),
+        Key(
+            "crop_aspect",
+            4 / 3,
+            "Largest width over height of an Inception crop.",
+            AT_LEAST_1,
+            only=_INCEPTION,
+        ),
         Key("colour_strength", 0.0, "Strength of random colours. 1 is Inception's.", TO_1),
         Key("rand_augment", 0.0, "Strength of RandAugment's two operations; 0: none.", TO_1),
         Key("erasing", 0.0, "Share of the images of which a box is erased.", TO_1),
-        Key("mixup_alpha", 0.0, "Of mixup's beta distribution; 0: no mixup.", AT_LEAST_0),
-        Key("cutmix_alpha", 0.0, "Likewise of pasted ones; with both, one at a time.", AT_LEAST_0),
+        Key(
+            "mixup_alpha",
+            0.0,
+            "Alpha of the beta distribution from which mixup draws its shares. 0: no mixup.",
+            AT_LEAST_0,
+        ),
+        Key(
+            "cutmix_alpha",
+            0.0,
+            "The same for cutmix, which pastes a box of another image. With mixup, too, "
+            "each minibatch has one of the two.",
+            AT_LEAST_0,
+        ),
     ),
     "Learning rate": (
-        Key("learning_rate", 0.1, "At its highest.", ABOVE_0),
-        Key("learning_rate_batch_size", 0, "Scaled from that to yours; 0: as it is.", AT_LEAST_0),
+        Key("learning_rate", 0.1, "The highest learning rate of the run.", ABOVE_0),
+        Key(
+            "learning_rate_batch_size",
+            0,
+            "The minibatch that learning_rate is meant for. The rate is scaled in "
+            "proportion to yours. 0: not scaled.",
+            AT_LEAST_0,
+        ),
         Key(
             "learning_rate_schedule",
             "cosine",
@@ -203,14 +250,14 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "polynomial_power",
             1.0,
-            "1: a straight line.",
+            "Power of the polynomial. 1 is a straight line.",
             ABOVE_0,
             only=(_SCHEDULE, ("polynomial",)),
         ),
         Key(
             "decay_every_steps",
             0.01,
-            "It is multiplied by decay_factor each time.",
+            "How often decay_factor multiplies the rate.",
             ABOVE_0,
             time=math.ceil,
             only=_EXPONENTIAL,
@@ -221,11 +268,11 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             "Times at which decay_factor multiplies the rate.",
             only=(_SCHEDULE, ("piecewise",)),
         ),
-        Key("decay_factor", 0.1, "What is left of the rate.", ABOVE_0, only=_IN_STAIRS),
+        Key("decay_factor", 0.1, "What multiplies the rate.", ABOVE_0, only=_IN_STAIRS),
         Key(
             "decay_smoothly",
             False,
-            "Between the times, too, instead of in stairs.",
+            "Whether the rate also falls between these times.",
             only=_EXPONENTIAL,
         ),
         Key("warmup_steps", 0, "The rate rises from 0 over these.", AT_LEAST_0, time=math.floor),
@@ -311,7 +358,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "log_every_steps",
             50,
-            "A record of the training loss.",
+            "How often the training loss is recorded.",
             ABOVE_0,
             time=math.ceil,
             free=True,
@@ -319,7 +366,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "eval_every_steps",
             500,
-            "On the images for evaluation.",
+            "How often the model is evaluated.",
             ABOVE_0,
             time=math.ceil,
             free=True,
@@ -328,7 +375,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "gauges_every_steps",
             0,
-            "Corrections of each norm, for TensorBoard; 0: never.",
+            "How often the corrections of each norm are recorded for TensorBoard. 0: never.",
             AT_LEAST_0,
             time=math.ceil,
             free=True,
@@ -336,7 +383,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "checkpoint_every_steps",
             500,
-            "Which a killed run goes on from.",
+            "How often a checkpoint is saved, from which a killed run resumes.",
             ABOVE_0,
             time=math.ceil,
             free=True,
@@ -344,13 +391,30 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "checkpoint_every_minutes",
             0.0,
-            "By time, too; 0: by steps only.",
+            "Saves by the clock as well. 0: by steps only.",
             AT_LEAST_0,
             free=True,
         ),
-        Key("keep_checkpoints", 2, "The newest so many, undamaged ones.", AT_LEAST_1, free=True),
-        Key("keep_every_steps", 0, "Multiples that stay, too; 0: none.", AT_LEAST_0, free=True),
-        Key("keep_best", False, "Whether that of the best test accuracy stays, too.", free=True),
+        Key(
+            "keep_checkpoints",
+            2,
+            "How many of the newest undamaged checkpoints stay.",
+            AT_LEAST_1,
+            free=True,
+        ),
+        Key(
+            "keep_every_steps",
+            0,
+            "Checkpoints at multiples of this also stay. 0: none.",
+            AT_LEAST_0,
+            free=True,
+        ),
+        Key(
+            "keep_best",
+            False,
+            "Whether the checkpoint with the best test accuracy also stays.",
+            free=True,
+        ),
     ),
 }
 """The keys that belong together, under what they are about."""
