@@ -197,7 +197,7 @@ def main() -> None:
     benchmarking.print_table("images/s", list(found), {arguments.task: medians})
     for ours_, theirs in (("pipeline", "by hand"), ("fed", "step")):
         if ours_ in found:
-            # Of neighbours in time: what else the machine does is the same for both.
+            # Ratios of neighbouring turns: what else the machine does is the same for both.
             ratios = [a / b for a, b in zip(found[ours_], found[theirs], strict=True)]
             print(f"{ours_} / {theirs}: {statistics.median(ratios):.2f}")
 

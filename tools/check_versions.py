@@ -43,7 +43,7 @@ KERAS_OF = {
     "2.20": ("3.10", "3.12", "3.15"),
     "2.21": ("3.12", "3.14", "3.15"),
 }
-SECONDS = 1200
+SECONDS = 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,16 +135,19 @@ def run(command: Sequence[str | pathlib.Path], **options: str) -> subprocess.Com
     # Without bytecode each process would compile the backend's thousands of modules again.
     dropped = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
     environment = {name: os.environ[name] for name in os.environ if name not in dropped}
-    return subprocess.run(
-        [str(word) for word in command],
-        cwd=options.pop("cwd", str(ROOT)),
-        env=environment | options,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    try:
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=options.pop("cwd", str(ROOT)),
+            env=environment | options,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise NotGreenError(f"A command took more than {SECONDS} s.") from None
 
 
 def interpreter(version: str) -> str:
@@ -162,7 +165,9 @@ def make(folder: pathlib.Path, python: str, packages: Sequence[str]) -> pathlib.
     uv, programs = shutil.which("uv"), folder / "bin"
     pip = [uv, "pip", "install", "--python", str(programs / "python")] if uv else []
     pip = pip or [str(programs / "python"), "-m", "pip", "install"]
-    run([uv, "venv", "--python", python, folder] if uv else [python, "-m", "venv", folder])
+    made = run([uv, "venv", "--python", python, folder] if uv else [python, "-m", "venv", folder])
+    if made.returncode != 0:
+        raise NotGreenError(f"There is no environment: {made.stdout.strip()[-200:]}")
     done = run([*pip, "--quiet", *packages])
     if done.returncode != 0:
         lines = [
@@ -201,7 +206,7 @@ def check(row: Row, wheel: pathlib.Path | None, folder: pathlib.Path) -> str:
     summary = (done.stdout.strip().splitlines() or ["nothing"])[-1].strip("= ")
     if done.returncode != 0:
         sys.stderr.write(done.stdout[-6000:])
-        raise NotGreenError(f"Of the goldens {re.sub(r' in .*', '', summary)}.")
+        raise NotGreenError(f"The goldens: {re.sub(r' in .*', '', summary)}.")
     return re.sub(r",? \d+ warnings?| in .*", "", summary)
 
 

@@ -34,7 +34,7 @@ def convert_file(source: pathlib.Path, output: pathlib.Path, report: Callable[[s
 
     Every `keras.layers.BatchNormalization` becomes a layer of `keras_renorm`, those with
     renorm=True a `BatchRenormalization`; see `keras_renorm.convert.from_keras`, whose report is
-    told. The source is loaded in Keras's safe mode: nothing in it is run.
+    told. The source is loaded in Keras's safe mode, which runs no code in it from Keras 3.11.3 on.
 
     Args:
         source: A .keras file, or .h5 of `model.save`.
