@@ -84,8 +84,14 @@ class FreezeStatistics(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Freezes the statistics at the step."""
-        steps = (self._before_epoch + batch) // self._batches_per_step
-        if not self._frozen and steps >= self._at_step:
+        if self._frozen:
+            return
+        # Under JAX `fit` steps the model's own optimizer only, and reading it copies all its state.
+        own = self._given is None
+        seen = (
+            self._before_epoch + batch if own else keras_internals.batches_seen(self._optimizer())
+        )
+        if seen // self._batches_per_step >= self._at_step:
             freeze(self.model, affine_trainable=self._affine_trainable)
             self._frozen = True
 

@@ -285,9 +285,9 @@ def _remedy(kind: str, left_out: Sequence[str]) -> str:
     """Advice that may close a layer's gap."""
     if left_out:
         return (
-            f"They may come from activations with {listing(left_out)}, whose randomness adds "
-            f"variance that inference lacks. Move {listing(left_out)} behind the last "
-            "normalization, or run keras_renorm.statistics.precise."
+            f"The moving statistics may come from activations with {listing(left_out)}, whose "
+            f"randomness adds variance that inference lacks. Move {listing(left_out)} behind the "
+            "last normalization, or run keras_renorm.statistics.precise."
         )
     if kind in ("BRN", "Keras renorm"):
         return (

@@ -7,7 +7,7 @@ import keras
 
 
 def optimizer_of(callback: keras.callbacks.Callback, given: Any) -> Any:
-    """The optimizer that a callback was given, or else its model's; what a scaler of losses holds.
+    """The given optimizer, or the model's. For a `LossScaleOptimizer` it is the inner optimizer.
 
     Raises:
         ValueError: If there is none.

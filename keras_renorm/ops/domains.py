@@ -323,7 +323,7 @@ def among(domain: Tensor, num_domains: int) -> Tensor:
 def _by_example(values: Tensor, x: Tensor) -> Tensor:
     """A value per example, `[B]`, to broadcast against `x`; a scalar as it is.
 
-    Where there are not as many as examples, this fails: they would broadcast otherwise.
+    This fails if there are not as many values as examples. Broadcasting would hide that.
     """
     if len(values.shape) == 0:
         return values

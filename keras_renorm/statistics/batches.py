@@ -225,8 +225,10 @@ def _joined(batches: list[Batch]) -> Any:
 
 
 def _concatenated(first: Any, *others: Any) -> Any:
-    ragged = backends.current().ragged(first)
-    return np.concatenate([first, *others]) if ragged is None else ragged.joined(others)
+    ragged = [backends.current().ragged(leaf) for leaf in (first, *others)]
+    if any(ragged) and not all(ragged):
+        raise ValueError("some batches are ragged, and others are dense")
+    return np.concatenate([first, *others]) if ragged[0] is None else ragged[0].joined(others)
 
 
 def _example_shapes(x: Any) -> tuple[Any, ...]:

@@ -172,9 +172,10 @@ def precise(
 def _refuse_list_of_inputs(model: Any, dataset: Any) -> None:
     """Raises for arrays in a list where a model has several inputs: a list is one of batches."""
     inputs = len(getattr(model, "inputs", None) or ())
-    if inputs > 1 and isinstance(dataset, list) and all(hasattr(one, "shape") for one in dataset):
+    arrays = isinstance(dataset, list) and dataset and all(hasattr(x, "shape") for x in dataset)
+    if inputs > 1 and arrays:
         raise TypeError(
-            f"`dataset` is a list of {len(dataset)} arrays, which is one of batches, and the model "
+            f"`dataset` is a list of {len(dataset)} arrays. A list holds batches, and the model "
             f"{model.name!r} has {inputs} inputs. Give a dictionary of arrays by the names of the "
             "inputs, or all in one batch: `[(tuple(arrays),)]`."
         )

@@ -202,11 +202,11 @@ class Backend(Protocol):
         ...
 
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function without gradient, compiled where a program runs operation by operation.
+        """A function without gradient, at little cost where a program runs operation by operation.
 
         Args:
-            function: It takes tensors in tuples, by name `momentum` and `epsilon`, numbers, and
-                `ops`, what to compute with: by default `keras.ops`; it may be NumPy.
+            function: It takes tensors in tuples. By name it takes `momentum` and `epsilon`,
+                numbers, `ghosts`, a number or a tensor, and `ops`: `keras.ops`, or NumPy.
         """
         ...
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_renorm.ops.maths.moving import Moving
+from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.typing import Tensor
 
 # Standard deviations of the noise that the limits let pass.
@@ -65,11 +66,12 @@ def limits(state: State, *, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
     """
     averages, squares = state.deviations[..., :2, :], state.deviations[..., 2:, :]
     lags = ops.mean(ops.square(averages), axis=-1)
-    noises = _at_least(ops, 0, ops.mean(squares, axis=-1) - lags)
-    lag = _at_least(ops, _LEAST_LAG, ops.sum(lags, axis=-1, keepdims=True))
+    noises = at_least(0, ops.mean(squares, axis=-1) - lags, ops)
+    lag = at_least(_LEAST_LAG, ops.sum(lags, axis=-1, keepdims=True), ops)
     ratio = SHARE * ops.sum(noises, axis=-1, keepdims=True) / lag
-    widths = WIDTH * ops.sqrt(noises) * _at_most(ops, 1, ratio)
-    return 1 + widths[..., 1], widths[..., 0]
+    widths = WIDTH * ops.sqrt(noises) * _at_most(1, ratio, ops)
+    # The sum first: NumPy 1 makes float64 of 1 and a float32 scalar.
+    return (1 + widths)[..., 1], widths[..., 0]
 
 
 def trusting(
@@ -169,7 +171,7 @@ def _moved(
     by_sigma = (batch.variance - kept.variance) / (ops.sqrt(batch.variance + epsilon) + sigma)
     found = ops.stack([by_mean / sigma, by_sigma / sigma], axis=-2)
     change = step * by_sigma
-    variance = _at_least(ops, 0, kept.variance + change * (2 * sigma + change))
+    variance = at_least(0, kept.variance + change * (2 * sigma + change), ops)
     # As at a momentum of 0, no rounding of the initial values may stay.
     first = step >= 1
     mean = ops.where(first, batch.mean, kept.mean + step * by_mean)
@@ -180,7 +182,7 @@ def _averaged(
     ops: Any, deviations: Tensor, found: Tensor, step: Tensor, ghosts: float | Tensor
 ) -> Tensor:
     """The four rows after a step by `found`, the rows z and e."""
-    found = _at_most(ops, _LARGEST, _at_least(ops, -_LARGEST, found))
+    found = _at_most(_LARGEST, at_least(-_LARGEST, found, ops), ops)
     averages, squares = deviations[..., :2, :], deviations[..., 2:, :]
     moved = averages + step * (found - averages)
     square = found * found + (ghosts - 1) * (found - averages) * (found - moved)
@@ -188,10 +190,5 @@ def _averaged(
     return ops.where(ops.isfinite(new), new, deviations)
 
 
-def _at_most(ops: Any, high: float, x: Tensor) -> Tensor:
-    return -_at_least(ops, -high, -x)
-
-
-def _at_least(ops: Any, low: float, x: Tensor) -> Tensor:
-    """As `keras_renorm.ops.maths.sums.at_least`."""
-    return ops.where(x < low, ops.full_like(x, low), x)
+def _at_most(high: float, x: Tensor, ops: Any) -> Tensor:
+    return -at_least(-high, -x, ops)

@@ -47,8 +47,8 @@ class Affine(NamedTuple):
     """The map `y = ((x - mean) - mean_remainder) * scale + offset` of each channel.
 
     Attributes:
-        mean: `[C]`, rounded.
-        mean_remainder: `[C]`, what rounding took from the mean; None is 0.
+        mean: `[C]`, a value at or near the mean: the rounded mean, or the shift of its sums.
+        mean_remainder: `[C]`, the mean minus `mean`; None is 0.
         scale: `[C]`.
         offset: `[C]`.
     """

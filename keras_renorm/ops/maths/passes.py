@@ -22,7 +22,7 @@ def moments(x: Tensor, mask: Tensor | None, settings: Settings) -> Moments:
 def normalize(x: Tensor, affine: Affine, settings: Settings) -> Tensor:
     """`y = (x - mean) * scale + offset`, or its positive part, in the dtype of `x`."""
     axis = settings.axis
-    offset = spread(_from_rounded_mean(affine, affine.scale, affine.offset), x, axis)
+    offset = spread(_at_centre(affine, affine.scale, affine.offset), x, axis)
     y = centre(x, axis, affine.mean) * spread(affine.scale, x, axis) + offset
     return keras.ops.cast(keras.ops.relu(y) if settings.relu else y, x.dtype)
 
@@ -36,7 +36,7 @@ def gradient_sums(
     dy = _received(dy, centred, affine, mask, settings)
     first = channel_sum(dy, axis, ghosts)
     second = channel_sum(dy * select(mask, centred), axis, ghosts)
-    return Sums(first, _from_rounded_mean(affine, first, second))
+    return Sums(first, _at_centre(affine, first, second))
 
 
 def input_gradient(
@@ -51,13 +51,13 @@ def input_gradient(
     axis = settings.axis
     centred = centre(x, axis, affine.mean)
     dy = _received(dy, centred, affine, mask, settings)
-    bias = spread(_from_rounded_mean(affine, line.slope, line.bias), x, axis)
+    bias = spread(_at_centre(affine, line.slope, line.bias), x, axis)
     dx = spread(affine.scale, x, axis) * dy - centred * spread(line.slope, x, axis) - bias
     return keras.ops.cast(select(mask, dx), x.dtype)
 
 
-def _from_rounded_mean(affine: Affine, slope: Tensor, at_mean: Tensor) -> Tensor:
-    """What a line is at the rounded mean that is `at_mean` at the mean itself, per channel.
+def _at_centre(affine: Affine, slope: Tensor, at_mean: Tensor) -> Tensor:
+    """The value at `affine.mean` of a line that is `at_mean` at the mean itself, per channel.
 
     So no pass over a tensor takes the remainder into account.
     """
@@ -74,5 +74,5 @@ def _received(
         return dy
     # As y > 0, with the offset on the other side, which spares a pass.
     axis = settings.axis
-    least = -_from_rounded_mean(affine, affine.scale, affine.offset)
+    least = -_at_centre(affine, affine.scale, affine.offset)
     return select(centred * spread(affine.scale, centred, axis) > spread(least, centred, axis), dy)

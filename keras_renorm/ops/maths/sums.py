@@ -5,6 +5,8 @@ Backends add the entries of a long axis one after another in float32. Over 400,0
 and long axes in blocks, keeps each chain of additions short and the error near 1e-7.
 """
 
+from typing import Any
+
 import keras
 
 from keras_renorm.ops import arguments
@@ -49,13 +51,15 @@ def spread(values: Tensor, x: Tensor, axis: int) -> Tensor:
     return keras.ops.reshape(values, shape)
 
 
-def at_least(low: float, x: Tensor) -> Tensor:
+def at_least(low: float, x: Tensor, ops: Any = keras.ops) -> Tensor:
     """The larger of a number and each value of `x`, in the dtype of `x`; NaN stays NaN.
 
     Keras's `maximum` makes float32 of float64 under PyTorch, and `clip` needs a second limit: an
     infinity among the constants is taken for a fault by `tf.debugging.enable_check_numerics`.
+    `ops` computes, `keras.ops` or NumPy.
     """
-    return keras.ops.where(x < low, keras.ops.convert_to_tensor(low, x.dtype), x)
+    constant = keras.ops.convert_to_tensor if ops is keras.ops else ops.asarray
+    return ops.where(x < low, constant(low, x.dtype), x)
 
 
 def _sum(x: Tensor, axis: int, levels: int = 2) -> Tensor:

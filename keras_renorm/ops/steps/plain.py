@@ -67,8 +67,8 @@ def _train(step: Step) -> Trained:
     found = Correction(*map(backends.current().pinned, found))
     ratio = found.r / keras.ops.sqrt(batch.variance + settings.epsilon)
     affine = correction.affine(found, batch, arguments, ratio)
-    # Of x - shift, which the moments are of: so the mean's gradient is made of the sums that there
-    # are already, where that of x - mean is a sum of its own.
+    # Centred at the shift of the moments: the mean's gradient then takes sums that exist already.
+    # Centred at the mean it would take one more sum over the tensor.
     rest = (batch.mean - shift) + batch.mean_remainder
     affine = affine._replace(mean=shift, mean_remainder=rest)
 

@@ -158,8 +158,9 @@ def test_dropout_before_a_norm_is_named_as_the_cause(rng):
     x = data(rng, 2048, shift=20.0)
     model(x, training=True)
     (finding,) = train_inference_gap(model, x).findings
-    assert "They may come from activations with drop, whose randomness adds variance" in str(
-        finding
+    assert (
+        "The moving statistics may come from activations with drop, whose randomness adds variance"
+        in str(finding)
     )
     assert "Move drop behind the last normalization" in str(finding)
 
@@ -337,7 +338,7 @@ def test_statistics_that_lag_where_nothing_clips_are_noted(rng, mask):
     assert report.findings == ()
     assert report.layers[0].own < 1e-3
     (note,) = report.notes
-    assert "inference is 0.00 deviations from it now, and would be 1.0" in note.replace(
+    assert "inference is 0.00 deviations from training now, and would be 1.0" in note.replace(
         "0.99", "1.0"
     )
     assert "keras_renorm.statistics.precise is likely to harm" in note

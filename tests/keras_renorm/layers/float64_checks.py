@@ -10,7 +10,10 @@ from keras_renorm.ops import reference
 LIMITS = {"r_max": 1.5, "d_max": 0.5}
 
 
-@pytest.fixture(autouse=True, params=["", "composite"])
+FIRST = "native" if keras.backend.backend() == "jax" else ""
+
+
+@pytest.fixture(autouse=True, params=[FIRST, "composite"], ids=["first", "composite"])
 def lowering(request, monkeypatch):
     monkeypatch.setenv("KERAS_RENORM_LOWERING", request.param)
 

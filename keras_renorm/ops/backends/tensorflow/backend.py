@@ -89,12 +89,13 @@ class TensorFlow(PlainBackend):
         return derivatives.of_this_graph(tensors)
 
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """In eager programs by NumPy; with an accelerator, not to wait for it, a `tf.function`."""
+        """By NumPy in eager programs; by a `tf.function` there if an accelerator is visible."""
         if not tf.executing_eagerly():
             return function
         if self.off_cpu() is None:
             return functools.partial(_by_numpy, function)
 
+        # NumPy would wait for the accelerator.
         def call(*tensors: Any, **settings: Any) -> Any:
             ranks = tuple(len(getattr(t, "shape", ())) for t in tf.nest.flatten(tensors))
             return _compiled(function, ranks)(*tensors, **settings)

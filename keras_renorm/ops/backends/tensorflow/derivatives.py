@@ -35,7 +35,7 @@ def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tup
         def gradients(
             dy: tf.Tensor | tf.IndexedSlices, *_: tf.Tensor
         ) -> tuple[tf.Tensor | None, ...]:
-            first = _gradients(function, _dense(dy), own, fixed, kept)
+            first = _gradients(function, _dense(dy, own.x), own, fixed, kept)
             return *first, *(None for _ in tensors[3:])
 
         return y, gradients
@@ -75,10 +75,11 @@ def _gradients(
     return found
 
 
-def _dense(dy: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+def _dense(dy: tf.Tensor | tf.IndexedSlices, like: tf.Tensor) -> tf.Tensor:
     """The gradient as a tensor: where rows of the output were gathered, graphs hand over slices."""
     if isinstance(dy, tf.IndexedSlices):
-        return tf.math.unsorted_segment_sum(dy.values, dy.indices, dy.dense_shape[0])
+        rows = tf.shape(like, out_type=dy.indices.dtype)[0]  # `dense_shape` may be None
+        return tf.math.unsorted_segment_sum(dy.values, dy.indices, rows)
     return dy
 
 

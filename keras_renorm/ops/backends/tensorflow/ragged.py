@@ -52,5 +52,12 @@ class RaggedRows:
         return self._x.with_flat_values(values)
 
     def joined(self, others: Sequence[Any]) -> tf.RaggedTensor:
-        """The examples of all, one after the other."""
-        return tf.concat([self._x, *others], 0)
+        """The examples of all, one after the other.
+
+        Raises:
+            ValueError: They do not fit together.
+        """
+        try:
+            return tf.concat([self._x, *others], 0)
+        except (tf.errors.InvalidArgumentError, TypeError) as error:
+            raise ValueError(str(error)) from error
