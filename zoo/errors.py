@@ -39,7 +39,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
         return ""
 
     def closeness(match: str) -> tuple[float, int]:
-        # Of resnet20 and resnet32, which have as much in common with resnet21, it is the first.
+        # resnet20 and resnet32 have as much in common with resnet21: it is the first.
         matcher = difflib.SequenceMatcher(None, match, word)
         return matcher.ratio(), matcher.find_longest_match().size
 

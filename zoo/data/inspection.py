@@ -129,5 +129,5 @@ def quietly_inspect(paths: list[bytes], workers: int | None = None) -> Any:
     from concurrent.futures import ThreadPoolExecutor
 
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # Of metadata that is odd, which nobody needs.
+        warnings.simplefilter("ignore")  # about odd metadata, which nobody needs
         yield from pool.map(inspect, paths)

@@ -10,7 +10,7 @@ from zoo.data.augment import box_masks
 def draw_shares(seed: Any, count: int, alpha: float) -> Any:
     """Draws the share of each image in its mixture: Beta(alpha, alpha), float32 `[B]`."""
     seeds = tf.unstack(tf.random.split(seed, 2, alg="philox"))
-    # Of small alphas both would be 0 in float32.
+    # With small alphas both would be 0 in float32.
     kind = tf.float64
     first, second = (tf.random.stateless_gamma([count], s, alpha, dtype=kind) for s in seeds)
     shares = tf.where(first + second > 0, first / (first + second), 0.5)

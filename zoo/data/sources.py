@@ -40,7 +40,7 @@ class Source(Protocol):
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """Numbers of the classes, int64 `[N]`. Of some sets that takes a pass over all files."""
+        """Numbers of the classes, int64 `[N]`. Some sets take a pass over all files for it."""
 
     def __len__(self) -> int:
         """Number of images N."""

@@ -58,7 +58,7 @@ def location(record: Record, base: str | os.PathLike[str] | None = None) -> str 
     base = os.fspath(base)
     if not _SCHEME.match(base):
         return Path(base).expanduser() / record.file
-    with contextlib.suppress(ValueError):  # Of brackets that are not closed.
+    with contextlib.suppress(ValueError):  # for brackets that are not closed
         parts = urllib.parse.urlsplit(base)
         if parts.scheme == "file" and parts.netloc in ("", "localhost"):
             return Path(urllib.request.url2pathname(parts.path)) / record.file

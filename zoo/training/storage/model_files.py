@@ -28,6 +28,6 @@ def load(path: Path) -> keras.Model:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the line that says why: of `KeyError` without the quotes around it."""
+    """Returns the line that says why, without the quotes around a `KeyError`'s."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return text.rpartition(_REASON)[2].strip().partition("\n")[0]
