@@ -124,7 +124,7 @@ MISTAKES = {
         ((RUN, "--dataset=folder"), "Dataset 'folder' needs --data_dir=DIR, a folder that holds"),
         ((RUN, *FOLDER), "photos has folders that are no classes of the training images: cat, dog"),
         (("--model=small.keras",), "small.keras does not say which images it is for: name a set"),
-        (("--model=small.keras", "--model=run", *FOLDER), "The model takes images of shape (8, 8"),
+        (("--model=small.keras", "--model=run", *FOLDER), "photos has folders that are no classes"),
         (("--model=run", "--pixels=raw"), "--pixels=raw is for a .keras file that does not say"),
     ],
     "predict": [
