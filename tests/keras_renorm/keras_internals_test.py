@@ -91,6 +91,7 @@ def test_what_an_exporter_calls_knows_it(module, expected):
     assert not keras_internals.is_exporting()
 
 
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")
 def test_keras_takes_a_model_that_was_marked_as_called(tmp_path):
     model = keras.Sequential([keras.Input((4,)), L.Dense(3)])
     with pytest.raises(ValueError, match="has never called"):

@@ -4,13 +4,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
-from keras_renorm.diagnostics import ActivationPercentiles
-from zoo.data import datasets
-from zoo.trained.opening import load_model
-from zoo.training.storage.checkpoints import CheckpointStore
 from zoo.training.storage.workdir import Workdir
 
 #: How many of the layer's units are followed, and with how many test images.
@@ -28,6 +21,15 @@ def follow(workdir: Workdir, config: Mapping[str, Any], layer: str) -> list[Rows
         config: The run's.
         layer: Name of the layer that has the nonlinearity.
     """
+    # Results are read without TensorFlow, for `--list`.
+    import numpy as np
+    import tensorflow as tf
+
+    from keras_renorm.diagnostics import ActivationPercentiles
+    from zoo.data import datasets
+    from zoo.trained.opening import load_model
+    from zoo.training.storage.checkpoints import CheckpointStore
+
     test = datasets.load(config["dataset"], "test", config["data_dir"])
     images = test.images[:IMAGES].astype(np.float32) / np.float32(255)
     model = load_model(workdir)

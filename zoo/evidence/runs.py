@@ -184,5 +184,6 @@ def _measured(run: Run, config: dict[str, Any], workdir: Any) -> Measured:
         numbers = measures.of_records(records)
         numbers |= measures.of_model(workdir, config, run.arm.measures)
     seconds = records[-1].seconds if records else 0.0
-    followed = percentiles.follow(workdir, config, run.arm.follows) if run.arm.follows else []
+    follows = run.arm.follows if not diverged else None
+    followed = percentiles.follow(workdir, config, follows) if follows else []
     return Measured(run.arm.name, run.seed, numbers, curve, seconds, followed)

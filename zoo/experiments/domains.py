@@ -1,6 +1,7 @@
 """Two domains in one net: Rethinking "Batch", section 5.2."""
 
-from zoo.evidence import domains
+import itertools
+
 from zoo.evidence.claims import Claim, Term
 from zoo.evidence.experiment import Arm, Experiment, Scale
 
@@ -29,8 +30,8 @@ EXPERIMENT = Experiment(
         "eval_every_steps": 100,
     },
     arms=tuple(
-        Arm(", ".join(kept), {"model": f"zoo.evidence.domains:{name}"})
-        for name, kept in domains.ALL.items()
+        Arm(", ".join(kept), {"model": f"zoo.evidence.domains:{'_'.join(kept)}"})
+        for kept in itertools.product(("shared", "domain"), repeat=3)
     ),
     claims=(
         Claim(

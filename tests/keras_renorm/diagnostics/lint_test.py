@@ -326,7 +326,7 @@ def test_an_axis_that_is_not_that_of_the_channels(data_format, right, wrong, bet
         message = str(report.findings[0])
         assert f"norm has axis={axis}, and conv beside it data_format='{data_format}'" in message
         assert (
-            f"takes its 6 positions along that axis for channels. Write axis={right[0]}" in message
+            f"takes the 6 positions along that axis for channels. Write axis={right[0]}" in message
         )
 
 

@@ -54,5 +54,6 @@ def check_folder(path: Path) -> None:
     existing = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not existing.is_dir():
         raise UserError(f"--workdir={path}: {existing} is not a folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    effective = os.access in os.supports_effective_ids
+    if not os.access(existing, os.W_OK | os.X_OK, effective_ids=effective):
         raise UserError(f"--workdir={path}: you may not write into {existing}.")
