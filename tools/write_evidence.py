@@ -21,6 +21,7 @@ DOCS = pathlib.Path(__file__).parents[1] / "docs"
 HEADLINE = (
     ("two labels each", "non_iid", "Batch Renorm, two labels", "Batch Norm, two labels"),
     ("i.i.d.", "non_iid", "Batch Renorm, i.i.d.", "Batch Norm, i.i.d."),
+    ("two labels a worker", "leakage", "Batch Renorm, two labels each", "two labels each"),
     ("i.i.d., moments over 2", "microbatch", "Batch Renorm, 2 images", "Batch Norm, 2 images"),
     ("i.i.d., moments over 4", "microbatch", "Batch Renorm, 4 images", "Batch Norm, 4 images"),
 )

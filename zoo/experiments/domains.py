@@ -69,7 +69,7 @@ EXPERIMENT = Experiment(
     ),
     scales={
         "smoke": Scale({"num_steps": 4, "eval_every_steps": 4, "batch_size": 16}, 2, "1 min"),
-        "default": Scale({}, 3, "not run"),
+        "default": Scale({}, 3, "30 min of training, beside other work"),
         "full": Scale({"dataset": "cifar10", "num_steps": 20_000}, 3, "not run"),
     },
 )

@@ -83,7 +83,7 @@ EXPERIMENT = Experiment(
     ),
     scales={
         "smoke": Scale({"num_steps": 10, "eval_every_steps": 5}, 2, "seconds"),
-        "default": Scale({}, 5, "not run"),
+        "default": Scale({}, 5, "3 min of training, beside other work"),
         "full": Scale({"num_steps": 30_000, "dataset": "fashion_mnist"}, 5, "not run"),
     },
     columns=("accuracy", "minibatch"),
