@@ -102,6 +102,7 @@ def by_hand(source: Any, folder: pathlib.Path | None, size: int, batch: int) -> 
             area_range=(0.08, 1.0),
             max_attempts=10,
             use_image_if_no_bounding_boxes=True,
+            seed=1,
         )
         window = tf.concat([begin[:2], shape[:2]], 0)
         pixels = tf.io.decode_and_crop_jpeg(contents, window, channels=3)

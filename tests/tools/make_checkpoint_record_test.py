@@ -109,7 +109,7 @@ def test_an_evaluation_of_another_model_is_refused(run_folder, run_tool, tmp_pat
         TOOL, f"--workdir={workdir}", "--tag=tiny", f"--folder={tmp_path}", "--origin=zoo.train"
     )
     assert (status, out) == (1, "")
-    assert "is not about the moving statistics of" in err
+    assert "is not about one view of each image by the moving statistics of" in err
     assert f"python -m zoo.evaluate --workdir={workdir} again." in err
 
 
