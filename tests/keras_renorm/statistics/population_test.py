@@ -591,7 +591,7 @@ def test_a_list_of_inputs_is_told_from_one_of_batches(rng):
     x = rng.normal(2.0, 3.0, size=(8, 4)).astype("float32")
     norm, inputs = layers.BatchNormalization(), [keras.Input((4,), name=name) for name in "ab"]
     model = keras.Model(inputs, keras.layers.Add()([norm(inputs[0]), inputs[1]]), name="net")
-    with pytest.raises(TypeError, match=r"list of 2 arrays, .* 'net' has 2 inputs\. Give a dict"):
+    with pytest.raises(TypeError, match=r"list of 2 arrays\. .* 'net' has 2 inputs\. Give a dict"):
         precise(model, [x, 2 * x], verbose=0)
     for dataset in ({"a": x, "b": 2 * x}, [((x, 2 * x),)]):
         precise(model, dataset, verbose=0)
