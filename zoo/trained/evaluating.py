@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from rich.console import Console
 
 from keras_renorm import statistics as population
-from zoo.data import pipeline
 from zoo.data.sources import Source
 from zoo.errors import UserError, as_user_errors
 from zoo.trained import images
@@ -22,7 +20,6 @@ from zoo.trained.recalibrating import set_precise_statistics
 from zoo.trained.reports import print_report, report
 from zoo.trained.scores import Scores
 from zoo.trained.views import views
-from zoo.training import pictures
 from zoo.training.cli import terminal
 from zoo.training.storage import files, places
 from zoo.weights.record import Preprocessing
@@ -181,7 +178,8 @@ def _scores(
             if own:
                 stack.enter_context(as_user_errors(ValueError))
                 stack.enter_context(population.batch_statistics(trained.model))
-            found, labels = _probabilities(trained, source, batch_size, crops)
+            looks = views(trained.card.preparation, crops, trained.classifier.input_shape[1:])
+            found, labels = images.probabilities(trained, source, batch_size, looks)
         members.append((trained, _scored(found, labels)))
         total = total + found
     return _scored(total / len(models), labels), members
@@ -191,25 +189,6 @@ def _scored(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64
     scores = Scores(probabilities.shape[1])
     scores.add(probabilities, labels)
     return scores
-
-
-def _probabilities(
-    trained: Trained, source: Source, batch_size: int, crops: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Returns a model's probabilities `[N, K]`, the mean over the crops, and the labels `[N]`."""
-    model = trained.classifier
-    predict = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
-    prepared = views(trained.card.preparation, crops, model.input_shape[1:])
-    total: Any = np.float32(0)
-    for view in prepared:
-        found: list[npt.NDArray[np.float32]] = []
-        labels: list[npt.NDArray[np.int64]] = []
-        with pictures.reading_errors_named():
-            for x, y in pipeline.evaluation_batches(source, batch_size, view):
-                found.append(np.asarray(predict(x), np.float32))
-                labels.append(y.numpy())
-        total = total + np.concatenate(found)
-    return total / np.float32(len(prepared)), np.concatenate(labels)
 
 
 def _warn_of_names(trained: Trained, source: Source, console: Console) -> None:

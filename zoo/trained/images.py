@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from zoo.data import opening, pipeline
 from zoo.data.dataset import DatasetError
 from zoo.data.folders import FolderOptions, file_source, files_below
+from zoo.data.preparation import Preparation
 from zoo.data.scan import scan
 from zoo.data.sources import EVALUATION, Source
 from zoo.errors import UserError
 from zoo.trained.opening import Trained
+from zoo.training import pictures
 
 
 def open_for(
@@ -153,9 +156,27 @@ def find_files(names: Sequence[str], trained: Trained) -> Found:
     return Found(tuple(os.fsdecode(paths[i]) for i in usable), problems, source)
 
 
-def probabilities(trained: Trained, source: Source, batch_size: int) -> Any:
-    """Returns the classifier's probabilities of all images, float32 `[N, K]`."""
+def probabilities(
+    trained: Trained, source: Source, batch_size: int, prepared: Sequence[Preparation] = ()
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Returns the classifier's probabilities of all images `[N, K]`, and the labels `[N]`.
+
+    Args:
+        trained: The model.
+        source: The images.
+        batch_size: How many at a time.
+        prepared: The ways to show an image, over which is averaged; by default the model's one.
+    """
     model = trained.classifier
     predict = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
-    made = [predict(x).numpy() for x, _ in batches(trained, source, batch_size)]
-    return np.concatenate(made).astype(np.float32)
+    prepared = prepared or (trained.card.preparation,)
+    total: Any = np.float32(0)
+    for view in prepared:
+        found: list[npt.NDArray[np.float32]] = []
+        labels: list[npt.NDArray[np.int64]] = []
+        with pictures.reading_errors_named():
+            for x, y in pipeline.evaluation_batches(source, batch_size, view):
+                found.append(np.asarray(predict(x), np.float32))
+                labels.append(y.numpy())
+        total = total + np.concatenate(found)
+    return total / np.float32(len(prepared)), np.concatenate(labels)

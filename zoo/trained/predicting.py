@@ -15,7 +15,6 @@ from rich.text import Text
 from zoo.errors import UserError
 from zoo.trained import images
 from zoo.trained.opening import open_trained, say_notes
-from zoo.training import pictures
 from zoo.training.cli import terminal
 from zoo.training.storage import files, places
 from zoo.weights.record import Preprocessing
@@ -57,8 +56,8 @@ def predict(
     trained = open_trained(model, pixels=pixels)
     found = images.find_files(names, trained)
     say_notes(trained, console)
-    with pictures.reading_errors_named(), terminal.patience(console, "classifying"):
-        probabilities = images.probabilities(trained, found.source, batch_size)
+    with terminal.patience(console, "classifying"):
+        probabilities, _ = images.probabilities(trained, found.source, batch_size)
     classes = trained.card.class_names
     predictions: list[dict[str, Any]] = []
     for name, row in zip(found.paths, probabilities, strict=True):

@@ -38,4 +38,5 @@ def test_files_and_folders_are_found_in_order(trained, photos):
         "red/1.png",
         *(f"blue/{i}.{'png' if i % 2 else 'jpg'}" for i in range(5)),
     ]
-    assert probabilities(trained, found.source, 4).shape == (6, 3)
+    made, labels = probabilities(trained, found.source, 4)
+    assert (made.shape, labels.shape) == ((6, 3), (6,))

@@ -62,4 +62,5 @@ def test_a_run_on_images_as_stored_resizes_others(tmp_path, photos):
     trained = open_trained(str(run))
     assert trained.card.preparation == Preparation(size=28, channels=1)
     found = find_files([str(photos)], trained)
-    assert probabilities(trained, found.source, 8).shape == (15, 10)
+    made, labels = probabilities(trained, found.source, 8)
+    assert (made.shape, labels.shape) == ((15, 10), (15,))
