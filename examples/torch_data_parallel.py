@@ -33,10 +33,8 @@ def make_model() -> keras.Model:
     )
 
 
-def train(rank: int, processes: int, steps: int) -> None:
-    """What each process does: its own examples, and the gradients of all."""
-    store = torch.distributed.TCPStore("127.0.0.1", PORT, processes, is_master=rank == 0)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+def train(rank: int, processes: int, steps: int) -> str:
+    """Trains on the process's own examples with the gradients of all, and says what came out."""
     keras.utils.set_random_seed(0)
     model = make_model()
     parallel = torch.nn.parallel.DistributedDataParallel(model)
@@ -52,9 +50,19 @@ def train(rank: int, processes: int, steps: int) -> None:
     means = [torch.empty_like(mean) for _ in range(processes)]
     torch.distributed.all_gather(means, mean)
     same = all(torch.equal(other, mean) for other in means)
-    if rank == 0:
-        print(f"loss {loss.item():.3f}, moving statistics equal in all processes: {same}")
+    return f"loss {loss.item():.3f}, moving statistics equal in all processes: {same}"
+
+
+def process(rank: int, processes: int, steps: int) -> None:
+    """What each process does."""
+    store = torch.distributed.TCPStore("127.0.0.1", PORT, processes, is_master=rank == 0)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+    # DistributedDataParallel is gone when `train` returns. If it outlives the group, it may wait
+    # for ever for the threads of the group, which wait for it.
+    found = train(rank, processes, steps)
     torch.distributed.destroy_process_group()
+    if rank == 0:
+        print(found)
 
 
 def main() -> None:
@@ -64,7 +72,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     arguments = parser.parse_args()
     torch.multiprocessing.spawn(
-        train, (arguments.processes, arguments.steps), nprocs=arguments.processes
+        process, (arguments.processes, arguments.steps), nprocs=arguments.processes
     )
 
 
