@@ -13,7 +13,8 @@ from keras_renorm.layers.inputs import Inputs
 from keras_renorm.layers.keras_weights import without_renorm
 from keras_renorm.layers.limits import Limits
 from keras_renorm.layers.statistics_in_use import StatisticsInUse, uses_batch_at_inference
-from keras_renorm.ops import arguments, backends
+from keras_renorm.ops import arguments, backends, renorm
+from keras_renorm.ops.steps.step import Trained
 from keras_renorm.typing import Tensor
 
 # What the default initializers make.
@@ -246,7 +247,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return self._normalized(
             self._prepared(inputs, mask),
             training,
-            functools.partial(ops.training_step, virtual_batch_size=self.virtual_batch_size),
+            functools.partial(renorm.train, virtual_batch_size=self.virtual_batch_size),
             # A frozen layer in training stands among those that train.
             functools.partial(
                 ops.inference_step, portable=keras.ops.is_tensor(training) or not training
@@ -335,7 +336,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self,
         given: Inputs,
         training: Any,
-        training_step: Callable[..., tuple[Tensor, ops.Moving]],
+        train: Callable[..., Trained],
         inference_step: Callable[..., Tensor],
     ) -> Any:
         """The output; in training, updates the moving statistics.
@@ -343,7 +344,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         Args:
             given: What `_prepared` returns.
             training: As in `call`.
-            training_step: `ops.training_step`, or one of its kind.
+            train: `ops.renorm.train`, or one of its kind.
             inference_step: `ops.inference_step`, or one of its kind.
         """
         relu = self.activation is keras.activations.relu
@@ -355,7 +356,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             mask = keras.ops.expand_dims(given.mask, -1) if counts else None
             learns = bool(training) and used == "batch"
             if learns or used == "batch_at_inference":
-                return self._train(given.x, training_step, learns, mask=mask, **options)
+                return self._train(given.x, train, learns, mask=mask, **options)
             vectors = *self._moving_statistics(), self.gamma, self.beta
             return inference_step(given.x, *vectors, mask=mask, **options)
 
@@ -365,13 +366,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _train(
         self,
         x: Tensor,
-        step: Callable[..., tuple[Tensor, ops.Moving]],
+        train: Callable[..., Trained],
         learns: bool,
         **options: Any,
     ) -> Tensor:
         """The output by the minibatch's moments; if the layer `learns`, with all that follows."""
         limits = self._limits
-        y, moving = step(
+        trained = train(
             x,
             self.moving_mean,
             self.moving_variance,
@@ -384,13 +385,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
             **options,
         )
         if learns:
+            moving = trained.moving()
             if limits.adapts:
-                kept, average = (self.moving_mean, self.moving_variance), self._average(x)
-                moving = limits.averaged(kept, self._initial_statistics, moving, **average)
+                kept = self.moving_mean, self.moving_variance
+                ghosts = [] if self.virtual_batch_size is None else [trained.moments()]
+                average = {"momentum": self.momentum, "epsilon": self.epsilon}
+                moving = limits.averaged(kept, self._initial_statistics, moving, *ghosts, **average)
             self.moving_mean.assign(moving.mean)
             self.moving_variance.assign(moving.variance)
             limits.advance(moving.updated, self)
-        return y
+        return trained.y
 
     def _initial_statistics(self) -> tuple[float | Tensor, float | Tensor]:
         """Mean and variance as the initializers made them, unless they draw each time anew."""
@@ -402,14 +406,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         known = _NUMBERS.get(type(initializer))
         like = self.moving_mean
         return initializer(like.shape, dtype=like.dtype) if known is None else known
-
-    def _average(self, x: Tensor) -> dict[str, Any]:
-        """How adaptive limits average what they see of a minibatch."""
-        rows = self.virtual_batch_size
-        ghosts = 1 if rows is None else -(-keras.ops.shape(x)[0] // rows)
-        if not isinstance(ghosts, int):
-            ghosts = keras.ops.cast(ghosts, self.moving_mean.dtype)
-        return {"momentum": self.momentum, "epsilon": self.epsilon, "ghosts": ghosts}
 
     def _moving_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance for inference: the means of the replicas' where one layer has several.

@@ -13,6 +13,7 @@ from keras_renorm.layers.batch_normalization import BatchNormalization
 from keras_renorm.layers.keras_weights import of_norm_in_its_place, without_renorm
 from keras_renorm.layers.limits import Limits, RenormLimits
 from keras_renorm.ops import arguments
+from keras_renorm.ops.maths.adaptive import ROWS
 from keras_renorm.schedules import Limit
 
 # Their greatest values are the paper's.
@@ -224,7 +225,9 @@ class BatchRenormalization(BatchNormalization):
             )
         if self._limits.adapts:
             channels = self.moving_mean.shape[-1]
-            self.deviations = self._add_statistic("deviations", (4, channels), initializer="zeros")
+            self.deviations = self._add_statistic(
+                "deviations", (ROWS, channels), initializer="zeros"
+            )
             self.seen = self._add_statistic("seen", (2,), initializer="zeros")
 
     def current_limits(self) -> RenormLimits:
@@ -309,7 +312,10 @@ class BatchRenormalization(BatchNormalization):
         values = without_renorm(values, vectors)
         vector_values, rest = values[:vectors], values[vectors:]
         shapes, rows = [np.shape(value) for value in rest], self._statistic_rows
-        count, state = [rows], [(*rows, 4, self.moving_mean.shape[-1]), (*rows, 2)]
+        channels = self.moving_mean.shape[-1]
+        count, state = [rows], [(*rows, ROWS, channels), (*rows, 2)]
+        if shapes[-2:] == [(*rows, 4, channels), (*rows, 2)]:  # files of an earlier rule
+            rest, shapes = rest[:-2], shapes[:-2]
         if shapes not in ([], count, state, count + state):
             return values
         counts = rest[:1] if shapes[:1] == count else []

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from keras_renorm import ops
 from keras_renorm.ops import arguments, backends, domains
 from keras_renorm.ops.domains import Kind
+from keras_renorm.ops.steps.step import Trained
 from keras_renorm.typing import Tensor
 
 
@@ -58,15 +58,11 @@ class Domains:
                 f"of shape {tuple(shape)}: a domain is one of examples, not of channels."
             )
 
-    def steps(
-        self, domain: int | Tensor
-    ) -> tuple[Callable[..., tuple[Tensor, ops.Moving]], Callable[..., Tensor]]:
+    def steps(self, domain: int | Tensor) -> tuple[Callable[..., Trained], Callable[..., Tensor]]:
         """Steps of training and of inference like those of `ops`, for ids that `ids` returns."""
         known: dict[str, Any] = {"domain": domain, "num_domains": self.num_domains}
         return (
-            functools.partial(
-                domains.training_step, batch_statistics=self.batch_statistics, **known
-            ),
+            functools.partial(domains.train, batch_statistics=self.batch_statistics, **known),
             functools.partial(domains.inference_step, **known),
         )
 

@@ -12,7 +12,9 @@ from keras_renorm.keras_internals import notes_of_call
 from keras_renorm.ops import arguments, backends
 from keras_renorm.ops.arguments import LEAST, limit
 from keras_renorm.ops.maths import adaptive
+from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.moving import Moving
+from keras_renorm.ops.maths.scatter import scatter
 from keras_renorm.schedules import Adaptive, Limit, Schedule
 from keras_renorm.typing import Tensor
 
@@ -125,7 +127,12 @@ class Limits:
         return 0.0 if self.adapts else momentum
 
     def averaged(
-        self, kept: tuple[Any, Any], initial: Callable[[], Pair], moving: Moving, **options: Any
+        self,
+        kept: tuple[Any, Any],
+        initial: Callable[[], Pair],
+        moving: Moving,
+        *ghosts: Moments,
+        **options: float,
     ) -> Moving:
         """The moving statistics after a step, which adaptive limits learn from.
 
@@ -133,13 +140,14 @@ class Limits:
             kept: Those before it.
             initial: What gives those that the initializers made.
             moving: Those of a step with the momentum of `momentum`.
-            **options: `momentum`, `epsilon` and `ghosts` of `adaptive.advance`.
+            *ghosts: The moments `[G, C]` of its ghost batches, if it is cut into such.
+            **options: `momentum` and `epsilon` of `adaptive.advance`.
         """
         if not self.adapts or self.seen is None:
             return moving
         before = tuple(map(keras.ops.convert_to_tensor, kept))
         learned = backends.current().at_once(_learned)
-        state, moving = learned(self._state(), before, initial(), moving, **options)
+        state, moving = learned(self._state(), before, initial(), moving, *ghosts, **options)
         self.deviations.assign(state.deviations)
         self.seen.assign(state.seen)
         return moving
@@ -171,16 +179,17 @@ def _learned(
     kept: Pair,
     initial: Pair,
     moving: Moving,
-    *,
+    *ghosts: Moments,
     momentum: float,
     epsilon: float,
-    ghosts: float | Tensor,
     ops: Any = keras.ops,
 ) -> tuple[adaptive.State, Moving]:
     """The update of adaptive limits by a step, in one function to be compiled."""
     state = adaptive.trusting(state, kept, initial, ops=ops)
-    options = {"momentum": momentum, "epsilon": epsilon, "ghosts": ghosts}
-    return adaptive.advance(state, *kept, moving, **options, ops=ops)
+    among = (scatter(batch, epsilon, ops=ops) for batch in ghosts)
+    return adaptive.advance(
+        state, *kept, moving, *among, momentum=momentum, epsilon=epsilon, ops=ops
+    )
 
 
 def _valid(name: str, value: Any) -> float | Limit:

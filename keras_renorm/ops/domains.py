@@ -19,6 +19,7 @@ from keras_renorm.ops.maths.moving import Moving, has_update, update_moving
 from keras_renorm.ops.maths.sums import at_least, channel_shape
 from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
 from keras_renorm.ops.renorm import inference_step as _inference_step
+from keras_renorm.ops.steps.step import Trained
 from keras_renorm.typing import Tensor
 
 Kind = Literal["shared", "domain"]
@@ -106,7 +107,7 @@ def inference_step(
     return keras.ops.relu(y) if relu else y
 
 
-def training_step(
+def train(
     x: Tensor,
     moving_mean: Tensor,
     moving_variance: Tensor,
@@ -118,7 +119,7 @@ def training_step(
     r_max: float | Tensor = 1.0,
     d_max: float | Tensor = 0.0,
     **options: Any,
-) -> tuple[Tensor, Moving]:
+) -> Trained:
     """`batch_renormalization` and the update of the population statistics that follows it.
 
     Args:
@@ -134,15 +135,19 @@ def training_step(
         **options: The other arguments of `batch_renormalization`, by name.
 
     Returns:
-        `(y, moving)`, as `ops.training_step`. Where population statistics are kept by domain
-        `moving.updated` is `[D]`: whether each domain had an update.
+        What the step gives. Where population statistics are kept by domain `updated` of the moving
+        ones is `[D]`: whether each domain had an update.
     """
     parameters = Parameters(moving_mean, moving_variance, gamma, beta, r_max, d_max)
     y, batch = batch_renormalization(x, parameters=parameters, **options)
     average = {"momentum": momentum, "by_stddev": by_stddev, "epsilon": options["epsilon"]}
-    moving = update_moving(moving_mean, moving_variance, batch, **average)
-    updated = keras.ops.any(has_update(batch), axis=-1)
-    return y, moving._replace(updated=keras.ops.cast(updated, moving.mean.dtype))
+
+    def moving() -> Moving:
+        found = update_moving(moving_mean, moving_variance, batch, **average)
+        updated = keras.ops.any(has_update(batch), axis=-1)
+        return found._replace(updated=keras.ops.cast(updated, found.mean.dtype))
+
+    return Trained(y, lambda: batch, moving)
 
 
 def batch_renormalization(

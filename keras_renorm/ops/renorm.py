@@ -10,7 +10,7 @@ from keras_renorm.ops.maths.moving import Moving
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps import inference, training
 from keras_renorm.ops.steps.inference import InferenceStep
-from keras_renorm.ops.steps.step import Step
+from keras_renorm.ops.steps.step import Step, Trained
 from keras_renorm.typing import Tensor
 
 _MOST_ROWS = 2**31 - 2
@@ -100,10 +100,14 @@ def batch_renormalization(
     Source: Ioffe 2017, Algorithm 1 and the gradients of section 3. The ghost batches: Hoffer,
     Hubara & Soudry 2017, Algorithm 1.
     """
-    step = _prepared(
+    trained = train(
         x,
-        (moving_mean, moving_variance, gamma, beta),
-        limits=(r_max, d_max),
+        moving_mean,
+        moving_variance,
+        gamma,
+        beta,
+        r_max=r_max,
+        d_max=d_max,
         epsilon=epsilon,
         axis=axis,
         mask=mask,
@@ -111,7 +115,6 @@ def batch_renormalization(
         synchronized=synchronized,
         virtual_batch_size=virtual_batch_size,
     )
-    trained = training.train(step)
     return trained.y, trained.moments()
 
 
@@ -170,10 +173,14 @@ def training_step(
 
     Source: Ioffe 2017, Algorithm 1.
     """
-    step = _prepared(
+    trained = train(
         x,
-        (moving_mean, moving_variance, gamma, beta),
-        limits=(r_max, d_max),
+        moving_mean,
+        moving_variance,
+        gamma,
+        beta,
+        r_max=r_max,
+        d_max=d_max,
         epsilon=epsilon,
         axis=axis,
         mask=mask,
@@ -183,33 +190,38 @@ def training_step(
         momentum=momentum,
         by_stddev=by_stddev,
     )
-    trained = training.train(step)
     return trained.y, trained.moving()
 
 
-def _prepared(
+def train(
     x: Tensor,
-    vectors: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    moving_mean: Tensor,
+    moving_variance: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
     *,
-    limits: tuple[float | Tensor, float | Tensor],
-    epsilon: float,
-    axis: int,
-    mask: Tensor | None,
-    relu: bool,
-    synchronized: bool,
-    virtual_batch_size: int | None,
+    r_max: float | Tensor = 1.0,
+    d_max: float | Tensor = 0.0,
+    epsilon: float = 1e-3,
+    axis: int = -1,
+    mask: Tensor | None = None,
+    relu: bool = False,
+    synchronized: bool = False,
+    virtual_batch_size: int | None = None,
     momentum: float = 1.0,
     by_stddev: bool = False,
-) -> Step:
-    """The step, all checked and in the types that the lowerings take."""
+) -> Trained:
+    """What `batch_renormalization` and `training_step` are parts of, with all that a step gives.
+
+    All is checked, and in the types that the lowerings take.
+    """
     x, axis, mask = arguments.inputs(x, axis, mask)
+    named = {"moving_mean": moving_mean, "moving_variance": moving_variance}
     dtype = arguments.wide(x.dtype)
-    names = ("moving_mean", "moving_variance", "gamma", "beta")
-    named = dict(zip(names, vectors, strict=True))
-    mu, variance, gamma, beta = _vectors(named, x.shape[axis], dtype)
+    mu, variance, gamma, beta = _vectors_of(x, axis, **named, gamma=gamma, beta=beta)
     size = arguments.virtual_batch_size(virtual_batch_size, axis=axis, synchronized=synchronized)
-    r_max = arguments.limit("r_max", limits[0], dtype)
-    d_max = arguments.limit("d_max", limits[1], dtype)
+    r_max = arguments.limit("r_max", r_max, dtype)
+    d_max = arguments.limit("d_max", d_max, dtype)
     tensors = x, gamma, beta, mu, variance, r_max, d_max, *([] if mask is None else [mask])
     own = backends.current().of_this_graph(tensors)
     settings = Settings(
@@ -221,7 +233,7 @@ def _prepared(
         by_stddev=by_stddev,
     )
     replicas = Replicas.running() if synchronized else None
-    return Step(Arguments(*own[:3]), Constants(*own[3:]), settings, replicas)
+    return training.train(Step(Arguments(*own[:3]), Constants(*own[3:]), settings, replicas))
 
 
 def normalize(

@@ -206,7 +206,7 @@ class Backend(Protocol):
 
         Args:
             function: It takes tensors in tuples. By name it takes `momentum` and `epsilon`,
-                numbers, `ghosts`, a number or a tensor, and `ops`: `keras.ops`, or NumPy.
+                numbers, and `ops`: `keras.ops`, or NumPy.
         """
         ...
 

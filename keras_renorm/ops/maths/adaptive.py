@@ -1,9 +1,10 @@
 """Limits of Batch Renormalization that follow from what a layer sees, without a number of steps.
 
 A minibatch deviates from the moving statistics for two reasons. The statistics lag, as weights
-move: that has the same sign step after step. And it is a small or uneven sample: that changes its
-sign, and is what the corrections are there for. The limits are wide where there is much of the
-second and little of the first.
+move. And it is a small or uneven sample, which is what the corrections are there for. The limits
+are wide where there is much of the second and little of the first. The two are told apart by time:
+lag has the same sign step after step, noise changes its sign. Ghost batches tell more: they share
+their weights, so what they differ by is noise.
 
 Leading axes `...` are none, or `[D]` where each domain has statistics of its own. The functions
 compute with `keras.ops`, or with NumPy, for a backend whose own calls cost more than the numbers.
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_renorm.ops.maths.moving import Moving
+from keras_renorm.ops.maths.scatter import Scatter
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.typing import Tensor
 
@@ -21,18 +23,25 @@ from keras_renorm.typing import Tensor
 WIDTH = 3.0
 # The squared lag, as a share of the noise's variance, from which on the limits shrink.
 SHARE = 0.05
+# Of the squared deviations of a mean of ghosts beyond noise, the share that counts as lag.
+LASTING = 0.25
 
 _LEAST_LAG = 1e-12
 # The squares of larger deviations, summed over channels, could leave float32.
 _LARGEST = 1e9
 
 
+ROWS = 6
+"""The rows of `State.deviations`."""
+
+
 class State(NamedTuple):
     """What a layer has seen of its minibatches. All zeros before the first.
 
     Attributes:
-        deviations: `[..., 4, C]`, moving averages of z = (mu_B - mu) / sigma, of e = sigma_B /
-            sigma - 1, and of their squares in single ghost batches.
+        deviations: `[..., 6, C]`, of z = (mu_B - mu) / sigma and of e = sigma_B / sigma - 1: their
+            moving averages, the squared lags, which may be below 0 where they are estimated, and
+            the variances of the noise in a single ghost batch.
         seen: `[..., 2]`, the shares of the moving statistics and of `deviations` that were seen in
             minibatches: the initial values make up the rest.
     """
@@ -45,15 +54,14 @@ def limits(state: State, *, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
     """The limits of r and d for the next minibatch, without greatest values.
 
     ```
-    lag_z   = mean_c Z^2                    lag_e   = mean_c E^2
-    noise_z = mean_c Z2 - lag_z             noise_e = mean_c E2 - lag_e
-    open    = min(1, SHARE * (noise_z + noise_e) / (lag_z + lag_e))
+    lag     = mean_c L_z + mean_c L_e       noise_z = mean_c N_z            noise_e = mean_c N_e
+    open    = min(1, SHARE * (noise_z + noise_e) / lag)
     r_max   = 1 + WIDTH * sqrt(noise_e) * open
     d_max   = WIDTH * sqrt(noise_z) * open
     ```
 
-    with Z, E, Z2, E2 the rows of `deviations`. After one minibatch lag is all there is, and the
-    limits are those of Batch Normalization, 1 and 0.
+    with Z, E, L_z, L_e, N_z, N_e the rows of `deviations`. After one minibatch lag is nearly all
+    there is, and the limits are about those of Batch Normalization, 1 and 0.
 
     Args:
         state: What the layer has seen.
@@ -64,10 +72,9 @@ def limits(state: State, *, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
 
     Source: ours; docs/default_limits.md has the measurements.
     """
-    averages, squares = state.deviations[..., :2, :], state.deviations[..., 2:, :]
-    lags = ops.mean(ops.square(averages), axis=-1)
-    noises = at_least(0, ops.mean(squares, axis=-1) - lags, ops)
-    lag = at_least(_LEAST_LAG, ops.sum(lags, axis=-1, keepdims=True), ops)
+    means = ops.mean(state.deviations, axis=-1)
+    lag = at_least(_LEAST_LAG, ops.sum(means[..., 2:4], axis=-1, keepdims=True), ops)
+    noises = at_least(0, means[..., 4:], ops)
     ratio = SHARE * ops.sum(noises, axis=-1, keepdims=True) / lag
     widths = WIDTH * ops.sqrt(noises) * _at_most(1, ratio, ops)
     # The sum first: NumPy 1 makes float64 of 1 and a float32 scalar.
@@ -104,10 +111,10 @@ def advance(
     moving_mean: Tensor,
     moving_variance: Tensor,
     batch: Moving,
+    scatter: Scatter | None = None,
     *,
     momentum: float,
     epsilon: float,
-    ghosts: float | Tensor = 1,
     ops: Any = keras.ops,
 ) -> tuple[State, Moving]:
     """One step of the state, and of moving statistics in which the initial values weigh nothing.
@@ -116,13 +123,16 @@ def advance(
     seen  <- seen + alpha * (1 - seen)      step = alpha / seen            1, 1/2, 1/3, ..., alpha
     mu    <- mu + step_0 * (mu_B - mu)      sigma <- sigma + step_0 * (sigma_B - sigma)
     Z     <- Z + step_1 * (z - Z)
-    Z2    <- Z2 + step_1 * (z^2 + (G - 1) * (z - Z) * (z - Z') - Z2)       Z' is Z after the step
+    alone:   N_z <- N_z + step_1 * ((z - Z) * (z - Z') - N_z)              Z' is Z after the step
+             L_z <- Z'^2
+    ghosts:  N_z <- N_z + step_1 * (n_z - N_z)                             n_z among the ghosts
+             L_z <- L_z + step_1 * (LASTING * (z^2 - share * n_z) - L_z)
     ```
 
-    with alpha = 1 - momentum, E and E2 likewise, and z and e against the moving statistics before
-    the step. G is the number of ghost batches, of which only the mean z is known: its noise is a
-    G-th of theirs. The average of (z - Z) (z - Z') is mean z^2 - Z^2 exactly, the noise of the
-    mean, so that Z2 - Z^2 is G times that.
+    with alpha = 1 - momentum, E, N_e and L_e likewise, and z and e against the moving statistics
+    before the step. N_z + Z^2 of a minibatch alone is the moving average of z^2. Of ghosts z is
+    their mean, whose noise is `share` of theirs. What it deviates by beyond that lags, within one
+    time constant or beyond: weights that move to and fro are no noise.
 
     Args:
         state: What the layer has seen.
@@ -131,9 +141,10 @@ def advance(
         batch: The mean and sigma^2 - epsilon of the minibatch, `[..., C]`, of ghost batches the
             means of theirs; `updated` `[...]`. It is what `update_moving` with a momentum of 0
             returns: the statistics before, in channels without finite moments.
+        scatter: That of the ghost batches; None of a minibatch without them. A channel with a
+            single ghost counts as alone.
         momentum: Weight of the old value, in [0, 1]. At 1 nothing moves.
         epsilon: The epsilon of the normalisation.
-        ghosts: G, at least 1; a tensor in the dtype of the state.
         ops: What computes, `keras.ops` or NumPy.
 
     Returns:
@@ -151,8 +162,11 @@ def advance(
     seen = state.seen + (1 - momentum) * (1 - state.seen)
     steps = (1 - momentum) / seen
     moving, found = _moved(ops, kept, batch, steps[..., :1], epsilon)
+    if scatter is not None:
+        variances = scatter.variances / (moving_variance + epsilon)
+        scatter = scatter._replace(variances=_at_most(_LARGEST**2, variances, ops))
     step = ops.expand_dims(steps[..., 1:], -1)
-    deviations = _averaged(ops, state.deviations, found, step, ghosts)
+    deviations = _averaged(ops, state.deviations, found, step, scatter)
     own = ops.expand_dims(updated, -1)
     state = State(
         ops.where(own, deviations, state.deviations),
@@ -179,14 +193,19 @@ def _moved(
 
 
 def _averaged(
-    ops: Any, deviations: Tensor, found: Tensor, step: Tensor, ghosts: float | Tensor
+    ops: Any, deviations: Tensor, found: Tensor, step: Tensor, scatter: Scatter | None
 ) -> Tensor:
-    """The four rows after a step by `found`, the rows z and e."""
+    """The six rows after a step by `found`, the rows z and e, and their scatter among ghosts."""
     found = _at_most(_LARGEST, at_least(-_LARGEST, found, ops), ops)
-    averages, squares = deviations[..., :2, :], deviations[..., 2:, :]
+    averages, lags, noises = (deviations[..., i : i + 2, :] for i in (0, 2, 4))
     moved = averages + step * (found - averages)
-    square = found * found + (ghosts - 1) * (found - averages) * (found - moved)
-    new = ops.concatenate([moved, squares + step * (square - squares)], axis=-2)
+    rows = [ops.square(moved), noises + step * ((found - averages) * (found - moved) - noises)]
+    if scatter is not None:
+        lag = LASTING * (ops.square(found) - scatter.share * scatter.variances)
+        of_ghosts = [lags + step * (lag - lags), noises + step * (scatter.variances - noises)]
+        pairs = zip(of_ghosts, rows, strict=True)
+        rows = [ops.where(scatter.share < 1, *pair) for pair in pairs]
+    new = ops.concatenate([moved, *rows], axis=-2)
     return ops.where(ops.isfinite(new), new, deviations)
 
 

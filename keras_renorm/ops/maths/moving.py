@@ -8,7 +8,7 @@ has no position in a channel, or whose moments are not finite, is left out of it
 The native kernels compute the same in their own call: `UpdateMoving` in `native/formulas.h`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -158,12 +158,13 @@ def update_moving_moments_by_stddev(
     return _where_updated(kept, (_moved_mean(mean, batch, momentum), variance), batch)
 
 
-def has_update(batch: Moments) -> Tensor:
-    """Per channel, whether `batch` has moments to update with: positions, and all finite."""
-    finite = keras.ops.logical_and(
-        keras.ops.isfinite(batch.mean), keras.ops.isfinite(batch.variance)
-    )
-    return keras.ops.logical_and(batch.count > 0, finite)
+def has_update(batch: Moments, *, ops: Any = keras.ops) -> Tensor:
+    """Per channel, whether `batch` has moments to update with: positions, and all finite.
+
+    `ops` computes, `keras.ops` or NumPy.
+    """
+    finite = ops.logical_and(ops.isfinite(batch.mean), ops.isfinite(batch.variance))
+    return ops.logical_and(batch.count > 0, finite)
 
 
 def _as_of(batch: Moments, *moving: Tensor) -> list[Tensor]:

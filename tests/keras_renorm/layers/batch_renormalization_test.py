@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from keras_renorm import layers, schedules
-from keras_renorm.ops import Moving, reference
+from keras_renorm.ops import Moments, Moving, reference
 from keras_renorm.ops.maths import adaptive
+from keras_renorm.ops.maths.scatter import scatter
 from zoo.data import datasets
 
 EPSILON = 1e-3
@@ -678,7 +679,7 @@ def test_adaptive_limits_follow_what_the_layer_sees(rng, mode):
     layer = layers.BatchRenormalization(momentum=0.9, **ADAPTIVE)
     layer.build((8, 4))
     run = trained_step if mode == "eager" else tf.function(trained_step, jit_compile=mode == "jit")
-    state = adaptive.State(tf.zeros((4, 4)), tf.zeros(2))
+    state = adaptive.State(tf.zeros((adaptive.ROWS, 4)), tf.zeros(2))
     moving = Moving(tf.zeros(4), tf.ones(4), 1.0)
     for _ in range(30):
         x, dy = uneven(rng), uneven(rng)
@@ -737,7 +738,7 @@ def test_weights_of_other_limits_count_in_full_unless_they_are_initial(rng, make
         layer(uneven(rng), training=True)
     layer.set_weights(other.get_weights())
     np.testing.assert_array_equal(layer.seen, [0.0, 0.0])
-    np.testing.assert_array_equal(layer.deviations, np.zeros((4, 4)))
+    np.testing.assert_array_equal(layer.deviations, np.zeros((adaptive.ROWS, 4)))
     np.testing.assert_array_equal(layer.moving_mean, other.moving_mean)
     assert layer.current_limits() == (1.0, 0.0)
     layer(uneven(rng), training=True)
@@ -797,8 +798,42 @@ def test_adaptive_limits_are_float32_or_wider(rng, policy):
     assert np.isfinite(np.asarray(y, "f4")).all()
 
 
-def test_ghosts_open_adaptive_limits_as_their_number_tells(rng):
-    """The mean of G ghosts deviates by a sqrt(G)-th of what one does."""
+@pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+@pytest.mark.parametrize("lowering", ["native", "fused", "composite"])
+def test_adaptive_limits_follow_what_ghosts_differ_by(rng, mode, lowering, monkeypatch):
+    """By the moments of each ghost in float64, the last of them a smaller one."""
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+    layer = layers.BatchRenormalization(momentum=0.9, virtual_batch_size=3, **ADAPTIVE)
+    layer.build((None, 5, 4))
+    known = None if mode == "graph" else 8
+
+    def call(x):
+        return layer(x, training=True)
+
+    if mode != "eager":
+        spec = [tf.TensorSpec((known, 5, 4))]
+        call = tf.function(call, input_signature=spec, jit_compile=mode == "jit")
+    state = adaptive.State(np.zeros((adaptive.ROWS, 4)), np.zeros(2))
+    mean, variance, counts = np.zeros(4), np.ones(4), np.array([15.0, 15.0, 10.0])[:, None]
+    for _ in range(20):
+        x = uneven(rng, (8, 1, 4)) + rng.normal(0, 1, (8, 5, 4)).astype("f4")
+        call(tf.constant(x))
+        found = [reference.moments(part)[:2] for part in (x[:3], x[3:6], x[6:])]
+        means, variances = np.array(found).swapaxes(0, 1)
+        sigma = np.sum(counts / 40 * np.sqrt(variances + EPSILON), axis=0)
+        batch = Moving(np.sum(counts / 40 * means, axis=0), sigma**2 - EPSILON, np.ones(()))
+        ghosts = Moments(means, variances, counts * np.ones(4), np.zeros((3, 4)))
+        among = scatter(ghosts, EPSILON, ops=np)
+        state, (mean, variance, _) = adaptive.advance(
+            state, mean, variance, batch, among, momentum=0.9, epsilon=EPSILON, ops=np
+        )
+        assert_close(layer.deviations, state.deviations, rtol=1e-3)
+    assert_close(layer.moving_mean, mean, rtol=1e-4)
+    assert_close(layer.current_limits(), adaptive.limits(state, ops=np), rtol=1e-3)
+    assert layer.current_limits().d_max > 0.5
+
+
+def test_ghosts_open_adaptive_limits_as_much_as_a_minibatch_of_their_size(rng):
     limits = []
     for ghosts in (1, 4):
         layer = layers.BatchRenormalization(
@@ -809,6 +844,19 @@ def test_ghosts_open_adaptive_limits_as_their_number_tells(rng):
             run(tf.constant(rng.normal(3, 1, (4 * ghosts, 16)), "float32"))
         limits.append(layer.current_limits().d_max)
     assert limits[1] == pytest.approx(limits[0], rel=0.1)
+
+
+def test_a_file_with_what_an_earlier_rule_had_seen_loads(rng):
+    layer, other = (layers.BatchRenormalization(momentum=0.9, **ADAPTIVE) for _ in range(2))
+    for one in (layer, other):
+        one.build((None, 4))
+    for _ in range(20):
+        layer(uneven(rng), training=True)
+    values = [np.array(variable) for variable in layer.variables]
+    other.set_weights([*values[:4], np.ones((4, 4), "f4"), np.ones(2, "f4")])
+    np.testing.assert_array_equal(other.moving_mean, layer.moving_mean)
+    assert other.current_limits() == (1.0, 0.0)  # they begin again
+    np.testing.assert_array_equal(other.seen, [0.0, 0.0])
 
 
 def test_adaptive_limits_that_cannot_be():

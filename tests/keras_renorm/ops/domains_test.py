@@ -32,10 +32,9 @@ def test_a_training_step_is_the_step_and_then_the_update(rng, rows, by_stddev):
     y, batch = domains.batch_renormalization(x, ids, parameters, **options)
     average = {"momentum": 0.9, "by_stddev": by_stddev}
     desired = ops.update_moving(mean, variance, batch, epsilon=EPSILON, **average)
-    found, moving = domains.training_step(
-        x, mean, variance, domain=ids, **limits, **average, **options
-    )
-    np.testing.assert_array_equal(found, y)
+    trained = domains.train(x, mean, variance, domain=ids, **limits, **average, **options)
+    moving = trained.moving()
+    np.testing.assert_array_equal(trained.y, y)
     np.testing.assert_array_equal(moving.mean, desired.mean)
     np.testing.assert_array_equal(moving.variance, desired.variance)
     np.testing.assert_array_equal(moving.updated, [1, 0, 1] if rows else 1)
@@ -47,9 +46,10 @@ def test_ids_out_of_range_give_nan_and_update_nothing(rng, rows, ids):
     statistics = np.zeros((*rows, 4)), np.ones((*rows, 4))
     x, ids = rng.normal(size=(3, 4)), tf.constant(ids)
     options = OPTIONS | {"batch_statistics": "domain", "momentum": 0.0}
-    y, moving = domains.training_step(x, *statistics, domain=ids, **options)
+    trained = domains.train(x, *statistics, domain=ids, **options)
+    moving = trained.moving()
     inference = domains.inference_step(x, *statistics, domain=ids, **OPTIONS)
-    for outputs in (y, inference):
+    for outputs in (trained.y, inference):
         np.testing.assert_array_equal(np.isnan(outputs).all(1), [False, False, True])
         assert np.isfinite(outputs[:2]).all()
     desired = x[:2] if rows else x[:2].mean(0)

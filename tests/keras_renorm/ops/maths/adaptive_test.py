@@ -2,40 +2,54 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm.ops import Moving
+from keras_renorm.ops import Moments, Moving
 from keras_renorm.ops.maths import adaptive
+from keras_renorm.ops.maths.scatter import scatter
 
 EPSILON = 1e-3
 
 
 class Specification:
-    """The rule in float64, by docs/default_limits.md, with moments of every ghost."""
+    """The rule in float64, by docs/default_limits.md, with moments `[G, C]` of every ghost."""
 
     def __init__(self, channels, momentum):
         self.alpha, self.seen = 1 - momentum, 0.0
         self.mu, self.sigma = np.zeros(channels), np.full(channels, np.sqrt(1 + EPSILON))
-        self.rows = np.zeros((4, channels))
+        # Averages of z and e over ghosts, of their squares, and of the variances among ghosts.
+        self.averages, self.squares, self.among = np.zeros((3, 2, channels))
+        self.ghosts = 1
+
+    def lags_and_noises(self):
+        if self.ghosts == 1:
+            return self.averages**2, self.squares - self.averages**2
+        return 0.25 * (self.squares - self.among / self.ghosts), self.among
 
     def limits(self):
-        lag = np.mean(self.rows[:2] ** 2, axis=1)
-        noise = np.maximum(np.mean(self.rows[2:], axis=1) - lag, 0)
-        shut = min(1, 0.05 * noise.sum() / max(lag.sum(), 1e-12))
-        return 1 + 3 * np.sqrt(noise[1]) * shut, 3 * np.sqrt(noise[0]) * shut
+        lags, noises = (np.mean(rows, axis=1) for rows in self.lags_and_noises())
+        noises = np.maximum(noises, 0)
+        shut = min(1, 0.05 * noises.sum() / max(lags.sum(), 1e-12))
+        return 1 + 3 * np.sqrt(noises[1]) * shut, 3 * np.sqrt(noises[0]) * shut
 
     def advance(self, mu, sigma):
-        z, e = (mu - self.mu) / self.sigma, sigma / self.sigma - 1
+        mu, sigma = np.atleast_2d(mu, sigma)
+        self.ghosts = len(mu)
+        both = np.stack([(mu - self.mu) / self.sigma, sigma / self.sigma - 1])
+        mean = both.mean(1)
+        among = both.var(1, ddof=1) if self.ghosts > 1 else np.zeros_like(mean)
         self.seen += self.alpha * (1 - self.seen)
         step = self.alpha / self.seen
-        self.rows += step * (np.stack([z, e, z * z, e * e]) - self.rows)
-        self.mu = self.mu + step * (mu - self.mu)
-        self.sigma = self.sigma + step * (sigma - self.sigma)
+        self.averages += step * (mean - self.averages)
+        self.squares += step * (mean**2 - self.squares)
+        self.among += step * (among - self.among)
+        self.mu = self.mu + step * (mu.mean(0) - self.mu)
+        self.sigma = self.sigma + step * (sigma.mean(0) - self.sigma)
 
 
 def zeros(*channels):
     *rows, size = channels
-    return adaptive.State(keras.ops.zeros((*rows, 4, size)), keras.ops.zeros((*rows, 2))), Moving(
-        keras.ops.zeros(channels), keras.ops.ones(channels), keras.ops.ones(rows)
-    )
+    return adaptive.State(
+        keras.ops.zeros((*rows, adaptive.ROWS, size)), keras.ops.zeros((*rows, 2))
+    ), Moving(keras.ops.zeros(channels), keras.ops.ones(channels), keras.ops.ones(rows))
 
 
 def moments(mu, sigma, updated=1.0):
@@ -49,6 +63,15 @@ def step(state, moving, batch, momentum=0.99, **options):
     return adaptive.advance(
         state, moving.mean, moving.variance, batch, momentum=momentum, epsilon=EPSILON, **options
     )
+
+
+def ghost_step(state, moving, mu, sigma, given=np.asarray, *, ops=np, **options):
+    """A step by the moments `[G, C]` of ghosts of equal size."""
+    arrays = mu, sigma**2 - EPSILON, np.full(mu.shape, 8.0), np.zeros(mu.shape)
+    batch = Moments(*(given(a.astype("float32")) for a in arrays))
+    own = keras.tree.map_structure(given, moments(mu.mean(0), sigma.mean(0)))
+    found = scatter(batch, EPSILON, ops=ops)
+    return step(state, moving, own, scatter=found, ops=ops, **options)
 
 
 def drawn(rng, drift=0.0, size=6):
@@ -72,7 +95,25 @@ def test_the_rule_is_the_specification(rng, momentum, ops):
     assert keras.backend.standardize_dtype(moving.variance.dtype) == "float32"
     np.testing.assert_allclose(moving.mean, desired.mu, rtol=1e-5)
     np.testing.assert_allclose(np.sqrt(moving.variance + EPSILON), desired.sigma, rtol=1e-5)
-    np.testing.assert_allclose(state.deviations, desired.rows, rtol=1e-3, atol=1e-4)
+    rows = np.concatenate([desired.averages, *desired.lags_and_noises()])
+    np.testing.assert_allclose(state.deviations, rows, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("ops", [keras.ops, np], ids=["keras", "numpy"])
+def test_the_rule_is_the_specification_with_ghosts(rng, ops):
+    desired = Specification(6, 0.95)
+    given = np.asarray if ops is np else keras.ops.convert_to_tensor
+    state, moving = keras.tree.map_structure(given, zeros(6))
+    for i in range(100):
+        mu = 2 + 0.01 * i + rng.normal(0, 0.1, 6) + rng.normal(0, 0.5, (4, 6))
+        sigma = np.exp(rng.normal(1, 0.2, (4, 6)))
+        state, moving = ghost_step(state, moving, mu, sigma, given, ops=ops, momentum=0.95)
+        desired.advance(mu, sigma)
+        found = adaptive.limits(state, ops=ops)
+        np.testing.assert_allclose(found, desired.limits(), rtol=2e-3, atol=2e-3)
+    rows = np.concatenate([desired.averages, *desired.lags_and_noises()])
+    np.testing.assert_allclose(state.deviations, rows, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(moving.mean, desired.mu, rtol=1e-5)
 
 
 def test_limits_open_by_noise_and_are_batch_normalization_at_first(rng):
@@ -129,15 +170,37 @@ def test_statistics_that_count_in_full_move_by_the_momentum():
     np.testing.assert_allclose(state.seen, [1.0, 0.1], rtol=1e-6)
 
 
-def test_the_noise_of_a_mean_of_ghosts_counts_so_many_times(rng):
-    whole, moving = zeros(6)
-    ghosts, same = zeros(6)
+@pytest.mark.parametrize("ghosts", [2, 4, 32])
+def test_the_noise_is_that_of_a_single_ghost(rng, ghosts):
+    state, moving = keras.tree.map_structure(np.asarray, zeros(64))
+    for _ in range(300):
+        mu, sigma = rng.normal(0, 0.5, (ghosts, 64)), np.exp(rng.normal(0, 0.2, (ghosts, 64)))
+        state, moving = ghost_step(state, moving, mu, sigma)
+    np.testing.assert_allclose(np.mean(state.deviations[4]), 0.25, rtol=0.1)
+    np.testing.assert_allclose(adaptive.limits(state, ops=np), [1.6, 1.5], rtol=0.1)
+
+
+def test_weights_that_move_to_and_fro_are_no_noise_of_ghosts(rng):
+    """Their mean changes its sign within a time constant, and by more than they differ."""
+    state, moving = keras.tree.map_structure(np.asarray, zeros(6))
+    for i in range(300):
+        mu = 0.3 * np.sin(i / 5) + rng.normal(0, 0.3, (32, 6))
+        state, moving = ghost_step(state, moving, mu, np.ones((32, 6)))
+    np.testing.assert_allclose(state.deviations[4], 0.09 * np.ones(6), rtol=0.15)
+    r_max, d_max = adaptive.limits(state, ops=np)
+    assert float(r_max) < 1.05
+    assert 0.2 < float(d_max) < 0.6  # 0.9 where nothing moves
+
+
+def test_a_single_ghost_is_a_minibatch_alone(rng):
+    alone, own = keras.tree.map_structure(np.asarray, zeros(6))
+    state, moving = alone, own
     for mu, sigma in drawn(rng):
-        whole, moving = step(whole, moving, moments(mu, sigma))
-        ghosts, same = step(ghosts, same, moments(mu, sigma), ghosts=4)
-    noise, of_ghosts = (s.deviations[2:] - s.deviations[:2] ** 2 for s in (whole, ghosts))
-    np.testing.assert_allclose(of_ghosts, 4 * noise, rtol=1e-3, atol=1e-4)
-    np.testing.assert_array_equal(same.mean, moving.mean)
+        batch = keras.tree.map_structure(np.asarray, moments(mu, sigma))
+        alone, own = step(alone, own, batch, ops=np)
+        state, moving = ghost_step(state, moving, mu[None], sigma[None])
+    for actual, desired in zip(state + moving, alone + own, strict=True):
+        np.testing.assert_array_equal(actual, desired)
 
 
 def test_nothing_moves_without_an_update_or_at_a_momentum_of_one(rng):
