@@ -33,7 +33,7 @@ class FolderOptions:
 
     Attributes:
         held_out: Share of each class for evaluation, where no folder is for that.
-        seed: Which images those are.
+        seed: Which images those are, and the order of all.
         skip_bad_files: Whether to leave out files that cannot be used, instead of refusing.
         channels: 3 for colours, 1 for grey.
         classes: The classes; by default the folders of the training images.
@@ -70,6 +70,9 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
     files whose names have the least hashes with the seed, so that a new file moves hardly any
     other. Every file is decoded once before anything begins, to find unusable ones.
 
+    The images stand in the order of these hashes, by chance as those of TensorFlow Datasets. By
+    class, the first thousands, or a minibatch of an evaluation, would be of one class.
+
     Args:
         data_dir: The folder.
         split: "train", "evaluation", the name of another folder than `train`, or "all" for classes
@@ -83,7 +86,7 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
     findings = scan(found.root, found.paths)
     usable = _usable(found, findings, options)
     _check_classes(found, [found.labels[i] for i in usable], split, options)
-    return _streamed(found, findings, usable, split, options.channels)
+    return _streamed(found, findings, usable, split, options)
 
 
 def _split_files(data_dir: str | None, split: str, options: FolderOptions) -> _Files:
@@ -269,15 +272,20 @@ def _check_classes(
 
 
 def _streamed(
-    files: _Files, findings: Sequence[Finding], usable: Sequence[int], split: str, channels: int
+    files: _Files,
+    findings: Sequence[Finding],
+    usable: Sequence[int],
+    split: str,
+    options: FolderOptions,
 ) -> Streamed:
-    """Returns the set of the files that can be used."""
+    """Returns the set of the files that can be used, in an order by chance."""
+    order = sorted(usable, key=lambda i: _draw(files.name(i), options.seed))
     source = file_source(
-        [files.paths[i] for i in usable],
-        [findings[i] for i in usable],
+        [files.paths[i] for i in order],
+        [findings[i] for i in order],
         files.classes,
-        channels,
-        [files.labels[i] for i in usable],
+        options.channels,
+        [files.labels[i] for i in order],
     )
     return dataclasses.replace(source, split=split, fingerprint=_fingerprint(files, usable))
 

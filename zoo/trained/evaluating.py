@@ -37,7 +37,7 @@ def evaluate(
     skip_bad_files: bool = False,
     batch_size: int | None = None,
     statistics: str = "moving",
-    num_samples: int = 2000,
+    num_samples: int | None = None,
     crops: int = 1,
     pixels: Preprocessing | None = None,
     output: str | None = None,
@@ -62,7 +62,7 @@ def evaluate(
         skip_bad_files: Whether to leave out what is no whole image, also where the run did not.
         batch_size: Examples at a time; the run's by default.
         statistics: "moving", "precise" or "minibatch".
-        num_samples: With "precise", from how many training images.
+        num_samples: With "precise", from how many training images. By default 2,000, or all.
         crops: How many parts of an image are looked at: see `zoo.trained.views.views`.
         pixels: What a .keras file takes that does not say so.
         output: JSON file to write; by default `evaluation.json` of a working directory, which is
@@ -109,7 +109,8 @@ def evaluate(
                 data_dir=data_dir,
                 skip_bad_files=skip_bad_files,
             )
-            set_precise_statistics(one, train, size, num_samples, console)
+            done = set_precise_statistics(one, train, size, num_samples, console)
+            num_samples = done.examples
     if statistics == "minibatch":
         _warn_of_last_batch(len(source), size, console)
     begin = time.perf_counter()

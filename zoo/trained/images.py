@@ -14,7 +14,7 @@ from zoo.data.dataset import DatasetError
 from zoo.data.folders import FolderOptions, file_source, files_below
 from zoo.data.preparation import Preparation
 from zoo.data.scan import scan
-from zoo.data.sources import EVALUATION, Source
+from zoo.data.sources import EVALUATION, Source, Streamed
 from zoo.errors import UserError
 from zoo.trained.opening import Trained
 from zoo.training import pictures
@@ -117,7 +117,7 @@ class Found:
 
     paths: tuple[str, ...]
     problems: dict[str, str]
-    source: Source
+    source: Streamed
 
 
 def find_files(names: Sequence[str], trained: Trained) -> Found:

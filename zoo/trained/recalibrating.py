@@ -1,21 +1,25 @@
 """Statistics of a trained model, computed anew from images that one has."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Literal
 
 import keras
+import numpy as np
+import tensorflow as tf
 from rich.console import Console
 
 from keras_renorm import statistics as population
 from zoo.data import pipeline
-from zoo.data.sources import Source
+from zoo.data.sources import Source, Streamed
 from zoo.errors import UserError, as_user_errors
 from zoo.trained import images
 from zoo.trained.card import Card, write_card
 from zoo.trained.opening import Trained, open_trained, say_notes
 from zoo.training import pictures
 from zoo.training.cli import terminal
+from zoo.training.norms import PRECISE_SAMPLES
 from zoo.training.storage import files, places
 from zoo.weights.record import Preprocessing
 
@@ -37,7 +41,7 @@ def recalibrate(
         names: Image files, and folders of them at any depth; labels are not needed.
         output: .keras file to write; it must not exist.
         console: Where to report to.
-        num_samples: Of how many images, the first in the order of their paths; of all by default.
+        num_samples: Of how many images, spread evenly over their paths; of all by default.
         batch_size: Images at a time.
         pixels: What a .keras file takes that does not say so.
 
@@ -55,10 +59,21 @@ def recalibrate(
         say(f"warning: {bad!r} left out: it {problem}")
     say_notes(trained, console)
     samples = len(found.source) if num_samples is None else num_samples
-    report = set_precise_statistics(trained, found.source, batch_size, samples, console)
+    source = _spread(found.source, samples)
+    report = set_precise_statistics(trained, source, batch_size, samples, console)
     save(trained.model, trained.card, path)
     say(f"{path}: statistics of {report.examples} images in {len(report.layers)} layers")
     return report
+
+
+def _spread(source: Streamed, count: int) -> Streamed:
+    """Returns fewer images, from everywhere: the first may be of one class, or of one scene."""
+    if count >= len(source):
+        return source
+    places = np.arange(count) * len(source) // count
+    return dataclasses.replace(
+        source, length=count, fetch=lambda indices: source.fetch(tf.gather(places, indices))
+    )
 
 
 def save(model: keras.Model, card: Card, path: Path) -> None:
@@ -69,7 +84,7 @@ def save(model: keras.Model, card: Card, path: Path) -> None:
 
 
 def set_precise_statistics(
-    trained: Trained, source: Source, batch_size: int, samples: int, console: Console
+    trained: Trained, source: Source, batch_size: int, samples: int | None, console: Console
 ) -> population.PreciseReport:
     """Gives a model the statistics of the first of some images.
 
@@ -77,12 +92,14 @@ def set_precise_statistics(
         trained: The model.
         source: The images.
         batch_size: Images at a time.
-        samples: Number of images.
+        samples: Number of images. By default 2,000, or all if there are fewer.
         console: Where to show a bar, if it is a terminal.
 
     Raises:
         UserError: If there are fewer images, or the model has no batch norm.
     """
+    if samples is None:
+        samples = min(PRECISE_SAMPLES, len(source))
     if samples > len(source):
         raise UserError(
             f"--num_samples must be at most the {len(source)} images of {source.name}, "

@@ -4,8 +4,8 @@ from keras_renorm import diagnostics, statistics
 from zoo.training import pictures
 from zoo.training.setup import Setup
 
-#: From how many training images `initial_statistics=precise` computes.
-_PRECISE_SAMPLES = 2000
+#: From how many training images population statistics are computed, where nobody says it.
+PRECISE_SAMPLES = 2000
 
 
 class Norms:
@@ -32,7 +32,7 @@ class Norms:
     def _compute_statistics(self) -> None:
         """Gives the norms the statistics of training images."""
         setup = self._setup
-        samples = min(_PRECISE_SAMPLES, len(setup.dataset))
+        samples = min(PRECISE_SAMPLES, len(setup.dataset))
         batches = pictures.evaluation_batches(setup.config, setup.dataset)
         statistics.precise(setup.model, batches, num_samples=samples, verbose=0)
         if setup.averages is not None:

@@ -113,6 +113,13 @@ def test_precise_statistics_are_those_of_training_images(normalized_workdir, sam
     assert capsys.readouterr().out == ""  # A bar is for terminals.
 
 
+def test_precise_statistics_of_a_small_set_are_those_of_all_its_images(model_file, photos):
+    console = Console(file=io.StringIO(), width=200)
+    options = {"dataset": "folder", "data_dir": str(photos), "statistics": "precise"}
+    assert evaluate(console, model=[str(model_file)], **options)["num_samples"] == 12
+    assert "precise, of 12 training images" in console.file.getvalue()
+
+
 def test_minibatch_statistics_are_those_of_each_batch(normalized_workdir):
     options = {"statistics": "minibatch", "batch_size": 500}
     result = evaluate(Console(quiet=True), workdir=str(normalized_workdir), **options)
