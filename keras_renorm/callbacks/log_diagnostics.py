@@ -7,6 +7,7 @@ import keras
 
 from keras_renorm.diagnostics.report import Report
 from keras_renorm.diagnostics.step_callback import StepCallback
+from keras_renorm.models import at_step
 
 
 class LogDiagnostics(StepCallback):
@@ -24,7 +25,7 @@ class LogDiagnostics(StepCallback):
             at the end. A gauge costs two to four forward passes of its batch.
         verbose: Whether to print faults.
         optimizer: The optimizer whose steps count, by default the model's. Needed where a
-            `train_step` uses another.
+            `train_step` uses another. The gauges take its steps for the model's.
 
     Attributes:
         reports: The last report of each gauge, in the order of `gauges`.
@@ -69,7 +70,8 @@ class LogDiagnostics(StepCallback):
         Args:
             step: Training steps so far.
         """
-        self.reports = tuple(_taken(gauge, self.model) for gauge in self._gauges)
+        with at_step(step):
+            self.reports = tuple(_taken(gauge, self.model) for gauge in self._gauges)
         for report in self.reports:
             self.log(report, step)
             if self._verbose:

@@ -62,9 +62,3 @@ def has_ghosts(layer: Any) -> bool:
 def is_untouched(layer: Any) -> bool:
     """Whether the moving statistics are exactly the default initial ones, 0 and 1."""
     return not layer.built or moving_statistics.is_initial(layer)
-
-
-def optimizer_steps(model: keras.Model) -> int | None:
-    """The steps of a compiled model's optimizer so far; None without an optimizer."""
-    optimizer = getattr(model, "optimizer", None)
-    return None if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))

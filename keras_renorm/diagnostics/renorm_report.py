@@ -13,13 +13,12 @@ from keras_renorm.diagnostics.layer_traits import (
     has_ghosts,
     is_plain,
     is_untouched,
-    optimizer_steps,
     uses_minibatch,
 )
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
 from keras_renorm.diagnostics.train_inference_gap import output_findings, output_gap
-from keras_renorm.models import is_batch_norm, named_layers
+from keras_renorm.models import is_batch_norm, named_layers, steps_so_far
 
 # Findings that explain a difference of the output.
 _CAUSES = {"never updated", "not finite", "wrong domain"}
@@ -120,8 +119,8 @@ def renorm_report(
     Args:
         model: The model; its layers may lie in any model or layer within.
         x: A batch of its inputs, of the size that training uses.
-        steps: Training steps so far, to compare the layers' counters with. By default the steps of
-            the optimizer of a compiled model.
+        steps: Training steps so far, to compare the layers' counters with. By default those that a
+            `LogDiagnostics` around this counts, or else the optimizer of a compiled model.
         num_steps: Steps of the whole training, to compare the schedules with.
 
     Returns:
@@ -137,7 +136,7 @@ def renorm_report(
     Source: Ioffe 2017, Algorithm 1 and section 4.1.
     """
     names = {layer: name for name, layer in named_layers(model) if is_batch_norm(layer)}
-    steps = optimizer_steps(model) if steps is None else steps
+    steps = steps_so_far(model) if steps is None else steps
     seen = watch(model, x, names)
     findings: list[Finding] = []
     for layer, name in names.items():

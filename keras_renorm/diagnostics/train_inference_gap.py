@@ -13,12 +13,11 @@ from keras_renorm.diagnostics.forward_pass import forward, left_out, noise
 from keras_renorm.diagnostics.layer_traits import (
     is_untouched,
     kind,
-    optimizer_steps,
     uses_minibatch,
 )
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
-from keras_renorm.models import is_batch_norm, named_layers
+from keras_renorm.models import is_batch_norm, named_layers, steps_so_far
 from keras_renorm.ops import Moments, backends
 from keras_renorm.statistics import moving_statistics
 from keras_renorm.statistics.moments_pass import moments_of
@@ -133,7 +132,7 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
     )
     untouched = [name for layer, name in names.items() if is_untouched(layer)]
     # Before the first step of a training there are no statistics yet, which is no fault.
-    faulty = [] if untouched and optimizer_steps(model) == 0 else rows
+    faulty = [] if untouched and steps_so_far(model) == 0 else rows
     output = _largest_gap(training_output, inference_output)
     findings = [*_findings(faulty, left_out(model))]
     if faulty and not findings:

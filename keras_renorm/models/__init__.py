@@ -2,14 +2,14 @@
 
 `members` finds the layers with their names, and the batch norms among them. `graphs` finds the
 calls in the graph of each model. `calls` unfolds the calls of nested models into one list.
-`watching` puts functions in the place of the layers' calls. `stepping` finds whose steps a callback
-counts.
+`watching` puts functions in the place of the layers' calls. `stepping` finds how many steps a
+training has made, and whose steps a callback counts.
 """
 
 from keras_renorm.models.calls import Call, Calls, Value, calls
 from keras_renorm.models.graphs import Graph, Use, called_by, graphs_in, is_graph
-from keras_renorm.models.members import batch_norms, is_batch_norm, named_layers
-from keras_renorm.models.stepping import optimizer_of, warn_of_no_steps
+from keras_renorm.models.members import batch_norms, is_batch_norm, named_layers, require_model
+from keras_renorm.models.stepping import at_step, optimizer_of, steps_so_far, warn_of_no_steps
 from keras_renorm.models.watching import Around, draws_kept, replaced, watched
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Graph",
     "Use",
     "Value",
+    "at_step",
     "batch_norms",
     "called_by",
     "calls",
@@ -29,6 +30,8 @@ __all__ = [
     "named_layers",
     "optimizer_of",
     "replaced",
+    "require_model",
+    "steps_so_far",
     "warn_of_no_steps",
     "watched",
 ]

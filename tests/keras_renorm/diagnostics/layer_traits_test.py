@@ -131,16 +131,6 @@ def test_ghosts():
         assert not layer_traits.has_ghosts(layer)
 
 
-def test_steps_of_the_optimizer(rng):
-    model = keras.Sequential([keras.Input((4,)), L.Dense(1)])
-    assert layer_traits.optimizer_steps(model) is None
-    model.compile("sgd", "mse")
-    assert layer_traits.optimizer_steps(model) == 0
-    x = rng.normal(size=(12, 4)).astype("float32")
-    model.fit(x, x[:, :1], batch_size=4, verbose=0)
-    assert layer_traits.optimizer_steps(model) == 3
-
-
 def test_adaptive_limits_forget_the_initial_statistics():
     forgets = layer_traits.forgets_initial_statistics
     assert forgets(BatchRenormalization(r_max=1.0, d_max=Adaptive(5.0)))

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_renorm import callbacks, diagnostics, layers
+from keras_renorm.models import at_step, steps_so_far
 
 
 class Own(keras.Sequential):
@@ -67,3 +68,48 @@ def test_an_optimizer_that_makes_no_step_is_named(callback):
 def test_a_model_without_an_optimizer_is_refused(callback):
     with pytest.raises(ValueError, match=r"'net' is compiled without one.*: \w+\(\.\.\., optimi"):
         fit(callback, None)
+
+
+def test_the_steps_so_far_are_the_optimizers_unless_they_are_told():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    assert steps_so_far(model) is None
+    model.compile("sgd", "mse")
+    assert steps_so_far(model) == 0
+    x = np.ones((12, 4), "f4")
+    model.fit(x, x[:, :1], batch_size=4, verbose=0)
+    assert steps_so_far(model) == 3
+    with at_step(7):
+        assert steps_so_far(model) == 7
+    assert steps_so_far(model) == 3
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", None])
+def test_gauges_are_told_the_steps_of_the_optimizer_that_is_given(optimizer):
+    seen = []
+
+    def gauge(model):
+        seen.append(steps_so_far(model))
+        return diagnostics.lint(model)
+
+    fit(lambda **given: callbacks.LogDiagnostics([gauge], **given), optimizer, given=True)
+    assert seen == [0, 3]
+
+
+def test_a_record_in_a_loop_of_ones_own_finds_a_counter_that_stands_still():
+    norm = layers.BatchRenormalization(num_steps=10**6, name="norm")
+    model = keras.Sequential([keras.Input((4,)), norm])
+    x = np.ones((4, 4), "f4")
+    callback = callbacks.LogDiagnostics([lambda model: diagnostics.renorm_report(model, x)])
+    callback.set_model(model)
+    callback.record(10)
+    faults = {finding.kind: finding.message for finding in callback.reports[0].findings}
+    assert "stands at 0 updates after 10 training steps" in faults["frozen schedule"]
+
+
+@every_callback
+def test_an_optimizer_of_another_library_is_refused(callback):
+    made = callback(optimizer=0.1)
+    norm = layers.BatchRenormalization(num_steps=10**6, name="norm")
+    made.set_model(keras.Sequential([keras.Input((4,)), norm]))
+    with pytest.raises(TypeError, match=r"`optimizer` must be an optimizer of Keras, received 0.1"):
+        made.on_train_begin()
