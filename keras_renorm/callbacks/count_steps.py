@@ -5,8 +5,10 @@ from typing import Any
 import keras
 
 from keras_renorm import keras_internals
-from keras_renorm.layers import BatchRenormalization
-from keras_renorm.models import optimizer_of, warn_of_no_steps
+from keras_renorm.layers import BatchRenormalization, DomainBatchRenormalization
+from keras_renorm.models import optimizer_of, require_model, warn_of_no_steps
+from keras_renorm.schedules import Schedule
+from keras_renorm.statistics.batches import whole_number
 from keras_renorm.statistics.hooks import retrace_training
 
 
@@ -28,13 +30,15 @@ class CountSteps(keras.callbacks.Callback):
     `update_count`, or call `advance` within a `keras.StatelessScope`.
 
     Args:
-        model: The model, for a loop of your own. `fit` gives its own model.
+        model: The model, for a loop of your own. `fit` gives its own model. Its layers need not be
+            built yet, but the model must hold them: not those that its `build` or `call` will make.
         optimizer: The optimizer whose steps `fit` counts, by default the model's. Give it where a
             `train_step` uses another optimizer.
 
     Raises:
-        ValueError: If the model, given or that of `fit`, has no built layer with a schedule; if
-            there is no optimizer.
+        TypeError: If `model` is no Keras model.
+        ValueError: If the model, given or that of `fit`, has no layer with a schedule; if there is
+            no optimizer.
 
     Example:
         >>> counter = keras_renorm.callbacks.CountSteps(model)
@@ -54,17 +58,29 @@ class CountSteps(keras.callbacks.Callback):
         self._layers: list[BatchRenormalization] = []
         self._begun = self._counted = 0
         if model is not None:
+            require_model(model)
             self.set_model(model)
             self._take_over(model)
 
     def advance(self, steps: int = 1) -> None:
-        """Counts steps.
+        """Counts steps, in each layer that has been built.
 
         Args:
-            steps: Their number.
+            steps: Their number, 0 or more. It may be a tensor.
+
+        Raises:
+            TypeError: If `steps` is no integer.
+            ValueError: If `steps` is less than 0, or there is no model.
         """
-        for layer in self._layers:
-            layer.update_count.assign_add(keras.ops.cast(steps, layer.update_count.dtype))
+        if not keras.ops.is_tensor(steps):
+            steps = whole_number("steps", steps, low=0)
+        if not self._layers:
+            raise ValueError(
+                "CountSteps has no model to count for: write CountSteps(model), or give the "
+                "callback to `fit`."
+            )
+        for count in (layer.update_count for layer in self._layers if layer.built):
+            count.assign_add(keras.ops.cast(steps, count.dtype))
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes the counters over."""
@@ -90,9 +106,10 @@ class CountSteps(keras.callbacks.Callback):
         self._layers = [x for x in keras_internals.flattened(model) if _has_counter(x)]
         if not self._layers:
             raise ValueError(
-                f"CountSteps found no counter in the model {model.name!r}: no built "
-                "BatchRenormalization with a schedule. Adaptive limits, the default, and numbers "
-                "need no counter: leave the callback out."
+                f"CountSteps found no counter in the model {model.name!r}: no BatchRenormalization "
+                "with a schedule. Adaptive limits, the default, and numbers need no counter: leave "
+                "the callback out. Layers that the model makes in its first call are not found "
+                "before that: call the model once."
             )
         for layer in self._layers:
             layer.counts_calls = False
@@ -105,6 +122,11 @@ class CountSteps(keras.callbacks.Callback):
 
 
 def _has_counter(layer: Any) -> bool:
-    """Whether a layer has one counter, and not a counter for each domain."""
-    count = layer.update_count if isinstance(layer, BatchRenormalization) else None
-    return count is not None and len(count.shape) == 0
+    """Whether a layer has, or gets when it is built, one counter, and not one for each domain."""
+    if not isinstance(layer, BatchRenormalization):
+        return False
+    if layer.built:
+        return layer.update_count is not None and len(layer.update_count.shape) == 0
+    if isinstance(layer, DomainBatchRenormalization) and layer.population_statistics == "domain":
+        return False
+    return any(isinstance(limit, Schedule) for limit in (layer.r_max, layer.d_max))

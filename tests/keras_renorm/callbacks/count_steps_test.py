@@ -41,6 +41,43 @@ def test_a_model_without_a_counter_is_refused():
         CountSteps(keras.Model(x, domains(x, domain=1)))
 
 
+@pytest.mark.parametrize("build", [True, False])
+def test_counters_by_domain_are_not_taken_over(rng, build):
+    def counts_its_calls(**options):
+        norm = layers.DomainBatchRenormalization(2, r_max=RAMP, **options)
+        plain = layers.BatchRenormalization(r_max=RAMP)
+        model = keras.Sequential([plain, norm])
+        if build:
+            for layer in (plain, norm):
+                layer.build((None, 4))
+        CountSteps(model)
+        assert not plain.counts_calls
+        return norm.counts_calls
+
+    assert counts_its_calls()
+    with pytest.warns(UserWarning, match="breaks a rule"):
+        assert not counts_its_calls(population_statistics="shared")
+
+
+def test_there_must_be_a_model_to_count_for():
+    with pytest.raises(TypeError, match="`model` must be a Keras model, received 3"):
+        CountSteps(3)
+    with pytest.raises(ValueError, match=r"no model to count for: write CountSteps\(model\)"):
+        CountSteps().advance()
+
+
+def test_steps_are_a_whole_number():
+    model = keras.Sequential([keras.Input((4,)), layers.BatchRenormalization(r_max=RAMP)])
+    counter = CountSteps(model)
+    for wrong in (1.5, "2"):
+        with pytest.raises(TypeError, match=f"`steps` must be an integer, received {wrong!r}"):
+            counter.advance(wrong)
+    with pytest.raises(ValueError, match="`steps` must be at least 0, received steps=-1"):
+        counter.advance(-1)
+    counter.advance(keras.ops.convert_to_tensor(2))
+    assert int(model.layers[0].update_count) == 2
+
+
 def test_whether_calls_count_is_a_truth_value():
     layer = layers.BatchRenormalization(r_max=RAMP)
     with pytest.raises(TypeError, match="`counts_calls` must be True or False"):

@@ -113,6 +113,35 @@ def test_gathered_gradients_are_one_step(rng, name):
     assert counted(norm) == 9
 
 
+class Unbuilt(keras.Model):
+    """A model whose layers the first step builds."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = renorm(), L.Dense(1)
+
+    def call(self, x, training=None):
+        return self.head(self.norm(self.norm(x, training=training) + x, training=training))
+
+
+@pytest.mark.parametrize("kind", ["subclassed", "sequential"])
+def test_a_model_that_the_first_step_builds(rng, kind):
+    model = Unbuilt() if kind == "subclassed" else keras.Sequential([renorm(), L.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse")
+    model.fit(*data("alone", 6, rng), batch_size=4, verbose=0, callbacks=[CountSteps()])
+    assert counted(model.get_layer("norm")) == 3
+
+
+def test_a_loop_counts_for_a_model_that_its_first_step_builds(rng):
+    model = Unbuilt()
+    counter = CountSteps(model)
+    counter.advance()  # nothing is built that could count it
+    for _ in range(3):
+        model(data("alone", 1, rng)[0], training=True)
+        counter.advance()
+    assert counted(model.norm) == 3
+
+
 def test_a_loop_that_counts_its_own_steps(rng):
     model, norm = alone()
     model(data("alone", 1, rng)[0], training=True)
