@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,22 @@ def unprivileged():
             yield
         finally:
             os.seteuid(0)
+
+    return run
+
+
+@pytest.fixture
+def little_space():
+    """Runs a body that may write files of a number of bytes, as on a disk that is almost full."""
+
+    @contextlib.contextmanager
+    def run(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return run
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from zoo.errors import UserError
 from zoo.training.storage import files, places
+from zoo.training.storage.writing import writing
 
 
 def check_files(source: pathlib.Path, output: pathlib.Path, suffix: str) -> None:
@@ -79,6 +80,6 @@ def write(
         difference: What `largest_difference` returned.
         report: Called with a sentence.
     """
-    with files.replacing(output) as temporary:
+    with writing(output), files.replacing(output) as temporary:
         save(temporary)
     report(f"{output}: largest difference of the outputs {difference:.3g}")

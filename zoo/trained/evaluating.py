@@ -22,6 +22,7 @@ from zoo.trained.scores import Scores
 from zoo.trained.views import views
 from zoo.training.cli import terminal
 from zoo.training.storage import files, places
+from zoo.training.storage.writing import writing
 from zoo.weights.record import Preprocessing
 
 
@@ -161,10 +162,8 @@ def _output(output: str | None, models: Sequence[Trained]) -> Path | None:
 def _write(found: Mapping[str, Any], path: Path | None, console: Console) -> None:
     if path is None:
         return
-    try:
+    with writing(path):
         files.write_json(path, found)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
     terminal.say(console, f"written to {path}")
 
 

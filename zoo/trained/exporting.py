@@ -24,6 +24,7 @@ from zoo.trained.opening import Trained, open_trained, pipeline_model, say_notes
 from zoo.trained.recalibrating import save
 from zoo.training.cli import terminal
 from zoo.training.storage import files, places
+from zoo.training.storage.writing import writing
 from zoo.weights.record import Preprocessing
 
 #: What a format's file or folder ends in.
@@ -84,18 +85,20 @@ def export(
     with as_user_errors(TypeError, ValueError):
         folded = convert.fold(trained.classifier)
     temporary = path.with_name(f"{files.TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    contents, expected = _examples(trained, source)
     try:
-        difference = _write(kind, trained, folded, temporary, source)
-        if not difference <= _TOLERANCE:
-            raise UserError(
-                f"What was exported does not do what the model does: a probability differs by "
-                f"{difference:.3g}, more than {_TOLERANCE:g}. Nothing was written."
-            )
-        os.rename(temporary, path)
+        with writing(path):
+            found = _write(kind, trained, folded, temporary, contents)
+            difference = float(np.max(np.abs(found - expected)))
+            if not difference <= _TOLERANCE:
+                raise UserError(
+                    "What was exported does not do what the model does: a probability differs by "
+                    f"{difference:.3g}, more than {_TOLERANCE:g}. Nothing was written."
+                )
+            os.rename(temporary, path)
     finally:
         _remove(temporary)
-    compared = min(len(source), _COMPARED)
-    say(f"{path}: on {compared} images probabilities differ by {difference:.2g} at most")
+    say(f"{path}: on {len(contents)} images probabilities differ by {difference:.2g} at most")
     return difference
 
 
@@ -117,27 +120,26 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write(kind: str, trained: Trained, folded: keras.Model, path: Path, source: Source) -> float:
-    """Writes a format; returns the largest difference on the images."""
-    contents, expected = _examples(trained, source)
+def _write(
+    kind: str, trained: Trained, folded: keras.Model, path: Path, contents: list[bytes]
+) -> Any:
+    """Writes a format; returns the probabilities that it gives of the images."""
     prepared = np.concatenate([_prepare(trained.card.preparation, c)[None] for c in contents])
     if kind == "keras":
         save(folded, dataclasses.replace(trained.card, logits=False), path)
         loaded = keras.saving.load_model(path, compile=False)
-        found = loaded.predict(trained.card.preparation.mapped(prepared), verbose=0)
-    elif kind == "saved_model":
+        return loaded.predict(trained.card.preparation.mapped(prepared), verbose=0)
+    if kind == "saved_model":
         served = _Served(trained, folded)
         signatures = {"serving_default": served.serve, "pixels": served.pixels}
         tf.saved_model.save(served, str(path), signatures)
         signature = tf.saved_model.load(str(path)).signatures["serving_default"]
-        found = signature(images=tf.constant(contents))["probabilities"].numpy()
-    elif kind == "litert":
+        return signature(images=tf.constant(contents))["probabilities"].numpy()
+    if kind == "litert":
         path.write_bytes(_litert(pipeline_model(trained, folded)))
-        found = _run_litert(path, prepared)
-    else:
-        onnx.write(pipeline_model(trained, folded), path)
-        found = onnx.run(path, prepared)
-    return float(np.max(np.abs(found - expected)))
+        return _run_litert(path, prepared)
+    onnx.write(pipeline_model(trained, folded), path)
+    return onnx.run(path, prepared)
 
 
 def _examples(trained: Trained, source: Source) -> tuple[list[bytes], Any]:

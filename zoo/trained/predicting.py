@@ -17,6 +17,7 @@ from zoo.trained import images
 from zoo.trained.opening import open_trained, say_notes
 from zoo.training.cli import terminal
 from zoo.training.storage import files, places
+from zoo.training.storage.writing import writing
 from zoo.weights.record import Preprocessing
 
 #: What can be written; the suffix of the file chooses.
@@ -68,7 +69,8 @@ def predict(
     _print(predictions, console)
     if path is not None:
         text = _as_json(predictions) if path.suffix == ".json" else _as_csv(predictions)
-        files.write_text(path, text)
+        with writing(path):
+            files.write_text(path, text)
         say(f"written to {path}")
     return predictions
 

@@ -21,6 +21,7 @@ from zoo.training import pictures
 from zoo.training.cli import terminal
 from zoo.training.norms import PRECISE_SAMPLES
 from zoo.training.storage import files, places
+from zoo.training.storage.writing import writing
 from zoo.weights.record import Preprocessing
 
 
@@ -61,7 +62,8 @@ def recalibrate(
     samples = len(found.source) if num_samples is None else num_samples
     source = _spread(found.source, samples)
     report = set_precise_statistics(trained, source, batch_size, samples, console)
-    save(trained.model, trained.card, path)
+    with writing(path):
+        save(trained.model, trained.card, path)
     say(f"{path}: statistics of {report.examples} images in {len(report.layers)} layers")
     return report
 

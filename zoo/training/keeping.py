@@ -20,6 +20,7 @@ from zoo.training.state import State
 from zoo.training.storage import files
 from zoo.training.storage.checkpoints import CheckpointStore
 from zoo.training.storage.workdir import Workdir
+from zoo.training.storage.writing import writing
 
 
 class Keeper:
@@ -158,6 +159,6 @@ class Keeper:
         model = keras.models.clone_model(trained)
         for variable, value in zip(model.variables, values, strict=True):
             variable.assign(value)
-        with files.replacing(path) as temporary:
+        with writing(path), files.replacing(path) as temporary:
             model.save(temporary)
             write_card(temporary, pictures.card(self._setup.config, self._setup.dataset))

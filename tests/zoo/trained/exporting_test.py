@@ -81,6 +81,25 @@ def test_what_does_not_agree_is_not_written(exported, monkeypatch, tmp_path, mad
 
 
 @pytest.mark.parametrize(
+    ("name", "kind"), [("a.keras", "keras"), ("b", "saved_model"), ("c.tflite", "litert")]
+)
+def test_a_full_disk_is_named_and_keeps_nothing(
+    exported, monkeypatch, tmp_path, little_space, name, kind
+):
+    write = exporting._write  # before which Keras writes, too, to read the model
+
+    def cramped(*arguments):
+        with little_space(100):
+            return write(*arguments)
+
+    monkeypatch.setattr(exporting, "_write", cramped)
+    message = f"{tmp_path / name} cannot be written: File too large."
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        exported(name, kind)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "small.keras"]
+
+
+@pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
         ("x.keras", "litert", "--output must end in .tflite for --format=litert"),

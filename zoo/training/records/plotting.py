@@ -53,7 +53,7 @@ def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False
         with files.replacing(output) as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")
     except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error}.") from error
+        raise UserError(f"--output={output} cannot be written: {error.strerror}.") from error
     return [path for path, records in zip(paths, curves, strict=True) if not records]
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from zoo.errors import UserError, reason
+from zoo.errors import UserError
 from zoo.training.storage import files
+from zoo.training.storage.writing import writing
 
 _STATE = "state.json"
 _CHECKSUMS = "sha256.json"
@@ -73,24 +74,20 @@ class CheckpointStore:
             The checkpoint's folder.
 
         Raises:
-            UserError: When the variables cannot be written.
+            UserError: When it cannot be written.
         """
         final = self._folder / f"step-{step:08d}"
         temporary = self._folder / f"{files.TEMPORARY_PREFIX}{final.name}"
-        self._folder.mkdir(exist_ok=True)
-        files.remove_temporary(self._folder)
-        temporary.mkdir()
-        try:
+        with writing(final):
+            self._folder.mkdir(exist_ok=True)
+            files.remove_temporary(self._folder)
+            temporary.mkdir()
             self._checkpoint.write(str(temporary / _VARIABLES))
-        except tf.errors.OpError as error:  # A full disk, mostly.
-            raise UserError(
-                f"Checkpoint {final} cannot be written: {reason(error.message)}"
-            ) from error
-        files.write_json(temporary / _STATE, state)
-        files.write_json(temporary / _CHECKSUMS, _checksums(temporary))
-        for path in [*temporary.iterdir(), temporary]:
-            files.sync(path)
-        _replace_folder(temporary, final)
+            files.write_json(temporary / _STATE, state)
+            files.write_json(temporary / _CHECKSUMS, _checksums(temporary))
+            for path in [*temporary.iterdir(), temporary]:
+                files.sync(path)
+            _replace_folder(temporary, final)
         return final
 
     def prune(self, best: int | None = None) -> None:

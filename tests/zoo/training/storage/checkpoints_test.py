@@ -237,6 +237,18 @@ def test_a_file_in_the_place_of_the_folder_is_found_before_the_training(folder):
         Setup(folder).store.restore()
 
 
+@pytest.mark.parametrize("size", [40, 1200])  # the state fits, and not what TensorFlow writes
+def test_a_full_disk_is_named_and_costs_no_checkpoint(folder, saved, little_space, size):
+    setup = Setup(folder)
+    message = f"{folder / 'step-00000011'} cannot be written: File too large."
+    with little_space(size), pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        setup.store.save(11, {"step": 11})
+    assert Setup(folder).store.restore()["step"] == 10
+    setup.store.save(11, {"step": 11})
+    assert names(folder) == [*(f"step-{step:08d}" for step in (9, 10, 11))]
+    assert setup.store.restore() == {"step": 11}
+
+
 def test_a_step_can_be_saved_again(folder, saved):
     setup = Setup(folder)
     setup.store.restore()

@@ -1,0 +1,35 @@
+"""A file that cannot be written, in one sentence, whoever writes it."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow as tf
+
+from zoo.errors import UserError, reason
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what a full disk raises in the body into a `UserError` that names a file.
+
+    Python, HDF5 and TensorFlow raise errors of their own, about temporary files.
+
+    Args:
+        path: The file or folder that the user knows.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: When the body cannot write.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be written: {why}.") from error
+    except tf.errors.OpError as error:
+        # TensorFlow says FILE; REASON.
+        why = reason(error.message).rpartition("; ")[2]
+        raise UserError(f"{path} cannot be written: {why}.") from error
