@@ -5,6 +5,7 @@
 It takes imagenet2012 of TensorFlow Datasets, prepared with file_format="array_record", or a folder:
 --config.dataset=folder --config.data_dir=DIR. The paper trains 50 replicas with minibatches of 32
 each; here a minibatch is of 32 images, and --config.strategy and --config.batch_size give more.
+Gauges are recorded on one device only.
 
 RMSProp with a decay of the squares of 0.9 and an epsilon of 1, a learning rate that falls by 0.94
 every two passes, an auxiliary classifier, averages of all weights, gamma fixed to 1, Inception's
@@ -19,8 +20,8 @@ images rise from 3.1 to 13.7 within 50 steps.
 
 Not run to the end: the paper's 78.5 % at step 130,000 would take months on two cores. It was tried
 for 300 steps of 8 images of 107 pixels on a folder, 4,000 images of CIFAR-10 as JPEGs of 160, with
---config.crop_area=0.5 --config.colour_strength=0 --config.decay_every_steps=0.05 and, by a recipe
-of its own, r_max, d_max and their ramps None, so that the limits follow from what the layers see:
+--config.crop_area=0.5 --config.colour_strength=0 --config.decay_every_steps=0.05, and with
+--config.r_max=None, d_max and both ramps likewise, so that the limits follow from what layers see:
 the loss fell from 2.55 in the first 50 steps to 2.16 in the last 50, in 13 min on a part of a core.
 With the ramps and a norm_momentum of 0.9 it was 2.5 for 50 steps and 2.9 from 60 to 120: of the
 300 steps they take 93, and open before the moving statistics have settled.

@@ -68,15 +68,23 @@ def _check_times(config: Mapping[str, Any]) -> None:
         times.decay_steps(config)
 
 
+def has_gauges(config: Mapping[str, Any]) -> bool:
+    """Whether gauges can be recorded: of a norm with statistics, on one device."""
+    return config["strategy"] == "none" and not _without_statistics(config)
+
+
+def _without_statistics(config: Mapping[str, Any]) -> bool:
+    return config["norm"] in ("none", "skip_init")
+
+
 def _check_statistics(config: Mapping[str, Any]) -> None:
     """Raises a `UserError` for what is asked of statistics that there are not."""
-    without = config["norm"] in ("none", "skip_init")
-    if config["freeze_statistics_at_step"] and without:
+    if config["freeze_statistics_at_step"] and _without_statistics(config):
         raise UserError(
             f"--config.freeze_statistics_at_step must be 0 with --config.norm={config['norm']}, "
             f"which has no statistics, received {config['freeze_statistics_at_step']}."
         )
-    if config["gauges_every_steps"] and (without or config["strategy"] != "none"):
+    if config["gauges_every_steps"] and not has_gauges(config):
         raise UserError(
             "--config.gauges_every_steps must be 0 but for strategy=none and a norm with "
             f"statistics, received strategy={config['strategy']} and norm={config['norm']}."

@@ -118,6 +118,27 @@ class Key:
                 "float32."
             )
 
+    def read(self, text: str) -> Any:
+        """Returns the value that a text of the command line means.
+
+        A time with a point is a share, and `None` takes back what a recipe gives.
+
+        Args:
+            text: What was received.
+
+        Raises:
+            UserError: When it means none.
+        """
+        if text == "None" and self.default is None:
+            return None
+        try:
+            value = read_time(text) if self.time else self.kind(text)
+        except ValueError:
+            value = None
+        if value is None:
+            raise UserError(f"--config.{self.name} must be {self.type_name}, received {text!r}.")
+        return value
+
     def check(self, value: Any) -> None:
         """Raises a `UserError` when a value has another type, or is not allowed."""
         self.check_type(value, f"--config.{self.name}")

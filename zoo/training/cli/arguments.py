@@ -8,8 +8,7 @@ from ml_collections import config_dict, config_flags
 
 from zoo.errors import UserError, nearest
 from zoo.training.cli.recipes import DEFAULT_RECIPE, load_recipe, recipes
-from zoo.training.config import check_effects, check_key, check_values
-from zoo.training.key import read_time
+from zoo.training.config import check_effects, check_key, check_values, has_gauges
 from zoo.training.keys import KEYS
 
 PIXELS = ("unit", "tf", "caffe", "raw")
@@ -43,9 +42,11 @@ def parse_arguments(
         if override := re.match(r"--?(?:no)?config\.([^=]*)", argument):
             check_key(override[1], f"{argument}: ")
             given.add(override[1])
-    with config.ignore_type():
-        for name in _TIMES:
-            config[name] = str(config[name])  # so that a flag may give steps or a share
+    with config.unlocked():
+        for name in _AS_TEXTS:  # so that a flag may give steps or a share, or None
+            text = str(config[name])
+            del config[name]  # whose type would stay
+            config[name] = text
     config_flags.DEFINE_config_dict(
         "config",
         config,
@@ -54,7 +55,11 @@ def parse_arguments(
         sys_argv=argv,
     )
     rest = parse_flags(argv, config, flag_values)
-    _read_times(config)
+    _read_texts(config)
+    if "gauges_every_steps" in own - given and given & {"norm", "strategy"}:
+        # A recipe's gauges do not stand in the way of another norm, nor of several devices.
+        with config.ignore_type():
+            config.gauges_every_steps = config.gauges_every_steps if has_gauges(config) else 0
     check_values(config)
     check_effects(config, given, own)
     return config, rest
@@ -70,17 +75,13 @@ def _with_flagfiles(argv: list[str], flag_values: flags.FlagValues) -> list[str]
         raise UserError(f"A --flagfile must be a text of flags in UTF-8: {error}.") from error
 
 
-_TIMES = [name for name, key in KEYS.items() if key.time]
+_AS_TEXTS = [name for name, key in KEYS.items() if key.time or key.default is None]
 
 
-def _read_times(config: config_dict.ConfigDict) -> None:
-    """Turns the times, which flags can give, from texts into numbers."""
-    for name in _TIMES:
-        value = read_time(config[name])
-        if value is None:
-            raise UserError(
-                f"--config.{name} must be {KEYS[name].type_name}, received {config[name]!r}."
-            )
+def _read_texts(config: config_dict.ConfigDict) -> None:
+    """Turns what flags gave as texts into the values that they mean."""
+    for name in _AS_TEXTS:
+        value = KEYS[name].read(config[name])
         with config.ignore_type():
             config[name] = value
 

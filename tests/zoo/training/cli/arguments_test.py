@@ -89,6 +89,46 @@ def test_a_recipes_own_ramps_do_not_stand_in_the_way_of_another_norm(flag_values
     assert (config.norm, config.r_max) == ("batch_norm", 3.0)
 
 
+INCEPTION = "--config=inception_v3_imagenet"
+
+
+@pytest.mark.parametrize(
+    ("argument", "gauges"),
+    [("strategy=multi_worker", 0), ("norm=none", 0), ("norm=batch_norm", 0.005), ("seed=1", 0.005)],
+)
+def test_a_recipes_own_gauges_give_way(flag_values, argument, gauges):
+    config, _ = parse(flag_values, INCEPTION, f"--config.{argument}")
+    assert config.gauges_every_steps == gauges
+
+
+def test_gauges_that_are_asked_for_do_not_give_way(flag_values):
+    with pytest.raises(UserError, match=r"^--config\.gauges_every_steps must be 0 but for strate"):
+        parse(flag_values, INCEPTION, "--config.strategy=mirrored", "--config.gauges_every_steps=1")
+
+
+@pytest.mark.parametrize(
+    "key", ["r_max", "r_max_ramp", "d_max", "d_max_ramp", "auxiliary_weight", "pixels"]
+)
+def test_none_takes_back_what_a_recipe_gives(flag_values, key):
+    config, _ = parse(flag_values, INCEPTION, f"--config.{key}=None")
+    before = load_recipe("inception_v3_imagenet").to_dict()
+    assert before[key] is not None
+    assert config.to_dict() == before | {key: None}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("r_max=none", "r_max must be a number, received 'none'."),
+        ("momentum=None", "momentum must be a number, received 'None'."),
+        ("warmup_steps=None", "warmup_steps must be a number of steps, or a share of num_steps "),
+    ],
+)
+def test_none_is_for_keys_that_may_be_left_out(flag_values, argument, message):
+    with pytest.raises(UserError, match=f"^--config.{re.escape(message)}"):
+        parse(flag_values, f"--config.{argument}")
+
+
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 16_000])
 @pytest.mark.parametrize("recipe", ["few_labels", "norm_batch", "resnet20"])
 def test_every_recipe_can_be_as_short_and_as_long_as_asked_for(recipe, num_steps):
