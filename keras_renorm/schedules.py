@@ -86,9 +86,10 @@ class Adaptive(Limit):
     """A limit that follows from what the layer sees, without a number of steps.
 
     The limit begins at Batch Normalization's. It opens as far as minibatches deviate from the
-    moving statistics to both sides. It stays closed while they deviate to one side step after step,
-    because then the weights move faster than the statistics. `keras_renorm.ops.maths.adaptive` has
-    the formulas, docs/default_limits.md the measurements.
+    moving statistics to both sides, or as ghost batches differ from each other. It stays closed
+    while minibatches deviate to one side step after step, or while the mean of their ghosts
+    deviates, because then the weights move faster than the statistics.
+    `keras_renorm.ops.maths.adaptive` has the formulas, docs/default_limits.md the measurements.
 
     A layer with such a limit keeps the variables `deviations` and `seen`. The initial values of its
     moving statistics weigh nothing after the first minibatch.

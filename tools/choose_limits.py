@@ -43,6 +43,8 @@ class Rule(NamedTuple):
         tolerance: Open fully where the lag is at most this many standard deviations of the inputs.
         unbiased: Whether the initial moving statistics weigh nothing: steps of alpha / seen.
         by_variance: Whether to average the variance, as Keras's batch norm, and not sigma.
+        lasting: Where a minibatch has ghosts, noise is what they differ by, and this share of what
+            their mean deviates by beyond that is the squared lag; 0 tells them apart by time alone.
     """
 
     r_max: float = 3.0
@@ -55,6 +57,7 @@ class Rule(NamedTuple):
     tolerance: float = 0.0
     unbiased: float = 0.0
     by_variance: float = 0.0
+    lasting: float = 0.0
 
 
 RULES = {
@@ -67,6 +70,7 @@ RULES = {
     "noise 3, 0.05": Rule(width=3.0, lag=0.05),
     "noise 3, 0.1, unbiased": Rule(width=3.0, lag=0.1, unbiased=1.0),
     "noise 3, 0.05, unbiased": Rule(width=3.0, lag=0.05, unbiased=1.0),
+    "noise 3, 0.05, ghosts": Rule(width=3.0, lag=0.05, unbiased=1.0, lasting=0.25),
 }
 BATCH_NORM = "batch norm"
 RAMPS = ("1.5, 0.5", "3, 5", "ramp 2-10 %", "paper 5-35 %")
@@ -119,7 +123,9 @@ class Statistics(NamedTuple):
     Attributes:
         mean: `[C]`, the moving mean.
         variance: `[C]`, the moving variance.
-        deviations: `[4, C]`, moving averages of z, e and their squares, which begin with nothing.
+        deviations: `[8, C]`, moving averages which begin with nothing: of the means of z and e over
+            the ghosts, of the squares of these means, of the means of the squares, and of the
+            variances among the ghosts of a minibatch.
         seen: 1 - momentum^t, the weight in an average of what it has seen.
         limits: r_max and d_max of the next minibatch.
     """
@@ -143,18 +149,24 @@ class Context(NamedTuple):
 def new_statistics(channels: int) -> Statistics:
     """The statistics of a layer that has seen nothing: those of batch norm."""
     mean, variance = jnp.zeros(channels), jnp.ones(channels)
-    deviations = jnp.zeros((4, channels))
+    deviations = jnp.zeros((8, channels))
     return Statistics(mean, variance, deviations, jnp.zeros(()), jnp.array([1.0, 0.0]))
 
 
-def seen_limits(rule: Rule, deviations: Array) -> Array:
+def seen_limits(rule: Rule, deviations: Array, ghosts: int) -> Array:
     """Limits from the averages of z = (mu_B - mu) / sigma and e = sigma_B / sigma - 1.
 
     `lag = mean_c E[z]^2 + E[e]^2` is what has the same sign again and again: the moving statistics
     do not keep up. `noise = E[z^2] - E[z]^2`, likewise, is what they are there to correct.
     """
-    lags = jnp.mean(deviations[:2] ** 2, axis=1)
-    noises = jnp.maximum(jnp.mean(deviations[2:], axis=1) - lags, 0.0)
+    averages, *others = deviations.reshape(4, 2, -1)
+    lags = jnp.mean(averages**2, axis=1)
+    squares, all_squares, among = (jnp.mean(rows, axis=1) for rows in others)
+    noises = jnp.maximum(all_squares - lags, 0.0)
+    if ghosts > 1:
+        rest = jnp.maximum(squares - among / ghosts, 0.0)
+        lags = jnp.where(rule.lasting > 0, rule.lasting * rest, lags)
+        noises = jnp.where(rule.lasting > 0, among, noises)
     lag = jnp.maximum(jnp.sum(lags), 1e-12)
     by_noise = jnp.minimum(1.0, rule.lag * jnp.sum(noises) / lag)
     by_drift = jnp.minimum(1.0, rule.tolerance**2 / lag)
@@ -198,11 +210,13 @@ def _moved(
     sigma = jnp.sqrt(kept.variance + EPSILON)
     by_stddev = (sigma + step * (stddev - sigma)) ** 2 - EPSILON
     by_variance = kept.variance + step * (variance - kept.variance)
-    now = jnp.stack([z, e, z**2, e**2]).mean(1)
+    both = jnp.stack([z, e])
+    means, among = both.mean(1), both.var(1, ddof=min(1, context.ghosts - 1))
+    now = jnp.concatenate([means, means**2, (both**2).mean(1), among])
     deviations = kept.deviations + alpha / seen * (now - kept.deviations)
     limits = jnp.where(
         (rule.width > 0) | (rule.tolerance > 0),
-        seen_limits(rule, deviations),
+        seen_limits(rule, deviations, context.ghosts),
         ramp_limits(rule, context.progress),
     )
     return Statistics(
