@@ -157,7 +157,9 @@ def seen_limits(rule: Rule, deviations: Array, ghosts: int) -> Array:
     """Limits from the averages of z = (mu_B - mu) / sigma and e = sigma_B / sigma - 1.
 
     `lag = mean_c E[z]^2 + E[e]^2` is what has the same sign again and again: the moving statistics
-    do not keep up. `noise = E[z^2] - E[z]^2`, likewise, is what they are there to correct.
+    do not keep up. `noise = E[z^2] - E[z]^2`, likewise, is what they are there to correct. With
+    `lasting`, noise is the variance among ghosts, and lag a share of what their mean deviates by
+    beyond a G-th of it.
     """
     averages, *others = deviations.reshape(4, 2, -1)
     lags = jnp.mean(averages**2, axis=1)

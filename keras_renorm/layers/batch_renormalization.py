@@ -13,7 +13,7 @@ from keras_renorm.layers.batch_normalization import BatchNormalization
 from keras_renorm.layers.keras_weights import of_norm_in_its_place, without_renorm
 from keras_renorm.layers.limits import Limits, RenormLimits
 from keras_renorm.ops import arguments
-from keras_renorm.ops.maths.adaptive import ROWS
+from keras_renorm.ops.maths.adaptive import EARLIER_ROWS, ROWS
 from keras_renorm.schedules import Limit
 
 # Their greatest values are the paper's.
@@ -314,7 +314,7 @@ class BatchRenormalization(BatchNormalization):
         shapes, rows = [np.shape(value) for value in rest], self._statistic_rows
         channels = self.moving_mean.shape[-1]
         count, state = [rows], [(*rows, ROWS, channels), (*rows, 2)]
-        if shapes[-2:] == [(*rows, 4, channels), (*rows, 2)]:  # files of an earlier rule
+        if shapes[-2:] == [(*rows, EARLIER_ROWS, channels), (*rows, 2)]:
             rest, shapes = rest[:-2], shapes[:-2]
         if shapes not in ([], count, state, count + state):
             return values

@@ -14,7 +14,7 @@ from keras_renorm.ops.arguments import LEAST, limit
 from keras_renorm.ops.maths import adaptive
 from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.moving import Moving
-from keras_renorm.ops.maths.scatter import scatter
+from keras_renorm.ops.maths.scatter import among_ghosts
 from keras_renorm.schedules import Adaptive, Limit, Schedule
 from keras_renorm.typing import Tensor
 
@@ -140,14 +140,16 @@ class Limits:
             kept: Those before it.
             initial: What gives those that the initializers made.
             moving: Those of a step with the momentum of `momentum`.
-            *ghosts: The moments `[G, C]` of its ghost batches, if it is cut into such.
+            *ghosts: The moments `[G, C]` of its ghost batches, if it is cut into such. One that is
+                known to be the only one is a minibatch alone.
             **options: `momentum` and `epsilon` of `adaptive.advance`.
         """
         if not self.adapts or self.seen is None:
             return moving
         before = tuple(map(keras.ops.convert_to_tensor, kept))
         learned = backends.current().at_once(_learned)
-        state, moving = learned(self._state(), before, initial(), moving, *ghosts, **options)
+        several = (batch for batch in ghosts if batch.count.shape[0] != 1)
+        state, moving = learned(self._state(), before, initial(), moving, *several, **options)
         self.deviations.assign(state.deviations)
         self.seen.assign(state.seen)
         return moving
@@ -186,7 +188,7 @@ def _learned(
 ) -> tuple[adaptive.State, Moving]:
     """The update of adaptive limits by a step, in one function to be compiled."""
     state = adaptive.trusting(state, kept, initial, ops=ops)
-    among = (scatter(batch, epsilon, ops=ops) for batch in ghosts)
+    among = (among_ghosts(batch, epsilon, ops=ops) for batch in ghosts)
     return adaptive.advance(
         state, *kept, moving, *among, momentum=momentum, epsilon=epsilon, ops=ops
     )

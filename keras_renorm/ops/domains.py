@@ -7,6 +7,7 @@ examples, an `int` or a scalar integer tensor, or a vector `[B]` with an id per 
 compiler, which cannot raise, no other answer is sure to be seen.
 """
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -19,7 +20,7 @@ from keras_renorm.ops.maths.moving import Moving, has_update, update_moving
 from keras_renorm.ops.maths.sums import at_least, channel_shape
 from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
 from keras_renorm.ops.renorm import inference_step as _inference_step
-from keras_renorm.ops.steps.step import Trained
+from keras_renorm.ops.steps.step import Trained, same
 from keras_renorm.typing import Tensor
 
 Kind = Literal["shared", "domain"]
@@ -147,7 +148,7 @@ def train(
         updated = keras.ops.any(has_update(batch), axis=-1)
         return found._replace(updated=keras.ops.cast(updated, found.mean.dtype))
 
-    return Trained(y, lambda: batch, moving)
+    return Trained(y, functools.partial(same, batch), moving)
 
 
 def batch_renormalization(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_renorm.layers import BatchNormalization
+from keras_renorm.ops.maths.adaptive import EARLIER_ROWS, ROWS
 from zoo.weights.hdf5 import StoredLayer
 
 #: The classifiers, which may be left as they are; and the whole auxiliary head.
@@ -141,10 +142,10 @@ def _without_states(layer: Any, stored: StoredLayer) -> tuple[list[Any], list[An
 def _split(weights: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """The weights of a layer, and apart a counter or deviations that its limits go by."""
     shapes = _shapes(list(weights))
-    state = int(shapes[-1:] == [()])
-    if len(shapes) >= 4 and shapes[-1] == (2,) and shapes[-2][:1] == (4,):
-        state = 2
-    at = len(shapes) - state
+    at = len(shapes)
+    if at >= 4 and shapes[-1] == (2,) and shapes[-2][:1] in ((ROWS,), (EARLIER_ROWS,)):
+        at -= 2
+    at -= int(shapes[at - 1 : at] == [()])
     return list(weights[:at]), list(weights[at:])
 
 

@@ -2,9 +2,10 @@
 
 A minibatch deviates from the moving statistics for two reasons. The statistics lag, as weights
 move. And it is a small or uneven sample, which is what the corrections are there for. The limits
-are wide where there is much of the second and little of the first. The two are told apart by time:
-lag has the same sign step after step, noise changes its sign. Ghost batches tell more: they share
-their weights, so what they differ by is noise.
+are wide where there is much of the second and little of the first. Time tells the two apart: lag
+has the same sign step after step, noise changes its sign. Ghost batches tell more. They share their
+weights, so what they differ by is noise. What their mean deviates by beyond that counts as lag, as
+if the ghosts were independent samples.
 
 Leading axes `...` are none, or `[D]` where each domain has statistics of its own. The functions
 compute with `keras.ops`, or with NumPy, for a backend whose own calls cost more than the numbers.
@@ -23,16 +24,16 @@ from keras_renorm.typing import Tensor
 WIDTH = 3.0
 # The squared lag, as a share of the noise's variance, from which on the limits shrink.
 SHARE = 0.05
-# Of the squared deviations of a mean of ghosts beyond noise, the share that counts as lag.
+# The share of the squared deviation of a mean of ghosts, beyond noise, that counts as lag.
 LASTING = 0.25
+ROWS = 6
+"""The rows of `State.deviations`."""
+EARLIER_ROWS = 4
+"""Those of an earlier rule, in files."""
 
 _LEAST_LAG = 1e-12
 # The squares of larger deviations, summed over channels, could leave float32.
 _LARGEST = 1e9
-
-
-ROWS = 6
-"""The rows of `State.deviations`."""
 
 
 class State(NamedTuple):
@@ -60,8 +61,8 @@ def limits(state: State, *, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
     d_max   = WIDTH * sqrt(noise_z) * open
     ```
 
-    with Z, E, L_z, L_e, N_z, N_e the rows of `deviations`. After one minibatch lag is nearly all
-    there is, and the limits are about those of Batch Normalization, 1 and 0.
+    with Z, E, L_z, L_e, N_z, N_e the rows of `deviations`, and no mean below 0. After one minibatch
+    without ghosts lag is all there is, and the limits are those of Batch Normalization, 1 and 0.
 
     Args:
         state: What the layer has seen.
@@ -72,9 +73,9 @@ def limits(state: State, *, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
 
     Source: ours; docs/default_limits.md has the measurements.
     """
-    means = ops.mean(state.deviations, axis=-1)
+    means = at_least(0, ops.mean(state.deviations, axis=-1), ops)
     lag = at_least(_LEAST_LAG, ops.sum(means[..., 2:4], axis=-1, keepdims=True), ops)
-    noises = at_least(0, means[..., 4:], ops)
+    noises = means[..., 4:]
     ratio = SHARE * ops.sum(noises, axis=-1, keepdims=True) / lag
     widths = WIDTH * ops.sqrt(noises) * _at_most(1, ratio, ops)
     # The sum first: NumPy 1 makes float64 of 1 and a float32 scalar.
@@ -126,13 +127,14 @@ def advance(
     alone:   N_z <- N_z + step_1 * ((z - Z) * (z - Z') - N_z)              Z' is Z after the step
              L_z <- Z'^2
     ghosts:  N_z <- N_z + step_1 * (n_z - N_z)                             n_z among the ghosts
-             L_z <- L_z + step_1 * (LASTING * (z^2 - share * n_z) - L_z)
+             L_z <- L_z + step_1 * (LASTING * (z^2 - n_z / G) - L_z)
     ```
 
     with alpha = 1 - momentum, E, N_e and L_e likewise, and z and e against the moving statistics
-    before the step. N_z + Z^2 of a minibatch alone is the moving average of z^2. Of ghosts z is
-    their mean, whose noise is `share` of theirs. What it deviates by beyond that lags, within one
-    time constant or beyond: weights that move to and fro are no noise.
+    before the step. In a minibatch alone N_z + Z^2 is the moving average of z^2. With ghosts, z is
+    their mean, and its noise a G-th of theirs. What it deviates by beyond that lags, also within a
+    time constant: weights that move to and fro are no noise. A channel in which a single ghost has
+    moments takes N_z as alone, and Z'^2 into the average L_z.
 
     Args:
         state: What the layer has seen.
@@ -141,8 +143,7 @@ def advance(
         batch: The mean and sigma^2 - epsilon of the minibatch, `[..., C]`, of ghost batches the
             means of theirs; `updated` `[...]`. It is what `update_moving` with a momentum of 0
             returns: the statistics before, in channels without finite moments.
-        scatter: That of the ghost batches; None of a minibatch without them. A channel with a
-            single ghost counts as alone.
+        scatter: What the ghost batches differ by. None for a minibatch alone.
         momentum: Weight of the old value, in [0, 1]. At 1 nothing moves.
         epsilon: The epsilon of the normalisation.
         ops: What computes, `keras.ops` or NumPy.
@@ -199,13 +200,14 @@ def _averaged(
     found = _at_most(_LARGEST, at_least(-_LARGEST, found, ops), ops)
     averages, lags, noises = (deviations[..., i : i + 2, :] for i in (0, 2, 4))
     moved = averages + step * (found - averages)
-    rows = [ops.square(moved), noises + step * ((found - averages) * (found - moved) - noises)]
+    lag, noise = ops.square(moved), (found - averages) * (found - moved)
     if scatter is not None:
-        lag = LASTING * (ops.square(found) - scatter.share * scatter.variances)
-        of_ghosts = [lags + step * (lag - lags), noises + step * (scatter.variances - noises)]
-        pairs = zip(of_ghosts, rows, strict=True)
-        rows = [ops.where(scatter.share < 1, *pair) for pair in pairs]
-    new = ops.concatenate([moved, *rows], axis=-2)
+        several = scatter.ghosts > 1
+        of_mean = scatter.variances / at_least(1, scatter.ghosts, ops)
+        lag = ops.where(several, LASTING * (ops.square(found) - of_mean), lag)
+        noise = ops.where(several, scatter.variances, noise)
+        lag = lags + step * (lag - lags)
+    new = ops.concatenate([moved, lag, noises + step * (noise - noises)], axis=-2)
     return ops.where(ops.isfinite(new), new, deviations)
 
 

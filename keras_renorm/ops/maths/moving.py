@@ -186,14 +186,22 @@ def _has_ghosts(moving_mean: Tensor, batch: Moments) -> bool:
     return len(batch.mean.shape) > len(moving_mean.shape)
 
 
+def ghost_shares(batch: Moments, *, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
+    """Which ghosts of `batch` have an update, and `m_g / sum_g m_g` over these, `[G, C]` each.
+
+    `ops` computes, `keras.ops` or NumPy.
+    """
+    usable = has_update(batch, ops=ops)
+    weights = ops.where(usable, batch.count, ops.zeros_like(batch.count))
+    # 1 exactly where there is one ghost: its update is, to the bit, that of a whole minibatch.
+    return usable, weights / at_least(1, ops.sum(weights, axis=0), ops)
+
+
 def _over_ghosts(values: Tensor, moving_mean: Tensor, batch: Moments) -> Tensor:
     """`sum_g m_g values_g / sum_g m_g` over the ghosts to update with; without any, the values."""
     if not _has_ghosts(moving_mean, batch):
         return values
-    usable = has_update(batch)
-    weights = keras.ops.where(usable, batch.count, keras.ops.zeros_like(batch.count))
-    # 1 exactly where there is one ghost: its update is, to the bit, that of a whole minibatch.
-    shares = weights / at_least(1, keras.ops.sum(weights, axis=0))
+    usable, shares = ghost_shares(batch)
     return keras.ops.sum(
         keras.ops.where(usable, shares * values, keras.ops.zeros_like(values)), axis=0
     )

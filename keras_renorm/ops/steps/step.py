@@ -61,10 +61,11 @@ def trained(step: Step, y: Tensor, batch: Moments) -> Trained:
         epsilon=settings.epsilon,
         by_stddev=settings.by_stddev,
     )
-    return Trained(y, functools.partial(_same, batch), moving)
+    return Trained(y, functools.partial(same, batch), moving)
 
 
-def _same(batch: Moments) -> Moments:
+def same(batch: Moments) -> Moments:
+    """The moments, for a `Trained` that knows them."""
     return batch
 
 

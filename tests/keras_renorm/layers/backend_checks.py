@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from keras_renorm import layers, ops, schedules
-from keras_renorm.ops import reference
+from keras_renorm.ops import Moments, Moving, reference
+from keras_renorm.ops.maths import adaptive
+from keras_renorm.ops.maths.scatter import among_ghosts
 
 LIMITS = {"r_max": 1.5, "d_max": 0.5}
 
@@ -282,6 +284,28 @@ def test_fits_and_goes_on_after_saving(rng, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.layers[0].current_limits() == norm.current_limits()
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_adaptive_limits_follow_what_ghosts_differ_by(rng):
+    limits = {"r_max": schedules.Adaptive(3.0), "d_max": schedules.Adaptive(5.0)}
+    layer = layers.BatchRenormalization(momentum=0.9, virtual_batch_size=3, **limits)
+    layer.build((None, 4))
+    state = adaptive.State(np.zeros((adaptive.ROWS, 4)), np.zeros(2))
+    mean, variance, counts = np.zeros(4), np.ones(4), np.array([3.0, 3.0, 2.0])[:, None]
+    for _ in range(10):
+        x = rng.normal(2.0, 3.0, (8, 4)).astype("f4")
+        layer(x, training=True)
+        found = [(part.mean(0), part.var(0)) for part in np.split(x.astype("f8"), [3, 6])]
+        means, variances = np.array(found).swapaxes(0, 1)
+        sigma = np.sum(counts / 8 * np.sqrt(variances + 1e-3), axis=0)
+        batch = Moving(np.sum(counts / 8 * means, axis=0), sigma**2 - 1e-3, np.ones(()))
+        ghosts = Moments(means, variances, counts * np.ones(4), np.zeros((3, 4)))
+        among = among_ghosts(ghosts, 1e-3, ops=np)
+        state, (mean, variance, _) = adaptive.advance(
+            state, mean, variance, batch, among, momentum=0.9, epsilon=1e-3, ops=np
+        )
+    found = keras.ops.convert_to_numpy(layer.deviations)
+    np.testing.assert_allclose(found, state.deviations, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("ghosts", [None, 4])

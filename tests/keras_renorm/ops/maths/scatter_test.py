@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_renorm.ops import Moments
-from keras_renorm.ops.maths.scatter import scatter
+from keras_renorm.ops.maths.scatter import among_ghosts
 
 EPSILON = 1e-3
 
@@ -15,28 +16,31 @@ def moments(mean, variance, count, remainder=0.0):
 
 def found(batch, ops=np):
     given = np.asarray if ops is np else keras.ops.convert_to_tensor
-    result = scatter(Moments(*map(given, batch)), EPSILON, ops=ops)
+    result = among_ghosts(Moments(*map(given, batch)), EPSILON, ops=ops)
     return [keras.ops.convert_to_numpy(value) for value in result]
 
 
 @pytest.mark.parametrize("ops", [np, keras.ops], ids=["numpy", "keras"])
 def test_equal_ghosts_have_the_variance_of_a_sample(rng, ops):
     mean, variance = rng.normal(size=(5, 3)), rng.uniform(0.5, 2, (5, 3))
-    variances, share = found(moments(mean, variance, 8), ops)
+    variances, ghosts = found(moments(mean, variance, 8), ops)
     desired = [mean.var(0, ddof=1), np.sqrt(variance + EPSILON).var(0, ddof=1)]
     np.testing.assert_allclose(variances, desired, rtol=1e-5)
-    np.testing.assert_allclose(share, np.full(3, 0.2), rtol=1e-6)
-    assert variances.dtype == share.dtype == np.float32
+    np.testing.assert_array_equal(ghosts, np.full(3, 5.0))
+    assert variances.dtype == ghosts.dtype == np.float32
 
 
-def test_ghosts_of_unequal_size_leave_no_bias(rng):
-    """Means of the same distribution with weights that have nothing to do with them."""
-    values, counts = rng.normal(0, 2, (3, 20_000)), np.array([[8.0], [8.0], [3.0]])
-    variances, share = found(moments(values, 1.0, counts))
-    assert np.mean(variances[0]) == pytest.approx(4, rel=0.02)
-    np.testing.assert_allclose(share, np.sum((counts / 19) ** 2) * np.ones(20_000), rtol=1e-5)
-    mean = np.sum(counts / 19 * values, axis=0)
-    assert np.var(mean) == pytest.approx(np.mean(share * variances[0]), rel=0.03)
+@pytest.mark.parametrize("counts", [[8, 8, 3], [64, 1]], ids=str)
+def test_ghosts_of_unequal_size_leave_no_bias(rng, counts):
+    """Means of so many normal numbers: a ghost of mean size has the variance, and G-th the mean."""
+    weights = np.array(counts, float)[:, None]
+    total, size = weights.sum(), len(counts)
+    values = rng.normal(0, 2, (size, 20_000)) / np.sqrt(weights)
+    variances, ghosts = found(moments(values, 1.0, weights))
+    assert np.mean(variances[0]) == pytest.approx(4 * size / total, rel=0.05)
+    np.testing.assert_array_equal(ghosts, np.full(20_000, float(size)))
+    mean = np.sum(weights / total * values, axis=0)
+    assert np.var(mean) == pytest.approx(np.mean(variances[0]) / size, rel=0.05)
 
 
 def test_ghosts_without_moments_are_left_out(rng):
@@ -50,17 +54,24 @@ def test_ghosts_without_moments_are_left_out(rng):
             np.testing.assert_allclose(actual, wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("counts", [[8.0], [8.0, 0.0], [0.0, 0.0]], ids=["1", "1 of 2", "none"])
-def test_without_two_ghosts_there_is_none(counts):
+@pytest.mark.parametrize("ops", [np, keras.ops], ids=["numpy", "keras"])
+@pytest.mark.parametrize("counts", [[], [8.0], [8.0, 0.0], [0.0, 0.0]], ids=str)
+def test_without_two_ghosts_there_is_none(counts, ops):
     counts = np.array(counts)[:, None]
-    variances, share = found(moments(np.ones((len(counts), 2)), 1.0, counts))
+    variances, ghosts = found(moments(np.ones((len(counts), 2)), 1.0, counts), ops)
     np.testing.assert_array_equal(variances, np.zeros((2, 2)))
-    np.testing.assert_array_equal(share, [float(counts.any())] * 2)
+    np.testing.assert_array_equal(ghosts, [np.count_nonzero(counts)] * 2)
 
 
-def test_a_large_mean_hides_nothing(rng):
+@pytest.mark.parametrize("mode", ["numpy", "graph", "jit"])
+def test_a_large_mean_hides_nothing(rng, mode):
     """What float32 does not hold of the means is in their remainders."""
     exact = 1e6 + rng.normal(0, 0.01, (16, 4))
     mean = exact.astype("float32")
-    variances, _ = found(moments(mean, 1.0, 8, exact - mean))
+    batch = moments(mean, 1.0, 8, exact - mean)
+    if mode == "numpy":
+        variances = among_ghosts(batch, EPSILON, ops=np).variances
+    else:
+        run = tf.function(lambda *b: among_ghosts(Moments(*b), EPSILON), jit_compile=mode == "jit")
+        variances = run(*map(tf.constant, batch)).variances
     np.testing.assert_allclose(variances[0], exact.var(0, ddof=1), rtol=1e-3)
