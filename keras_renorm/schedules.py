@@ -106,7 +106,8 @@ class Adaptive(Limit):
     """
 
     def __init__(self, greatest: float) -> None:
-        self.greatest = arguments.real("greatest", arguments.finite("greatest", greatest), low=0)
+        arguments.finite("greatest", greatest)
+        self.greatest = arguments.real("greatest", greatest, low=0)
 
     def __call__(self, seen: Tensor) -> Tensor:
         """The limit for `seen`, the value that the layer's minibatches ask for."""
@@ -268,7 +269,8 @@ def paper(num_steps: int, *, momentum: float = 0.99) -> tuple[LinearRamp, Linear
 
     Source: Ioffe 2017, section 4.1.
     """
-    steps = arguments.real("num_steps", arguments.finite("num_steps", num_steps), low=1)
+    arguments.finite("num_steps", num_steps)
+    steps = arguments.real("num_steps", num_steps, low=1)
     momentum = arguments.real("momentum", momentum, low=0, high=1)
     # At a momentum of 1 the statistics never move, so there is nothing to wait for.
     shut = 0.0 if momentum == 1 else _TIME_CONSTANTS / (1 - momentum)
@@ -311,8 +313,11 @@ def get(name: str, value: Any, *, low: float) -> float | Limit:
                 f"`{name}` must be at least {low:g} at every step, received {value!r}, whose "
                 f"least value is {bounds[0]:g}. Raise the lower end of the schedule."
             )
-        if isinstance(value, Adaptive):
-            arguments.real(f"greatest` of `{name}", value.greatest, low=low)
+        if isinstance(value, Adaptive) and value.greatest < low:
+            raise ValueError(
+                f"`{name}` must be at least {low:g}, received {value!r}. Give it a `greatest` of "
+                f"{low:g} or more."
+            )
         return value
     if not arguments.is_number(value):
         raise TypeError(

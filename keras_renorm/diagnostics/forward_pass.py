@@ -1,6 +1,6 @@
 """Forward passes that are watched and leave the model unchanged."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -36,7 +36,7 @@ def forward(
         The model's output.
 
     Raises:
-        TypeError: If `x` is not one batch, but a source of batches.
+        TypeError: If `x` is not one batch, but a source of batches or no data.
         ValueError: If the model is not built, `x` holds no examples, or a watched layer is called
             in a compiled part.
     """
@@ -45,7 +45,7 @@ def forward(
             f"The model {model.name!r} has no weights yet. Call it once on a batch, `model(x)`, "
             "and then the gauge."
         )
-    if _gives_batches(x):
+    if not (isinstance(x, list | tuple | Mapping) or hasattr(x, "shape")):
         raise TypeError(
             f"`x` must be one batch of the model's inputs, received a {type(x).__name__}. Write "
             "x = next(iter(dataset)), or x, y = next(iter(dataset)) if there are labels."
@@ -97,14 +97,6 @@ def _without_norm(model: keras.Model) -> list[keras.layers.Layer]:
         for _, layer in named_layers(model)
         if knows_training(layer) and not any(map(is_batch_norm, flattened(layer)))
     ]
-
-
-def _gives_batches(x: Any) -> bool:
-    """Whether `x` is a dataset, a loader or an iterator. Tensors and arrays are iterable, too."""
-    if isinstance(x, keras.utils.PyDataset):
-        return True
-    batch = isinstance(x, list | tuple | Mapping) or hasattr(x, "shape")
-    return isinstance(x, Iterable) and not batch
 
 
 def _seeing(around: Around) -> Around:

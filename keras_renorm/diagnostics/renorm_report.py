@@ -19,6 +19,7 @@ from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
 from keras_renorm.diagnostics.train_inference_gap import output_findings, output_gap
 from keras_renorm.models import is_batch_norm, named_layers, steps_so_far
+from keras_renorm.statistics.batches import whole_number
 
 # Findings that explain a difference of the output.
 _CAUSES = {"never updated", "not finite", "wrong domain"}
@@ -127,8 +128,8 @@ def renorm_report(
         A `RenormReport`.
 
     Raises:
-        TypeError: If `x` is not one batch, but a dataset or an iterator.
-        ValueError: If the model is not built.
+        TypeError: If `x` is not one batch, but a dataset or an iterator, or a number no integer.
+        ValueError: If the model is not built, `steps` is less than 0, or `num_steps` less than 1.
 
     Example:
         >>> print(keras_renorm.diagnostics.renorm_report(model, images[:32]))
@@ -136,6 +137,10 @@ def renorm_report(
     Source: Ioffe 2017, Algorithm 1 and section 4.1.
     """
     names = {layer: name for name, layer in named_layers(model) if is_batch_norm(layer)}
+    if steps is not None:
+        steps = whole_number("steps", steps, low=0)
+    if num_steps is not None:
+        num_steps = whole_number("num_steps", num_steps)
     steps = steps_so_far(model) if steps is None else steps
     seen = watch(model, x, names)
     findings: list[Finding] = []

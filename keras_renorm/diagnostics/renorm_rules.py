@@ -54,6 +54,15 @@ def corrections(layer: Any, row: LayerCorrections, steps: int | None) -> Iterato
         row: Its corrections and drift.
         steps: Training steps so far, if known. Before the first there are no statistics yet.
     """
+    finite = math.isfinite(row.typical_drift) and math.isfinite(row.scale_drift.median)
+    if row.values and not finite:
+        yield Finding(
+            row.layer,
+            "not finite",
+            f"{row.layer} has a drift of {row.typical_drift} and a scale drift of "
+            f"{row.scale_drift.median}: its inputs or its moving statistics are not finite.",
+        )
+        return
     if is_untouched(layer):
         if steps != 0:
             yield Finding(
@@ -65,14 +74,6 @@ def corrections(layer: Any, row: LayerCorrections, steps: int | None) -> Iterato
             )
         return
     if not row.values:  # the whole minibatch is masked
-        return
-    if not (math.isfinite(row.typical_drift) and math.isfinite(row.scale_drift.median)):
-        yield Finding(
-            row.layer,
-            "not finite",
-            f"{row.layer} has a drift of {row.typical_drift} and a scale drift of "
-            f"{row.scale_drift.median}: its inputs or its moving statistics are not finite.",
-        )
         return
     if isinstance(layer, BatchRenormalization) and uses_minibatch(layer):
         yield from _clipped(layer, row)

@@ -39,7 +39,9 @@ class DomainBatchRenormalization(DomainLayer, BatchRenormalization):
         inputs: Floating-point tensor `[B, ..., C, ...]` of rank 2 or more.
         training: Whether to use and to update with the moments of the minibatch.
         mask: Optional boolean tensor with the inputs' shape but for the last dimension.
-        domain: Ids in [0, D), one for all examples or a tensor `[B]` with one for each.
+        domain: Ids in [0, D), one for all examples or a tensor `[B]` with one for each. An id out
+            of range is an error in eager calls and in TensorFlow's graphs. In a program that XLA or
+            PyTorch compiles it is none: the output of its example is NaN.
 
     Returns:
         Tensor of the inputs' shape in the layer's compute dtype.

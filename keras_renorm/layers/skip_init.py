@@ -44,7 +44,8 @@ class SkipInit(keras.layers.Layer):
         all of x.
 
     Raises:
-        TypeError: If an argument has the wrong type, or the inputs are not floating point.
+        TypeError: If an argument has the wrong type, or the inputs are not floating point or
+            several.
         ValueError: If an argument is out of range, or `depth` is missing or without use.
 
     Example:
@@ -89,6 +90,7 @@ class SkipInit(keras.layers.Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         """Scales `inputs`; see the class."""
+        arguments.one_tensor(inputs)
         inputs = keras.ops.convert_to_tensor(inputs)
         arguments.floating("inputs", inputs)
         wide = arguments.wide(inputs.dtype)
@@ -97,6 +99,7 @@ class SkipInit(keras.layers.Layer):
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
         """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
+        arguments.one_tensor(inputs)
         arguments.floating("inputs", inputs)
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 

@@ -55,11 +55,16 @@ def inputs(x: Tensor, at: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor
 
 
 def one_tensor(inputs: Any) -> None:
-    """Raises if `inputs`, or their shape, are a structure of several.
+    """Raises if `inputs`, or their shape, are a structure of several, or nothing.
 
     Raises:
-        TypeError: They are a dictionary, a list or a tuple, and no shape.
+        TypeError: They are a dictionary, a list or a tuple, and no shape; or None.
     """
+    if inputs is None:
+        raise TypeError(
+            "`inputs` must be one tensor, received no tensor, but None or an empty structure. What "
+            "made them may lack a `return`."
+        )
     # No union of types, which torch.compile does not take (PyTorch 2.13).
     if not isinstance(inputs, (dict, list, tuple)):
         return

@@ -250,7 +250,7 @@ def _source(dataset: Any, num_samples: int | None, batch_size: int) -> Iterable[
         return dataset
     if isinstance(dataset, dict) or _is_array(dataset):
         return _slices(dataset, batch_size)
-    if isinstance(dataset, tuple) or not isinstance(dataset, Iterable):
+    if isinstance(dataset, tuple | str | bytes) or not isinstance(dataset, Iterable):
         raise TypeError(
             "`dataset` must be a tf.data.Dataset of batches, an array of examples, a dictionary of "
             "such arrays, a list or an iterator of batches, or a keras.utils.PyDataset; received "

@@ -4,6 +4,7 @@ import keras
 
 from keras_renorm.layers import BatchNormalization
 from keras_renorm.models import batch_norms
+from keras_renorm.ops import arguments
 from keras_renorm.statistics import hooks, keras_calls, moving_statistics
 
 
@@ -54,7 +55,7 @@ def freeze(model: keras.layers.Layer, *, affine_trainable: bool = True) -> None:
             Compile the model again after False, as after any change of what is trained.
 
     Raises:
-        TypeError: If `model` is not a Keras model or layer.
+        TypeError: If `model` is not a Keras model or layer, or `affine_trainable` no truth value.
         ValueError: If it holds no batch norm, or one without weights when `affine_trainable` is
             False.
 
@@ -65,7 +66,8 @@ def freeze(model: keras.layers.Layer, *, affine_trainable: bool = True) -> None:
 
     Source: Wu & Johnson 2021, section 4.
     """
-    _set_frozen(model, True, None if affine_trainable else False)
+    trains_on = arguments.flag("affine_trainable", affine_trainable)
+    _set_frozen(model, True, None if trains_on else False)
 
 
 def unfreeze(model: keras.layers.Layer) -> None:

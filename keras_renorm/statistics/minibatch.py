@@ -47,7 +47,8 @@ def batch_statistics(model: keras.layers.Layer) -> Iterator[None]:
 
     Source: Wu & Johnson 2021, section 4.
     """
-    with hooks.fresh_functions(model), uses_minibatch(batch_norms(model)):
+    layers = batch_norms(model)  # first, because it checks the model
+    with hooks.fresh_functions(model), uses_minibatch(layers):
         yield
 
 

@@ -116,7 +116,12 @@ def test_an_adaptive_limit_has_a_greatest_value():
     assert hash(copy) == hash(limit)
     assert repr(copy) == "Adaptive(greatest=3.0)"
     assert copy != schedules.Adaptive(2.0)
-    with pytest.raises(ValueError, match="`greatest` of `r_max` must be at least 1, received"):
+    with pytest.raises(ValueError, match=r"`greatest` must be at least 0, received greatest=-1\.$"):
+        schedules.Adaptive(-1)
+    message = (
+        r"`r_max` must be at least 1, received Adaptive\(greatest=0.5\). Give it a `greatest` of"
+    )
+    with pytest.raises(ValueError, match=message):
         schedules.get("r_max", schedules.Adaptive(0.5), low=1)
     with pytest.raises(ValueError, match="`greatest` must be finite"):
         schedules.Adaptive(float("inf"))
@@ -159,7 +164,9 @@ def test_a_run_that_is_short_for_the_papers_shape_is_told_so(num_steps, says):
 
 
 def test_bad_arguments_of_the_papers_shape_are_named():
-    with pytest.raises(ValueError, match="`num_steps` must be at least 1, received num_steps=0"):
+    with pytest.raises(
+        ValueError, match=r"`num_steps` must be at least 1, received num_steps=0\.$"
+    ):
         schedules.paper(0)
     with pytest.raises(ValueError, match=r"`momentum` must be in \[0, 1\]"):
         schedules.paper(10, momentum=2)

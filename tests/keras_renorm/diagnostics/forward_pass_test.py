@@ -184,9 +184,9 @@ def test_one_example_is_a_batch(x):
 
 
 @pytest.mark.parametrize(
-    "x", [range(3), "images", {1, 2}, map(abs, [1])], ids=lambda x: type(x).__name__
+    "x", [range(3), "images", {1, 2}, map(abs, [1]), None, 3], ids=lambda x: type(x).__name__
 )
-def test_what_gives_batches_is_refused(x):
+def test_what_is_no_batch_is_refused(x):
     message = rf"`x` must be one batch of the model's inputs, received a {type(x).__name__}\."
     with pytest.raises(TypeError, match=message):
         forward_pass.forward(two_inputs(), x, {}, training=True)

@@ -409,3 +409,14 @@ def test_a_ragged_model_is_reported_as_one_of_its_values(rng):
     assert of_ragged.layers == of_values.layers
     assert ragged_gap.layers == gap.layers
     assert ragged_gap.output == of_ragged.output_gap == gap.output > 0
+
+
+def test_numbers_of_steps_are_checked(rng):
+    model = trained(BatchRenormalization(name="norm"), rng)
+    for wrong, message in (
+        ({"steps": -1}, "`steps` must be at least 0, received steps=-1"),
+        ({"num_steps": 0}, "`num_steps` must be at least 1, received num_steps=0"),
+        ({"num_steps": "9"}, "`num_steps` must be an integer, received '9' of type str"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            renorm_report(model, data(rng), **wrong)

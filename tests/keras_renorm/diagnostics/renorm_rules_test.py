@@ -129,6 +129,7 @@ def test_a_minibatch_of_nothing_shows_nothing():
 def test_what_is_not_finite_is_named_alone(norm, name, value):
     layer = touched(norm())
     assert found(layer, r_clipped=1.0, d_clipped=1.0, **{name: value}) == ["not finite"]
+    assert found(norm(), steps=0, **{name: value}) == ["not finite"]  # before the first step
 
 
 @pytest.mark.parametrize("steps", [None, 0, 1, 1000])
@@ -136,7 +137,7 @@ def test_statistics_that_no_step_has_updated_are_no_news_before_the_first(steps)
     layer = BatchNormalization()
     layer.build((None, 4))
     expected = [] if steps == 0 else ["never updated"]
-    assert found(layer, steps, typical_drift=math.nan, r_clipped=1.0) == expected
+    assert found(layer, steps, typical_drift=9.0, r_clipped=1.0) == expected
 
 
 @pytest.mark.parametrize(

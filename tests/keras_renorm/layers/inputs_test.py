@@ -161,6 +161,14 @@ def test_several_inputs_are_refused(make):
 
 
 @pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("inputs", [None, [], {}])
+def test_no_input_is_refused(make, inputs):
+    message = "`inputs` must be one tensor, received no tensor, but None or an empty structure"
+    with pytest.raises(TypeError, match=message):
+        make()(inputs)
+
+
+@pytest.mark.parametrize("make", BOTH)
 @pytest.mark.parametrize("jit", [None, False, True])
 def test_training_may_be_a_tensor(rng, make, jit):
     """With the outputs, gradients and weights of the calls with its value."""

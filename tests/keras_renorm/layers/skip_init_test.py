@@ -125,6 +125,14 @@ def test_integer_inputs_are_refused(symbolic):
         layers.SkipInit()(x)
 
 
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_several_inputs_are_refused(symbolic):
+    """`convert_to_tensor` would stack them."""
+    x = keras.Input((3,)) if symbolic else np.zeros((2, 3), "float32")
+    with pytest.raises(TypeError, match="`inputs` must be one tensor, received a list of 2"):
+        layers.SkipInit()([x, x])
+
+
 def test_an_initial_value_that_is_a_tensor_is_refused():
     with pytest.raises(TypeError, match="`initial_value` must be a number, received"):
         layers.SkipInit(keras.ops.convert_to_tensor(0.5))

@@ -147,7 +147,7 @@ def test_a_few_are_no_more_than_32():
     assert size == len(x) == 32
 
 
-@pytest.mark.parametrize("dataset", [(X, Y), 3, None])
+@pytest.mark.parametrize("dataset", [(X, Y), 3, None, "images.npz"])
 def test_other_things_are_refused(dataset):
     with pytest.raises(TypeError, match=r"must be a tf.data.Dataset of batches, .* give x alone"):
         Batches(dataset, None, None, keep=True)

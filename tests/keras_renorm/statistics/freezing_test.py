@@ -183,3 +183,10 @@ def test_without_norms_nothing_is_frozen_and_what_is_no_layer_is_refused():
     assert not is_frozen(keras.layers.Dense(1))
     with pytest.raises(TypeError, match="`model` must be a Keras model or layer, received 'x'"):
         is_frozen("x")
+
+
+def test_whether_gamma_and_beta_train_on_is_a_truth_value():
+    layer = layers.BatchNormalization()
+    with pytest.raises(TypeError, match="`affine_trainable` must be True or False, received 'no'"):
+        freeze(layer, affine_trainable="no")
+    assert not layer.frozen_statistics

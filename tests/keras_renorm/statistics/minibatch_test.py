@@ -116,6 +116,14 @@ def test_models_without_norms_are_refused():
         pass
 
 
+def test_what_is_no_layer_is_refused():
+    with (
+        pytest.raises(TypeError, match="`model` must be a Keras model or layer, received 'x'"),
+        batch_statistics("x"),
+    ):
+        pass
+
+
 def in_another_thread(function):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         return pool.submit(function).result()
