@@ -83,6 +83,9 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
         DatasetError: If there are no such folders, or files that cannot be used.
     """
     found = _split_files(data_dir, split, options)
+    if split == "train" and (loose := _loose(found.root)):
+        where = _shown(found.root)
+        options.report(f"warning: {_few(loose)} in {where} left out: in the folder of no class")
     findings = scan(found.root, found.paths)
     usable = _usable(found, findings, options)
     _check_classes(found, [found.labels[i] for i in usable], split, options)
@@ -126,6 +129,13 @@ def _folders(path: bytes) -> list[bytes]:
             return sorted(e.name for e in entries if _is_folder(e) and not _is_hidden(e.name))
     except OSError as error:
         raise DatasetError(f"{_shown(path)} cannot be read: {error.strerror}.") from error
+
+
+def _loose(path: bytes) -> list[str]:
+    """Returns the names of images that lie beside the folders of the classes."""
+    with os.scandir(path) as entries:
+        names = [e.name for e in entries if not _is_folder(e) and not _is_hidden(e.name)]
+    return sorted(repr(os.fsdecode(n)) for n in names if os.fsdecode(n.lower()).endswith(_SUFFIXES))
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:

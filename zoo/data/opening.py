@@ -23,7 +23,8 @@ def open_split(
 
     Args:
         name: "fashion_mnist_subset", "folder", a set of TensorFlow Datasets, or the import path of
-            a function of (split, data_dir) that returns a `Dataset` or a `Streamed`.
+            a function of (split, data_dir) that returns a `Dataset` or a `Streamed`, whose first
+            images are a fair sample of all.
         split: A split's name, or "evaluation": the validation images, or the test images where
             there are none, or else a share of the training images, which "train" then leaves out.
         data_dir: The folder, or where TensorFlow Datasets keeps its sets.

@@ -97,7 +97,7 @@ def _print(predictions: list[dict[str, Any]], console: Console) -> None:
         then = ", ".join(f"{c['name']} {100 * c['probability']:.1f} %" for c in others[:2])
         share = f"{100 * first['probability']:.1f} %"
         table.add_row(Text(_shown(one["path"])), Text(first["name"]), share, Text(then))
-    console.print(table)
+    terminal.show(console, table)
 
 
 def _as_json(predictions: list[dict[str, Any]]) -> str:

@@ -16,6 +16,9 @@ from zoo.training.storage import files
 #: A table with more classes than that is left to the JSON file.
 _MOST_ROWS = 40
 
+#: How many classes top 5 looks at.
+_TOP = 5
+
 
 def report(
     source: Source, scores: Scores, members: Sequence[tuple[Trained, Scores]]
@@ -90,12 +93,10 @@ def print_report(
     """
     terminal.print_table(console, _title(found), _rows(found, members))
     if len(found["classes"]) <= _MOST_ROWS:
-        console.print(_class_table(found))
+        terminal.show(console, _class_table(found))
     for mistake in found["most_confused"]:
-        terminal.say(
-            console,
-            f"{mistake['class']} taken for {mistake['taken_for']}: {mistake['examples']} times",
-        )
+        times = "once" if mistake["examples"] == 1 else f"{mistake['examples']} times"
+        terminal.say(console, f"{mistake['class']} taken for {mistake['taken_for']}: {times}")
 
 
 def _title(found: Mapping[str, Any]) -> str:
@@ -117,11 +118,12 @@ def _rows(
     rows = [
         ("statistics", statistics[found["statistics"]]),
         ("accuracy", _percent(found["accuracy"])),
-        ("top 5", _percent(found["top5_accuracy"])),
         ("loss", f"{found['loss']:.4f}"),
         ("examples", f"{found['num_examples']} of {found['dataset']}, {found['split']}"),
         ("time", terminal.duration(found["seconds"])),
     ]
+    if len(found["classes"]) > _TOP:  # of fewer classes the label is always among them
+        rows.insert(2, ("top 5", _percent(found["top5_accuracy"])))
     if found["crops"] > 1:
         rows.insert(1, ("crops", str(found["crops"])))
     alone = len(members) == 1

@@ -111,6 +111,16 @@ def test_nested_hidden_linked_and_odd_names(make_folder, opened, encode, make_pi
     assert said == [f"'cats/Thumbs.db', 'cats/empty.txt' in {root}/train left out: no image"]
 
 
+def test_images_in_the_folder_of_no_class_are_named(make_folder, opened, said):
+    root = make_folder(train__cats=2, train__dogs=2, val__dogs=1, val__cats=1)
+    for name in ("b.JPG", "a.png", ".c.jpg", "notes.txt"):
+        (root / "train" / name).write_bytes(b"words")
+    assert len(opened(root)) == 4
+    opened(root, "evaluation")
+    message = f"warning: 'a.png', 'b.JPG' in {root}/train left out: in the folder of no class"
+    assert said == [message]
+
+
 def test_bad_files_are_named_before_anything_begins(make_folder, opened, said):
     root = make_folder(train__cats=9, train__dogs=2, val__cats=1, val__dogs=1)
     cats = root / "train" / "cats"

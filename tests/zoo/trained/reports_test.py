@@ -41,6 +41,7 @@ def test_what_was_found_is_told_and_printed():
     assert told.startswith("net with norm=batch_norm\n")
     for words in ("minibatch, of 3 images at a time", "75.00 %", "4 of pets, all", "0:01:01"):
         assert words in told
-    assert "dog taken for cat: 1 times" in told
+    assert "dog taken for cat: once\n" in told
+    assert "top 5" not in told  # of two
     [row] = [line for line in told.splitlines() if " cat " in line and "%" in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["cat", "2", "100.0 %", "66.7 %"]

@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+#: Columns of a file, which has none of its own: a path may have 4,096 characters.
+_WIDEST = 10_000
+
 
 @contextlib.contextmanager
 def patience(console: Console, doing: str, seconds: float = 20.0) -> Iterator[None]:
@@ -58,6 +61,13 @@ def print_table(console: Console, title: str, rows: Iterable[tuple[str, str]]) -
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(Text(name), Text(value))
+    show(console, table)
+
+
+def show(console: Console, table: Table) -> None:
+    """Prints a table: in a file or pipe, where names are searched for, as wide as it is."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_WIDEST, quiet=console.quiet)
     console.print(table)
 
 

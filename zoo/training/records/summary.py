@@ -40,6 +40,8 @@ def print_summary(workdir: Workdir, console: Console) -> None:
         console,
         [
             ("accuracy and loss, into evaluation.json", f"python -m zoo.evaluate --workdir={path}"),
+            ("what images show", f"python -m zoo.predict --model={path} FILES-AND-FOLDERS"),
+            ("a SavedModel", f"python -m zoo.export --model={path} --output=NEW-FOLDER"),
             ("the curves as a picture", f"python -m zoo.plot {path}"),
             ("the curves in a browser", f"tensorboard --logdir={path}"),
         ],

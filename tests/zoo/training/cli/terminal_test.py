@@ -25,13 +25,20 @@ def test_duration(seconds, text):
     assert terminal.duration(seconds) == text
 
 
-def test_a_table_holds_its_values_whole_even_if_folded(console):
+def test_a_table_holds_its_values_whole_even_if_folded():
+    console = Console(file=io.StringIO(), width=60, force_terminal=True, color_system=None)
     value = "/a/very/long/path/" * 5
     terminal.print_table(console, "Title [0]", [("model", value), ("n", "[3]")])
     title, *rows = console.file.getvalue().splitlines()
     assert title == "Title [0]"
     cells = "".join(row.split("│")[2].strip() for row in rows if "│" in row)
     assert cells == value + "[3]"
+
+
+def test_a_table_in_a_file_is_as_wide_as_it_is(console):
+    value = "/a/very/long/path/" * 300
+    terminal.print_table(console, "Title", [("model", value)])
+    assert f"│ model │ {value} │\n" in console.file.getvalue()
 
 
 def test_commands_can_be_copied(console):
