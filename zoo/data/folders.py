@@ -15,7 +15,10 @@ from zoo.data.scan import scan
 from zoo.data.sources import EVALUATION, ImageShape, Streamed
 
 #: Folders that may hold images that are kept from training, the first of them for evaluation.
-_HELD_OUT = (b"validation", b"val", b"test")
+_HELD_OUT = (b"validation", b"val", b"valid", b"test")
+
+#: What others call the folders of splits, in small letters.
+_SPLITS = (b"train", b"training", *_HELD_OUT, b"testing", b"dev", b"eval", b"evaluation")
 
 #: Names of files that are meant to be images.
 _SUFFIXES = (
@@ -63,8 +66,9 @@ class _Files:
 
 
 def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Streamed:
-    """Opens class folders: `train/CLASS/...` and `validation|val|test/CLASS/...`, or `CLASS/...`.
+    """Opens class folders: `train/CLASS/...` and others for evaluation, or `CLASS/...`.
 
+    The others are `validation`, `val`, `valid` and `test`, of which the first is evaluated on.
     Classes are the folders of the training images, sorted by name. Files lie in them at any depth.
     With a single level, and with a folder `train` alone, a share of each class is held out: the
     files whose names have the least hashes with the seed, so that a new file moves hardly any
@@ -105,21 +109,34 @@ def _split_files(data_dir: str | None, split: str, options: FolderOptions) -> _F
     names = _folders(root)
     kept = [name for name in _HELD_OUT if name in names]
     train = os.path.join(root, b"train") if b"train" in names else root
-    if split == "all" and train == root and not kept:
-        return _class_files(root, options.classes or _classes(root))
     if split in map(os.fsdecode, kept) or (split == EVALUATION and kept):
         name = kept[0] if split == EVALUATION else os.fsencode(split)
         return _class_files(os.path.join(root, name), options.classes or _classes(train))
-    if split not in ("train", EVALUATION):
+    whole = split == "all" and train == root and not kept
+    if split not in ("train", EVALUATION) and not whole:
         there = ["train", *map(os.fsdecode, kept)]
         raise DatasetError(f"{data_dir} has no folder {split!r} of images, only {there}.")
-    if train == root and kept:
-        raise DatasetError(
-            f"{data_dir} has a folder {os.fsdecode(kept[0])!r} and no folder 'train': name the "
-            "folder of the training images so, or put all classes side by side."
+    if train == root:
+        _check_are_classes(data_dir, root, names)
+    unread = [repr(os.fsdecode(n)) for n in names if n not in (b"train", *kept)]
+    if unread and train != root and split == "train":
+        options.report(
+            f"warning: {_few(unread)} in {data_dir} left out: read are train, "
+            f"{', '.join(map(os.fsdecode, _HELD_OUT))}"
         )
     files = _class_files(train, options.classes or _classes(train))
-    return files if kept else _share(files, split == EVALUATION, options)
+    return files if kept or whole else _share(files, split == EVALUATION, options)
+
+
+def _check_are_classes(data_dir: str, root: bytes, names: Sequence[bytes]) -> None:
+    """Refuses folders that are named as splits are, and hold folders, as classes."""
+    for name in names:
+        nested = name.lower() in _SPLITS and _folders(os.path.join(root, name))
+        if nested or name in _HELD_OUT:
+            raise DatasetError(
+                f"{data_dir} has a folder {os.fsdecode(name)!r} and no folder 'train': name the "
+                "folder of the training images so, or put all classes side by side."
+            )
 
 
 def _folders(path: bytes) -> list[bytes]:

@@ -111,6 +111,19 @@ def test_nested_hidden_linked_and_odd_names(make_folder, opened, encode, make_pi
     assert said == [f"'cats/Thumbs.db', 'cats/empty.txt' in {root}/train left out: no image"]
 
 
+def test_other_names_of_splits(make_folder, opened, said):
+    root = make_folder(train__a=3, train__b=3, valid__a=1, valid__b=1, Val__a=1, extra__a=1)
+    assert (len(opened(root)), len(opened(root, "evaluation"))) == (6, 2)
+    assert said == [
+        f"warning: 'Val', 'extra' in {root} left out: read are train, validation, val, valid, test"
+    ]
+
+
+def test_a_class_may_be_called_as_a_split_is(make_folder, opened, said):
+    assert opened(make_folder(Train=2, bus=2, dev=2)).class_names == ("Train", "bus", "dev")
+    assert said == []
+
+
 def test_images_in_the_folder_of_no_class_are_named(make_folder, opened, said):
     root = make_folder(train__cats=2, train__dogs=2, val__dogs=1, val__cats=1)
     for name in ("b.JPG", "a.png", ".c.jpg", "notes.txt"):
@@ -164,6 +177,9 @@ def test_of_many_bad_files_some_are_named(make_folder, opened):
         ({"cats": 1}, "train", r"two classes or more, received \['cats'\]\.$"),
         ({"train__cats": 2, "train__dogs": 0, "val__cats": 1}, "train", "of the class 'dogs' in"),
         ({"val__cats": 1, "val__dogs": 1}, "train", "has a folder 'val' and no folder 'train'"),
+        ({"Training__a": 1, "Testing__a": 1}, "train", "a folder 'Testing' and no folder 'train'"),
+        ({"Training__a": 1, "Testing__a": 1}, "all", "a folder 'Testing' and no folder 'train'"),
+        ({"Train__a": 1, "b": 1}, "evaluation", "has a folder 'Train' and no folder 'train': name"),
         (
             {"train__a": 1, "train__b": 1, "val__a": 1, "val__c": 1},
             "evaluation",
