@@ -71,8 +71,8 @@ def batch_renormalization(
         axis: The axis of the channels.
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`; False where `x`
             contributes nothing, even if it is NaN.
-        relu: Whether to take the positive part of `y`. The gradient computes its mask again from
-            `x`, except in the fused kernels, which keep it.
+        relu: Whether to take the positive part of `y`. The native library's gradient computes
+            its mask again from `x`; that of the others takes it from `y`.
         synchronized: Whether to use the minibatch of all replicas together: of the running
             `tf.distribute` strategy, of PyTorch's default process group, or of all devices that
             `jax.shard_map` maps over. Replicas may hold different numbers of positions, or none. It

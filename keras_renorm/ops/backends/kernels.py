@@ -93,8 +93,8 @@ class Passes(Protocol):
     `keras_renorm.ops.maths.passes` is the formulas of all in plain operations.
     """
 
-    def moments(self, x: Tensor, mask: Tensor | None, settings: Settings) -> Moments:
-        """The moments of the positions that count."""
+    def moments(self, x: Tensor, mask: Tensor | None, settings: Settings) -> tuple[Moments, Tensor]:
+        """The moments of the positions that count, and the value near the mean to centre `x` at."""
         ...
 
     def normalize(self, x: Tensor, affine: Affine, settings: Settings) -> Tensor:

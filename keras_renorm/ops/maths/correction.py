@@ -23,17 +23,28 @@ class Correction(NamedTuple):
     d: Tensor
 
 
-def affine(found: Correction, batch: Moments, operands: Arguments, ratio: Tensor) -> Affine:
+def affine(
+    found: Correction, batch: Moments, operands: Arguments, ratio: Tensor, centre: Tensor
+) -> Affine:
     """The map that normalises: `y = (x - mu_B) * gamma * ratio + gamma * d + beta`.
 
     Args:
         found: The corrections.
         batch: The minibatch's moments, of which the mean is used.
         operands: Those with gamma and beta.
-        ratio: r / sigma_B; or r, for what is divided by sigma_B already.
+        ratio: r / sigma_B.
+        centre: A value near the mean, to be subtracted first.
     """
+    rest = (batch.mean - centre) + batch.mean_remainder
+    return Affine(centre, rest, *scale_and_offset(found, operands, ratio))
+
+
+def scale_and_offset(
+    found: Correction, operands: Arguments, ratio: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`gamma * ratio` and `gamma * d + beta`; r is the ratio for what is divided by sigma_B."""
     _, gamma, beta = operands
-    return Affine(batch.mean, batch.mean_remainder, gamma * ratio, gamma * found.d + beta)
+    return gamma * ratio, gamma * found.d + beta
 
 
 def of_step(batch: Moments, constants: Constants, settings: Settings) -> Correction:

@@ -1,7 +1,8 @@
 """The passes over a tensor in plain `keras.ops`: every dtype, rank, backend and device.
 
-They fulfil `keras_renorm.ops.backends.kernels.Passes`. What a step of training does between them,
-with vectors of one entry per channel, is in `keras_renorm.ops.steps.pass_by_pass`.
+They fulfil `keras_renorm.ops.backends.kernels.Passes`, but for the gradient of a ReLU, which the
+backend takes of the output. What a step of training does between them, with vectors of one entry
+per channel, is in `keras_renorm.ops.steps.pass_by_pass`.
 """
 
 import keras
@@ -14,9 +15,12 @@ from keras_renorm.ops.maths.sums import channel_sum, spread
 from keras_renorm.typing import Tensor
 
 
-def moments(x: Tensor, mask: Tensor | None, settings: Settings) -> Moments:
-    """The moments of the positions that count, `[C]`, or `[G, C]` of ghost batches."""
-    return batch_moments.moments(x, settings.axis, mask, ghosts=settings.ghosts)
+def moments(x: Tensor, mask: Tensor | None, settings: Settings) -> tuple[Moments, Tensor]:
+    """The moments of the positions that count, `[C]` or `[G, C]` of ghost batches, and their shift.
+
+    Where `x - shift` is summed already, an output that is centred there spares a pass.
+    """
+    return batch_moments.moments_and_shift(x, settings.axis, mask, ghosts=settings.ghosts)
 
 
 def normalize(x: Tensor, affine: Affine, settings: Settings) -> Tensor:
@@ -24,7 +28,8 @@ def normalize(x: Tensor, affine: Affine, settings: Settings) -> Tensor:
     axis = settings.axis
     offset = spread(_at_centre(affine, affine.scale, affine.offset), x, axis)
     y = centre(x, axis, affine.mean) * spread(affine.scale, x, axis) + offset
-    return keras.ops.cast(keras.ops.relu(y) if settings.relu else y, x.dtype)
+    y = keras.ops.cast(y, x.dtype)
+    return keras.ops.relu(y) if settings.relu else y
 
 
 def gradient_sums(
@@ -33,7 +38,7 @@ def gradient_sums(
     """`sum dy` and `sum dy * (x - mean)` over the positions that count."""
     axis, ghosts = settings.axis, len(affine.mean.shape) == 2
     centred = centre(x, axis, affine.mean)
-    dy = _received(dy, centred, affine, mask, settings)
+    dy = keras.ops.cast(select(mask, dy), centred.dtype)
     first = channel_sum(dy, axis, ghosts)
     second = channel_sum(dy * select(mask, centred), axis, ghosts)
     return Sums(first, _at_centre(affine, first, second))
@@ -50,7 +55,7 @@ def input_gradient(
     """`dx = scale * dy - bias - (x - mean) * slope`, and 0 at masked positions."""
     axis = settings.axis
     centred = centre(x, axis, affine.mean)
-    dy = _received(dy, centred, affine, mask, settings)
+    dy = keras.ops.cast(dy, centred.dtype)
     bias = spread(_at_centre(affine, line.slope, line.bias), x, axis)
     dx = spread(affine.scale, x, axis) * dy - centred * spread(line.slope, x, axis) - bias
     return keras.ops.cast(select(mask, dx), x.dtype)
@@ -63,16 +68,3 @@ def _at_centre(affine: Affine, slope: Tensor, at_mean: Tensor) -> Tensor:
     """
     remainder = affine.mean_remainder
     return at_mean if remainder is None else at_mean - remainder * slope
-
-
-def _received(
-    dy: Tensor, centred: Tensor, affine: Affine, mask: Tensor | None, settings: Settings
-) -> Tensor:
-    """`dy` where the position counts and, with a ReLU, let it through; 0 elsewhere."""
-    dy = select(mask, keras.ops.cast(dy, centred.dtype))
-    if not settings.relu:
-        return dy
-    # As y > 0, with the offset on the other side, which spares a pass.
-    axis = settings.axis
-    least = -_at_centre(affine, affine.scale, affine.offset)
-    return select(centred * spread(affine.scale, centred, axis) > spread(least, centred, axis), dy)

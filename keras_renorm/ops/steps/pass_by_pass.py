@@ -1,5 +1,6 @@
 """A step a pass over the tensor at a time, over one replica or several, with a gradient by hand."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -55,8 +56,11 @@ class PlainPasses:
         return only or backends.current().prefers_plain_passes
 
     def train(self, step: Step) -> Trained:
-        """Takes the passes."""
-        return _train(plain_passes, step)
+        """Takes the passes. The gradient of the ReLU reads `y` alone, which what follows keeps."""
+        trained = _train(plain_passes, step.with_settings(relu=False))
+        if not step.settings.relu:
+            return trained
+        return dataclasses.replace(trained, y=keras.ops.relu(trained.y))
 
 
 class _Kept(NamedTuple):
@@ -89,12 +93,12 @@ def _differentiable(
     def forward(arguments: Arguments, constants: Constants) -> tuple[tuple[Tensor, ...], _Kept]:
         # An eager tape would keep what lies between, which has no gradient here.
         arguments = Arguments(*map(keras.ops.stop_gradient, arguments))
-        batch = passes.moments(arguments.x, constants.mask, settings)
+        batch, centre = passes.moments(arguments.x, constants.mask, settings)
         if replicas is not None:
             batch = replicas.merge(batch)
         found = correction.of_step(batch, constants, settings)
         inverse = 1 / keras.ops.sqrt(batch.variance + settings.epsilon)
-        affine = correction.affine(found, batch, arguments, inverse * found.r)
+        affine = correction.affine(found, batch, arguments, inverse * found.r, centre)
         y = passes.normalize(arguments.x, affine, settings)
         return (y, *batch), _Kept(affine, inverse, found, batch.count)
 

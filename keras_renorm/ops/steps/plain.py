@@ -66,11 +66,9 @@ def _train(step: Step) -> Trained:
     found = correction.of_step(batch, constants, settings)
     found = Correction(*map(backends.current().pinned, found))
     ratio = found.r / keras.ops.sqrt(batch.variance + settings.epsilon)
-    affine = correction.affine(found, batch, arguments, ratio)
     # Centred at the shift of the moments: the mean's gradient then takes sums that exist already.
     # Centred at the mean it would take one more sum over the tensor.
-    rest = (batch.mean - shift) + batch.mean_remainder
-    affine = affine._replace(mean=shift, mean_remainder=rest)
+    affine = correction.affine(found, batch, arguments, ratio, shift)
 
     def normalized(x: Tensor) -> Tensor:
         return passes.normalize(x, affine, settings)

@@ -160,7 +160,7 @@ def forward(
     )
     batch = _moments(_positions(x, settings.axis), shift, mean, unbiased)
     found = correction.of_step(batch, constants, settings)
-    _, _, scale, offset = correction.affine(found, batch, arguments, found.r)
+    scale, offset = correction.scale_and_offset(found, arguments, found.r)
     if not plain:
         given = {"mean": mean, "variance": batch.variance, "is_training": False}
         y, *_ = tf.raw_ops.FusedBatchNormV3(scale=scale, offset=offset, **given, **known)

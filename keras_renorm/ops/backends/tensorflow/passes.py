@@ -14,10 +14,11 @@ normalize = calls.normalize
 input_gradient = calls.input_gradient
 
 
-def moments(x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> Moments:
-    """The moments of the positions that count."""
+def moments(x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> tuple[Moments, tf.Tensor]:
+    """The moments of the positions that count, and their mean."""
     count, mean, variance, rest = calls.moments(x, mask, settings)
-    return rounded(count, mean, rest, variance, calls.wide(x.dtype))
+    batch = rounded(count, mean, rest, variance, calls.wide(x.dtype))
+    return batch, batch.mean
 
 
 def gradient_sums(

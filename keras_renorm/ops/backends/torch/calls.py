@@ -50,12 +50,15 @@ def backward(
     return Arguments(*found)
 
 
-def moments(x: torch.Tensor, mask: torch.Tensor | None, settings: Settings) -> Moments:
+def moments(
+    x: torch.Tensor, mask: torch.Tensor | None, settings: Settings
+) -> tuple[Moments, torch.Tensor]:
     """See `keras_renorm.ops.backends.kernels.Passes`."""
     register()
     found: torch.Tensor = torch.ops.keras_renorm.moments.default(x, mask, axis=settings.axis)
     count, mean, variance, rest = found.unbind()
-    return rounded(count, mean, rest, variance, torch.promote_types(x.dtype, torch.float32))
+    batch = rounded(count, mean, rest, variance, torch.promote_types(x.dtype, torch.float32))
+    return batch, batch.mean
 
 
 def normalize(x: torch.Tensor, affine: Affine, settings: Settings) -> torch.Tensor:

@@ -117,7 +117,7 @@ def train(
     images, shift = shifted(x, settings.axis)
     batch = moments(images, shift)
     found = Correction(*map(derivatives.pinned, correction.of_step(batch, constants, settings)))
-    affine = correction.affine(found, batch, arguments, found.r)
-    y = normalize(images, affine.scale, affine.offset, epsilon=settings.epsilon)
+    scale, offset = correction.scale_and_offset(found, arguments, found.r)
+    y = normalize(images, scale, offset, epsilon=settings.epsilon)
     y = restored(y, x, settings.axis)
     return torch.relu(y) if settings.relu else y, batch

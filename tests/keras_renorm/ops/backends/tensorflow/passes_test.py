@@ -56,18 +56,21 @@ def test_the_passes_are_those_of_plain_operations(case):
     x = tf.where(tf.abs(output) < 0.1, x + tf.cast(1, dtype), x)
     output = composite.normalize(tf.cast(x, wide), affine, Settings(axis))
     dy = tf.where(tf.abs(output) < 0.05, tf.zeros_like(dy), dy)
+    received = tf.where(output > 0, dy, tf.zeros_like(dy)) if relu else dy
     if mask is not None:
         mask = tf.constant(mask)
-        x, dy = (tf.where(mask, a, tf.cast(np.nan, dtype)) for a in (x, dy))
+        x, dy, received = (tf.where(mask, a, tf.cast(np.nan, dtype)) for a in (x, dy, received))
     both = (native, composite)
-    batches = [module.moments(x, mask, settings) for module in both]
+    batches = [module.moments(x, mask, settings)[0] for module in both]
     for name in ("variance", "count"):
         check(*(getattr(batch, name) for batch in batches), ROUNDING[wide])
     check(*(batch.mean + batch.mean_remainder for batch in batches), ROUNDING[wide])
-    sums = [module.gradient_sums(dy, x, affine, mask, settings) for module in both]
+    upstream = zip(both, (dy, received), strict=True)  # plain operations know of no ReLU there
+    sums = [module.gradient_sums(dy, x, affine, mask, settings) for module, dy in upstream]
     for pair in zip(*sums, strict=True):
         check(*pair, 10 * ROUNDING[wide])
-    gradients = [module.input_gradient(dy, x, affine, line, mask, settings) for module in both]
+    given = x, affine, line, mask, settings
+    gradients = native.input_gradient(dy, *given), composite.input_gradient(received, *given)
     check(*gradients, ROUNDING[dtype])
     if mask is not None:
         x = tf.where(mask, x, tf.zeros_like(x))
@@ -76,10 +79,11 @@ def test_the_passes_are_those_of_plain_operations(case):
 
 def test_mean_and_remainder_are_the_float64_mean(rng):
     x = (rng.normal(size=(500, 4)) + 1e6).astype("f4")
-    batch = native.moments(tf.constant(x), None, Settings(axis=1))
+    batch, centre = native.moments(tf.constant(x), None, Settings(axis=1))
     mean, variance, count = reference.moments(x)
     assert {value.dtype for value in batch} == {tf.float32}
     np.testing.assert_array_equal(batch.mean, mean.astype("f4"))
+    np.testing.assert_array_equal(centre, batch.mean)
     exact = np.float64(batch.mean) + np.float64(batch.mean_remainder)
     np.testing.assert_allclose(exact, mean, rtol=0, atol=1e-8)
     np.testing.assert_allclose(batch.variance, variance, rtol=1e-6)
