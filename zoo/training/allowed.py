@@ -8,7 +8,7 @@ LARGEST_INT = 2**31 - 1
 
 
 class Allowed(NamedTuple):
-    """What a key takes: in words, as a question, and, of strings, the list."""
+    """What a key takes: in words, as a question, and as the list of strings if it is one."""
 
     words: str
     holds: Callable[[Any], bool]

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 class Averages:
-    """A second model, whose every variable follows that of the first more slowly.
+    """A second model whose variables follow those of the first more slowly.
 
     ```
     average += (1 - min(decay, (1 + t) / (10 + t))) * (value - average)
@@ -37,7 +37,7 @@ class Averages:
         self._shared = [pair for pair in pairs if not _differs(pair[1])]
 
     def update(self, step: Any) -> None:
-        """Takes the values after `step` steps; outside of replicas, in a `tf.function`."""
+        """Follows the values after `step` steps: outside of replicas, in a `tf.function`."""
         step = tf.cast(step, tf.float32)
         rest = 1.0 - tf.minimum(self._decay, (1.0 + step) / (10.0 + step))
         for average, value in self._shared:
@@ -47,7 +47,7 @@ class Averages:
             self._strategy.run(self._update_own, (rest,))
 
     def _update_own(self, rest: Any) -> None:
-        """Takes the values that each replica has of its own, in its replica."""
+        """Follows the values that each replica keeps for itself, in that replica."""
         for average, value in self._own:
             _follow(average.value, value.value, rest)
 
@@ -62,5 +62,5 @@ def _follow(average: Any, value: Any, rest: Any) -> None:
 
 
 def _differs(variable: keras.Variable) -> bool:
-    """Whether replicas have values of their own."""
+    """Whether each replica keeps its own value of a variable."""
     return variable.synchronization == "on_read" and variable.aggregation != "only_first_replica"

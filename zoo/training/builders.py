@@ -42,7 +42,7 @@ def norm_options(config: Config) -> dict[str, Any]:
 def _limit(
     config: Config, name: str, start: float, greatest: float
 ) -> float | schedules.Schedule | None:
-    """Returns the ramp of r_max or d_max, or its number; None for what the layer does by itself."""
+    """Returns the ramp of r_max or d_max, or its number; None to leave it to the layer."""
     steps, value = times.ramp(config, f"{name}_ramp"), config[name]
     if steps is None:
         return None if value is None else float(value)
@@ -93,7 +93,7 @@ def _of_every_model(config: Config, dataset: Source) -> dict[str, Any]:
 
 
 def _own_model(config: Config, dataset: Source) -> keras.Model:
-    """Returns the model that a function of the user's makes."""
+    """Returns the model that the user's function makes."""
     for key in ("auxiliary_weight", "dropout_rate"):
         if config[key] is not None:
             raise UserError(
@@ -118,7 +118,7 @@ def _own_model(config: Config, dataset: Source) -> keras.Model:
 
 
 def _model_options(config: Config) -> dict[str, Any]:
-    """Returns the arguments that this model alone takes, and those that are given."""
+    """Returns the arguments that only some models take, and those that are given."""
     options = {}
     weight = config["auxiliary_weight"]
     if "auxiliary_head" in registry.own_options(config["model"]):
@@ -180,7 +180,7 @@ def step_options(config: Config) -> step.Options:
 
 
 def build_sampler(config: Config, dataset: Source) -> samplers.Sampler:
-    """Returns what says which examples are in which minibatch.
+    """Returns the sampler, which says which examples are in which minibatch.
 
     Raises:
         UserError: When the data set cannot give such minibatches.

@@ -17,8 +17,8 @@ from zoo.training.keys import KEYS
 def default_config() -> config_dict.ConfigDict:
     """Returns the config that recipes start from, with every key there is.
 
-    It takes every key and every value: `zoo.training.cli.recipes.load_recipe` looks at those that a
-    recipe gives, and has clearer messages than a ConfigDict that is locked and knows its types.
+    It takes every key and every value: `zoo.training.cli.recipes.load_recipe` checks those of a
+    recipe, with clearer messages than a locked, typed ConfigDict has.
     """
     values = {
         name: config_dict.placeholder(key.kind) if key.default is None else key.default
@@ -78,7 +78,7 @@ def _without_statistics(config: Mapping[str, Any]) -> bool:
 
 
 def _check_statistics(config: Mapping[str, Any]) -> None:
-    """Raises a `UserError` for what is asked of statistics that there are not."""
+    """Raises a `UserError` for keys about statistics that the norm or strategy does not allow."""
     if config["freeze_statistics_at_step"] and _without_statistics(config):
         raise UserError(
             f"--config.freeze_statistics_at_step must be 0 with --config.norm={config['norm']}, "
@@ -86,7 +86,7 @@ def _check_statistics(config: Mapping[str, Any]) -> None:
         )
     if config["gauges_every_steps"] and not has_gauges(config):
         raise UserError(
-            "--config.gauges_every_steps must be 0 but for strategy=none and a norm with "
+            "--config.gauges_every_steps must be 0 unless strategy=none and the norm has "
             f"statistics, received strategy={config['strategy']} and norm={config['norm']}."
         )
     if config["initial_statistics"] == "precise" and config["strategy"] != "none":
@@ -103,7 +103,7 @@ def _check_statistics(config: Mapping[str, Any]) -> None:
 
 
 def _check_step(config: Mapping[str, Any]) -> None:
-    """Raises a `UserError` for a minibatch, or a step, that cannot be divided so."""
+    """Raises a `UserError` for a step that cannot be divided or done as asked."""
     if config["batch_size"] % config["accumulate"]:
         raise UserError(
             f"--config.accumulate must divide batch_size ({config['batch_size']}), received "
@@ -147,7 +147,7 @@ def check_effects(config: Mapping[str, Any], given: set[str], own: set[str]) -> 
 
 
 class Changes(NamedTuple):
-    """How the config with which a run shall go on differs from that of the run so far.
+    """How the config of a resumed run differs from that of the run so far.
 
     Attributes:
         refused: What would make it another run.
@@ -164,8 +164,8 @@ def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> Changes:
     """Returns how two configs differ, by what the difference means for a run that is resumed.
 
     Args:
-        there: The config of the run so far. A key that it does not have was added by a later
-            release, whose default leaves such a run as it is.
+        there: The config of the run so far. A key that it lacks was added by a later release, whose
+            default leaves the run as it is.
         here: The config of the run from now on.
     """
     defaults = {name: key.default for name, key in KEYS.items()}

@@ -1,4 +1,4 @@
-"""Where numbers that are not finite come from, and what is said of them."""
+"""Finds where numbers that are not finite come from, and says so."""
 
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ def diverged(
     """Returns the error for a loss that is not finite. All workers must call it together.
 
     Args:
-        setup: Of the run.
-        step: After which the loss was found.
+        setup: The run's.
+        step: The step after which the loss was found.
         loss: The loss.
         saved: The newest checkpoint, if there is one.
-        images: The minibatch, where it is a training step's.
+        images: The minibatch, if the loss is a training step's.
     """
     with setup.workers.strategy.scope():
         layer = None if images is None else first_not_finite(setup.model, images)

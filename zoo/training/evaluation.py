@@ -27,7 +27,7 @@ class Result:
         accuracy: Fraction of the examples whose most probable label is the right one.
         loss: Mean cross-entropy in nats.
         num_examples: How many examples there were.
-        seconds: Time that it took.
+        seconds: Time that the evaluation took.
     """
 
     accuracy: float
@@ -70,10 +70,10 @@ class Evaluator:
         """Returns accuracy and loss with the model's present weights.
 
         Args:
-            stop: Asked before each batch whether this worker would rather stop.
+            stop: Called before each batch; True asks to stop.
 
         Raises:
-            InterruptedEvaluationError: On every worker, when one of them would rather stop.
+            InterruptedEvaluationError: On every worker, when one of them asks to stop.
         """
         start = time.perf_counter()
         loss = correct = 0.0
@@ -91,14 +91,14 @@ class Evaluator:
 def _make_sums(model: keras.Model) -> Callable[[Any, Any, Any], Any]:
     """Returns a compiled function of a batch: summed cross-entropy, number of right answers.
 
-    Its third argument and result say how many replicas' workers would rather stop.
+    The third argument asks to stop where it is 1. The third result counts the replicas that ask.
     """
     strategy = tf.distribute.get_strategy()
 
     def replica_sums(images: Any, labels: Any, stop: Any) -> Any:
         images, labels = own_rows(images, labels)
         probabilities = tf.cast(model(images, training=False), tf.float32)
-        # The least normal float32 bounds the loss of a probability that was rounded to 0 by 87.3.
+        # A probability rounded to 0 costs at most 87.3 nats: the least normal float32 bounds it.
         chosen = tf.gather(probabilities, labels, axis=-1, batch_dims=1)
         losses = -tf.math.log(tf.maximum(chosen, np.finfo(np.float32).tiny))
         loss = tf.reduce_sum(tf.cast(losses, tf.float64))

@@ -1,4 +1,4 @@
-"""A training that begins with weights, and trains a part of them."""
+"""Begins a training with weights, and trains a part of them."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from zoo.errors import UserError, nearest
 from zoo.training.optimizers import HEAD
 from zoo.training.storage import model_files
 
-#: What a batch norm knows beside these is what schedules and limits go by.
+#: Variables of a norm that its schedules and limits go by: they are no weights.
 _STATES = ("update_count", "deviations", "seen")
 
 
@@ -24,7 +24,7 @@ def is_model_file(config: Mapping[str, Any]) -> bool:
 def load_file(model: keras.Model, path: str) -> None:
     """Gives a model the weights of the layers of the same names in a `.keras` file.
 
-    The classifier stays fresh where its classes are others, as do the counters of the norms, which
+    The classifier stays fresh if its classes differ. So do the counters of the norms, which
     schedules go by.
 
     Args:
@@ -59,12 +59,12 @@ def _weights(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def freeze(model: keras.Model, patterns: str | None) -> None:
-    """Has the layers whose names match not be trained. Their norms use the moving statistics.
+    """Freezes the layers whose names match. Their norms use the moving statistics.
 
     Args:
         model: The model.
         patterns: Shell patterns with commas between, such as "stem*,stage1*"; None for no layer.
-            The classifier is no layer of theirs.
+            The classifier is never frozen.
 
     Raises:
         UserError: When a pattern matches no layer that can be trained.

@@ -1,4 +1,4 @@
-"""What a recipe names by its place: a user's own optimizer, schedule, model or images."""
+"""What a recipe names by an import path: a user's own optimizer, schedule, model or images."""
 
 import importlib
 import importlib.util
@@ -21,7 +21,7 @@ def imported(config: Mapping[str, Any], key: str) -> Callable[..., Any]:
 
     Args:
         config: The config.
-        key: Its value is `module:name`, of what Python can import from here, or `file.py:name`.
+        key: Its value is `module:name`, which Python can import from here, or `file.py:name`.
 
     Raises:
         UserError: When there is no such file, module or callable, or the import fails.

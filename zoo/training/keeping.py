@@ -24,13 +24,13 @@ from zoo.training.storage.writing import writing
 
 
 class Keeper:
-    """Saves a run, and takes it up where it was saved.
+    """Saves a run, and resumes it.
 
     Every worker has one; the chief's alone writes.
 
     Args:
-        setup: Of the run.
-        workdir: Where to.
+        setup: The run's.
+        workdir: Where the run is saved.
 
     Attributes:
         saved_at: Step of the newest checkpoint; 0 before the first.
@@ -55,8 +55,7 @@ class Keeper:
         """Restores the newest checkpoint, if the run has one.
 
         Returns:
-            The state that was saved with it, or that of the beginning; and the step of the last
-            evaluation.
+            The state that was saved with it, or a fresh one, and the step of the last evaluation.
 
         Raises:
             UserError: When the run has records and no checkpoint, or none that is usable.
@@ -73,7 +72,7 @@ class Keeper:
         return state, restored["evaluated_at"]
 
     def _restored(self) -> dict[str, Any]:
-        """Restores the chief's variables; returns what the other workers must know, too."""
+        """Restores the chief's variables; returns what the other workers must know."""
         config, workdir = self._setup.config, self._workdir
         state = self._store.restore()
         records = metrics.read(workdir.metrics, self._setup.warn)
@@ -94,7 +93,7 @@ class Keeper:
         return {"state": state, "evaluated_at": tests[-1].step if tests else 0}
 
     def note(self, record: metrics.Record) -> None:
-        """Remembers the step with the best test accuracy; of equal ones the first."""
+        """Remembers the step with the best test accuracy, the first of equal ones."""
         if self._best is None or record.accuracy > self._best.accuracy:
             self._best = record
 
@@ -143,19 +142,19 @@ class Keeper:
     def save_models(self) -> None:
         """Writes `model.keras`, which marks the run as finished, and the averages before it.
 
-        What is saved is a copy with ordinary variables: reading those of a strategy takes all
-        workers, and only the chief writes.
+        It saves a copy with ordinary variables: only all workers together can read those of a
+        strategy, and the chief alone writes.
         """
         paths = {"test_averaged": self._workdir.averaged, "test": self._workdir.model}
         for split, path in paths.items():
             if trained := self._setup.models.get(split):
-                # The counters of schedules are variables, and no weights.
+                # The counters of schedules are variables, but no weights.
                 values = [keras.ops.convert_to_numpy(variable) for variable in trained.variables]
                 write = functools.partial(self._write_model, trained, values, path)
                 self._setup.workers.chiefs(write)
 
     def _write_model(self, trained: keras.Model, values: list[Any], path: Path) -> None:
-        """Writes a model of these variables."""
+        """Writes a model with these values of its variables."""
         model = keras.models.clone_model(trained)
         for variable, value in zip(model.variables, values, strict=True):
             variable.assign(value)

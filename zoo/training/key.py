@@ -28,14 +28,14 @@ class Key:
 
     Attributes:
         name: As in `--config.NAME=VALUE`.
-        default: Its value where a recipe has none of its own. None is one that is not given.
+        default: Its value unless a recipe sets another. None means not given.
         help: What it is, for `--help`.
-        allowed: None where other code knows.
-        time: How a time is rounded that is a share of num_steps, as a number with a point is; None
-            for keys that are no times.
+        allowed: What values it takes; None where other code checks them.
+        time: How a time given as a share of num_steps (with a point) is rounded to steps; None for
+            keys that are no times.
         optional: The type of a value that may be None; None for other keys.
-        only: The key, and the values of it, with which this one has an effect.
-        free: Whether a run may be resumed with another value: the key touches no number of it.
+        only: Another key, and its values with which this one has an effect.
+        free: Whether a run may be resumed with another value: the key changes none of its numbers.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Key:
 
     @property
     def condition(self) -> str:
-        """With what it has an effect, as `norm=batch_renorm or batch_norm`."""
+        """When it has an effect, as `norm=batch_renorm or batch_norm`."""
         other, values = self.only or ("", ())
         return f"{other}={' or '.join(map(str, values))}"
 
@@ -72,7 +72,7 @@ class Key:
 
     @property
     def comment(self) -> str:
-        """What it is, what it takes, and with what it has an effect, in a line."""
+        """What it is, what it takes, and when it has an effect, in a line."""
         words = [self.help] if self.help else []
         words += ["A share, or steps."] if self.time else []
         words += [f"{self.allowed.words.capitalize()}."] if self.allowed else []
@@ -127,7 +127,7 @@ class Key:
             text: What was received.
 
         Raises:
-            UserError: When it means none.
+            UserError: When the text means no value.
         """
         if text == "None" and self.default is None:
             return None

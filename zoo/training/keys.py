@@ -122,7 +122,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "d_max_ramp",
             None,
-            "Two times, as of r_max: it rises from 0 to d_max, or 5.",
+            "Two times, as for r_max: it rises from 0 to d_max, or 5.",
             only=_RENORM,
         ),
         Key(
@@ -162,7 +162,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "minibatches",
             "iid",
-            "iid: drawn of all images; few_labels: of a few classes each.",
+            "iid: drawn from all images; few_labels: each from a few classes.",
             one_of("iid", "few_labels"),
         ),
         Key(
@@ -175,8 +175,8 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key("batch_size", 128, "Images of a minibatch, of all replicas together.", AT_LEAST_1),
     ),
     "How images are prepared": (
-        Key("held_out", 0.2, "Share for evaluation of images without a split for it.", INSIDE),
-        Key("skip_bad_files", False, "Whether to leave out, not refuse, what is no whole image."),
+        Key("held_out", 0.2, "Share of images to evaluate on, if no split is for it.", INSIDE),
+        Key("skip_bad_files", False, "Whether to leave out unusable files, not refuse the set."),
         Key("image_size", 0, "Height and width to resize to; 0: as stored.", SIZES),
         Key("image_channels", 0, "3, or 1 for grey; 0: as weights need, or as stored.", CHANNELS),
         Key("interpolation", "bilinear", "How images are resized.", one_of(*_INTERPOLATIONS)),
@@ -216,7 +216,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         ),
         Key("colour_strength", 0.0, "Strength of random colours. 1 is Inception's.", TO_1),
         Key("rand_augment", 0.0, "Strength of RandAugment's two operations; 0: none.", TO_1),
-        Key("erasing", 0.0, "Share of the images of which a box is erased.", TO_1),
+        Key("erasing", 0.0, "Share of the images in which a box is erased.", TO_1),
         Key(
             "mixup_alpha",
             0.0,
@@ -226,8 +226,8 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "cutmix_alpha",
             0.0,
-            "The same for cutmix, which pastes a box of another image. With mixup, too, "
-            "each minibatch has one of the two.",
+            "The same for cutmix, which pastes a box of another image. If mixup is on, "
+            "too, each minibatch uses one of the two.",
             AT_LEAST_0,
         ),
     ),
@@ -354,7 +354,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             only=("strategy", ("mirrored",)),
         ),
     ),
-    "Records, evaluations and checkpoints, which a resumed run may have others of": (
+    "Records, evaluations and checkpoints, which a resumed run may change": (
         Key(
             "log_every_steps",
             50,
@@ -417,7 +417,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         ),
     ),
 }
-"""The keys that belong together, under what they are about."""
+"""The keys by their subject."""
 
 KEYS: dict[str, Key] = {key.name: key for group in GROUPS.values() for key in group}
 

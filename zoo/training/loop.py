@@ -26,7 +26,7 @@ class Trainer:
 
     Args:
         config: Checked, and the same on every worker.
-        workdir: May be used for the run.
+        workdir: Checked: the run may use it.
         console: Where to report to.
         workers: Those that train together, this one among them.
         profile_steps: The first and the last step of a profile, if one is wanted.
@@ -87,7 +87,7 @@ class Trainer:
             self._profiler.before(state.step + 1)
             self._do_step(images, labels, stop)
             self._profiler.after(state.step)
-            # Before the first step has ended there is nothing to save, and it can take minutes.
+            # There is nothing to save before the end of the first step, which can take minutes.
             stop.listen()
             state.seconds = resumed_at + time.perf_counter() - begin
             self._do_what_is_due(images, stop)
@@ -126,7 +126,7 @@ class Trainer:
             self._keeper.prune()
 
     def _due(self, key: str) -> bool:
-        """Whether it is time for what the config says to do every so many steps; 0: never."""
+        """Whether what the config asks for every so many steps is due; 0 means never."""
         step, every = self._state.step, self._config[key]
         return every > 0 and (step % every == 0 or step == self._config["num_steps"])
 

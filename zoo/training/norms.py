@@ -4,7 +4,7 @@ from keras_renorm import diagnostics, statistics
 from zoo.training import pictures
 from zoo.training.setup import Setup
 
-#: From how many training images population statistics are computed, where nobody says it.
+#: Number of training images for population statistics, unless a caller says another.
 PRECISE_SAMPLES = 2000
 
 
@@ -12,7 +12,7 @@ class Norms:
     """The normalization layers of a run.
 
     Args:
-        setup: Of the run.
+        setup: The run's.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -20,14 +20,14 @@ class Norms:
         self._frozen = False
 
     def prepare(self, step: int) -> None:
-        """Brings the norms to where they are after `step`, and says what is wrong with them."""
+        """Brings the norms to their state after `step`, and says what is wrong with them."""
         config = self._setup.config
         if step == 0 and config["initial_statistics"] == "precise":
             self._compute_statistics()
         if step < config["num_steps"]:
             self._lint(config["num_steps"] - step)
         if step > 0:
-            self.freeze_if_due(step - 1)  # before the step that was the last one
+            self.freeze_if_due(step - 1)  # as before the last step
 
     def _compute_statistics(self) -> None:
         """Gives the norms the statistics of training images."""
@@ -37,7 +37,7 @@ class Norms:
         statistics.precise(setup.model, batches, num_samples=samples, verbose=0)
         if setup.averages is not None:
             setup.averages.model.set_weights(setup.model.get_weights())
-        setup.say(f"statistics computed of {samples} training images")
+        setup.say(f"statistics computed from {samples} training images")
 
     def _lint(self, num_steps: int) -> None:
         """Prints what is wrong with the normalization for the steps that are to be done."""
@@ -52,7 +52,7 @@ class Norms:
             setup.say(f"lint: {sentence}")
 
     def freeze_if_due(self, step: int) -> None:
-        """From the step that the config says, normalizes with the moving statistics as they are."""
+        """Freezes the moving statistics from the step on that the config says."""
         config = self._setup.config
         at_step = config["freeze_statistics_at_step"]
         due = 0 < at_step <= step or config["initial_statistics"] == "frozen"

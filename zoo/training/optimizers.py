@@ -68,7 +68,7 @@ def learning_rate_schedule(config: Mapping[str, Any]) -> Schedule:
     """Returns the learning rate as a function of the steps done.
 
     Raises:
-        UserError: When a schedule of the user's own cannot be had.
+        UserError: When a schedule of the user's own cannot be made.
     """
     if is_path(config["learning_rate_schedule"]):
         return called(config, "learning_rate_schedule", Schedule, config=dict(config))
@@ -112,7 +112,7 @@ def build_optimizer(config: Mapping[str, Any], model: keras.Model) -> Any:
         model: The model that it trains.
 
     Raises:
-        UserError: When an optimizer of the user's own cannot be had.
+        UserError: When an optimizer of the user's own cannot be made.
     """
     rate = learning_rate_schedule(config)
     if is_path(config["optimizer"]):
@@ -132,7 +132,7 @@ def build_optimizer(config: Mapping[str, Any], model: keras.Model) -> Any:
 
 
 def _keras_optimizer(config: Mapping[str, Any], rate: Schedule, model: keras.Model) -> Any:
-    """Returns an optimizer of Keras's."""
+    """Returns one of Keras's optimizers."""
     name = config["optimizer"]
     epsilon = config["optimizer_epsilon"]
     given = {} if epsilon is None else {"epsilon": epsilon}
@@ -162,7 +162,7 @@ def _keras_optimizer(config: Mapping[str, Any], rate: Schedule, model: keras.Mod
 
 
 def _rate_factors(model: keras.Model, factor: float) -> dict[int, float]:
-    """Returns the factors of the learning rate by the head's places among the variables."""
+    """Returns the learning rate's factor for each variable of the head, by the variable's index."""
     if factor == 1.0:
         return {}
     layers = [layer for layer in model.layers if layer.name in HEAD]
@@ -174,7 +174,7 @@ def _with_factors(kind: Any, factors: Mapping[int, float]) -> Any:
     """Returns a class of optimizers that takes longer or shorter steps for some variables."""
 
     class WithFactors(kind):
-        """Every update of Keras's optimizers is in proportion to the rate that it is given."""
+        """Keras's optimizers update in proportion to the rate that they are given."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             """Updates a variable."""

@@ -32,10 +32,10 @@ def open_sets(config: Config, console: Console) -> tuple[Source, Source]:
 
 
 def open_split(config: Config, split: str, console: Console) -> Source:
-    """Opens a split of a config's set; what a user should know of it is printed.
+    """Opens a split of the config's data set, and prints what a user should know of it.
 
     Raises:
-        DatasetError: When it cannot be had.
+        DatasetError: When the split cannot be opened.
     """
     options = FolderOptions(
         held_out=config["held_out"],
@@ -129,12 +129,12 @@ def card(config: Config, source: Source) -> Card:
 
 
 def keep_description(path: Path, train: Source, evaluation: Source) -> None:
-    """Writes which images a run is about, or holds them against what it began with.
+    """Writes which images a run uses, or checks that a resumed run still has them.
 
     Args:
         path: The file, `data.json` of the working directory.
         train: The training images.
-        evaluation: The others.
+        evaluation: The evaluation images.
 
     Raises:
         UserError: When a run that is resumed would go on with other images or classes.
@@ -191,7 +191,7 @@ def evaluation_batches(config: Config, source: Source) -> tf.data.Dataset:
 
 @contextlib.contextmanager
 def reading_errors_named() -> Iterator[None]:
-    """Turns an error of the pipeline into one line: a file that changed since it was looked at.
+    """Turns an error of the pipeline into one line: a file has changed since it was checked.
 
     Yields:
         Nothing.
@@ -204,6 +204,6 @@ def reading_errors_named() -> Iterator[None]:
         yield
     except (*kinds, tf.errors.PermissionDeniedError, tf.errors.DataLossError) as error:
         raise UserError(
-            "An image cannot be read that could be when the program began: "
-            f"{reason(error.message)}. The same command looks at all of them again."
+            f"An image can no longer be read: {reason(error.message)}. Run the same command again: "
+            "it checks all images."
         ) from error

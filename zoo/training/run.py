@@ -43,7 +43,7 @@ def train(
     """
     cluster = read_cluster(config["strategy"])
     workdir = Workdir(path)
-    # One process alone need not wait for TensorFlow to learn that.
+    # A single process finds this out before it loads TensorFlow.
     if not dry_run and len(cluster) == 1 and _finished(workdir, config):
         return _nothing_to_do(workdir, console)
     load_tensorflow(quiet=len(cluster) > 1)
@@ -100,7 +100,7 @@ def _train(
 
 
 def _finished(workdir: Workdir, config: Mapping[str, Any]) -> bool:
-    """Returns whether the folder, which may be used for it, holds this run finished."""
+    """Returns whether the folder holds this run, finished; checks that the run may use it."""
     workdir.check(config)
     return workdir.finished and not workdir.changes(config).longer
 

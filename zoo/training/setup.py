@@ -29,16 +29,16 @@ class Setup:
         console: Where to report to.
         workers: Those that train together.
         dataset: The images to train on.
-        test_set: Those to evaluate on.
+        test_set: The images to evaluate on.
         model: From images to probabilities.
-        averages: Those of the model's variables; None without.
+        averages: Averages of the model's variables, or None.
         learning_rate: A function of the steps done.
-        evaluators: By what records call their splits.
+        evaluators: By the name of their split in records.
         own_statistics: The variables that differ between replicas.
         variables: All that a checkpoint holds.
 
     Raises:
-        UserError: When something is wrong with the config: before anything is written.
+        UserError: When something is wrong with the config. Nothing was written then.
     """
 
     def __init__(self, config: builders.Config, console: Console, workers: Workers) -> None:
@@ -70,12 +70,12 @@ class Setup:
 
     @property
     def models(self) -> dict[str, keras.Model]:
-        """The models that are evaluated and saved, by what records call their splits."""
+        """The models that are evaluated and saved, by the name of their split in records."""
         averaged = {} if self.averages is None else {"test_averaged": self.averages.model}
         return {"test": self.model, **averaged}
 
     def trace_again(self) -> None:
-        """Makes the step anew, since a compiled one keeps what it has traced; in the scope."""
+        """Makes the step anew, in the scope: a compiled step keeps what it has traced."""
         self._traced = False
         self._train_step = make_train_step(
             builders.logits_of(self.model),
@@ -99,7 +99,7 @@ class Setup:
         return builders.build_batches(self.config, self.dataset, step)
 
     def step(self, images: Any, labels: Any, asked: Any = (0.0, 0.0)) -> StepResult:
-        """Does a step; see `make_train_step`. That the first takes long is said while it does."""
+        """Does a step; see `make_train_step`. Says so while the first takes long."""
         replicas = self.workers.strategy.num_replicas_in_sync
         doing = f"building the first step, for {replicas} replica(s)"
         building = terminal.patience(self.console, doing)
@@ -109,7 +109,7 @@ class Setup:
         return told
 
     def rate(self, step: int) -> float:
-        """Returns the learning rate of the step that made `step` of them."""
+        """Returns the learning rate of step number `step`."""
         return float(self.learning_rate(step - 1))
 
     def say(self, text: str) -> None:

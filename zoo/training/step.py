@@ -12,7 +12,7 @@ from zoo.training.distribution.replicas import own_rows
 
 
 class StepResult(NamedTuple):
-    """What a step tells.
+    """What a step reports.
 
     All are float64 scalars, and the same on every worker.
 
@@ -48,11 +48,11 @@ class Options:
     Attributes:
         weight_decay: See `l2_penalty`.
         auxiliary_weight: Weight of the auxiliary classifier's loss.
-        label_smoothing: Share e of a label that is spread over all K classes: of the objective, not
-            of the loss that is told. (Szegedy et al. 2016, section 7)
-        clip_norm: Greatest norm of all gradients together; 0 for any.
-        parts: Number of equal parts of each replica's rows that go through the model one after the
-            other, each with the memory of itself and normalized by itself.
+        label_smoothing: Share e of a label that is spread over all K classes in the objective. The
+            reported loss is without it. (Szegedy et al. 2016, section 7)
+        clip_norm: Largest norm of all gradients together; 0 for no limit.
+        parts: Number of equal parts of each replica's rows. They go through the model one after the
+            other, which takes the memory of one, and each is normalized by itself.
         jit: Whether XLA compiles the forward and the backward pass.
     """
 
@@ -81,13 +81,13 @@ def make_train_step(
     Each of R replicas computes the cross-entropies of its own rows, divides by the N of all of
     them, and takes 1/R of the rest; the optimizer adds up the gradients. So the step is that of
     one replica with the whole minibatch, also where R does not divide N. A replica whose objective
-    is not finite has gradients of 0, so that the weights still tell where that came from.
+    is not finite has gradients of 0, so that the weights still show the cause.
 
     Args:
         model: From images to logits, or to a list of logits: the classifier's, the auxiliary one's.
         optimizer: Built for the model's trainable variables.
         options: What else the step does.
-        averages: Follow the model's variables.
+        averages: Averages that follow the model's variables.
 
     Returns:
         A function of (images [N, H, W, C], labels [N], whether this worker was asked to stop, and
@@ -107,7 +107,7 @@ def make_train_step(
         gradients = [tf.where(finite, gradient, 0.0) for gradient in gradients]
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         if replicas > 1 and (options.clip_norm or scaled):
-            # The optimizer adds up the replicas' gradients later than it looks at them.
+            # The optimizer looks at the gradients before it adds up those of the replicas.
             total = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
             gradients = [gradient / replicas for gradient in total]
         if options.clip_norm:
@@ -170,7 +170,7 @@ def _in_parts(
     sums: list[Any] = []
     for number in range(parts):
         part = slice(number * rows // parts, (number + 1) * rows // parts)
-        # One part after the other: beside each other they take the memory of all.
+        # One part after the other: side by side, the parts would take the memory of all.
         with tf.control_dependencies(sums):
             gradients, told = passes(images[part], labels[part], examples)
         found = [*gradients, told]
@@ -179,14 +179,14 @@ def _in_parts(
 
 
 def smoothed_cross_entropy(labels: Any, logits: Any, smoothing: float) -> Any:
-    """Returns the sum of the cross-entropies with labels that all K classes have a part of.
+    """Returns the sum of the cross-entropies with smoothed labels.
 
     ```
     -(1 - e) log p(label) - e / K * sum over k of log p(k)
     ```
 
     Args:
-        labels: As of `cross_entropy`.
+        labels: As in `cross_entropy`.
         logits: Tensor `[N, K]`.
         smoothing: The share e.
 
@@ -212,7 +212,7 @@ def cross_entropy(labels: Any, logits: Any) -> Any:
 def count_correct(scores: Any, labels: Any) -> Any:
     """Returns how many rows of `scores` [N, K] are highest at their label, as int64.
 
-    Of probabilities [N, K] the label is the most probable class.
+    Where labels are probabilities [N, K], the most probable class is the label.
     """
     if len(labels.shape) == 2:
         labels = tf.argmax(labels, axis=-1)

@@ -11,13 +11,13 @@ from zoo.training.keys import KEYS
 
 
 def in_steps(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the config with every time in steps, those that are shares of num_steps, too."""
+    """Returns the config with every time in steps, also those given as shares of num_steps."""
     times = {name: _steps(config, config[name], key.time) for name, key in KEYS.items() if key.time}
     return {**config, **times}
 
 
 def _steps(config: Mapping[str, Any], value: float, rounded: Callable[[float], int]) -> int:
-    """Returns a time in steps. No share is so small that it is rounded to 0 upwards."""
+    """Returns a time in steps; a share that is rounded upwards is at least one step."""
     if isinstance(value, int):
         return value
     # 0.35 * 3000 is 1050 but for a bit.
@@ -29,7 +29,7 @@ def ramp(config: Mapping[str, Any], name: str) -> tuple[int, int] | None:
     """Returns the steps at which a ramp begins and ends; None where there is none.
 
     Raises:
-        UserError: When it is not two times, of which the second is the later.
+        UserError: When it is not two times, the later one second.
     """
     if config[name] is None:
         return None
@@ -59,7 +59,7 @@ def decay_steps(config: Mapping[str, Any]) -> list[int]:
 
 
 def _times(config: Mapping[str, Any], name: str, *rounded: Callable[[float], int]) -> list[int]:
-    """Returns the times that a string lists, in steps; shares rounded in these ways in turn."""
+    """Returns the times that a string lists, in steps; rounds shares in these ways in turn."""
     values = [read_time(text) for text in config[name].split(",")]
     for value in values:
         good = value is not None and value >= 0 and (isinstance(value, int) or value <= 1)

@@ -218,7 +218,7 @@ def test_changes_are_sorted_by_what_they_mean():
         ),
         (
             {"gauges_every_steps": 5, "norm": "none"},
-            "--config.gauges_every_steps must be 0 but for strategy=none and a norm with "
+            "--config.gauges_every_steps must be 0 unless strategy=none and the norm has "
             "statistics, received strategy=none and norm=none.",
         ),
         (

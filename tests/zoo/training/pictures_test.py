@@ -83,10 +83,8 @@ def test_an_image_that_is_gone_is_one_line(tmp_path):
         with pictures.reading_errors_named():
             tf.io.read_file(str(tmp_path / "gone.jpg"))
 
-    message = (
-        r"^An image cannot be read that could be when the program began: /\S*/gone\.jpg; No such "
-    )
-    with pytest.raises(UserError, match=message + "file or directory. The same command"):
+    message = r"^An image can no longer be read: /\S*/gone\.jpg; No such file or directory\. Run "
+    with pytest.raises(UserError, match=message + "the same command again: it checks all"):
         read()
 
 

@@ -12,7 +12,7 @@ from zoo.training.config import check_effects, check_key, check_values, has_gaug
 from zoo.training.keys import KEYS
 
 PIXELS = ("unit", "tf", "caffe", "raw")
-"""What the flag `--pixels` takes, of models that do not say it themselves."""
+"""What the flag `--pixels` takes, for models that do not say it themselves."""
 
 PIXELS_HELP = (
     "What a .keras file takes that does not say so: from 0 to 1 (unit), from -1 to 1 (tf), BGR "
@@ -45,7 +45,7 @@ def parse_arguments(
     with config.unlocked():
         for name in _AS_TEXTS:  # so that a flag may give steps or a share, or None
             text = str(config[name])
-            del config[name]  # whose type would stay
+            del config[name]  # its type would stay
             config[name] = text
     config_flags.DEFINE_config_dict(
         "config",
@@ -66,7 +66,7 @@ def parse_arguments(
 
 
 def _with_flagfiles(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
-    """Returns `argv` with what stands in files of flags in their places."""
+    """Returns `argv` with the flags of each `--flagfile` in its place."""
     try:
         return argv[:1] + flag_values.read_flags_from_files(argv[1:], force_gnu=False)
     except flags.Error as error:
@@ -108,7 +108,7 @@ def parse_flags(
 
     Args:
         argv: The program's name and its arguments.
-        config: Whose keys can be set with `--config.KEY=VALUE`.
+        config: The config whose keys can be set with `--config.KEY=VALUE`.
         flag_values: Where the flags are defined.
 
     Raises:
@@ -168,7 +168,7 @@ def two_steps(name: str, value: str | None, num_steps: int) -> tuple[int, int] |
     Args:
         name: The flag's name.
         value: What was received.
-        num_steps: How many there are.
+        num_steps: Number of steps of the run.
 
     Raises:
         UserError: When they are not two whole numbers from 1 to `num_steps`, in order.

@@ -1,4 +1,4 @@
-"""Standard output that a program does not end for."""
+"""Standard output whose failure does not end a program."""
 
 import os
 import sys
@@ -9,11 +9,11 @@ _T = TypeVar("_T")
 
 
 class LastingOutput:
-    """A file that nothing is written to from the first failure on, which is said on stderr.
+    """A file that takes nothing more after its first failure, of which stderr tells.
 
-    Nobody reads it, as where `tee` dies; its terminal is closed; or its disk is full. Rich ends a
-    program at the first of these, without a word, and at the others with an error that names no
-    file: a training, or an evaluation that is yet to be written, would be lost.
+    It fails when its reader ends, as `tee` may, its terminal is closed, or its disk is full. Rich
+    ends a program then: without a word at the first, with an error that names no file at the
+    others. A training, or an evaluation not yet written, would be lost.
 
     Args:
         file: Standard output.
@@ -34,7 +34,7 @@ class LastingOutput:
         return getattr(self._file, name)
 
     def _lasting(self, action: Callable[[], _T]) -> _T | None:
-        """Runs an action; where it fails, leaves the output to nowhere, and says so on stderr."""
+        """Runs an action; if it fails, sends the output nowhere and says so on stderr."""
         try:
             return action()
         except OSError as error:
@@ -61,9 +61,9 @@ def _name(file: TextIO) -> str:
 
 
 def install() -> None:
-    """Makes stdout last, and take names of files and classes that its encoding does not have."""
+    """Makes stdout last, and escape characters of names that its encoding lacks."""
     output: Any = sys.stdout
-    if output is None:  # a program that was started without one, for which nothing is printed
+    if output is None:  # the program was started without one: nothing is printed
         return
     if hasattr(output, "reconfigure"):
         output.reconfigure(errors="backslashreplace")

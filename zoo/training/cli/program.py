@@ -20,7 +20,7 @@ NEEDS = frozenset(
 )
 """What the programs import that the extra `zoo` installs."""
 
-MISTAKE = 2  # As shells report a wrong use; a defect, which keeps its traceback, is 1.
+MISTAKE = 2  # As shells report a wrong use. A defect keeps its traceback, and 1.
 INTERRUPTED = 130  # What shells report for a program that Ctrl-C ended: 128 + SIGINT.
 
 
@@ -66,7 +66,7 @@ def end_at_once(message: str) -> NoReturn:
     that was killed, and did not end while one was frozen.
     """
     _complain(message)
-    if sys.stdout is not None:  # as in a program that was started without one
+    if sys.stdout is not None:  # None if the program was started without one
         sys.stdout.flush()
     os._exit(1)
 
@@ -80,18 +80,18 @@ def run(
     """Runs a program under absl and exits.
 
     Args:
-        parse: Defines the program's flags, if they are not yet, and turns `sys.argv` into what
+        parse: Defines the program's flags, unless they are defined, and turns `sys.argv` into what
             `main` takes; raises `UserError`.
         main: The program; returns the exit status and raises `UserError`.
         usage: What `--help` shows above the flags.
-        more: Returns what it shows after that. Called where errors are caught, as it imports.
+        more: Returns what `--help` shows after that. It may import: errors are caught.
     """
     _ended(lambda: _run(parse, main, usage + more()))
     raise AssertionError("absl's app.run does not return")
 
 
 def _run(parse: Callable[[list[str]], Any], main: Callable[[Any], int], usage: str) -> None:
-    """Runs a program under absl, which has its own ways with an exception that reaches it."""
+    """Runs a program under absl; no exception for a user reaches absl, which has its own ways."""
     from absl import app
 
     output.install()

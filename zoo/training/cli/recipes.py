@@ -25,7 +25,7 @@ def recipes() -> list[str]:
 
 
 def recipe_help() -> str:
-    """Returns what `--help` says of the recipes: for each, the first line of its docstring."""
+    """Returns what `--help` says of the recipes: the first line of each docstring."""
     lines = []
     for name in recipes():
         tree = ast.parse((RECIPES_FOLDER / f"{name}.py").read_text(encoding="utf-8"))

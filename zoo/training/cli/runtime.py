@@ -48,14 +48,14 @@ def load_tensorflow(*, quiet: bool = False) -> None:
 
     Raises:
         UserError: When Keras is set to a backend other than TensorFlow, or an environment variable
-            asks for kernels that there are not.
+            asks for kernels that do not exist.
     """
     with contextlib.ExitStack() as stack:
         if os.environ.setdefault(_LOG_LEVEL, "3" if quiet else "2") in ("2", "3"):
             stack.enter_context(_captured_stderr())
         try:
             import keras
-        except ValueError as error:  # of a backend that there is not
+        except ValueError as error:  # of an unknown backend
             raise UserError(f"{error}. Run it with KERAS_BACKEND=tensorflow.") from error
         import tensorflow as tf
 
@@ -75,7 +75,7 @@ def seed_everything(seed: int) -> None:
     """Makes this process's random numbers and TensorFlow's kernels deterministic.
 
     Args:
-        seed: Seed of the initial weights. The minibatches have their own use of it.
+        seed: Seed of the initial weights. The minibatches use it in their own way.
     """
     import keras
     import tensorflow as tf

@@ -11,7 +11,7 @@ class StopRequest:
     """Notes a Ctrl-C, SIGTERM or SIGHUP instead of dying of it; a second takes its usual course.
 
     Schedulers send SIGTERM before they take a machine away, and a terminal that is closed sends
-    SIGHUP, so all mean: save and stop. `nohup` has a program ignore SIGHUP, which stays so. Where
+    SIGHUP, so all mean: save and stop. Under `nohup` a program goes on ignoring SIGHUP. Where
     several workers train together, all must stop after the same step: a step tells whether any of
     them has received a signal.
 
@@ -37,7 +37,7 @@ class StopRequest:
         return self
 
     def listen(self) -> None:
-        """Starts noting signals, unless it has."""
+        """Starts noting signals, unless it does already."""
         if self._previous:
             return
         self._previous = {

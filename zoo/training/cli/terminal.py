@@ -16,12 +16,12 @@ _WIDEST = 10_000
 
 @contextlib.contextmanager
 def patience(console: Console, doing: str, seconds: float = 20.0) -> Iterator[None]:
-    """Says what takes so long while the body runs, at first after some seconds.
+    """Says what takes so long while the body runs.
 
     Args:
         console: Where to say it.
         doing: What the body does, such as "building the model".
-        seconds: When to say it first, and then after twice, four times as long, and so on.
+        seconds: When to say it first; then after twice, four times as long, and so on.
 
     Yields:
         Nothing.

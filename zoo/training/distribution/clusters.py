@@ -43,12 +43,12 @@ class Cluster:
         return f"worker {index} ({list(self.addresses.values())[index]})"
 
     def culprit(self, message: str) -> int | None:
-        """Returns the number of the worker that an error of TensorFlow's is about.
+        """Returns the number of the worker that a TensorFlow error is about.
 
         Args:
-            message: Of an error in a collective. The worker that was lost is the first that is
-                named there: the others have only passed the error on. When the chief is frozen
-                none is named, but the call that it did not answer is.
+            message: The message of an error in a collective. It names the lost worker first: the
+                others only passed the error on. When the chief is frozen, it names no worker, but
+                the call that the chief did not answer.
         """
         if _HEARTBEAT in message:
             return 0
@@ -107,7 +107,7 @@ def _parse(values: Any) -> Cluster:
 
 
 def _address(text: Any) -> str:
-    """Returns an address that is one."""
+    """Returns an address, or raises a `ValueError` for what is none."""
     found = re.fullmatch(r"[^\s/]+:(\d{1,5})", text) if isinstance(text, str) else None
     if found is None or not 0 < int(found[1]) < 65536:
         raise ValueError(f"{text!r} is not HOST:PORT")

@@ -1,4 +1,4 @@
-"""Waiting for the other workers, so that one that does not come is named."""
+"""Waits for the other workers, and names those that do not come."""
 
 import socket
 import time
@@ -13,8 +13,8 @@ _PROBE_SECONDS = 2.0
 def await_others(cluster: Cluster, seconds: float) -> None:
     """Returns when every worker listens at its address: here, or already as TensorFlow's server.
 
-    TensorFlow itself waits for an hour, during which neither Ctrl-C nor a thread of Python's gets
-    a turn, and then does not say for whom.
+    TensorFlow itself waits for an hour, in which neither Ctrl-C nor a Python thread gets a turn. It
+    does not say for whom it waited.
 
     Args:
         cluster: The workers.
@@ -49,7 +49,7 @@ def _listening(cluster: Cluster) -> socket.socket:
 
 
 def _listens(host: str, port: int) -> bool:
-    """Whether a connection is taken within 2 s."""
+    """Whether a connection is accepted within 2 s."""
     try:
         socket.create_connection((host, port), timeout=_PROBE_SECONDS).close()
     except OSError:

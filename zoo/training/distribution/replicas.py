@@ -32,7 +32,7 @@ def own_rows(*tensors: Any) -> tuple[Any, ...]:
     rows = tensors[0].shape[0]
     total = tf.shape(tensors[0])[0] if rows is None else rows
     part = slice(index * total // replicas, (index + 1) * total // replicas)
-    # On the host, where minibatches come from: a GPU is sent its own part and no more.
+    # On the host, where minibatches come from: a GPU receives its own part only.
     with tf.device("CPU:0"):
         return tuple(tensor[part] for tensor in tensors)
 
@@ -41,16 +41,16 @@ class OwnStatistics:
     """The variables that differ between replicas, as tables with a row for each replica.
 
     The moving statistics of layers that are not synchronized are such variables. TensorFlow saves
-    their mean over the replicas, which is what inference uses; but a run that is resumed from the
-    mean does not end with the same bits, since Batch Renorm's corrections are made of them.
+    their mean over the replicas, which inference uses. A run that is resumed from the mean does not
+    end with the same bits, since Batch Renorm's corrections are made of each replica's own.
 
     Args:
-        strategy: In whose scope the variables were made.
+        strategy: The strategy in whose scope the variables were made.
         variables: All variables of a run.
 
     Attributes:
         shared: The variables that are equal on all replicas.
-        tables: Ordinary variables `[R, ...]`, one for each variable that is not.
+        tables: Ordinary variables `[R, ...]`, one for each variable that differs.
     """
 
     def __init__(

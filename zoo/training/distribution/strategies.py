@@ -19,7 +19,7 @@ CONNECT_SECONDS = 300.0
 def make_strategy(
     config: builders.Config, cluster: Cluster, connect_seconds: float = CONNECT_SECONDS
 ) -> tf.distribute.Strategy:
-    """Returns the strategy, before anything else has made TensorFlow look at its devices.
+    """Returns the strategy. Call it before anything makes TensorFlow look at its devices.
 
     Args:
         config: Checked.
@@ -50,8 +50,8 @@ def make_strategy(
 def _mirrored(count: int) -> tf.distribute.Strategy:
     """Returns the strategy of `count` devices of this machine.
 
-    The same one for every training in a process: the collectives of a second one would have the
-    keys of the first one's, and TensorFlow cancels them.
+    All trainings in a process share it: the collectives of a second strategy would have the keys of
+    the first one's, and TensorFlow cancels them.
     """
     return tf.distribute.MirroredStrategy(_devices(count))
 
@@ -88,8 +88,8 @@ def _make_logical_cpus(count: int) -> None:
 def _connected(cluster: Cluster, seconds: float) -> tf.distribute.Strategy:
     """Returns the strategy of several workers once all of them are there."""
     await_others(cluster, seconds)
-    # All have come. Should one die now, TensorFlow waits for it with Python locked out, and only
-    # the kernel can end this process.
+    # All have come. If one dies now, TensorFlow waits for it with Python locked out, and only the
+    # kernel can end this process.
     signal.alarm(math.ceil(seconds))
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=_communication())

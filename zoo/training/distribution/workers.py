@@ -36,7 +36,7 @@ class Workers:
         return self._cluster.is_chief
 
     def exchange(self, value: Any) -> list[Any]:
-        """Returns every worker's `value`, in the workers' order, as JSON can hold it."""
+        """Returns every worker's `value`, which JSON must hold, in the workers' order."""
         if len(self._cluster) == 1:
             return [value]
         line = json.dumps([self._cluster.index, value]) + "\n"
@@ -58,10 +58,10 @@ class Workers:
                 )
 
     def together(self, action: Callable[[], _T]) -> _T:
-        """Runs `action` on every worker and returns its result; it must hold no collective.
+        """Runs `action` on every worker and returns its result. `action` must hold no collective.
 
         Raises:
-            UserError: On every worker, when it was raised or an `OSError` occurred on one.
+            UserError: On every worker, when one raises it or an `OSError`.
         """
         if len(self._cluster) == 1:
             return action()
@@ -79,13 +79,13 @@ class Workers:
         """Runs `action` on the chief and returns its result, which JSON must hold, on every worker.
 
         Raises:
-            UserError: On every worker, when it was raised or an `OSError` occurred on the chief.
+            UserError: On every worker, when the chief raises it or an `OSError`.
         """
         result = self.together(lambda: action() if self.is_chief else None)
         return self.exchange(result)[0]
 
     def copy_from_chief(self, variables: Sequence[tf.Variable]) -> None:
-        """Gives variables their values on the chief, bit for bit."""
+        """Gives variables the chief's values, bit for bit."""
         if len(self._cluster) == 1:
             return
         for variable, value in zip(variables, self._chiefs_values(variables), strict=True):
@@ -121,11 +121,11 @@ def _first_ones(context: tf.distribute.ReplicaContext, first: Any, own: Any) -> 
 def lost_workers_named(cluster: Cluster) -> Iterator[None]:
     """Turns TensorFlow's error in a collective into one that names the worker that was lost.
 
-    A killed worker is noticed when its connection closes, a frozen one or one whose machine has
-    gone by its missing heartbeats, after 10 s.
+    A killed worker is noticed when its connection closes. A frozen one, or one whose machine is
+    gone, is noticed after 10 s without heartbeats.
 
     Args:
-        cluster: The workers. The error of a process alone is left as it is.
+        cluster: The workers. An error of one that works alone stays as it is.
 
     Yields:
         Nothing.

@@ -29,7 +29,7 @@ class _BarDisplay:
     """A progress bar with the newest loss, accuracy and speed below it, for terminals.
 
     Args:
-        bar: It has begun.
+        bar: A bar that was started.
         step: Steps done before.
         num_steps: Steps to do in all.
     """

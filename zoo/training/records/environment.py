@@ -1,4 +1,4 @@
-"""With what a run was made, so that a figure can be traced to it."""
+"""What a run was made with, so that its figures can be traced."""
 
 import os
 import platform
@@ -36,7 +36,7 @@ def environment() -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Returns commit and whether files differ from it; None where a folder's files are no git's."""
+    """Returns the commit and whether files differ from it; None if git tracks none of them."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None or not _git(folder, "ls-files", "."):
         return None
@@ -59,7 +59,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _versions() -> dict[str, str | None]:
-    """Returns the versions of the packages whose numbers a run's depend on."""
+    """Returns the versions of the packages that a run's numbers depend on."""
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:

@@ -57,12 +57,12 @@ class EventLog:
 
 
 class _EventFile:
-    """A file of events that is gone on with.
+    """A file of events that a resumed run continues.
 
-    TensorFlow's own writer begins another file each time that it is opened.
+    TensorFlow's own writer begins another file each time.
 
     Args:
-        folder: Where it is, or shall be.
+        folder: The folder of the file, made if need be.
         step: Events of later steps are cut off.
     """
 

@@ -41,13 +41,13 @@ class Record:
     seconds: float
 
 
-# These values of a record are no numbers.
+# The values of a record that are not plain numbers.
 _TYPES: dict[str, Any] = {"step": int, "split": str}
 _TYPES |= dict.fromkeys(("r_max", "d_max"), float | int | None)
 
 
 def _record(values: dict[str, Any]) -> Record:
-    """Returns the record of these values; raises a `TypeError` if they are no record's."""
+    """Returns the record of these values; raises a `TypeError` if they do not make one."""
     record = Record(**values)
     for name, value in values.items():
         if not isinstance(value, _TYPES.get(name, float | int)):
@@ -62,14 +62,14 @@ def read(path: Path, report: Callable[[str], None] | None = None) -> list[Record
 
     Args:
         path: The file. One that does not exist has no records.
-        report: Called with a sentence for each line that is not a record, which is left out.
+        report: Called with a sentence for each line that is not a record. The line is left out.
 
     Raises:
-        UserError: When a line is not a record and nobody is told of it.
+        UserError: When a line is not a record and `report` is None.
     """
     if not path.exists():
         return []
-    if path.is_fifo() or path.is_socket():  # which would be waited for
+    if path.is_fifo() or path.is_socket():  # reading would wait for a writer
         raise UserError(f"{path} is no file: move it away.")
     *lines, cut_off = path.read_bytes().split(b"\n")
     del cut_off
@@ -108,8 +108,8 @@ class MetricsLog:
 
     Args:
         path: The file.
-        step: The step that the run resumes from: records of later steps are dropped, since the
-            run will write them again; and lines that are no records, which the loop has named.
+        step: The step that the run resumes from: records of later steps are dropped, since the run
+            writes them again. So are lines that are no records, which the loop has named.
     """
 
     def __init__(self, path: Path, step: int) -> None:

@@ -15,16 +15,16 @@ from zoo.training.storage.workdir import Workdir
 
 _FORMATS = (".pdf", ".png", ".svg")
 
-# What says nothing about the curves.
+# Keys that say nothing about the curves.
 _BOOKKEEPING = {name for name, key in KEYS.items() if key.free}
 
-# Columns of the legend's text that are as wide as the figure.
+# The figure is as wide as this many columns of the legend's text.
 _LEGEND_WIDTH = 80
 
 # Inches: the figure's sides without the legend, and what a line and an entry of the legend add.
 _SIDE, _LINE, _ENTRY = 7.0, 0.17, 0.07
 
-# A loss this many times that of the other runs is a run that has diverged.
+# A run has diverged if its loss is this many times that of the others.
 _DIVERGED = 10
 
 
@@ -37,7 +37,7 @@ def plot_workdirs(paths: Sequence[str], output: Path, *, overwrite: bool = False
         overwrite: Whether to replace a file that exists.
 
     Returns:
-        Those of `paths` that are not in the picture, since they hold no evaluation.
+        The `paths` that are not in the picture because they hold no evaluation.
 
     Raises:
         UserError: When a folder is no run, none holds an evaluation, or the picture cannot be
@@ -88,10 +88,10 @@ def _short(value: Any) -> str:
 
 
 def loss_limit(curves: Sequence[Sequence[metrics.Record]]) -> float | None:
-    """Returns where the axis of the loss shall end, or None for beyond all losses.
+    """Returns where the axis of the loss ends, or None to show all losses.
 
-    A run that has diverged would flatten the curves of the others, so the axis ends not far above
-    those of half of the runs.
+    A run that has diverged would flatten the curves of the others. The axis then ends at twice the
+    median of the runs' highest losses.
 
     Args:
         curves: The records of each run.
@@ -105,7 +105,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
     """Raises a `UserError` if the picture must not be written there."""
     if output.suffix.lower() not in _FORMATS:
         raise UserError(f"--output={output} must end in one of {', '.join(_FORMATS)}.")
-    if os.path.lexists(output) and not overwrite:  # a link to nothing is something, too
+    if os.path.lexists(output) and not overwrite:  # a dangling link is in the way, too
         raise UserError(f"{output} exists: add --overwrite, or choose another --output.")
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: {output.parent} is not a folder.")
@@ -136,7 +136,7 @@ def _draw(labels: Sequence[str], curves: Sequence[Sequence[metrics.Record]]) -> 
     for axes in (accuracy, loss):
         axes.grid(alpha=0.3)
     legend = figure.legend(handles, map(str, range(len(labels))), loc="outside upper left")
-    # Afterwards: a label given at once is left out if it begins with "_", and read as a formula.
+    # Set afterwards: `legend` leaves out a label that begins with "_", and reads formulas.
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set(text=label, parse_math=False)
     return figure

@@ -6,11 +6,11 @@ import tensorflow as tf
 
 
 class Profiler:
-    """Has TensorFlow write down what it does in the steps from one to another.
+    """Profiles TensorFlow from one step to another.
 
     Args:
         folder: For `tensorboard --logdir`.
-        steps: The first and the last of them; None for no profile.
+        steps: The first and the last step; None for no profile.
     """
 
     def __init__(self, folder: Path, steps: tuple[int, int] | None) -> None:
@@ -23,7 +23,7 @@ class Profiler:
         return self
 
     def before(self, step: int) -> None:
-        """Begins if `step` is the first, or the first that this process does of them."""
+        """Begins at the first step, or at the first of them that this process does."""
         if self._steps and not self._running and self._steps[0] <= step <= self._steps[1]:
             tf.profiler.experimental.start(str(self._folder))
             self._running = True
@@ -34,11 +34,11 @@ class Profiler:
             self._stop()
 
     def _stop(self) -> None:
-        """Writes what was found, if it runs."""
+        """Ends a profile that runs, and writes it."""
         if self._running:
             tf.profiler.experimental.stop()
             self._running = False
 
     def __exit__(self, *exception: object) -> None:
-        """Ends, wherever it is."""
+        """Ends the profile, whatever the step."""
         self._stop()

@@ -1,4 +1,4 @@
-"""From what was measured to records, and to wherever they go."""
+"""Makes records of what was measured, and writes them."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ class Recorder:
     """Writes the records of a run.
 
     Args:
-        setup: Of the run.
-        outputs: Where to.
+        setup: The run's.
+        outputs: Where the records go.
     """
 
     def __init__(self, setup: Setup, outputs: Outputs) -> None:

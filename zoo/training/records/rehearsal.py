@@ -54,8 +54,8 @@ def rehearse(setup: Setup) -> None:
 def multiply_adds(model: keras.Model) -> int:
     """Returns the multiplications with a weight that one example takes in inference.
 
-    Those of dense and of convolutional layers are counted: an element of a kernel is used once for
-    every position of the output, or, of a depthwise kernel, of its channel's output.
+    Dense and convolutional layers count: each element of a kernel, depthwise or not, is used once
+    at each position of the output.
     """
     return sum(_of_layer(layer) for layer in model.layers)
 
@@ -85,7 +85,7 @@ def _outputs(layer: keras.layers.Layer) -> list[Any]:
 
 
 def _known(dtype: str) -> str:
-    """Returns a type of NumPy's of the same size."""
+    """Returns a NumPy type of the same size."""
     return "float16" if dtype == "bfloat16" else dtype
 
 

@@ -34,7 +34,7 @@ class CheckpointStore:
         folder: Where the checkpoints are. Made at the first save.
         variables: The variables to save, always in the same order.
         keep: How many of the newest undamaged checkpoints stay.
-        keep_every: Checkpoints of multiples of so many steps stay, too; 0: none.
+        keep_every: Checkpoints at multiples of so many steps stay, too; 0 for none.
         report: Called with a sentence for each damaged checkpoint that `restore` passes over.
     """
 
@@ -68,7 +68,7 @@ class CheckpointStore:
 
         Args:
             step: Steps done.
-            state: What `restore` shall return, as JSON can hold it.
+            state: What `restore` returns later; JSON must be able to hold it.
 
         Returns:
             The checkpoint's folder.
@@ -93,8 +93,8 @@ class CheckpointStore:
     def prune(self, best: int | None = None) -> None:
         """Removes the checkpoints that are older than the newest undamaged ones.
 
-        A damaged one does not count among those that are kept: were it counted, two of them would
-        have the backup that the run was resumed from removed.
+        Damaged ones do not count as kept: two of them would push out the backup that the run was
+        resumed from.
 
         Args:
             best: Step of a checkpoint that stays, however old it is.
@@ -107,14 +107,14 @@ class CheckpointStore:
                 self._remove_old(folder)
 
     def _remove_old(self, folder: Path) -> None:
-        """Removes a checkpoint that is needed no more; where that fails the run can go on."""
+        """Removes an old checkpoint; a failure is reported, and the run goes on."""
         try:
             _remove_folder(folder)
         except OSError as error:
             self._report(f"checkpoint {folder} cannot be removed: {error.strerror}")
 
     def _stays(self, step: int, best: int | None) -> bool:
-        """Whether a checkpoint stays that is not one of the newest."""
+        """Whether an older checkpoint stays."""
         return step == best or (self._keep_every > 0 and step % self._keep_every == 0)
 
     def remove(self, step: int) -> None:
@@ -130,8 +130,8 @@ class CheckpointStore:
             The state that was saved with it; None when there is no checkpoint at all.
 
         Raises:
-            UserError: When there are checkpoints and none of them is usable, or one that is newer
-                than all usable ones may not be read.
+            UserError: When there are checkpoints but none is usable, or one newer than all usable
+                ones may not be read.
         """
         found = self.newest_first()
         for folder in found:
@@ -201,7 +201,7 @@ def _problems(folder: Path) -> Iterator[str]:
 
 
 def _replace_folder(temporary: Path, final: Path) -> None:
-    """Renames a complete folder to its final name, which an older one may have."""
+    """Renames a complete folder to its final name, in place of an older one."""
     if final.exists():
         _remove_folder(final)
     os.rename(temporary, final)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# In a folder of ours, what carries this prefix is unfinished and may be deleted by the next run.
+# Files with this prefix in a folder of ours are unfinished: the next run may delete them.
 TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -33,7 +33,7 @@ def sha256(path: Path) -> str:
 
 
 def is_whole_zip(path: Path) -> bool:
-    """Returns whether a file is a zip archive, as a .keras file is one, and undamaged.
+    """Returns whether a file is an undamaged zip archive, as a .keras file is.
 
     Raises:
         PermissionError: When it may not be read.
@@ -49,7 +49,7 @@ def is_whole_zip(path: Path) -> bool:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Has an `OSError` of the body name a file: a write to a full disk names none.
+    """Adds a file's name to an `OSError` of the body: a write to a full disk names none.
 
     Args:
         path: The file that the body reads or writes.
@@ -83,7 +83,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         The path to write to, in the same folder.
     """
-    # A name that no other file has: in a folder of somebody else's every file is theirs.
+    # A name that no other file has: every file in somebody else's folder is theirs.
     name = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{''.join(path.suffixes)}"
     temporary = path.with_name(name)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

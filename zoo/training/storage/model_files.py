@@ -1,4 +1,4 @@
-"""Models in files that Keras wrote, whole or with a message in one line."""
+"""Loads models from files of Keras, or says in one line why they cannot be read."""
 
 import zipfile
 from pathlib import Path
@@ -8,7 +8,7 @@ import keras
 from zoo.errors import UserError
 from zoo.training.storage import files
 
-#: What Keras puts before the reason, below a line about any class and the config of the model.
+#: Keras puts this before the reason, below lines about a class and the model's config.
 _REASON = "Exception encountered: "
 
 

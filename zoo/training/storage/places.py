@@ -1,4 +1,4 @@
-"""Where a program may write, looked at before it does anything else."""
+"""Checks where a program may write, before it does anything else."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from zoo.errors import UserError
 
 
 def new_path(output: str | Path, suffix: str = "", purpose: str = "") -> Path:
-    """Returns the path of a file or folder to write, which takes no other's place.
+    """Returns the path of a file or folder to write, which replaces nothing.
 
     Args:
         output: What was received as `--output`.
@@ -20,7 +20,7 @@ def new_path(output: str | Path, suffix: str = "", purpose: str = "") -> Path:
     path = Path(output).expanduser()
     if not path.name.endswith(suffix):
         raise UserError(f"--output must end in {suffix}{purpose}, received {output!s}.")
-    # A link to nothing counts: what it is to point to is somebody's choice.
+    # A dangling link counts: somebody chose where it points.
     if os.path.lexists(path):
         raise UserError(f"{path} exists already and is not overwritten: choose another --output.")
     if not path.absolute().parent.is_dir():
@@ -33,7 +33,7 @@ def check_name(path: Path, flag: str) -> None:
 
     Args:
         path: What was received.
-        flag: As what, such as "--workdir".
+        flag: The flag that gave it, such as "--workdir".
     """
     try:
         str(path).encode("utf-8")
@@ -46,7 +46,7 @@ def check_name(path: Path, flag: str) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Raises a `UserError` if a working directory is none, and none can be made in its place.
+    """Raises a `UserError` unless a working directory can be written, or made.
 
     Args:
         path: What was received as `--workdir`.

@@ -14,7 +14,7 @@ from zoo.training import config as configs
 from zoo.training.keys import KEYS
 from zoo.training.storage import files, places
 
-# In config.json, beside the keys: with what the run was begun, and resumed.
+# In config.json, beside the keys: what the run was begun with, and resumed with.
 _STARTED = "started"
 
 
@@ -49,10 +49,10 @@ class Workdir:
         """Returns the config of the run in this folder.
 
         Args:
-            *needed: Keys that it must have, with values that of their types.
+            *needed: Keys that it must have, with values of their types.
 
         Raises:
-            UserError: When the folder holds none, or one that is damaged.
+            UserError: When the folder holds no config, or a damaged one.
         """
         values = self._read_json()
         values.pop(_STARTED, None)
@@ -103,7 +103,7 @@ class Workdir:
         places.check_folder(self.path)
 
     def _is_new(self) -> bool:
-        """Whether the folder is empty, but for what a run may leave that is killed at once."""
+        """Whether the folder is empty, except for what a run leaves that is killed at once."""
         return all(files.is_unfinished(path, of=self.config) for path in self.path.iterdir())
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
@@ -119,11 +119,11 @@ class Workdir:
     def opened(
         self, config: Mapping[str, Any], environment: Mapping[str, Any] | None = None
     ) -> Iterator[None]:
-        """Makes the folder if need be, and keeps it for this process while the body runs.
+        """Makes the folder if need be, and locks it for this process while the body runs.
 
         Args:
             config: The config of the run, which `check` has allowed.
-            environment: With what it is run; see `zoo.training.records.environment`.
+            environment: What it runs with; see `zoo.training.records.environment`.
 
         Yields:
             Nothing.
@@ -134,7 +134,7 @@ class Workdir:
         with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                # The folder and not a file in it, which another process would replace.
+                # The folder is locked and not a file in it, which another process would replace.
                 lock = os.open(self.path, os.O_RDONLY)
                 stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,7 +151,7 @@ class Workdir:
     def _write_config(
         self, config: Mapping[str, Any], environment: Mapping[str, Any] | None
     ) -> None:
-        """Writes the config and the environments, a new one for each resumption elsewhere."""
+        """Writes the config and the environments; a run that is resumed elsewhere adds one."""
         before = self._read_json() if self.config.is_file() else {}
         started = list(before.get(_STARTED, []))
         if environment and (not started or {**started[-1], **environment} != started[-1]):
@@ -160,6 +160,6 @@ class Workdir:
         if values == before:
             return
         if self.model.exists() and self.changes(config).longer:
-            # A run is finished while it has a model, and this one is to go on.
+            # A run that has a model is finished, and this one goes on.
             os.replace(self.model, self.model.with_stem(f"model-{before['num_steps']:08d}"))
         files.write_json(self.config, values)

@@ -1,4 +1,4 @@
-"""A file that cannot be written, in one sentence, whoever writes it."""
+"""One sentence for a file that cannot be written, whoever writes it."""
 
 import contextlib
 from collections.abc import Iterator

@@ -102,7 +102,7 @@ def test_a_recipes_own_gauges_give_way(flag_values, argument, gauges):
 
 
 def test_gauges_that_are_asked_for_do_not_give_way(flag_values):
-    with pytest.raises(UserError, match=r"^--config\.gauges_every_steps must be 0 but for strate"):
+    with pytest.raises(UserError, match=r"^--config\.gauges_every_steps must be 0 unless strate"):
         parse(flag_values, INCEPTION, "--config.strategy=mirrored", "--config.gauges_every_steps=1")
 
 
