@@ -40,7 +40,7 @@ def draw_pad_crop_flip(seed: Any, count: Any, padding: int = 4) -> tuple[Any, An
 
 
 def apply_pad_crop_flip(images: Any, places: Any, flips: Any, padding: int = 4) -> Any:
-    """Does what was drawn."""
+    """Applies what was drawn."""
     height, width = images.shape[1], images.shape[2]
     columns = tf.range(width)
     columns = tf.where(flips == 1, columns[::-1], columns)
@@ -52,7 +52,7 @@ def apply_pad_crop_flip(images: Any, places: Any, flips: Any, padding: int = 4) 
 def draw_window(
     size: Any, seed: Any, area: tuple[float, float], aspect: tuple[float, float]
 ) -> Any:
-    """Draws a window of an image, as Inception was trained with (a distorted bounding box).
+    """Draws a window of an image, as in Inception's training (a distorted bounding box).
 
     Args:
         size: Height and width of the image, int32 `[2]`.
@@ -87,9 +87,9 @@ def draw_colours(seed: Any, strength: float) -> Any:
         strength: 1 for the ranges of Inception's training, less for less.
 
     Returns:
-        What is added to the brightness, of a largest 255, up to 32 * strength; the factors of
-        saturation and contrast, up to 0.5 * strength from 1; and the turn of the hue, up to 0.2 *
-        strength of the circle of colours.
+        What is added to pixels in [0, 255], up to 32 * strength; the factors of saturation and
+        contrast, up to 0.5 * strength from 1; and the turn of the hue, up to 0.2 * strength of the
+        circle of colours.
     """
     drawn = tf.random.stateless_uniform([4], seed, -1.0, 1.0, alg="philox")
     ranges = [32.0 * strength, 0.5 * strength, 0.5 * strength, 0.2 * strength]
@@ -122,14 +122,14 @@ def apply_colours(image: Any, drawn: Any) -> Any:
 def draw_boxes(
     seed: Any, count: int, share: float, area: tuple[float, float], aspect: float
 ) -> Any:
-    """Draws a box for each image to be erased, of the image's height and width as 1.
+    """Draws a box to erase from each image, in units of the image's height and width.
 
     Args:
         seed: Integers `[2]`.
         count: Number of images.
-        share: Of the images that lose a box.
+        share: Share of the images that lose a box.
         area: Least and largest share of the image.
-        aspect: Largest height over width; the least is 1 / aspect. It is drawn by its logarithm.
+        aspect: Largest height over width; the least is 1 / aspect. Its logarithm is drawn.
 
     Returns:
         Top, left, bottom and right, float32 `[B, 4]`, all 0 where nothing is erased.

@@ -18,7 +18,7 @@ SUGGESTED = (PACKAGED, "fashion_mnist", "mnist", "cifar10")
 
 
 class DatasetError(UserError, ValueError):
-    """A set cannot be had; the message says why and what to do."""
+    """A set cannot be opened; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -22,8 +22,8 @@ def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
     """Loads a split of a set into memory, in its stored order.
 
     Nothing is downloaded. Preparing a set takes minutes to hours, needs a network, and writes
-    gigabytes where the user may not want them; so it is a step of its own, and the message of the
-    error names its command.
+    gigabytes where the user may not want them, so it is a step of its own. The error's message
+    names its command.
 
     Args:
         name: "fashion_mnist_subset", which is part of this package, or an image classification set
@@ -51,7 +51,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
 
 
 def check_name(name: str) -> None:
-    """Raises a `DatasetError` when a set cannot be called so."""
+    """Raises a `DatasetError` for what cannot be a set's name."""
     if not _NAME.fullmatch(name):
         raise DatasetError(
             f"{name!r} is not the name of a dataset. Names look like 'mnist' or 'mnist:3.0.1'."

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-#: Who decodes a file: TensorFlow, a JPEG or another format; or Pillow, all that TensorFlow cannot.
+#: What decodes a file: TensorFlow, a JPEG or another format, or Pillow, which takes the rest.
 JPEG, PLAIN, PILLOW = 0, 1, 2
 
 #: What EXIF says of an image: whether rows and columns change places, and which are turned round
@@ -43,12 +43,12 @@ class Encoded(NamedTuple):
 
 
 class Image:
-    """An image of which a window is wanted.
+    """An image to take a window of.
 
     Args:
         stored: An `Encoded`, or pixels, uint8 `[H, W, C]`.
-        channels: Those that are wanted: 1, 3, or None for those that it has (pixels only).
-        pillow: Whether Pillow may be asked, which a graph that is saved cannot.
+        channels: Number of channels wanted: 1, 3, or None for its own (pixels only).
+        pillow: Whether Pillow may be used, which a saved graph cannot.
 
     Attributes:
         size: Height and width, int32 `[2]`.
@@ -89,7 +89,7 @@ class Image:
         return tf.zeros([0, 0, self._channels], tf.uint8)
 
     def _decoded(self) -> Any:
-        """The pixels of what is no JPEG."""
+        """The pixels of an image that is no JPEG."""
         assert self._encoded is not None
         assert self._channels is not None
         contents, channels = self._encoded.contents, self._channels
@@ -98,7 +98,7 @@ class Image:
             return tf.io.decode_image(contents, channels, expand_animations=False)
 
         def other() -> Any:
-            # Said to be stateless, for else the pipeline would decode one file after the other.
+            # Declared stateless: else the pipeline would decode one file after the other.
             return tf.numpy_function(
                 lambda data: decode_with_pillow(data, channels),
                 [contents],
@@ -111,13 +111,13 @@ class Image:
         return tf.ensure_shape(pixels, [None, None, channels])
 
     def _jpeg_size(self) -> Any:
-        """Height and width as they are seen, of a JPEG."""
+        """Height and width of a JPEG as it is seen."""
         assert self._encoded is not None
         size = tf.io.extract_jpeg_shape(self._encoded.contents)[:2]
         return tf.cond(self._moves[0], lambda: size[::-1], lambda: size)
 
     def _jpeg(self, window: Any) -> Any:
-        """The window of a JPEG, of which no more is decoded than that."""
+        """The window of a JPEG; nothing else of it is decoded."""
         assert self._encoded is not None
         transposed, turned_rows, turned_columns = self._moves
         row, column, height, width = tf.unstack(window)
@@ -144,8 +144,8 @@ def as_encoded(contents: Any) -> Encoded:
 def exif_orientation(contents: Any) -> Any:
     """Returns what EXIF says of a JPEG's orientation, int32 `[]`; 1 if it says nothing.
 
-    The entry is looked for in the first 4,096 bytes, without reading what is around it: number
-    0x0112, of type 3, one value, in either order of bytes.
+    The search takes the first 4,096 bytes and looks for the entry alone: number 0x0112, of type 3,
+    one value, in either order of bytes.
     """
     raw = tf.cast(tf.io.decode_raw(tf.strings.substr(contents, 0, 4096), tf.uint8), tf.int32)
     raw = tf.pad(raw, [[0, 10]])
@@ -207,8 +207,8 @@ def with_channels(images: Any, channels: int | None) -> Any:
 def decode_with_pillow(contents: bytes, channels: int) -> npt.NDArray[np.uint8]:
     """Decodes an image file of any kind that Pillow knows: the first picture of several.
 
-    What has 16 bits a channel keeps the upper 8 of them, a palette becomes its colours, and EXIF's
-    orientation is heeded.
+    Channels of 16 bits keep the upper 8, a palette becomes its colours, and EXIF's orientation is
+    applied.
 
     Args:
         contents: The bytes of the file.
@@ -231,7 +231,7 @@ def decode_with_pillow(contents: bytes, channels: int) -> npt.NDArray[np.uint8]:
 
 
 def _upper_bits(values: npt.NDArray[Any], mode: str) -> npt.NDArray[np.uint8]:
-    """The upper 8 of 16 bits; of other integers and of fractions, what lies in [0, 255]."""
+    """The upper 8 of 16 bits; other numbers are clipped to [0, 255]."""
     if mode.startswith("I;16"):
         values = values >> 8
     return np.clip(values, 0, 255).astype(np.uint8)

@@ -26,7 +26,7 @@ _SUFFIXES = (
     *(".ppm", ".pgm", ".heic", ".avif", ".jp2"),
 )
 
-#: So many files are named in a message.
+#: A message names so many files.
 _NAMED = 5
 
 
@@ -35,8 +35,8 @@ class FolderOptions:
     """How class folders are read.
 
     Attributes:
-        held_out: Share of each class for evaluation, where no folder is for that.
-        seed: Which images those are, and the order of all.
+        held_out: Share of each class for evaluation, if no folder is for it.
+        seed: Decides which images those are, and the order of all.
         skip_bad_files: Whether to leave out files that cannot be used, instead of refusing.
         channels: 3 for colours, 1 for grey.
         classes: The classes; by default the folders of the training images.
@@ -61,7 +61,7 @@ class _Files:
     labels: tuple[int, ...]
 
     def name(self, place: int) -> bytes:
-        """The path of a file from the root, under which all were found."""
+        """The path of a file from the root."""
         return self.paths[place][len(os.path.join(self.root, b"")) :]
 
 
@@ -71,16 +71,16 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
     The others are `validation`, `val`, `valid` and `test`, of which the first is evaluated on.
     Classes are the folders of the training images, sorted by name. Files lie in them at any depth.
     With a single level, and with a folder `train` alone, a share of each class is held out: the
-    files whose names have the least hashes with the seed, so that a new file moves hardly any
-    other. Every file is decoded once before anything begins, to find unusable ones.
+    files with the least hashes of seed and name, so that a new file moves hardly any other. Every
+    file is decoded once before anything begins, to find unusable ones.
 
-    The images stand in the order of these hashes, by chance as those of TensorFlow Datasets. By
-    class, the first thousands, or a minibatch of an evaluation, would be of one class.
+    The images stand in the random order of these hashes, as TensorFlow Datasets has them. By class,
+    the first thousands, or a minibatch of an evaluation, would be of one class.
 
     Args:
         data_dir: The folder.
         split: "train", "evaluation", the name of another folder than `train`, or "all" for classes
-            side by side, of which nothing is held out.
+            side by side with nothing held out.
         options: See `FolderOptions`.
 
     Raises:
@@ -156,7 +156,7 @@ def _loose(path: bytes) -> list[str]:
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
-    return os.path.isdir(entry.path)  # for entry.is_dir() raises of a link to itself
+    return os.path.isdir(entry.path)  # entry.is_dir() raises for a link to itself
 
 
 def _is_hidden(name: bytes) -> bool:
@@ -230,7 +230,7 @@ def _share(files: _Files, held_out: bool, options: FolderOptions) -> _Files:
     chosen: list[int] = []
     for mine in of_class:
         mine.sort(key=lambda i: _draw(files.name(i), options.seed))
-        # One at least of each class, on both sides.
+        # At least one of each class, on both sides.
         count = min(max(1, round(options.held_out * len(mine))), max(0, len(mine) - 1))
         chosen += mine[:count] if held_out else mine[count:]
     chosen.sort()
@@ -242,12 +242,12 @@ def _share(files: _Files, held_out: bool, options: FolderOptions) -> _Files:
 
 
 def _draw(name: bytes, seed: int) -> bytes:
-    """A number for a file, as by chance, that depends on its name and the seed alone."""
+    """A random number for a file, which depends on its name and the seed alone."""
     return hashlib.sha256(b"%d/%s" % (seed, name)).digest()
 
 
 def _usable(files: _Files, findings: Sequence[Finding], options: FolderOptions) -> list[int]:
-    """Returns the places of the files that can be used; tells of the others, or refuses them."""
+    """Returns the places of the files that can be used; reports the others, or refuses them."""
     usable, bad, ignored = [], [], []
     for place, finding in enumerate(findings):
         if not finding.problem:
@@ -285,7 +285,7 @@ def _few(words: Sequence[str]) -> str:
 def _check_classes(
     files: _Files, labels: Sequence[int], split: str, options: FolderOptions
 ) -> None:
-    """Refuses a class without training images; tells of one without others."""
+    """Refuses a class without training images; reports one without others."""
     there = set(labels)
     empty = [repr(name) for label, name in enumerate(files.classes) if label not in there]
     where = _shown(files.root)
@@ -305,7 +305,7 @@ def _streamed(
     split: str,
     options: FolderOptions,
 ) -> Streamed:
-    """Returns the set of the files that can be used, in an order by chance."""
+    """Returns the set of the files that can be used, in a random order."""
     order = sorted(usable, key=lambda i: _draw(files.name(i), options.seed))
     source = file_source(
         [files.paths[i] for i in order],
@@ -330,7 +330,7 @@ def file_source(
         paths: The files.
         findings: What is known of them.
         classes: Names of the classes.
-        channels: Those that are wanted.
+        channels: Number of channels wanted.
         labels: Numbers of their classes; 0 by default.
     """
     with tf.init_scope(), tf.device("CPU:0"):

@@ -1,4 +1,4 @@
-"""What an image file is, and whether it can be decoded: found out before a training begins."""
+"""Finds out what an image file is, and whether it can be decoded, before a training begins."""
 
 import io
 import os
@@ -35,8 +35,8 @@ class Finding(NamedTuple):
 def inspect(path: bytes) -> Finding:
     """Reads and decodes a file.
 
-    It is decoded by what will decode it later, a JPEG at an eighth of its size: all its bytes are
-    read for that, and so what is cut short or broken is found, in a third of the time.
+    It is decoded by what will decode it later, a JPEG at an eighth of its size. That reads all
+    bytes, and so finds what is cut short or broken, in a third of the time.
 
     Args:
         path: The file.
@@ -45,7 +45,7 @@ def inspect(path: bytes) -> Finding:
         What was found. No file raises an error.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, and for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
             return Finding(problem="is no file", is_image=False)
         with open(path, "rb") as file:
             contents = file.read()
@@ -63,7 +63,7 @@ def _inspect_contents(contents: bytes) -> Finding:
         image = PIL.Image.open(io.BytesIO(contents))
     except PIL.UnidentifiedImageError:
         return Finding(problem="is no image that can be read", is_image=False)
-    except Exception as error:  # Pillow's readers raise whatever a damaged header makes them.
+    except Exception as error:  # Pillow's readers raise anything at a damaged header.
         return Finding(problem=f"is damaged: {_words(error)}")
     with image:
         width, height = image.size
@@ -75,7 +75,7 @@ def _inspect_contents(contents: bytes) -> Finding:
             if decoder == JPEG and orientation >= 5:
                 width, height = height, width
             if not _decodes(contents, decoder):
-                # What TensorFlow refuses for a wrong checksum, Pillow may read.
+                # Pillow may read what TensorFlow refuses for a wrong checksum.
                 decoder = PILLOW
                 height, width, _ = decode_with_pillow(contents, 3).shape
         except Exception as error:
@@ -84,7 +84,7 @@ def _inspect_contents(contents: bytes) -> Finding:
 
 
 def _decodes(contents: bytes, decoder: int) -> bool:
-    """Whether TensorFlow decodes a file, if it is to do so."""
+    """Whether TensorFlow decodes a file; False if Pillow is to."""
     import tensorflow as tf
 
     if decoder == PILLOW:
@@ -101,14 +101,14 @@ def _decodes(contents: bytes, decoder: int) -> bool:
 
 
 def _decoder(image: Any, orientation: int) -> int:
-    """Returns who decodes an image as Pillow does: TensorFlow, where it can, is faster."""
+    """Returns what decodes an image as Pillow does: TensorFlow, which is faster, where it can."""
     # MPO are the JPEGs of cameras that put a preview behind the image.
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
         return JPEG
     one = getattr(image, "n_frames", 1) == 1
     # Pillow's mode of a file with 16 bits for each of three colours is RGB, too.
     plain = image.mode in ("L", "RGB") and one and "transparency" not in image.info
-    upright = orientation == 1  # which of a PNG TensorFlow does not ask
+    upright = orientation == 1  # TensorFlow ignores a PNG's orientation
     if image.format == "PNG" and plain and upright and "16" not in str(image.tile):
         return PLAIN
     return PILLOW

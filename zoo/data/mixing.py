@@ -18,10 +18,10 @@ def draw_shares(seed: Any, count: int, alpha: float) -> Any:
 
 
 def mixup(images: Any, targets: Any, shares: Any) -> tuple[Any, Any]:
-    """Adds to each image the next one.
+    """Mixes each image with the next.
 
     ```
-    share * image[i] + (1 - share) * image[i + 1],   and the same of the targets
+    share * image[i] + (1 - share) * image[i + 1], and the same for the targets
     ```
 
     Args:
@@ -40,7 +40,7 @@ def mixup(images: Any, targets: Any, shares: Any) -> tuple[Any, Any]:
 
 
 def draw_patches(seed: Any, shares: Any) -> Any:
-    """Draws where a box of 1 - share of each image lies, of height and width as 1, `[B, 4]`."""
+    """Draws a box of 1 - share of each image, in units of its height and width, `[B, 4]`."""
     centres = tf.random.stateless_uniform([tf.shape(shares)[0], 2], seed, alg="philox")
     half = 0.5 * tf.sqrt(1.0 - shares)[:, None]
     return tf.clip_by_value(tf.concat([centres - half, centres + half], axis=1), 0.0, 1.0)
@@ -49,7 +49,7 @@ def draw_patches(seed: Any, shares: Any) -> Any:
 def cutmix(images: Any, targets: Any, boxes: Any) -> tuple[Any, Any]:
     """Puts a box of the next image into each image, at the same place.
 
-    The targets are mixed by the number of pixels, which at the edges is less than was drawn.
+    The targets are mixed by the pixels of the box, which the image's edges may have cut.
 
     Args:
         images: Tensor `[B + 1, H, W, C]`: those of a minibatch, and the first again.

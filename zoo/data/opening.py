@@ -28,13 +28,13 @@ def open_split(
         split: A split's name, or "evaluation": the validation images, or the test images where
             there are none, or else a share of the training images, which "train" then leaves out.
         data_dir: The folder, or where TensorFlow Datasets keeps its sets.
-        options: How class folders are read; of a set of TensorFlow Datasets only `held_out`.
+        options: How class folders are read. Sets of TensorFlow Datasets use `held_out` only.
 
     Returns:
         The images and labels by number.
 
     Raises:
-        DatasetError: If the set cannot be had; the message says what to do.
+        DatasetError: If the set cannot be opened; the message says what to do.
 
     Example:
         >>> open_split("fashion_mnist_subset", "evaluation").split

@@ -160,7 +160,7 @@ def _evaluated(
 
 
 def own_rows(total: int, part: Part) -> Any:
-    """Returns the numbers of the rows of a minibatch that a worker makes: one at least."""
+    """Returns the numbers of the rows of a minibatch that a worker makes: at least one."""
     worker, workers = part
     first, last = worker * total // workers, (worker + 1) * total // workers
     return np.arange(first, max(last, first + 1))
@@ -173,7 +173,7 @@ def _one_by_one(
     preparation: Preparation,
     source: Source,
 ) -> tf.data.Dataset:
-    """Makes of each element's rows images and labels, several at a time, and batches of `count`."""
+    """Makes images and labels of each element's rows, several at a time, in batches of `count`."""
     height, width, channels = preparation.shape(source.image_shape)
 
     def shaped(*item: Any) -> tuple[Any, Any]:
@@ -186,7 +186,7 @@ def _one_by_one(
 
 
 class _BatchChanges:
-    """What is done with the images of a minibatch together, after each by itself."""
+    """Changes the images of a minibatch together, after each by itself."""
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class _BatchChanges:
         return self._mixed(images, labels, seeds[1:]) if chosen.mixes else (images, labels)
 
     def _own(self, drawn: Any) -> Any:
-        """What was drawn for the whole minibatch, of the rows that are here."""
+        """Returns the rows that are here of what was drawn for the whole minibatch."""
         return tf.gather(drawn, self._taken)
 
     def _moved(self, images: Any, seed: Any) -> Any:
@@ -252,12 +252,12 @@ class _BatchChanges:
 
 
 def _other(seed: Any, number: int) -> Any:
-    """Another seed for another use: of one seed all splits begin with the same seeds."""
+    """Another seed for another use: all splits of one seed begin with the same seeds."""
     return tf.random.fold_in(seed, number, alg="philox")
 
 
 def _in_place(tensor: Any, rows: Any, total: int) -> Any:
-    """Puts a worker's rows among zeros in the place of the others'."""
+    """Puts a worker's rows among zeros in place of the others' rows."""
     return (
         tensor
         if len(rows) == total

@@ -1,4 +1,4 @@
-"""How an image of any size becomes what a model takes; and how images are changed in training."""
+"""How images of any size are prepared for a model, and changed in training."""
 
 import dataclasses
 from typing import Any
@@ -24,7 +24,7 @@ class Preparation:
         size: Height and width in pixels; 0 for the stored ones.
         channels: 3, 1, or 0 for the stored ones.
         crop_share: Side of the cut, over the side of the square.
-        interpolation: How pixels are made of others.
+        interpolation: How pixels are interpolated.
         pixels: What they are mapped to: see `zoo.weights.inputs.ImagePreprocessing`.
     """
 
@@ -38,10 +38,10 @@ class Preparation:
         """Returns the shape of prepared images.
 
         Args:
-            stored: That of the set.
+            stored: The shape of the set's images.
 
         Raises:
-            ValueError: If the images have several sizes, and no one was asked for.
+            ValueError: If the images have several sizes, and none was asked for.
         """
         height, width, channels = stored
         if self.size:
@@ -57,14 +57,14 @@ class Preparation:
         """Returns pixels in [0, 255], float32, not yet mapped.
 
         Args:
-            image: Of which a part is taken.
+            image: The image to take a part of.
         """
         if not self.size:
             return tf.cast(image.window(tf.concat([[0, 0], image.size], 0)), tf.float32)
         return self.resized(image.window(self.window(image.size)))
 
     def window(self, size: Any) -> Any:
-        """Returns what is taken of an image of a height and width: see `central_window`."""
+        """Returns the window to take of an image of this height and width: see `central_window`."""
         return central_window(size, self.crop_share)
 
     def resized(self, pixels: Any) -> Any:
@@ -73,12 +73,12 @@ class Preparation:
         if self.interpolation in ("area", "nearest"):
             resized = tf.image.resize(pixels, size, self.interpolation)
         else:
-            # Smoothed where an image shrinks, or else of a large one most pixels have no say.
+            # Smoothed where an image shrinks: else most pixels of a large one have no say.
             resized = tf.image.resize(pixels, size, self.interpolation, antialias=True)
         return tf.clip_by_value(tf.cast(resized, tf.float32), 0.0, 255.0)
 
     def batch(self, images: Any) -> Any:
-        """Returns stored images of one size, uint8 `[B, H, W, C]`, as `__call__` does one."""
+        """Prepares stored images of one size, uint8 `[B, H, W, C]`, as `__call__` does one."""
         images = with_channels(images, self.channels or None)
         if not self.size:
             return tf.cast(images, tf.float32)
@@ -89,14 +89,14 @@ class Preparation:
         return self.resized(images[:, row : row + height, column : column + width])
 
     def mapped(self, images: Any) -> Any:
-        """Returns what the model takes of pixels in [0, 255]."""
+        """Maps pixels in [0, 255] to what the model takes."""
         if self.pixels == "unit":
             return tf.cast(images, tf.float32) / 255.0
         return ImagePreprocessing(self.pixels, "channels_last")(images)
 
 
 def central_window(size: Any, share: float) -> Any:
-    """Returns the middle of an image: a square whose side is a share of the shorter side's.
+    """Returns the middle of an image: a square whose side is a share of the shorter side.
 
     Args:
         size: Height and width, int32 `[2]`.
@@ -122,9 +122,9 @@ class Augmentation:
         aspect: Largest width over height there; the least is 1 / aspect.
         colour: Strength of the change of colours; see `augment.draw_colours`. 0: none.
         rand_augment: Strength of RandAugment; 0: none.
-        erasing: Share of the images of which a box is erased.
+        erasing: Share of the images in which a box is erased.
         mixup: Alpha of mixup; 0: none.
-        cutmix: Alpha of cutmix; 0: none. With both each minibatch has one of the two.
+        cutmix: Alpha of cutmix; 0: none. With both, each minibatch uses one of the two.
     """
 
     crop: str = "none"
@@ -149,10 +149,10 @@ class Augmentation:
 
 
 class ImageChanges:
-    """What is done with each image by itself, before a minibatch is made of them.
+    """Changes each image by itself, before a minibatch is made of them.
 
     Args:
-        preparation: Of the images.
+        preparation: How the images are prepared.
         augmentation: What to change.
     """
 

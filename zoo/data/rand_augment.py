@@ -1,4 +1,4 @@
-"""RandAugment: Keras's layers, drawn by a seed of the image's instead of by a state."""
+"""RandAugment: Keras's layers, drawn by the image's seed instead of a state."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class _Seeds(keras.random.SeedGenerator):
         self._seed, self._given = tf.cast(seed, tf.int64), 0
 
     def next(self, ordered: bool = True) -> Any:
-        """Returns a seed, int64 `[2]`, of which a call gets another one than those before it."""
+        """Returns a seed, int64 `[2]`, another at each call."""
         del ordered
         self._given += 1
         # Keras's own seeds lie in this range.
@@ -26,13 +26,12 @@ class _Seeds(keras.random.SeedGenerator):
 
 
 class RandAugment:
-    """Changes an image by some operations, drawn among eleven.
+    """Changes an image by some operations, drawn from eleven.
 
-    Those of `keras.layers.RandAugment`: shear, translation, rotation, brightness, colour, contrast,
-    sharpness, posterization, solarization, automatic contrast and equalization, each of a strength
-    that is drawn, too, up to the given one. That layer draws once for all images that it is called
-    with, and computes all eleven of each; here an image has its own draws, and only what was drawn
-    is computed.
+    They are those of `keras.layers.RandAugment`: shear, translation, rotation, brightness, colour,
+    contrast, sharpness, posterization, solarization, automatic contrast and equalization. Their
+    strength is drawn, too, up to the given one. That layer draws once for all images of a call, and
+    computes all eleven for each. Here each image has its own draws, and only these are computed.
 
     Args:
         strength: From 0 to 1.

@@ -68,7 +68,7 @@ class FewLabelsSampler:
     """Minibatches that hold few labels and many images of each: the opposite of i.i.d.
 
     For each minibatch `labels_per_batch` labels are drawn anew, without replacement and equally
-    likely, and then `batch_size / labels_per_batch` distinct images of each. Those of one label
+    likely, and then `batch_size / labels_per_batch` distinct images of each. Images of one label
     stand together.
 
     Args:

@@ -1,4 +1,4 @@
-"""A look at every file of a folder, remembered for the next time."""
+"""Inspects every file of a folder, and remembers what it found."""
 
 import contextlib
 import hashlib
@@ -12,10 +12,10 @@ from zoo.data.inspection import Finding, quietly_inspect
 from zoo.training.storage import files
 from zoo.weights.places import home_folder
 
-#: A new one makes what older releases remembered void.
+#: A new version voids what older releases remembered.
 _VERSION = 2
 
-#: Of a file: size in bytes, time of the last change in nanoseconds, and what was found.
+#: For each file: size in bytes, time of the last change in nanoseconds, and what was found.
 _Known = dict[str, tuple[int, int, Finding]]
 
 
@@ -26,7 +26,7 @@ def scan(root: bytes, paths: Sequence[bytes]) -> list[Finding]:
     time are the same. A bar shows on a terminal how far it has come.
 
     Args:
-        root: The folder of the files, to whose path the memory belongs.
+        root: The folder of the files. The cache belongs to its path.
         paths: The files.
 
     Returns:
@@ -58,7 +58,7 @@ def _cache_file(root: bytes) -> Path:
 
 
 def _read(cache: Path) -> _Known:
-    """Returns what is remembered: nothing, if the file is not there, or not as it was written."""
+    """Returns what is remembered; nothing if the file is missing or damaged."""
     try:
         stored = json.loads(cache.read_text(encoding="utf-8"))
         if stored["version"] != _VERSION:
@@ -69,7 +69,7 @@ def _read(cache: Path) -> _Known:
 
 
 def _write(cache: Path, known: _Known) -> None:
-    """Remembers what was found, where that is possible: without, the next look takes longer."""
+    """Remembers what was found, where that is possible: else the next scan takes longer."""
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(cache, json.dumps({"version": _VERSION, "files": known}))

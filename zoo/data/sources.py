@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 #: The split that a training is evaluated on, whatever a set calls it: its validation images, or
-#: else its test images, or else a part of its training images that is held out.
+#: else its test images, or else a held-out part of its training images.
 EVALUATION = "evaluation"
 
 #: Shape of a set's images, `(H, W, C)`; H and W are None where they differ.
@@ -40,7 +40,7 @@ class Source(Protocol):
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """Numbers of the classes, int64 `[N]`. Some sets take a pass over all files for it."""
+        """Numbers of the classes, int64 `[N]`. Some sets read all files for it."""
 
     def __len__(self) -> int:
         """Number of images N."""

@@ -15,8 +15,7 @@ from zoo.data.decoding import as_encoded
 from zoo.data.sources import EVALUATION, Source, Streamed
 from zoo.errors import nearest
 
-#: Images of one size stay in memory up to here, and so do the files of images that can be read in
-#: no other way.
+#: Up to here, images of one size stay in memory, and so do files that cannot be read by number.
 _MEMORY_BYTES = 4 * 2**30
 
 
@@ -136,7 +135,7 @@ class _Prepared:
         )
 
     def _by_number(self, split: str, count: int) -> tuple[Any, Any, Any]:
-        """Reads records when they are asked for."""
+        """Reads records as they are needed."""
         raw = self._tfds.decode.DeserializeMethod.RAW_BYTES
         source = self._builder.as_data_source(split, deserialize_method=raw)
         features = self._info.features
@@ -146,7 +145,7 @@ class _Prepared:
             return np.array(source.__getitems__(numbers.tolist()), object)
 
         def fetch(indices: Any) -> Any:
-            # Said to be stateless: the same numbers give the same records.
+            # Declared stateless: the same numbers give the same records.
             found = tf.numpy_function(records, [indices], tf.string, stateful=False)
             return tf.ensure_shape(found, indices.shape)
 
@@ -162,7 +161,7 @@ class _Prepared:
         return fetch, read, functools.cache(find_labels)
 
     def _kept(self, split: str, count: int) -> tuple[Any, Any, Any]:
-        """Keeps the files of all images in memory, which can be read from the beginning only."""
+        """Keeps the files of all images in memory: they can only be read from the beginning."""
         size = self._info.splits[split].num_bytes
         if size > _MEMORY_BYTES:
             raise DatasetError(
@@ -188,7 +187,7 @@ class _Prepared:
 
 @contextlib.contextmanager
 def _explained(name: str, directory: pathlib.Path | None) -> Iterator[Any]:
-    """Yields TensorFlow Datasets, whose errors are turned into ones that say what to do."""
+    """Yields TensorFlow Datasets, and turns its errors into ones that say what to do."""
     try:
         import tensorflow_datasets as tfds
         from google.protobuf import json_format

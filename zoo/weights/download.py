@@ -143,7 +143,7 @@ class Transfer:
     def _check_status(self, response: "requests.Response") -> None:
         status = response.status_code
         said = f"the server answered {status} {response.reason or ''}".rstrip()
-        if status == 416 and self.done:  # There is no such range: what is there is no part of it.
+        if status == 416 and self.done:  # No such range: the bytes here are of another file.
             self.restart()
             raise _TransientError("the server has fewer bytes than were received before")
         if status in _TRANSIENT:

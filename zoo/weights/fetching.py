@@ -21,7 +21,7 @@ from zoo.weights.record import Record
 PACKAGED_FILES = Path(__file__).parent / "files"
 #: Suffix of a file that is not complete, or not checked.
 PARTIAL = ".part"
-#: Seconds without a new byte after which another process's download is not waited for.
+#: Seconds without a new byte after which nobody waits for another process's download.
 PATIENCE = 60.0
 
 _POLL = 0.1
@@ -85,7 +85,7 @@ def locate(
     cache: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Path:
-    """As `fetch`, for callers that check the hash of a file that was here before themselves."""
+    """Like `fetch`, for callers that check the hash of a file that was here before."""
     if record.url is None:
         return _packaged(PACKAGED_FILES / record.file)
     final = (
@@ -144,14 +144,14 @@ def _receive(record: Record, transfer: Transfer) -> None:
     """Receives the file; once more from the beginning if it was put together from pieces."""
     with open(transfer.descriptor, "rb", closefd=False) as file:
         if transfer.done and hashes.matches(record, file):
-            return  # A process that was killed had come as far as this.
+            return  # A killed process had received it all.
         while True:
             transfer.run()
             if hashes.matches(record, file):
                 return
             if not transfer.joined:
                 break
-            # The beginning that was there may be a damaged one, or one of another version.
+            # The beginning that was there may be damaged, or of another version.
             transfer.restart()
         raise WrongHashError(
             f"{places.shown(transfer.url)} is not the published {record.name}: "
@@ -165,9 +165,9 @@ def _receive(record: Record, transfer: Transfer) -> None:
 def _partial_file(final: Path) -> Iterator[tuple[Path, int] | None]:
     """Yields the unfinished file and its descriptor, held by this process alone; or None.
 
-    It is None when another process has brought the file. One that holds it is waited for as long as
-    bytes arrive there; then a file of its own is taken. The kernel lets go of what a killed process
-    held.
+    It is None when another process has brought the file. It waits for a process that holds the file
+    as long as bytes arrive, and then takes a file of its own. The kernel releases what a killed
+    process held.
     """
     shared = final.with_name(final.name + PARTIAL)
     descriptor = _wait_for(shared, final)
@@ -179,7 +179,7 @@ def _partial_file(final: Path) -> Iterator[tuple[Path, int] | None]:
         yield None
         return
     try:
-        if final.exists():  # It came between the look for it and the lock.
+        if final.exists():  # It came before the lock was taken.
             path.unlink()
             yield None
         else:
@@ -187,11 +187,11 @@ def _partial_file(final: Path) -> Iterator[tuple[Path, int] | None]:
     finally:
         os.close(descriptor)
         if path != shared:
-            path.unlink(missing_ok=True)  # Nobody would find it to go on with it.
+            path.unlink(missing_ok=True)  # Nobody would find and continue it.
 
 
 def _wait_for(shared: Path, final: Path) -> int | None:
-    """The descriptor of the locked file; None if `final` is there, or no lock is to be had."""
+    """The descriptor of the locked file; None if `final` is there, or no lock can be had."""
     size, deadline = -1, 0.0
     while not final.exists():
         try:

@@ -34,7 +34,7 @@ class ImagePreprocessing(keras.layers.Layer):
 
     Call arguments:
         images: Red, green and blue in [0, 255], integers or floats, `[B, H, W, 3]` or `[H, W, 3]`,
-            or with the channels before H. With all but "caffe" any number.
+            or with the channels before H. All modes but "caffe" take any number of channels.
 
     Returns:
         Tensor of the same shape, float32 unless `dtype` says otherwise.

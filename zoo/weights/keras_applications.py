@@ -37,7 +37,7 @@ def wrote(stored: StoredModel, architecture: str) -> bool:
     """
     known = architecture == "inception_v3" or _RESNET.fullmatch(architecture)
     ours = any(name.endswith("_norm") for name in stored.layers)
-    # Ours without normalizations may have the very names of theirs, which all have some.
+    # A model of ours without norms may have Keras's very names, but all of Keras's have norms.
     return bool(known) and not ours and bool(_by_kind(stored)["normalizations"])
 
 
@@ -120,7 +120,7 @@ def _convolutions(architecture: str) -> list[str]:
         from zoo.models.inception_v3 import CONVOLUTIONS  # zoo.models imports zoo.weights.
 
         return [CONVOLUTIONS[i] for i in _INCEPTION_V3]
-    # As far from the output as the last convolution of the block is that of the shortcut.
+    # The shortcut's convolution is as far from the output as the last one of the block.
     return ["conv1"] + [
         f"{block}_{part}"
         for block in _blocks(architecture)

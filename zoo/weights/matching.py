@@ -21,7 +21,7 @@ Read = Callable[[], npt.NDArray[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A plan of a loading. Nothing is read or assigned yet.
+    """What a loading will do. Nothing is read or assigned yet.
 
     Attributes:
         assignments: Each variable, with a function that reads its value.
@@ -45,7 +45,7 @@ def plan(model: keras.Model, stored: Mapping[str, StoredLayer]) -> Plan:
 
     Args:
         model: The model.
-        stored: The layers of the file, by the names of the model's.
+        stored: The layers of the file, by the model's names.
 
     Returns:
         What fits, and what does not.
@@ -114,7 +114,7 @@ class _Matcher:
         )
 
     def _reader(self, name: str, variable: Any, array: Any) -> Read:
-        """What reads an array, and brings the bias of a convolution into a moving mean."""
+        """What reads an array; a moving mean takes in the bias of its convolution."""
         convolution = name.removesuffix("_norm") + "_conv"
         if variable.name != "moving_mean" or convolution not in self._stored:
             return lambda: np.asarray(array[()])
@@ -140,7 +140,7 @@ def _without_states(layer: Any, stored: StoredLayer) -> tuple[list[Any], list[An
 
 
 def _split(weights: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """The weights of a layer, and apart a counter or deviations that its limits go by."""
+    """The weights of a layer, and its counter or deviations, which its limits go by."""
     shapes = _shapes(list(weights))
     at = len(shapes)
     if at >= 4 and shapes[-1] == (2,) and shapes[-2][:1] in ((ROWS,), (EARLIER_ROWS,)):

@@ -1,7 +1,7 @@
 """Checkpoints that `zoo.train` made, with their files in `zoo/weights/files`.
 
-`tools/make_checkpoint_record.py` prints such an entry. A `_batch_norm` is the twin of the one
-without: all else of its training is the same.
+`tools/make_checkpoint_record.py` prints such an entry. A `_batch_norm` is the twin of the entry
+without: its training differs in nothing else.
 """
 
 from zoo.weights.record import Record

@@ -25,7 +25,7 @@ def home_folder() -> Path:
     """
     home = os.environ.get(HOME_VARIABLE)
     if not home:
-        # The XDG specification has relative paths ignored.
+        # The XDG specification ignores relative paths.
         caches = os.environ.get("XDG_CACHE_HOME", "")
         caches = caches if os.path.isabs(caches) else "~/.cache"
         home = os.path.join(caches, "keras_renorm")
@@ -49,7 +49,7 @@ def location(record: Record, base: str | os.PathLike[str] | None = None) -> str 
         A URL, or the path of a file for a folder or a `file://` URL.
 
     Raises:
-        WeightsError: If the URL is none that can be opened.
+        WeightsError: If the URL is of no kind that can be opened.
     """
     base = base or os.environ.get(URL_VARIABLE)
     if not base:

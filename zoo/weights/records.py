@@ -13,8 +13,8 @@ _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 #: Names of the models with a "keras_imagenet": md5 with and without top, bytes likewise,
 #: parameters, top-1. URLs and hashes are those in the sources of keras.applications 3.15, top-1
-#: those of Keras's documentation (keras.io/api/applications); bytes are those that Keras printed
-#: when it loaded the files down, where such a log is known.
+#: those of Keras's documentation (keras.io/api/applications); bytes are those that Keras printed on
+#: downloading the files, where such a log is known.
 _KERAS_IMAGENET: dict[str, tuple[str, str, int | None, int, int, float]] = {
     "resnet50": (
         "2cb95161c43110f7111970584f804107",

@@ -63,7 +63,7 @@ def print_tables(console: Console, pattern: str = "*") -> None:
 
 
 def _print(console: Console, columns: Iterable[Any], items: Iterable[tuple[str, Any]]) -> None:
-    """Prints those of the columns for which there is room."""
+    """Prints the columns for which there is room."""
     shown = [column for column in columns if console.width >= column[1]]
     table = Table(*(heading for heading, _, _ in shown))
     for number, column in enumerate(table.columns):
@@ -79,7 +79,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _megabytes(record: Record) -> str:
-    """The size of the file; with a ~, the size of its parameters if the file's is unknown."""
+    """The size of the file, or with a ~ that of its parameters if the file's is unknown."""
     if record.bytes is None:
         return f"~{record.parameters * 4 / 1e6:.0f}"
     return f"{record.bytes / 1e6:.{0 if record.bytes > 1e7 else 1}f}"
