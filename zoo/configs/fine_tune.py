@@ -3,8 +3,8 @@ r"""ResNet-20 with Batch Renorm on a folder of photographs, two at a time.
     python -m zoo.train --workdir=runs/photos --config=fine_tune --config.data_dir=photos
 
 `photos` holds a folder for each class, and in it image files; a fifth of each class is held out for
-evaluation. With photos/train/CLASS and photos/val/CLASS it is what lies in val. Minibatches of two
-images are what batch norm fails on and Batch Renorm does not, and what fits beside a large model.
+evaluation. With photos/train/CLASS and photos/val/CLASS, val is for evaluation. Minibatches of two
+images fit beside a large model. Batch norm fails on them, and Batch Renorm does not.
 
 The images are resized to 64 pixels, with Inception's crops of at least half of an image, and flips.
 Any model of zoo.list takes them, with weights or without:

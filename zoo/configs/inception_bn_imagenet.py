@@ -6,10 +6,10 @@ r"""The Inception of the Batch Normalization paper on ImageNet.
     python -m zoo.train --workdir=runs/bn_x30 --config=inception_bn_imagenet \
         --config.learning_rate=0.045
 
-BN-x5 and BN-x30 differ in the learning rate alone: 5 and 30 times the 0.0015 of Inception. Of what
-the paper says in its section 4.2.1 for them, there are: no dropout, weight decay a fifth of
-Inception's, a faster decay of the rate, and weaker distortions of the images. There is no local
-response normalization in the model, and within a pass the order of the images is fresh.
+BN-x5 and BN-x30 differ in the learning rate alone: 5 and 30 times the 0.0015 of Inception. They
+have of the paper's section 4.2.1: no dropout, weight decay a fifth of Inception's, a faster decay
+of the rate, and weaker distortions of the images. There is no local response normalization in the
+model, and within a pass the order of the images is fresh.
 
 It takes imagenet2012 of TensorFlow Datasets, prepared with file_format="array_record", or a folder:
 --config.dataset=folder --config.data_dir=DIR.

@@ -9,22 +9,22 @@ Gauges are recorded on one device only.
 
 RMSProp with a decay of the squares of 0.9 and an epsilon of 1, a learning rate that falls by 0.94
 every two passes, an auxiliary classifier, averages of all weights, gamma fixed to 1, Inception's
-crops and colours: those of Szegedy et al. 2015 (Rethinking the Inception Architecture), section 8,
-where the Batch Renormalization paper says no other. r_max and d_max rise as in its section 4: r_max
+crops and colours: all as in Szegedy et al. 2015 (Rethinking the Inception Architecture), section 8,
+where the Batch Renormalization paper is silent. r_max and d_max rise as in its section 4: r_max
 from 1 to 3 between 5,000 and 40,000 of 130,000 steps, d_max from 0 to 5 between 5,000 and 25,000.
 
-The rate of 0.045 is taken for a minibatch of 256, and follows yours in proportion, as in the code
-for TPUs that the authors published later, 0.165 for 1,024. Taken for the 1,600 of all replicas, as
-before, it leaves a few images without an effect, and taken for the 32 of one it let the loss of 8
-images rise from 3.1 to 13.7 within 50 steps.
+The rate of 0.045 is for a minibatch of 256 and scales with yours, as in the authors' later code for
+TPUs, 0.165 for 1,024. As a rate for the 1,600 of all replicas it leaves a few images without an
+effect. As a rate for the 32 of one it let the loss of 8 images rise from 3.1 to 13.7 within 50
+steps.
 
 Not run to the end: the paper's 78.5 % at step 130,000 would take months on two cores. It was tried
 for 300 steps of 8 images of 107 pixels on a folder, 4,000 images of CIFAR-10 as JPEGs of 160, with
 --config.crop_area=0.5 --config.colour_strength=0 --config.decay_every_steps=0.05, and with
 --config.r_max=None, d_max and both ramps likewise, so that the limits follow from what layers see:
 the loss fell from 2.55 in the first 50 steps to 2.16 in the last 50, in 13 min on a part of a core.
-With the ramps and a norm_momentum of 0.9 it was 2.5 for 50 steps and 2.9 from 60 to 120: of the
-300 steps they take 93, and open before the moving statistics have settled.
+With the ramps and a norm_momentum of 0.9 the loss was 2.5 for 50 steps and 2.9 from 60 to 120: the
+ramps take 93 of the 300 steps, and open before the moving statistics have settled.
 
 Source: Ioffe 2017, Batch Renormalization, section 4.
 """

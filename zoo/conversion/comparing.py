@@ -21,7 +21,7 @@ def check_files(source: pathlib.Path, output: pathlib.Path, suffix: str) -> None
         suffix: What its name must end in.
 
     Raises:
-        UserError: If it is not so.
+        UserError: If the source does not exist, or the output cannot be written so.
     """
     if not source.exists():
         raise UserError(f"There is no file {source}.")
@@ -36,8 +36,8 @@ def largest_difference(
     Args:
         theirs: The source, which maps inputs to outputs in inference.
         ours: The result.
-        model: A model with the inputs of both. A size that is not given is taken as 64, that of
-            the batch as 2.
+        model: A model with the inputs of both. An unknown size is taken as 64, an unknown batch as
+            2.
 
     Returns:
         max |theirs(x) - ours(x)|.

@@ -1,4 +1,4 @@
-"""Weights of keras.applications to those of the same model here."""
+"""Converts weights of keras.applications to those of the same model here."""
 
 import pathlib
 import tempfile
@@ -23,7 +23,7 @@ MODELS = {
 
 
 def build_theirs(name: str, path: pathlib.Path) -> keras.Model:
-    """Builds the model of keras.applications that a file is of, without its weights.
+    """Builds the keras.applications model of a file, without its weights.
 
     Args:
         name: A key of `MODELS`.

@@ -1,4 +1,4 @@
-"""Saved Keras models with `BatchNormalization(renorm=True)` to ones with layers of ours."""
+"""Converts saved Keras models with `BatchNormalization(renorm=True)` to layers of ours."""
 
 import pathlib
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def convert_file(source: pathlib.Path, output: pathlib.Path, report: Callable[[s
     comparing.check_files(source, output, ".keras")
     theirs = load_model(source)
     with as_user_errors(ValueError):
-        batch_norms(theirs)  # of which there must be one
+        batch_norms(theirs)  # raises if there is none
     try:
         ours = convert.from_keras(theirs, report=lambda found: report(str(found)))
     except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Models of `tf_keras`, the Keras 2 of older programs, to Keras 3 with layers of ours."""
+"""Converts models of `tf_keras`, the Keras 2 of older programs, to Keras 3 and layers of ours."""
 
 import importlib
 import json
@@ -61,7 +61,7 @@ def to_keras_3(theirs: Any) -> keras.Model:
 
 
 def _hand_over(old: Any, model: keras.Model) -> None:
-    """Gives a layer of Keras 3 the weights of the one of tf_keras with its name."""
+    """Gives the Keras 3 layer of the same name the weights of a tf_keras layer."""
     if not old.weights:
         return
     weights = old.get_weights()

@@ -1,4 +1,4 @@
-"""What a paper claims, and the rule by which a verdict is found. It is written before the runs."""
+"""What a paper claims, and the rule of its verdict, written before the runs."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """That one number is greater than another, or equal to it.
+    """A claim that one number is greater than another, or equal to it.
 
     ```
     D = mean over seeds of (left - right);   E = t(95 %, n - 1) * deviation / sqrt(n)
@@ -83,7 +83,7 @@ class Claim:
         """Returns what the runs say.
 
         Args:
-            results: Of every arm that the claim is about.
+            results: The results of every arm that the claim is about.
         """
         left = results[self.left.arm][self.left.metric]
         right: Sequence[float] = [self.right] * len(left) if isinstance(self.right, float) else ()

@@ -11,7 +11,7 @@ from zoo.models.head import Head
 
 #: Channels of the three convolutions, each of which halves the image.
 CHANNELS = (32, 64, 64)
-#: Of the images of the second domain, about a grey of 0.5.
+#: Contrast of the images of the second domain, about a grey of 0.5.
 CONTRAST = 0.2
 
 
@@ -39,7 +39,7 @@ class TwoDomains(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_renorm.evidence")
 class DomainNormalization(layers.DomainBatchNormalization):
-    """One that may break the layer's rule in silence: what that costs is to be shown."""
+    """One that may break the layer's rule without a warning, to show what that costs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         with warnings.catch_warnings():

@@ -13,7 +13,7 @@ SCALES = ("smoke", "default", "full")
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One of the things that are compared.
+    """One of the things compared.
 
     Attributes:
         name: Its name in tables and claims.
@@ -35,7 +35,7 @@ class Scale:
     Attributes:
         keys: Keys of `zoo.train` that shorten, or lengthen, every run.
         seeds: Number of seeds of each arm.
-        cost: What it takes, as measured; a sentence for what was not run.
+        cost: What it takes, as measured, or "not run".
     """
 
     keys: Mapping[str, Any]
@@ -49,10 +49,10 @@ class Run:
 
     Attributes:
         arm: What is trained and measured.
-        seed: Of weights and minibatches.
+        seed: Seed of weights and minibatches.
         recipe: A recipe of `zoo.train`.
         keys: All the keys that it is given.
-        name: Of its folder.
+        name: Name of its folder.
     """
 
     arm: Arm
@@ -72,7 +72,7 @@ class Run:
 class Experiment:
     """What is compared, and what is claimed of it.
 
-    All that is compared has the same keys, but for those that an arm names.
+    All arms have the same keys, except those that an arm names.
 
     Attributes:
         title: In a few words.
@@ -99,7 +99,7 @@ class Experiment:
     target: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises a `ValueError` for a claim about an arm that there is not."""
+        """Raises a `ValueError` for a claim about an unknown arm, and for two arms of one name."""
         names = {arm.name for arm in self.arms}
         terms = [t for claim in self.claims for t in (claim.left, claim.right)]
         unknown = {term.arm for term in terms if isinstance(term, Term)} - names

@@ -1,6 +1,6 @@
 """What is measured of a run: in its records, and of its trained model.
 
-A share of 1 stands for each accuracy. A run that diverged has the accuracy of a guess.
+Accuracies are shares of 1. A run that diverged has the accuracy of a guess.
 """
 
 import functools
@@ -24,9 +24,9 @@ from zoo.training import builders, evaluation
 from zoo.training.records.metrics import Record
 from zoo.training.storage.workdir import Workdir
 
-#: Training images of which precise statistics are.
+#: Number of training images for precise statistics.
 PRECISE_SAMPLES = 2000
-#: Corrupted images of which the statistics are.
+#: Number of corrupted images for adapted statistics.
 ADAPTED_SAMPLES = 1000
 #: Minibatches over which the gap between training and inference is averaged.
 GAP_MINIBATCHES = 8
@@ -36,7 +36,7 @@ def of_records(records: Sequence[Record]) -> dict[str, float]:
     """Returns what the records say.
 
     Args:
-        records: Of the whole run.
+        records: The records of the whole run.
 
     Returns:
         `accuracy`, of the test images at the end; `best_accuracy`, at any evaluation; and
@@ -127,7 +127,7 @@ def _test_minibatches(config: Mapping[str, Any], test: Dataset) -> Iterator[Any]
 def _corrupted(
     kind: str, adapted: bool, model: keras.Model, config: Mapping[str, Any], test: Dataset
 ) -> float:
-    """Test accuracy on corrupted images; adapted, with the statistics of others of their kind."""
+    """Test accuracy on corrupted images; if adapted, with the statistics of others like them."""
     corrupt = CORRUPTIONS[kind]
     if adapted:
         others = datasets.load(config["dataset"], "train", config["data_dir"])

@@ -10,7 +10,7 @@ from keras_renorm import layers, ops
 
 @keras.saving.register_keras_serializable("keras_renorm.evidence")
 class MovingAverageNormalization(layers.BatchNormalization):
-    """Normalises by the moving averages, which follow the minibatches, and are constants to it.
+    """Normalises by the moving averages, which follow the minibatches.
 
     ```
     y = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta

@@ -7,7 +7,7 @@ from typing import Any
 from zoo.evidence.experiment import Experiment
 from zoo.training.cli.terminal import duration
 
-#: Metrics that are no shares, and their decimals; the others are shown in per cent.
+#: Metrics that are no shares, and their decimals. The others are shown in per cent.
 NUMBERS = {"drift": 2, "gap": 3, "kernel_norm": 1, "steps_to_target": 0, "widening": 2}
 
 _HEAD = """# Evidence
@@ -30,7 +30,7 @@ def page(sections: Sequence[str], documents: Sequence[Mapping[str, Any]]) -> str
     """Returns the whole page.
 
     Args:
-        sections: What `section` returns of each experiment.
+        sections: What `section` returns for each experiment.
         documents: The experiments' documents, in the same order.
     """
     verdicts = [claim["verdict"] for document in documents for claim in document["claims"]]
@@ -70,7 +70,7 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def found(claim: Mapping[str, Any]) -> str:
-    """Returns the difference with its interval, in points where it is one of accuracies."""
+    """Returns the difference with its interval, in points for accuracies."""
     text = f"{shown(claim['metric'], claim['difference']):+}"
     return text if claim["error"] is None else f"{text} ± {shown(claim['metric'], claim['error'])}"
 

@@ -9,7 +9,7 @@ from zoo.training.storage.workdir import Workdir
 #: How many of the layer's units are followed, and with how many test images.
 UNITS, IMAGES = 10, 500
 
-#: Of one unit: for each checkpoint its step and the 15th, 50th and 85th percentiles.
+#: For one unit: each checkpoint's step and the 15th, 50th and 85th percentiles.
 Rows = Sequence[Sequence[float]]
 
 
@@ -17,7 +17,7 @@ def follow(workdir: Workdir, config: Mapping[str, Any], layer: str) -> list[Rows
     """Returns the rows of the first units of a layer.
 
     Args:
-        workdir: Of a finished run with `keep_every_steps`.
+        workdir: The folder of a finished run with `keep_every_steps`.
         config: The run's.
         layer: Name of the layer that has the nonlinearity.
     """

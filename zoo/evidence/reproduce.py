@@ -42,7 +42,7 @@ def reproduce(
 ) -> None:
     """Runs an experiment, or `all`, and writes results.json, a picture and a section of the page.
 
-    What was run before, or interrupted, in the same folder is taken up.
+    It goes on from what was run, or interrupted, in the same folder before.
 
     Args:
         name: Name of the experiment.

@@ -1,4 +1,4 @@
-"""From what runs gave to a document: numbers, verdicts, and on what they were measured."""
+"""Makes a document of what runs gave: numbers, verdicts, and what they were measured on."""
 
 import os
 import platform
@@ -48,8 +48,8 @@ def steps_to(curve: Sequence[tuple[int, float]], accuracy: float) -> float:
         accuracy: What must be reached.
 
     Returns:
-        The step; of a run that never gets there the last one, which is a lower bound; 0 for a run
-        without evaluations.
+        The step. It is the last one, a lower bound, for a run that never gets there, and 0 for a
+        run without evaluations.
     """
     reached = (step for step, value in curve if value >= accuracy)
     return float(next(reached, curve[-1][0] if curve else 0))

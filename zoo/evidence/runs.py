@@ -41,7 +41,7 @@ class Measured:
 
 
 def run_all(runs: Sequence[Run], folder: Path, processes: int, console: Console) -> list[Measured]:
-    """Trains and measures what has not been yet; returns what all gave, in the runs' order.
+    """Trains and measures the runs that are left; returns what all gave, in the runs' order.
 
     A run that was interrupted is resumed, and one that is finished is not run again.
 
@@ -126,7 +126,7 @@ def _start(processes: int) -> None:
     load_tensorflow(quiet=True)
     import tensorflow as tf
 
-    # A step is traced anew for each run, of which TensorFlow warns.
+    # TensorFlow warns that the step is traced anew for each run.
     tf.get_logger().setLevel("ERROR")
     threads = max((os.cpu_count() or 1) // processes, 1)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -136,7 +136,7 @@ def _start(processes: int) -> None:
 def end_with_parent() -> None:
     """Ends this process when the one that started it ends, even if that is killed.
 
-    It would wait for more to do for ever. A run is resumed, whenever it ends.
+    Else it would wait for ever for more to do. A run can be resumed, whenever it ends.
     """
     parent = multiprocessing.parent_process()
 

@@ -16,9 +16,9 @@ normalization.
 
 The paper counts 13.6 million parameters, and its table has 11.2 million. The difference is one
 auxiliary classifier of the kind that the authors published with Inception-v3: on 14x14 maps it has
-2.4 million, and the sum is 13.61 million. So the auxiliary head is part of this network unless it
-is told otherwise. (GoogLeNet's two, with their fully connected layers, would make 17.6 million.)
-The paper does not say that it counts it: this is inferred from the numbers.
+2.4 million, and the sum is 13.61 million. So the auxiliary head is part of this network unless you
+say otherwise. (GoogLeNet's two, with their fully connected layers, would make 17.6 million.) The
+paper does not say that it counts the head: this is inferred from the numbers.
 
 Two of the table's numbers contradict each other: with 128 channels from the pooling of 4c and 4d
 those modules have 608 channels, and not the 576 of its column of sizes. Here they are 96, as in the

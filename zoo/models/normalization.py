@@ -172,7 +172,7 @@ _OF_THE_MODEL = {"activation", "axis", "name"}
 
 @dataclasses.dataclass(frozen=True)
 class _BranchScale:
-    """Makes `SkipInit` layers; only an initial value that depends on the depth is told it."""
+    """Makes `SkipInit` layers, with the depth if the initial value depends on it."""
 
     options: Mapping[str, Any]
 

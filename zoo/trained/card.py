@@ -9,7 +9,7 @@ from typing import Any
 from zoo.data.preparation import Preparation
 from zoo.errors import UserError
 
-#: Name of the card in a .keras file, which Keras passes over.
+#: Name of the card in a .keras file. Keras ignores it.
 _NAME = "zoo.json"
 
 
@@ -35,7 +35,7 @@ class Card:
 
     @property
     def numbered(self) -> bool:
-        """Whether the names of the classes are numbers only: those of a model that has none."""
+        """Whether the classes have only numbers for names, as in a model without names."""
         return self.class_names == tuple(map(str, range(len(self.class_names))))
 
     def to_json(self) -> dict[str, Any]:

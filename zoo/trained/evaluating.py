@@ -1,4 +1,4 @@
-"""Trained models on labelled images: how often they are right, and what they take for what."""
+"""Evaluates trained models on labelled images: how often they are right, what they confuse."""
 
 import contextlib
 import functools
@@ -48,26 +48,26 @@ def evaluate(
     The probabilities of a class are averaged over the crops of an image and over the models, as in
     the ensembles of Ioffe & Szegedy 2015, section 4.2.3: p = sum p_mc / (M C).
 
-    Which statistics the normalization layers use is a choice of its own: the moving averages of
-    training; those of a pass over training images with the final weights; or each minibatch's own,
-    as in training, of which `virtual_batch_size` images are normalized together if the run did so.
+    The normalization layers use the statistics that you choose: the moving averages of training,
+    those of a pass over training images with the final weights, or each minibatch's own, as in
+    training. The last normalizes `virtual_batch_size` images together if the run did so.
 
     Args:
         console: Where to print the tables.
         workdir: Working directory of a finished run.
-        model: Instead of it working directories, .keras files or names of checkpoints.
-        weights: Of a working directory: "raw", or "averaged", those of `average_decay`.
-        dataset: Name of the data set; the run's own by default, of several models the first's.
+        model: Working directories, .keras files or names of checkpoints, instead of `workdir`.
+        weights: For a working directory: "raw", or "averaged", those of `average_decay`.
+        dataset: Name of the data set; the run's own by default, or the first model's.
         split: Split of the data set; by default the run's for evaluation.
         data_dir: Where the data set is; the run's by default.
-        skip_bad_files: Whether to leave out what is no whole image, also where the run did not.
+        skip_bad_files: Whether to leave out unusable files, even if the run did not.
         batch_size: Examples at a time; the run's by default.
         statistics: "moving", "precise" or "minibatch".
-        num_samples: With "precise", from how many training images. By default 2,000, or all.
-        crops: How many parts of an image are looked at: see `zoo.trained.views.views`.
-        pixels: What a .keras file takes that does not say so.
+        num_samples: With "precise", the number of training images. By default 2,000, or all.
+        crops: How many parts of an image to look at; see `zoo.trained.views.views`.
+        pixels: What a .keras file takes, if it does not say so.
         output: JSON file to write; by default `evaluation.json` of a working directory, which is
-            replaced, and none of other models.
+            replaced, and no file for other models.
 
     Returns:
         The report, as it is written.
@@ -124,7 +124,7 @@ def evaluate(
         "batch_size": size,
         "crops": crops,
     }
-    # What took so long is shown in any case.
+    # Shown in any case, since it took so long.
     print_report(found, members, console)
     _write(found, path, console)
     return found
@@ -152,7 +152,7 @@ def _check_together(models: Sequence[Trained], source: Source) -> None:
 
 
 def _output(output: str | None, models: Sequence[Trained]) -> Path | None:
-    """Returns the file to write: only that of a working directory may be there."""
+    """Returns the file to write: only that of a working directory may exist."""
     if output is None:
         workdir = models[0].workdir
         return workdir.evaluation if workdir and len(models) == 1 else None
@@ -192,7 +192,7 @@ def _scored(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64
 
 
 def _warn_of_names(trained: Trained, source: Source, console: Console) -> None:
-    """Says when the set calls its classes otherwise than the model, as another set does."""
+    """Warns if the set names its classes otherwise than the model."""
     names = zip(trained.card.class_names, source.class_names, strict=True)
     if trained.card.numbered:
         return
@@ -207,7 +207,7 @@ def _warn_of_names(trained: Trained, source: Source, console: Console) -> None:
 
 
 def _warn_of_last_batch(examples: int, batch_size: int, console: Console) -> None:
-    """Says when the last minibatch is smaller than the others and so has other statistics."""
+    """Warns if the last minibatch is smaller than the others and so has other statistics."""
     if examples > batch_size and (rest := examples % batch_size):
         terminal.say(
             console,

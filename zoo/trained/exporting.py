@@ -1,4 +1,4 @@
-"""Trained models in the forms that others run, each held against the model before it is done."""
+"""Exports trained models in the forms that others run, each compared with the model."""
 
 import dataclasses
 import functools
@@ -62,17 +62,17 @@ def export(
             "saved_model": its signature `serving_default` takes the bytes of image files, JPEG or
             whatever else TensorFlow decodes, and gives probabilities and the names of the most
             probable classes; `pixels` takes images of the model's size in [0, 255]. "litert" and
-            "onnx": from one, or several, of the latter.
+            "onnx" take one, or several, of the latter.
         console: Where to report to.
         names: Images to compare on: files and folders; by default those of the run.
-        data_dir: Where those of the run are, if not where they were.
-        pixels: What a .keras file takes that does not say so.
+        data_dir: Where the run's images are, if they have moved.
+        pixels: What a .keras file takes, if it does not say so.
 
     Returns:
         The largest difference of a probability.
 
     Raises:
-        UserError: If something does not exist, a converter is missing, or the two do not agree.
+        UserError: If something does not exist, a converter is missing, or the outputs do not agree.
     """
     path = places.new_path(output, FORMATS[kind], f" for --format={kind}")
     places.check_name(path, "--output")
@@ -207,7 +207,7 @@ class _Served(tf.Module):
 def _litert(model: keras.Model) -> bytes:
     """Returns a LiteRT model of one image at a time."""
     spec = tf.TensorSpec([1, *model.input_shape[1:]], tf.float32, name="images")
-    # As variables the weights would stay outside of the file, and be read as nothing.
+    # Variables would stay outside of the file, and be read as nothing.
     weights = [
         [tf.constant(variable.numpy()) for variable in group]
         for group in (model.trainable_variables, model.non_trainable_variables)
@@ -224,7 +224,7 @@ def _litert(model: keras.Model) -> bytes:
 def _run_litert(path: Path, prepared: Any) -> Any:
     """Returns the probabilities that a LiteRT model gives, image by image."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's announces another package of the same.
+        warnings.simplefilter("ignore")  # TensorFlow announces another package for it.
         interpreter = tf.lite.Interpreter(model_path=str(path))
     interpreter.allocate_tensors()
     [given], [told] = interpreter.get_input_details(), interpreter.get_output_details()

@@ -46,7 +46,7 @@ def open_for(
     if dataset is None and not trained.card.dataset and trained.workdir is None:
         raise UserError(
             f"{trained.name} does not say which images it is for: name a set, such as "
-            "--dataset=folder --data_dir=DIR --split=all for class folders in DIR, or, of "
+            "--dataset=folder --data_dir=DIR --split=all for class folders in DIR, or, for "
             "zoo.export, files and folders of images."
         )
     name = dataset if dataset is not None else trained.card.dataset or config["dataset"]
@@ -69,7 +69,7 @@ def open_for(
 
 
 def _classes(trained: Trained) -> tuple[str, ...] | None:
-    """Returns the names of the classes; None where those of the folders have to do."""
+    """Returns the names of the classes; None to take those of the folders."""
     return None if trained.card.numbered else trained.card.class_names
 
 
@@ -107,11 +107,11 @@ def batches(trained: Trained, source: Source, batch_size: int) -> tf.data.Datase
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Image files that were named, or found in folders that were.
+    """Image files that were named, or found in named folders.
 
     Attributes:
         paths: The files that can be used.
-        problems: Of the others, by path.
+        problems: The problems of the others, by path.
         source: The images of `paths`, all with the label 0.
     """
 
@@ -121,14 +121,14 @@ class Found:
 
 
 def find_files(names: Sequence[str], trained: Trained) -> Found:
-    """Looks for image files, and at each of them.
+    """Finds image files, and inspects each of them.
 
     Args:
         names: Files and folders, in which files lie at any depth.
         trained: The model that is to see them.
 
     Raises:
-        UserError: If a name is none, or nothing is found.
+        UserError: If a name does not exist, or no image can be read.
     """
     paths: list[bytes] = []
     for name in names:
@@ -165,7 +165,7 @@ def probabilities(
         trained: The model.
         source: The images.
         batch_size: How many at a time.
-        prepared: The ways to show an image, over which is averaged; by default the model's one.
+        prepared: The ways to prepare an image, to average over; by default the model's.
     """
     model = trained.classifier
     predict = tf.function(lambda x: model(x, training=False), reduce_retracing=True)

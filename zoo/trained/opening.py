@@ -30,12 +30,12 @@ class Trained:
     """A trained model and what is known of it.
 
     Attributes:
-        name: What it was asked for by.
+        name: The name by which it was asked for.
         model: From prepared images to probabilities, with an auxiliary classifier if it has one.
         card: Its classes and how images are prepared.
-        config: That of the run that made it; the defaults of what is not known.
+        config: The config of the run that made it, with defaults for what is not known.
         file: The .keras file; None for a checkpoint.
-        workdir: Of the run; None otherwise.
+        workdir: The run's working directory, or None.
         notes: Sentences about what is assumed, which a user should see.
     """
 
@@ -69,7 +69,7 @@ def open_trained(
         name: The working directory of a finished run, a .keras file, or one of
             `zoo.list_weights()`.
         averaged: Whether to take the averages of all weights, which a working directory may have.
-        pixels: What a .keras file that does not say so takes: see `ImagePreprocessing`.
+        pixels: What a .keras file takes, if it does not say so: see `ImagePreprocessing`.
 
     Raises:
         UserError: If there is none; the message says what was looked for.
@@ -119,7 +119,7 @@ def open_workdir(path: str, *, averaged: bool = False) -> Trained:
 def _sized(card: Card, model: keras.Model) -> Card:
     """Returns a card that says the size of the images, also where they were taken as stored.
 
-    Those that a model is shown later, photographs mostly, have others, and are resized.
+    Images that a model is shown later, mostly photographs, have other sizes and are resized.
     """
     height, width, _ = builders.classifier_of(model).input_shape[1:]
     if card.preparation.size or height is None or height != width:
@@ -128,7 +128,7 @@ def _sized(card: Card, model: keras.Model) -> Card:
 
 
 def say_notes(trained: Trained, console: Console) -> None:
-    """Prints what is assumed of a model, once nothing stands against its use any more."""
+    """Prints what is assumed of a model. Call it when nothing can prevent its use any more."""
     for note in trained.notes:
         terminal.say(console, note)
 
@@ -139,7 +139,7 @@ def defaults() -> dict[str, Any]:
 
 
 def _card_of_run(model: keras.Model, config: Mapping[str, Any]) -> Card:
-    """What an older release did not write into the model: the images' size was as stored."""
+    """Returns the card that an older release did not write: images kept their stored size."""
     classes = datasets.load(PACKAGED, "test").class_names if config["dataset"] == PACKAGED else None
     channels = builders.classifier_of(model).input_shape[-1]
     prepared = dataclasses.replace(pictures.preparation(config), channels=channels)
@@ -231,7 +231,7 @@ def pipeline_model(trained: Trained, model: keras.Model) -> keras.Model:
 
     Args:
         trained: Says what pixels are mapped to.
-        model: Of prepared images.
+        model: A model of prepared images.
     """
     images = keras.Input(model.input_shape[1:], name="images")
     mapped = ImagePreprocessing(trained.card.preparation.pixels, "channels_last")(images)

@@ -1,4 +1,4 @@
-"""What a trained model takes images for."""
+"""Classifies image files with a trained model."""
 
 import csv
 import functools
@@ -40,14 +40,14 @@ def predict(
         model: A working directory, a .keras file or the name of a checkpoint.
         names: Files, and folders of them at any depth.
         console: Where to print a table.
-        top: How many classes to tell of each image.
+        top: How many classes to name for each image.
         output: File to write, .json or .csv; it must not exist.
         batch_size: Images at a time.
-        pixels: What a .keras file takes that does not say so.
+        pixels: What a .keras file takes, if it does not say so.
 
     Returns:
         For each file its path and `classes`, the most probable first, each with a probability; or
-        its `problem`, where it is no image that can be read.
+        its `problem`, if it is no image that can be read.
 
     Raises:
         UserError: If something does not exist.

@@ -1,4 +1,4 @@
-"""Statistics of a trained model, computed anew from images that one has."""
+"""Statistics of a trained model, computed anew from images of your own."""
 
 import dataclasses
 import functools
@@ -42,9 +42,9 @@ def recalibrate(
         names: Image files, and folders of them at any depth; labels are not needed.
         output: .keras file to write; it must not exist.
         console: Where to report to.
-        num_samples: Of how many images, spread evenly over their paths; of all by default.
+        num_samples: Number of images, spread evenly over their paths; all by default.
         batch_size: Images at a time.
-        pixels: What a .keras file takes that does not say so.
+        pixels: What a .keras file takes, if it does not say so.
 
     Returns:
         What was done.

@@ -13,7 +13,7 @@ from zoo.trained.scores import Scores
 from zoo.training.cli import terminal
 from zoo.training.storage import files
 
-#: A table with more classes than that is left to the JSON file.
+#: More classes than that stand in the JSON file only.
 _MOST_ROWS = 40
 
 #: How many classes top 5 looks at.
@@ -27,7 +27,7 @@ def report(
 
     Args:
         source: The images.
-        scores: Of the averaged probabilities.
+        scores: The scores of the averaged probabilities.
         members: The models, and the scores of each alone.
     """
     card = members[0][0].card
@@ -58,7 +58,7 @@ def _totals(scores: Scores) -> dict[str, float]:
 
 
 def _described(members: Sequence[tuple[Trained, Scores]]) -> dict[str, Any]:
-    """Returns what the model was; of several what each was, and found alone."""
+    """Returns what the model was; for several, what each was and reached alone."""
     each = [_of_model(trained) for trained, _ in members]
     if len(each) == 1:
         return each[0]
@@ -138,7 +138,7 @@ def _percent(share: float) -> str:
 
 
 def _class_table(found: Mapping[str, Any]) -> Table:
-    """A line for each class: its examples, what was found of it, and what of it is right."""
+    """A line for each class: its examples, recall and precision."""
     table = Table("class", "examples", "recall", "precision")
     for one in found["classes"]:
         shares = [one[key] for key in ("recall", "precision")]

@@ -29,7 +29,7 @@ class Scores:
             labels: The right classes, `[N]`.
         """
         chosen = np.take_along_axis(probabilities, labels[:, None], axis=1)
-        # The least normal float32 bounds the loss of a probability that was rounded to 0 by 87.3.
+        # A probability rounded to 0 costs at most 87.3 nats: the least normal float32 bounds it.
         least = np.finfo(np.float32).tiny
         self._loss -= float(np.sum(np.log(np.maximum(chosen, least), dtype=np.float64)))
         self._in_first_five += int(np.sum(np.sum(probabilities > chosen, axis=1) < 5))
@@ -47,7 +47,7 @@ class Scores:
 
     @property
     def top5_accuracy(self) -> float:
-        """Share of the examples of which fewer than five classes are more probable."""
+        """Share of the examples with fewer than five classes more probable than the right one."""
         return self._in_first_five / self.num_examples
 
     @property
@@ -56,10 +56,10 @@ class Scores:
         return self._loss / self.num_examples
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Returns for each class its examples, and which share was found and is right.
+        """Returns the number of examples, the recall and the precision of each class.
 
         Recall is the share of a class's examples that were taken for it, precision the share of
-        what was taken for it that is; None where there is nothing to take a share of.
+        those taken for it that belong to it. A share of nothing is None.
         """
         right, there, taken = (
             self.confusion.diagonal(),

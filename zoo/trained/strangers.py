@@ -1,4 +1,4 @@
-"""Models of somebody else's, which say nothing of their classes and images."""
+"""Models of others, which say nothing of their classes and images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,19 +22,19 @@ _PIXELS: dict[Preprocessing, str] = {
     "raw": "from 0 to 255",
 }
 
-#: Images on which is seen whether a model gives probabilities; their side where it takes any.
+#: Images to find out whether a model gives probabilities; their side where it takes any.
 _PROBED, _SIDE = 4, 256
 
 
 def adopted(
     model: keras.Model, path: Path, pixels: Preprocessing | None, report: Callable[[str], None]
 ) -> Card:
-    """Returns what can be told of a model that says nothing.
+    """Returns a card for a model that has none, from what the model shows.
 
     Args:
         model: The model.
         path: Its file.
-        pixels: What they are, if that is known.
+        pixels: What the pixels are, if that is known.
         report: Called with a sentence about what is assumed.
 
     Raises:

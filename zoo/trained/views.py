@@ -55,16 +55,16 @@ def views(preparation: Preparation, crops: int, input_shape: tuple[int, ...]) ->
     - 2: it, and its mirror image.
     - 10: the four corners and the middle of the middle square, and their mirror images
       (Krizhevsky et al. 2012).
-    - 144: with four sizes of crops, of three squares along the longer side the four corners, the
-      middle and the whole, and all mirror images (Szegedy et al. 2014, GoogLeNet).
+    - 144: the four corners, the middle and the whole of three squares along the longer side, for
+    four sizes of crops, and all mirror images (Szegedy et al. 2014, GoogLeNet).
 
     Args:
         preparation: What the model takes.
         crops: One of `CROPS`.
-        input_shape: Of the model, `(H, W, C)`.
+        input_shape: The model's, `(H, W, C)`.
 
     Raises:
-        UserError: If there are to be several, and the model's images are no squares.
+        UserError: If `crops` is above 2, and the model's images are no squares.
 
     Source: Ioffe & Szegedy 2015, section 4.2.3, evaluate with 144.
     """
@@ -83,7 +83,7 @@ def views(preparation: Preparation, crops: int, input_shape: tuple[int, ...]) ->
 
 
 def _differing(crop_share: float, crops: int) -> list[dict[str, Any]]:
-    """Returns in what the views differ."""
+    """Returns how the views differ."""
     mirrored: list[dict[str, Any]] = [{"mirrored": False}, {"mirrored": True}]
     if crops == 2:
         return mirrored
