@@ -18,7 +18,7 @@ from typing import Any
 from benchmarking import machine, print_table, write_json
 
 CONTENDERS = ("ours", "keras", "folded")
-# Of the zoo, or of keras.applications; image size.
+# Image sizes of networks of the zoo, or of keras.applications.
 NETWORKS = {
     "inception_v3": 299,
     "resnet50": 224,

@@ -5,17 +5,17 @@
     python tools/bench_norm.py --layers 8
 
 The processes take turns of about 40 ms, the first half of which warms up, so that what else the
-machine does falls on all alike; a figure is the median of a contender's turns. `native`, `fused`
+machine does falls on all alike. A figure is the median of a contender's turns. `native`, `fused`
 and `composite` are our layer by its lowerings under TensorFlow, `jax` and `torch_layer` are the
 layer under JAX and PyTorch, whose own batch norm is `torch`; all with the paper's limits, and
-`adaptive` and `jax_adaptive` with the layer's default ones. With `--layers`, as many of them
-follow each other in a call, and a figure is a layer's share: in a network the cost of the call
-itself (0.25 ms of a tf.function's) falls on many layers.
-Forward reads x twice and writes y, backward reads x and dy twice and writes dx. `floor` is as many
-passes, 8, at the speed of copying: four copies, with stores past the cache where that is faster.
-`traffic` is the lower bound, for memory reads faster than it writes: the 6 passes that read and the
-2 that write, as two copies and four sums. It re-reads what the last pass left in the cache, as the
-kernels may. Both are C (memory_speed.c), on all cores.
+`adaptive` and `jax_adaptive` with the layer's default ones. With `--layers`, as many of them follow
+each other in a call, and a figure is a layer's share: in a network the cost of the call itself
+(0.25 ms for a tf.function) falls on many layers. Forward reads x twice and writes y, backward reads
+x and dy twice and writes dx. `floor` is as many passes, 8, at the speed of copying: four copies,
+with stores past the cache where that is faster. `traffic` is the lower bound, for memory reads
+faster than it writes: the 6 passes that read and the 2 that write, as two copies and four sums. It
+re-reads what the last pass left in the cache, as the kernels may. Both are C (memory_speed.c), on
+all cores.
 """
 
 import argparse

@@ -107,7 +107,7 @@ def _torch_step(setting: Setting, layers: list[Any], relu: bool) -> Step:
 def _keras_step(setting: Setting, layer: Callable[..., Any], relu: bool) -> Step:
     """Forward and backward of Keras layers in training, with their moving statistics.
 
-    `relu` is one after the layer.
+    `relu` adds one after the layer.
     """
     import keras
 
@@ -130,7 +130,7 @@ def _keras_step(setting: Setting, layer: Callable[..., Any], relu: bool) -> Step
 def _layer(setting: Setting, adaptive: bool = False) -> Step:
     """The layer of this package, by the lowering that it chooses.
 
-    With the paper's limits, which follow from a count alone, or with those that adapt.
+    It has the paper's limits, which follow from a count alone, or those that adapt.
     """
     from keras_renorm import schedules
     from keras_renorm.layers import BatchRenormalization
@@ -149,7 +149,7 @@ def _lowered(name: str, setting: Setting) -> Step:
 
     if ops.lowering().name != name:
         raise NotImplementedError
-    if name == "fused" and setting.dtype != "float32":  # which would be composite
+    if name == "fused" and setting.dtype != "float32":  # it would be composite
         raise NotImplementedError
     return _layer(setting)
 
@@ -301,8 +301,8 @@ def _turn(step: Step) -> float:
     """Seconds of a step in a loop of them, as in training.
 
     A process that has waited for its turn starts slowly: its caches are full of another's data, its
-    threads have to be woken, and a virtual machine's cores, of which it has more or less let go,
-    wake up to 50 us later than in the middle of work. So a turn's first half is not counted.
+    threads have to be woken, and a virtual machine's cores, which it has let go, wake up to 50 us
+    later than in the middle of work. So a turn's first half does not count.
     """
     _average(step, TURN)
     return _average(step, TURN)

@@ -135,7 +135,7 @@ def make_step(name: str, source: Source, shape: tuple[int, int, int]) -> Callabl
 def rate(batches: Iterator[Any], steps: int, work: Callable[..., Any] | None) -> float:
     """Returns images per second of some batches, each given to `work` if there is any.
 
-    Those that a pipeline has made while it was not its turn are not counted.
+    Batches that a pipeline made before its turn do not count.
     """
     for _ in itertools.islice(batches, _PREFETCHED):
         pass

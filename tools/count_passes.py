@@ -1,11 +1,11 @@
 """Kernels and memory traffic of a training step of a layer, counted without running it.
 
-Of TensorFlow's graph as it runs on a GPU without XLA (devices are made believe: nothing runs), of
-XLA's program for `jit_compile=True` and for JAX (compiled for the CPU: on a GPU the fusions
-differ), and of JAX's program lowered for "cuda", before XLA fuses it. Traffic is what the kernels
-that touch a tensor of the input's size read and write there, in sizes of the input: "passes". What
-a kernel moves inside, such as cuDNN's own transposes and second reading, is not in it, and no time
-is measured.
+Three programs are counted: TensorFlow's graph as it runs on a GPU without XLA (the devices are
+faked: nothing runs), XLA's program for `jit_compile=True` and for JAX (compiled for the CPU: on a
+GPU the fusions differ), and JAX's program lowered for "cuda", before XLA fuses it. Traffic is what
+the kernels that touch a tensor of the input's size read and write there, in sizes of the input:
+"passes". It leaves out what a kernel moves inside, such as cuDNN's own transposes and second
+reading. No time is measured.
 
     python tools/count_passes.py --write=docs/passes.md
 """
@@ -161,7 +161,7 @@ def of_lowered(text: str, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def tensorflow_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
-    """Those of each kind of layer, in each way that TensorFlow has."""
+    """The counts of each kind of layer, in each way that TensorFlow has."""
     import tensorflow as tf
 
     element = tf.float16 if "16" in dtype else tf.float32
@@ -189,7 +189,7 @@ def tensorflow_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str
 
 
 def jax_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
-    """Those of each kind of layer under JAX: compiled for the CPU, and lowered for CUDA."""
+    """The counts of each kind of layer under JAX: compiled for the CPU, and lowered for CUDA."""
     import jax
     import jax.export
 
@@ -257,10 +257,10 @@ def page(sections: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> str:
         '"cuda": operations over the tensor, and reductions among them. Keras has no fused batch '
         'norm: its two columns "fused" and "composite" are one.',
         "",
-        "Composite is what masks, ghost batches and float64 take on a GPU; there, and under XLA, "
-        "ours can move more than Keras's layer. XLA for the CPU writes out x - shift, and dy times "
-        "the centred x, before it sums them, as a GPU's need not; and the sample of rows that the "
-        "shift is the mean of counts here as the whole input.",
+        "Masks, ghost batches and float64 take composite on a GPU. There, and under XLA, ours can "
+        "move more than Keras's layer. XLA for the CPU writes out x - shift, and dy times the "
+        "centred x, before it sums them, which a GPU's need not. The sample of rows whose mean is "
+        "the shift counts here as the whole input.",
     ]
     for title, counts in sections.items():
         lines += ["", f"## {title}", "", *table(counts)]

@@ -11,9 +11,9 @@ the variance of its activations in every block, and so fails.
 With the first command's learning rate of 0.01, 1,002 blocks with Batch Normalization are still at
 chance after 200 steps, so the second gives it ten times as much.
 
-After a few hundred steps the moving averages of a net with thousands of batch norms need not be
-those of its weights. So there is, beside their test accuracy, that of the statistics of each
-minibatch of test images.
+After a few hundred steps the moving averages of a net with thousands of batch norms need not fit
+its weights. So the test accuracy is also taken with the statistics of each minibatch of test
+images.
 
 De & Smith 2020, table 1, has the same at depths of 16, 100 and 1,000 layers, on CIFAR-10.
 """
@@ -140,10 +140,10 @@ def test_accuracy(model: keras.Model) -> float:
 
 
 def skip_graph_rewriting() -> None:
-    """Has TensorFlow run the graphs as they are.
+    """Makes TensorFlow run the graphs as they are.
 
-    Its rewriting of a graph grows faster than the net: with 400 blocks it takes two fifths of the
-    time of the first step, and no later step is the faster for it.
+    The time to rewrite a graph grows faster than the net: with 400 blocks it takes two fifths of
+    the first step, and makes no later step faster.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -4,8 +4,8 @@
 
 starts two processes of `python -m zoo.train --config.strategy=multi_worker ARGS`, each with its own
 TF_CONFIG and a free port, and shows their output with the worker's number in front. SIGINT and
-SIGTERM are passed on, so that Ctrl-C saves and stops the run. When a worker fails, the others are
-given 15 s to say so themselves and are then stopped; the exit status is that of the first to fail.
+SIGTERM are passed on, so that Ctrl-C saves and stops the run. When a worker fails, the others get
+15 s to say so themselves, and are then stopped. The exit status is that of the first to fail.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def wait(workers: Sequence[subprocess.Popen[str]]) -> int | None:
 
 
 def stop(workers: Sequence[subprocess.Popen[str]]) -> list[int]:
-    """Sees to it that the workers end; returns the numbers of those that had to be made to."""
+    """Ends the workers; returns the numbers of those that did not end by themselves."""
     running: list[int] = []
     for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         deadline = time.monotonic() + seconds

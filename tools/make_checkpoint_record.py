@@ -29,13 +29,13 @@ _OPTIONS = {"epsilon": 1e-3, "scale": True, "center": True}
 
 
 def read_evaluation(workdir: Workdir) -> dict[str, Any]:
-    """Returns what zoo.evaluate found, if it was about the model that is there.
+    """Returns what zoo.evaluate found of the model that is there.
 
     Args:
         workdir: The run.
 
     Raises:
-        UserError: If it was not, or there is nothing.
+        UserError: If the evaluation is missing, or is of another model, data set or way of looking.
     """
     try:
         report = dict(json.loads(workdir.evaluation.read_text(encoding="utf-8")))

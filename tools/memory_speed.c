@@ -1,7 +1,7 @@
 // Passes over memory as fast as a core can make them, for the floor of bench_norm.py.
 //
-// A plain copy reads the lines that it is about to overwrite, which is a third pass; stores past the
-// cache do not. Both are here, since for a tensor that fits in the cache the plain one is faster.
+// A plain copy reads the lines that it is about to overwrite, which is a third pass. Stores past the
+// cache do not. Both are here: the plain copy is faster for a tensor that fits in the cache.
 
 #include <immintrin.h>
 #include <stddef.h>

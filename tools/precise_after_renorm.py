@@ -4,7 +4,7 @@ python tools/precise_after_renorm.py --json=FILE.json [--cases=dense] [--seeds=0
 
 Small nets are trained on the packaged subset of Fashion-MNIST, with each rule for the limits. At
 some steps their test accuracy is taken with the moving statistics, and with the precise ones of
-2,000 training images, from which training does not go on. --cases is a regular expression.
+2,000 training images. Training goes on from the former. --cases is a regular expression.
 docs/precise_statistics.md says what came out.
 """
 
@@ -44,10 +44,10 @@ class Run:
 
     Attributes:
         net: "dense" or "convolutional".
-        minibatches: Of 32 images: "iid" or "2 labels".
+        minibatches: Those of 32 images: "iid" or "2 labels".
         optimizer: "sgd", with a momentum of 0.9, or "adam", both with a constant rate, or "cosine",
             SGD whose rate falls to 0.
-        momentum: Of the moving statistics.
+        momentum: That of the moving statistics.
         snapshots: The steps at which to measure.
     """
 
@@ -103,7 +103,7 @@ def _blocks(layer: Any, norms: list[Any], widths: tuple[int, ...]) -> Iterator[A
 def measure(
     model: keras.Model, images: Any, minibatch: Any, test: tuple[Any, Any]
 ) -> dict[str, Any]:
-    """Accuracies with moving and with precise statistics, and what there is to foretell them."""
+    """Accuracies with moving and with precise statistics, and what may foretell them."""
     gap = diagnostics.train_inference_gap(model, minibatch).output
     norms = batch_norms(model)
     kept = [moving_statistics.read(norm) for norm in norms]
@@ -130,7 +130,7 @@ def measure(
 
 
 def accuracy(model: keras.Model, images: Any, labels: Any) -> float:
-    """In inference."""
+    """The accuracy in inference."""
     return float(np.mean(np.argmax(model.predict_on_batch(images), -1) == labels))
 
 

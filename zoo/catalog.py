@@ -1,7 +1,7 @@
 """What `python -m zoo.list` says of the models, without importing TensorFlow.
 
 The models themselves are in `zoo.models.registry`, which needs TensorFlow and takes seconds to
-import; a test holds this list and that one together.
+import; a test compares the two lists.
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ python -m zoo.convert --kind=keras_applications --model=resnet50 --source=FILE
     --output=X.weights.h5 [--norm=batch_renorm|batch_norm]
 
 keras_renorm: a saved Keras model, whose batch norms, with renorm=True or without, become layers of
-keras_renorm. tf_keras: the same of the Keras 2 of older programs, which must be installed.
+keras_renorm. tf_keras: the same for the Keras 2 of older programs, which must be installed.
 keras_applications: a file of weights. Nothing is overwritten.
 """
 

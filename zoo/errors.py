@@ -47,7 +47,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
 
 
 def reason(message: str) -> str:
-    """Returns the first line of a message of TensorFlow's, without the names of its functions."""
+    """Returns the first line of a TensorFlow message, without the names of its functions."""
     line = message.strip().partition("\n")[0]
     return re.sub(r"^\{\{.*?\}\} | \[Op:.*$", "", line)
 

@@ -10,8 +10,8 @@ evaluated on the images that its training was evaluated on. Prints tables and wr
 into DIR, in place of the one before. CHECKPOINT is a name that zoo.list lists. With several --model
 their probabilities are averaged. --weights=averaged takes model_averaged.keras of each DIR.
 
-The normalization layers use the moving statistics of the training; with --statistics=precise those
-of --num_samples training images, computed anew with the final weights; with --statistics=minibatch
+The normalization layers use the moving statistics of the training. --statistics=precise takes those
+of --num_samples training images, computed anew with the final weights, and --statistics=minibatch
 those of each minibatch of --batch_size images. --crops averages over parts of each image.
 """
 
@@ -36,9 +36,9 @@ def parse(argv: list[str]) -> dict[str, Any]:
             "weights", "raw", ["raw", "averaged"], "Which model of a working directory."
         ),
         flags.DEFINE_string("dataset", None, "Data set; by default the run's own."),
-        flags.DEFINE_string("split", None, "Split; by default that which a training evaluates on."),
+        flags.DEFINE_string("split", None, "Split; by default the one that training evaluates on."),
         flags.DEFINE_string("data_dir", None, "Folder of the data set. By default the run's."),
-        flags.DEFINE_bool("skip_bad_files", False, "Leave out what is no whole image."),
+        flags.DEFINE_bool("skip_bad_files", False, "Leave out unusable files."),
         flags.DEFINE_enum("statistics", "moving", statistics, "What normalization layers use."),
         flags.DEFINE_integer("num_samples", None, "For precise; 2000, or all.", 1, _LARGEST),
         flags.DEFINE_integer("batch_size", None, "Images at a time; the run's.", 1, _LARGEST),

@@ -2,9 +2,9 @@
 
 python -m zoo.recalibrate --model=DIR|FILE.keras|CHECKPOINT --output=FILE.keras IMAGE-or-FOLDER ...
 
-For images that differ from those of the training: another camera, another light. No labels are
-needed, and no weight changes but the statistics of the normalization layers, each image counting
-once (PreciseBN, Wu & Johnson 2021). Folders are searched at any depth.
+Use it for images that differ from those of the training: another camera, another light. It needs no
+labels, and changes only the statistics of the normalization layers. Each image counts once
+(PreciseBN, Wu & Johnson 2021). Folders are searched at any depth.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ def parse(argv: list[str]) -> tuple[tuple[str, list[str], str], dict[str, Any]]:
     path = arguments.required("output", output.value, "recalibrated.keras")
     if not names:
         raise UserError(
-            "Say which images the statistics are to be of, as in: python -m zoo.recalibrate "
+            "Say which images to take the statistics of, as in: python -m zoo.recalibrate "
             f"--model={given} --output={path} photos/."
         )
     return (given, names, path), {option.name: option.value for option in options}

@@ -5,8 +5,8 @@ python -m zoo.reproduce --list
 
 Each experiment trains several nets with several seeds by zoo.train, evaluates them, and judges each
 claim by a rule that is written down beside it in zoo/experiments. DIR/NAME/SCALE gets results.json,
-a picture, a section of the page docs/evidence.md, and a folder for each run. The same command takes
-up what was interrupted. --list shows the experiments and what each costs.
+a picture, a section of the page docs/evidence.md, and a folder for each run. The same command
+resumes what was interrupted. --list shows the experiments and what each costs.
 """
 
 import os

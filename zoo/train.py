@@ -6,9 +6,9 @@ python -m zoo.train --dry_run [--config=RECIPE] [--config.KEY=VALUE ...]
 RECIPE is one of those below, or the path of a Python file of your own. Every key of it can be set,
 as in --config.norm=batch_norm; None takes back what a recipe gives, as in --config.r_max=None.
 Times (warm-up, ramps, evaluations) are steps, or with a point shares of --config.num_steps: 100,
-0.05. An interrupted run is resumed by the same command, bit for bit; a greater --config.num_steps
-has a run go on, and keys that touch no number of it (data_dir, intervals, how many checkpoints are
-kept) may change. --config.strategy=mirrored uses several devices, multi_worker several machines.
+0.05. The same command resumes an interrupted run, bit for bit. A greater --config.num_steps
+lengthens a run. Keys that change no number of it (data_dir, intervals, how many checkpoints stay)
+may differ. --config.strategy=mirrored uses several devices, multi_worker several machines.
 
 DIR gets config.json (every key and value, versions, kernels, the machine), data.json (classes and
 images), metrics.jsonl (one measurement a line), tensorboard/, checkpoints/ (the two newest, and
@@ -69,7 +69,7 @@ def keys() -> str:
 
     return (
         f"\nRecipes:\n\n{recipe_help()}\n\nThe keys of the config, each set by --config.KEY=VALUE, "
-        f"and their values where a recipe has none of its own.\n\n{key_help()}\n"
+        f"and their values unless a recipe sets others.\n\n{key_help()}\n"
     )
 
 

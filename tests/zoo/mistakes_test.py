@@ -162,7 +162,7 @@ MISTAKES = {
     ],
     "recalibrate": [
         (("--model=run", "photos"), "--output is missing: add it, as in --output=recalibrated.k"),
-        (("--model=run", "--output=x.keras"), "Say which images the statistics are to be of"),
+        (("--model=run", "--output=x.keras"), "Say which images to take the statistics of"),
         (("--model=run", "--output=x.h5", "photos"), "--output must end in .keras, received x.h5"),
         (("--model=run", "--output=small.keras", "photos"), "small.keras exists already and is no"),
         (("--model=run", "--output=x.keras", "empty"), "There are no images that can be read in"),
