@@ -1,7 +1,6 @@
 """The examples of all docstrings: they run, and what they say comes out.
 
-Of what an example does not state the result of, any result will do. Numbers may differ in what
-follows the third decimal place.
+Any result will do where an example states none. Numbers may differ after the third decimal place.
 """
 
 import contextlib
@@ -126,7 +125,7 @@ def _renormalized():
     return {"model": model}
 
 
-#: What an example means by its names, where that is not `_common`'s.
+#: What an example means by its names, if `_common` does not say it.
 NAMES = {
     "keras_renorm.callbacks.count_steps.CountSteps": _renormalized,
     "keras_renorm.callbacks.renorm_history.RenormHistory": _renormalized,
@@ -142,7 +141,7 @@ NAMES = {
     "zoo.weights.inputs.preprocessing": _pictures,
 }
 
-#: Examples that are read only, and why.
+#: Examples that are only read, and why.
 NOT_RUN = {"zoo.weights.loading.load": "it downloads a checkpoint"}
 
 
@@ -150,7 +149,7 @@ def _modules():
     for package in (keras_renorm, zoo):
         yield package
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            # No module of Python's, and what needs PyTorch, which need not be there.
+            # The library is no Python module, and PyTorch may be missing.
             if not re.search(r"\.libkeras_renorm$|\.backends\.torch\.", found.name):
                 yield importlib.import_module(found.name)
 

@@ -38,7 +38,7 @@ INTERNALS = ROOT / "keras_renorm" / "keras_internals.py"
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "keras_renorm")]
 # Heavy, and not needed for most uses: imported inside the functions that use them.
 LATE = {"matplotlib", "tensorflow_datasets"}
-# What `keras_renorm` may import; the standard library aside. JAX and PyTorch only where they are
+# What `keras_renorm` may import beside the standard library: JAX and PyTorch only where they are
 # the backend, matplotlib only to plot.
 NEEDS = {"jax", "keras", "keras_renorm", "matplotlib", "ml_dtypes", "numpy", "tensorflow", "torch"}
 
@@ -106,7 +106,7 @@ def test_the_backend_is_asked_for_in_one_place(path):
 def own_private_names():
     """Names that start with an underscore and are defined, or assigned, in the package."""
     names = {"_asdict", "_fields", "_make", "_replace"}  # of named tuples
-    for path in set(LIBRARY) - {INTERNALS}:  # which assigns Keras's
+    for path in set(LIBRARY) - {INTERNALS}:  # this one assigns Keras's
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 names.add(node.name)

@@ -1,4 +1,4 @@
-"""What importing the package imports, and what it leaves alone: counted, not timed."""
+"""What an import of the package imports, and what it leaves alone: counted, not timed."""
 
 import os
 import pathlib

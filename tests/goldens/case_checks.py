@@ -1,4 +1,4 @@
-"""The cases in a process of its own, of which `processes_test.py` says what it is."""
+"""The cases in a process of its own, as `processes_test.py` sets it up."""
 
 import os
 import pathlib
@@ -8,10 +8,10 @@ import pytest
 import keras_renorm
 from goldens import matrix, running
 
-# Where the library is missing, this is said once in a process.
+# A process says once that the library is missing.
 pytestmark = pytest.mark.filterwarnings("ignore:keras_renorm computes without its native library")
 PACKAGE, LOWERING = os.environ["GOLDENS_EXPECT"].split()
-# What XLA compiles without the library is the plain operations: `cases_test.py` has them.
+# Without the library XLA compiles the plain operations: `cases_test.py` has them.
 FUSED = matrix.float32(modes=[mode for mode in running.MODES if mode != "jit"])
 CASES = FUSED if LOWERING == "fused" else matrix.every()
 

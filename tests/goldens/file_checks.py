@@ -1,7 +1,7 @@
 """Loads saved models in a process that did not save them: `processes_test.py` says which.
 
-Under TensorFlow, where the kernels are those that computed what is stored beside the files, all
-must be the same bits; elsewhere the same numbers.
+Under TensorFlow, the kernels are those that computed what is stored beside the files, and all bits
+must be the same. Elsewhere the numbers must be the same.
 """
 
 import os

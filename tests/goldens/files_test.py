@@ -1,4 +1,4 @@
-"""The files of released versions are there; `processes_test.py` has them loaded."""
+"""The files of released versions are there; `processes_test.py` loads them."""
 
 import pathlib
 

@@ -12,7 +12,7 @@ from keras_renorm import layers, schedules
 
 SHAPE = (6, 4, 3)
 STEPS = 2
-DOMAINS = np.array([0, 1, 1, 0, 0, 0])  # of the examples; a third domain is absent
+DOMAINS = np.array([0, 1, 1, 0, 0, 0])  # by example; a third domain is absent
 SETTINGS = {"epsilon": EPSILON, "momentum": MOMENTUM}
 FIXED = (1.5, 0.25)
 RAMPS = {

@@ -1,7 +1,7 @@
 """Training steps of the layers in float64, from `keras_renorm.ops.reference` alone.
 
 Channels are last. A minibatch falls into groups, its ghost batches or its domains, each with
-moments of its own; one group is the whole minibatch.
+moments of its own. One group is the whole minibatch.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """The cases of layers on two replicas, in a process of its own: together they are as one.
 
-The parts are uneven; what two replicas compute is held against what is written of the whole batch.
+The parts are uneven. What two replicas compute must be what is written for the whole batch.
 """
 
 import keras
@@ -11,7 +11,7 @@ import tensorflow as tf
 from goldens import layer_cases, running, write
 from keras_renorm import layers, ops
 
-ROWS = 4, 2  # of the replicas, of six
+ROWS = 4, 2  # rows of the two replicas
 CASES = [f"layers.{name}" for name, case in layer_cases.CASES.items() if case.replicas]
 
 

@@ -7,15 +7,15 @@ import numpy as np
 
 from goldens import write
 
-#: The names by which a layer is told its dtype, whose statistics are float32 or wider.
+#: The dtypes that a layer is given. Its statistics are float32 or wider.
 POLICIES = {
     "float16": "mixed_float16",
     "bfloat16": "mixed_bfloat16",
     "float32": "float32",
     "float64": "float64",
 }
-#: Greatest error, as a share of the greatest value of a result or of 1: a rounding of the result
-#: in the half types, and what sums of some 20 values leave in the others.
+#: Largest error, as a share of the largest value of a result or of 1: a rounding of the result in
+#: the half types, and what sums of some 20 values leave in the others.
 TOLERANCES = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 2e-6, "float64": 1e-12}
 MODES = {
     "tensorflow": ("eager", "graph", "unknown_batch", "jit"),
@@ -131,7 +131,7 @@ def _wide_types(dtype):
 
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # before 0.8
+    from jax.experimental import enable_x64  # JAX before 0.8
 
     return enable_x64()
 

@@ -1,4 +1,4 @@
-"""The table of what has no golden numbers: for each public name what must hold of it exactly.
+"""The table of what has no golden numbers: what must hold exactly for each public name.
 
 Each case is a function of a folder for files, and runs on every backend.
 """
@@ -257,7 +257,7 @@ def count_steps(tmp_path):
     for _ in range(2):
         model(X, training=True)
     counter.advance()
-    assert model.layers[0].current_limits().r_max == 2.0  # of 2 updates
+    assert model.layers[0].current_limits().r_max == 2.0  # after 2 updates
 
 
 @covers("callbacks.FreezeStatistics")

@@ -1,7 +1,7 @@
 """Writes `checkpoints/VERSION`: files of every layer, with inputs and outputs, as it saves them.
 
-To be run once for each version, before its release, under TensorFlow and with the native library:
-`PYTHONPATH=.:tests python -m goldens.write_checkpoints`. What a version has written stays.
+Run it once for each version, before its release, under TensorFlow and with the native library:
+`PYTHONPATH=.:tests python -m goldens.write_checkpoints`. The files of a version stay.
 """
 
 import pathlib

@@ -4,10 +4,10 @@ import importlib.util
 
 import pytest
 
-# PyTorch is not among the packages that the tests install; where it is there, it is tested.
+# The tests do not install PyTorch, but test it where it is there.
 BACKENDS = ["tensorflow", "jax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
 EVERYWHERE = ["callbacks/counting", "layers/averaging", "layers/backend"]
-# The other tests are under TensorFlow.
+# The other tests run under TensorFlow.
 ELSEWHERE = ["convert/backend", "diagnostics/backend", "statistics/backend"]
 SLOW = {
     "tensorflow": ["layers/float64"],

@@ -97,7 +97,7 @@ def test_keras_takes_a_model_that_was_marked_as_called(tmp_path):
     with pytest.raises(ValueError, match="has never called"):
         model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
     keras_internals.mark_called(model)
-    with contextlib.suppress(ImportError):  # of what writes the file
+    with contextlib.suppress(ImportError):  # the writer of the file may be missing
         model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
 
 

@@ -1,4 +1,4 @@
-"""The passes over memory that the floor of bench_norm.py is made of."""
+"""The passes over memory that make up the floor of bench_norm.py."""
 
 import importlib.util
 import itertools

@@ -1,4 +1,4 @@
-"""The launcher with workers that need no TensorFlow; workers_test.py has real ones."""
+"""The launcher, with workers that need no TensorFlow. workers_test.py has real ones."""
 
 import json
 import os

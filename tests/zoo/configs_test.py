@@ -1,4 +1,4 @@
-"""Every recipe, some steps of it, on what TensorFlow Datasets makes up in the place of images."""
+"""Some steps of every recipe, on images that TensorFlow Datasets makes up."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Programs are tested as what they are: processes of their own."""
+"""Programs are tested as what they are: separate processes."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ import pytest
 
 import zoo
 
-#: A training of a second, with ramps that are not over when it ends and records between
-#: checkpoints. Its numbers of steps have no common divisor, so that nothing is due together.
+#: A training of a second. Its ramps outlast it, and records come between checkpoints. Its numbers
+#: of steps have no common divisor, so nothing is due together.
 TINY = (
     "--config.num_steps=120",
     "--config.batch_size=20",
@@ -59,7 +59,7 @@ def unprivileged():
             return
         for path in [folder, *folder.rglob("*")]:
             os.chown(path, NOBODY, -1)
-        for path in folder.resolve().parents:  # which pytest closes to others
+        for path in folder.resolve().parents:  # pytest closes them to others
             path.chmod(path.stat().st_mode | 0o011)
         os.seteuid(NOBODY)
         try:

@@ -1,7 +1,7 @@
 """Runs programs one after the other in this process, as `python many_programs.py CALLS.json`.
 
-A process for each would load TensorFlow each time. Prints a JSON list: of each call the exit
-status, what it printed and the files that it left, or took away, in the folder it ran in.
+A process for each would load TensorFlow each time. Prints a JSON list: for each call the exit
+status, what it printed, and the files that it left, or took away, in its folder.
 """
 
 import contextlib

@@ -16,7 +16,7 @@ from zoo.models.registry import MODELS
 
 EVERY_NORM = ["batch_norm", "batch_renorm", "none", "skip_init", keras.layers.BatchNormalization]
 
-#: Built in wide_resnet_test.py; a step takes a minute and what 100 layers do, 1000 do, too.
+#: Built in wide_resnet_test.py: a step takes a minute, and 1000 layers do what 100 do.
 TOO_DEEP = {"wide_resnet_1000_2"}
 
 #: What a fresh process does with saved models: it knows `keras_renorm`, but not `zoo`.
@@ -45,8 +45,8 @@ def one_of_each_family():
     return list(firsts.values())
 
 
-#: These have every kind of block between them. They take a step with every norm, and are loaded
-#: elsewhere. The others are more of the same blocks, and take a step with one norm.
+#: These have every kind of block among them. They take a step with every norm, and are loaded
+#: elsewhere. The others have more of the same blocks, and take a step with one norm.
 EVERY_BLOCK = {*one_of_each_family(), "resnet50"}
 
 
@@ -118,7 +118,7 @@ def test_channels_first_is_channels_last(name, rng):
     # TensorFlow convolves with the channels first on CPUs in float32 only (oneDNN), where rounding
     # grows to percents of the gradients through the statistics of few numbers. So the gradients
     # are those of inference.
-    # The limits that adapt are of small differences, and so of rounding, after a single step.
+    # After a single step, adaptive limits depend on small differences, and so on rounding.
     limits = {"r_max": schedules.PAPER_R_MAX, "d_max": schedules.PAPER_D_MAX}
     options = {"norm": "batch_renorm", "classifier_activation": None, "dropout_rate": 0.0}
     options["norm_options"] = limits
@@ -151,7 +151,7 @@ def test_a_fresh_process_loads_models_without_zoo(tmp_path, rng):
     for name, norm in saved:
         model = create_tiny(name, norm)
         x = rng.uniform(size=(2, *model.input_shape[1:])).astype(np.float32)
-        model(x, training=True)  # So that the statistics are not those that a new layer has.
+        model(x, training=True)  # So that the statistics differ from a new layer's.
         paths.append(str(tmp_path / f"{name}_{norm}"))
         model.save(f"{paths[-1]}.keras")
         np.savez(f"{paths[-1]}.npz", x=x, y=model(x, training=False))

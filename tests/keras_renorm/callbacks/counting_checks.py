@@ -70,7 +70,7 @@ def test_a_step_counts_once_however_often_it_calls_the_layer(rng, name, mode):
 
 def test_a_step_counts_once_where_it_is_compiled(rng):
     model, norm = shared()
-    compiled = keras.backend.backend() != "torch"  # which has no compiler in the tests
+    compiled = keras.backend.backend() != "torch"  # PyTorch has no compiler in the tests
     model.compile("sgd", "mse", jit_compile=compiled)
     model.fit(*data("shared", 3, rng), batch_size=4, verbose=0)
     assert counted(norm) == 3
@@ -135,7 +135,7 @@ def test_a_model_that_the_first_step_builds(rng, kind):
 def test_a_loop_counts_for_a_model_that_its_first_step_builds(rng):
     model = Unbuilt()
     counter = CountSteps(model)
-    counter.advance()  # nothing is built that could count it
+    counter.advance()  # nothing that could count is built
     for _ in range(3):
         model(data("alone", 1, rng)[0], training=True)
         counter.advance()

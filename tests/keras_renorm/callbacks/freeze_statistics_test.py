@@ -60,7 +60,7 @@ def test_batches_whose_gradients_are_gathered_make_one_step(rng, scaled):
     assert fit(model, rng, FreezeStatistics(2)) == [2, 3, 4, 5, 6]
     assert int(model.optimizer.iterations) == 2
     unfreeze(model)
-    # 8 batches were: the first one now is the last one of the third step.
+    # There were 8 batches: the first one now is the last one of the third step.
     assert fit(model, rng, FreezeStatistics(4), epochs=1) == [2, 3, 4]
     unfreeze(model)
     assert fit(model, rng, FreezeStatistics(5), epochs=1) == [2, 3]

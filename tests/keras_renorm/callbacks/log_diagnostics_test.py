@@ -1,4 +1,4 @@
-"""Every gauge's numbers are found again in TensorBoard's files, at the right steps."""
+"""TensorBoard's files hold every gauge's numbers, at the right steps."""
 
 import keras
 import numpy as np

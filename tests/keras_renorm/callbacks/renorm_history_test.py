@@ -34,7 +34,7 @@ def test_limits_are_in_the_history_and_in_what_is_written_after(rng, tmp_path):
     )
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     history = fit(model, rng, RenormHistory(), log)
-    # Of 4 and of 8 updates.
+    # After 4 and after 8 updates.
     assert history["renorm_r_max"] == pytest.approx([(1 + 2) / 2, (2 + 2) / 2])
     assert history["renorm_d_max"] == pytest.approx([(1 + 1) / 2, (2 + 1) / 2])
     assert "renorm_r_clipped" not in history

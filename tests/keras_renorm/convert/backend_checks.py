@@ -103,7 +103,7 @@ class MadeInside(keras.Model):
         self.pair = [keras.layers.BatchNormalization(), (keras.layers.BatchNormalization(),)]
 
     def call(self, x, training=None):
-        # Under JAX a model's `fit` hands `training` over to no layer by itself.
+        # Under JAX a model's `fit` hands `training` to no layer by itself.
         for part in (self.first, self.pair[0], self.pair[1][0]):
             x = part(x, training=training)
         return x

@@ -21,7 +21,7 @@ def _spread(model):
         if "moving_variance" in variable.path or "gamma" in variable.path:
             variable.assign(values.uniform(0.5, 2.0, variable.shape))
         elif "kernel" in variable.path:
-            # In place of a deviation of 0.05 of some initializers; the outputs are of order 1.
+            # Some initializers have a deviation of 0.05. With this the outputs are of order 1.
             fan_in = np.prod(variable.shape) / variable.shape[-1]
             variable.assign(values.normal(0.0, fan_in**-0.5, variable.shape))
         else:

@@ -520,7 +520,7 @@ def test_training_goes_on(to):
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(x, np.array([0, 1, 2, 0]), verbose=0)
     for variable, value in zip(model.weights, before, strict=True):
-        # Its gradient is 0: the norm after it takes it away again.
+        # The bias has a gradient of 0: the norm after it takes the bias away again.
         if "conv" not in variable.path or "kernel" in variable.path:
             assert not np.array_equal(variable, value), variable.path
     assert all(np.isfinite(w).all() for w in model.get_weights())
@@ -539,7 +539,7 @@ def test_limits_of_a_trained_net_open_as_its_statistics_fit(rng, norm, fits):
     before = np.array(converted.moving_mean)
     for step in range(20):
         converted(rng.normal(2.0 + shift, 3.0, (8, 6)).astype("f4"), training=True)
-        if not step:  # nothing takes the place of what was trained
+        if not step:  # the trained statistics stay
             assert np.abs(converted.moving_mean - before).max() < 0.01 * (shift + 9.0)
     limits = converted.current_limits()
     # The mean of 8 examples is off by 1 / sqrt(8) of their deviation: three times that is 1.06.

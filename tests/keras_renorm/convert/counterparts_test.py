@@ -34,7 +34,7 @@ OTHERS = {
     "layer norm": L.LayerNormalization,
     "dense": lambda: L.Dense(3, activation="relu"),
 }
-# All that Keras and we have in common, each other than its default.
+# All options that Keras and we have in common, none at its default.
 COMMON = {
     "name": "norm",
     "trainable": False,

@@ -243,7 +243,7 @@ def functional_network(**call):
 AROUND = {
     "sequential": lambda: network(L.Dense(3), BN(name="norm")),
     "functional": functional_network,
-    # Keras has the outer call's value override it.
+    # In Keras, the outer call's value overrides it.
     "other value inside": lambda: functional_network(training=False),
     "model in a model": lambda: network(network(L.Dense(3), BN(name="norm"))),
     "network at time steps": lambda: L.TimeDistributed(network(L.Dense(3), BN(name="norm"))),

@@ -42,7 +42,7 @@ class Net(keras.Model):
         self.stem = keras.Sequential([L.Dense(4), L.BatchNormalization(), L.ReLU()], name="stem")
         x = keras.Input((4,))
         self.backbone = keras.Model(x, L.BatchNormalization(name="inner")(L.Dense(4)(x)) + x)
-        self.backbone.compile("sgd", lambda y, z: y - z)  # Keras would not compile a copy so
+        self.backbone.compile("sgd", lambda y, z: y - z)  # Keras would not compile a copy like this
         self.blocks = [Block(), Block()]
         self.frozen = L.BatchNormalization(trainable=False)
         self.head = L.Dense(2)

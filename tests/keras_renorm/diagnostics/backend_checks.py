@@ -55,7 +55,7 @@ def test_all_gauges_in_fit(rng, tmp_path):
     assert [norm.values for norm in lint.norms] == [16]
     assert [record.step for record in percentiles.data] == [0, 4, 8]
     first, last = percentiles.data[0].percentiles, percentiles.data[-1].percentiles
-    assert first != last  # The weights are those of now also where `fit` keeps its own state.
+    assert first != last  # The weights are the present ones, also where `fit` keeps its own state.
 
 
 def test_layers_in_a_compiled_loop_matter_only_where_they_are_watched(rng):

@@ -49,7 +49,7 @@ def test_no_window_opens_and_nothing_is_left_to_close(tmp_path):
     from matplotlib import pyplot
 
     before = pyplot.get_fignums()
-    for number in range(25):  # from 21 on pyplot warns of figures that are open
+    for number in range(25):  # pyplot warns from 21 open figures on
         figure = figures.figure(draw, (4.0, 2.0), tmp_path / "figure.png" if not number else None)
     assert pyplot.get_fignums() == before
     assert figure.canvas.manager is None

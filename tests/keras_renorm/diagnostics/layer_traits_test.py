@@ -1,4 +1,4 @@
-"""What the gauges know of each kind of layer, and how many values its statistics are of."""
+"""What the gauges know of each kind of layer, and how many values its statistics have."""
 
 import keras
 import numpy as np
@@ -94,7 +94,7 @@ def test_counters(rng):
     assert layer_traits.update_count(BatchNormalization()) is None
     assert layer_traits.update_count(L.BatchNormalization()) is None
     assert layer_traits.update_count(counting) == 1
-    assert layer_traits.update_count(domains) == 2  # the greatest of 0, 2 and 1
+    assert layer_traits.update_count(domains) == 2  # the largest of 0, 2 and 1
     assert [layer_traits.update_count(domains, one) for one in range(3)] == [0, 2, 1]
     shared = DomainBatchRenormalization(
         3, batch_statistics="shared", population_statistics="shared", r_max=PAPER_R_MAX

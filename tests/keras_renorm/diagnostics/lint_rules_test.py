@@ -1,4 +1,4 @@
-"""Each rule at its limit and just beyond it; which calls it is about. See also lint_test.py."""
+"""Each rule at its limit and just beyond it, and the calls it is about. See also lint_test.py."""
 
 import keras
 import numpy as np
@@ -289,7 +289,7 @@ EVERY_NORM = [*BATCH_NORMS, *RENORMS, lambda **options: DomainBatchNormalization
     ("statistic", "value", "shown"),
     [
         ("moving_variance", -0.2, "-0.2"),
-        ("moving_variance", -1e-4, "-0.0001"),  # which epsilon hides
+        ("moving_variance", -1e-4, "-0.0001"),  # epsilon hides it
         ("moving_variance", np.nan, "nan"),
         ("moving_variance", np.inf, "inf"),
         ("moving_mean", np.nan, "nan"),

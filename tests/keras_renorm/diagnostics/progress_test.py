@@ -1,4 +1,4 @@
-"""Shares of the way against the schedules' formulas, and what counts as the end of it."""
+"""Shares of the way against the schedules' formulas, and what counts as its end."""
 
 import math
 

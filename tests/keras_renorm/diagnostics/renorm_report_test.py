@@ -126,7 +126,7 @@ def test_plain_batch_norm_has_what_renorm_would_have_and_kerass_only_drift(rng):
     assert (first.kind, first.r_max, first.d_max) == ("BN", 3.0, 5.0)
     assert first.r.maximum == pytest.approx(3.0)  # sigma_B is about 3.0 or more in some channel
     assert (second.kind, second.r, second.d_max) == ("Keras BN", None, None)
-    assert second.scale_drift.median == pytest.approx(1.0, abs=0.01)  # what the first normalised
+    assert second.scale_drift.median == pytest.approx(1.0, abs=0.01)  # the first has normalised it
 
 
 def test_a_schedule_that_never_left_batch_norm_is_named(rng):
@@ -257,7 +257,7 @@ def test_statistics_of_another_domain_are_named_and_precise_ones_repair_it(norm,
 def test_small_minibatches_of_the_same_domain_are_not_named(rng):
     model = trained(BatchNormalization(momentum=0.9), rng)
     found = {kind for _ in range(20) for kind in kinds(renorm_report(model, data(rng, rows=2)))}
-    assert found <= {"large output gap"}  # which batch norm has on two examples
+    assert found <= {"large output gap"}  # batch norm has it on two examples
 
 
 def test_an_output_that_training_does_not_show_is_named(rng):

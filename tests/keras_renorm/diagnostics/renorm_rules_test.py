@@ -222,7 +222,7 @@ def test_a_limit_beyond_its_schedules_bounds_but_for_rounding(d_max, named):
 
     found = scheduled(7, d_max=Bounded(d_max))
     assert kinds(found) == (["overshooting d"] if named else [])
-    assert scheduled(7, d_max=Constant(d_max)) == []  # without bounds there is none beyond
+    assert scheduled(7, d_max=Constant(d_max)) == []  # nothing is beyond no bounds
     if named:
         assert "d_max of norm is 5 after 7 updates, beyond the 5 at which" in found[0].message
         assert found[0].message.endswith("Clip it in Bounded.__call__.")

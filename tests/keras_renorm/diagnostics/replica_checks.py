@@ -35,7 +35,7 @@ def test_gauges_in_fit(rng, strategy, synchronized):
     )
     model.fit(x, x, batch_size=16, epochs=2, verbose=0, callbacks=[log])
     report, gap = log.reports
-    # The statistics that inference uses: of a layer that is not synchronized the replicas' mean.
+    # The statistics that inference uses: the replicas' mean, for a layer that is not synchronized.
     mean, variance = np.array(norm.moving_mean), np.array(norm.moving_variance)
     drift = (x.astype("float64").mean(0) - mean) / np.sqrt(variance + 1e-3)
     assert report.layers[0].typical_drift == pytest.approx(np.median(np.abs(drift)), rel=1e-3)

@@ -157,7 +157,7 @@ def read(folder):
 
 @pytest.mark.parametrize("as_text", [False, True])
 def test_numbers_and_findings_are_logged_at_their_steps(as_text, tmp_path):
-    folder = tmp_path / "logs" / "run"  # It is made.
+    folder = tmp_path / "logs" / "run"  # The callback makes it.
     callback = Logging(2, str(folder) if as_text else folder)
     Counting().train(callback, range(4))
     logged = read(folder)

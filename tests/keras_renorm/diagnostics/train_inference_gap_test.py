@@ -60,7 +60,7 @@ def test_the_own_gap_leaves_out_those_before(rng):
     one, two = report.layers
     assert one.own > 0.9
     assert two.total > 0.2
-    # The second is on the inputs of inference, which are now wrong: measured by itself.
+    # The second layer has the inputs of inference, which are now wrong: it is measured by itself.
     assert healthy.layers[1].own < 0.1
     assert report.findings[0].layer == "first"
 

@@ -61,7 +61,7 @@ def test_a_soft_update_takes_all_variables():
     for actual, value in zip(values(target), desired, strict=True):
         np.testing.assert_allclose(actual, value, rtol=1e-6)
     norm = target.layers[0]
-    assert norm.current_limits().r_max == 2.0  # of 5 updates
+    assert norm.current_limits().r_max == 2.0  # after 5 updates
     target(np.ones((8, 4), "f4"), training=True)
     assert norm.current_limits().r_max == pytest.approx(2.2)
 

@@ -154,7 +154,7 @@ def test_weights_of_a_keras_layer_load_as_they_are(rng):
         layer.build((None, 5))
         layer.set_weights(theirs.get_weights())
         np.testing.assert_allclose(layer(x), theirs(x), atol=1e-6)
-    # And the loaded variance is used: training goes on from it (Keras's renorm rebuilds it).
+    # Training goes on from the loaded variance (Keras's renorm rebuilds it).
     sigma = np.sqrt(weights[3] + EPSILON)
     step = reference.forward(x, *weights[:3], sigma, r_max=3, d_max=5, alpha=0.01, epsilon=EPSILON)
     assert_close(layer(x, training=True), step.y)
@@ -207,7 +207,7 @@ def deep(norm):
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras", ".h5", "get_weights"])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_weights_of_a_batch_norm_net_fit_in_every_form(rng, tmp_path, make, norm, suffix):
-    if suffix == ".h5":  # which has one level
+    if suffix == ".h5":  # this format has one level
         theirs, ours = (
             keras.Sequential([keras.Input((5,)), kind(), keras.layers.Dense(5), kind()])
             for kind in (norm, make)
@@ -229,7 +229,7 @@ def test_weights_of_a_batch_norm_net_fit_in_every_form(rng, tmp_path, make, norm
         np.testing.assert_array_equal(actual, desired)
     x = rng.normal(2.0, 3.0, shape).astype("f4")
     np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
-    # No first minibatch takes the place of the statistics.
+    # The first minibatch does not replace the statistics.
     before, norm = np.array(ours.layers[0].moving_mean), ours.layers[0]
     ours(x, training=True)
     np.testing.assert_allclose(norm.moving_mean, before, atol=0.05)

@@ -8,7 +8,7 @@ from keras_renorm import layers
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_replicas(run_checks, replicas):
-    # What the number of replicas, and an empty one in the middle, can make a difference to.
+    # What depends on the number of replicas, and on an empty one in the middle.
     chosen = ["-k", "rows or gradients"] if replicas == 3 else []
     run_checks("shuffle_checks.py", *chosen, LOGICAL_CPUS=str(replicas))
 

@@ -9,7 +9,7 @@ import pytest
 from keras_renorm import layers
 from keras_renorm.ops import domains, reference
 
-# Under torch.compile Keras's conversions of types warn of themselves.
+# Under torch.compile Keras's conversions of types warn.
 pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 
 IDS = np.array([0, 2, 2, 0, 2, 0], "int32")  # of 3 domains, one of which is absent
@@ -125,7 +125,7 @@ def test_ids_out_of_range_in_what_is_compiled():
 @pytest.mark.parametrize("one", [False, True])
 def test_compiled_training_is_the_same(rng, one):
     if keras.backend.backend() == "jax":
-        return  # it takes its own way for what changes: `test_fits_and_loads`
+        return  # JAX has its own way for what changes: `test_fits_and_loads`
     x = keras.ops.convert_to_tensor(rng.normal(1.0, 2.0, (6, 5, 4)), "float32")
     domain, results = 2 if one else keras.ops.convert_to_tensor(IDS), []
     for way in (compiled, lambda function: function):

@@ -16,7 +16,7 @@ PLAIN, RENORM = layers.DomainBatchNormalization, layers.DomainBatchRenormalizati
 LIMITS = {PLAIN: {"r_max": 1.0, "d_max": 0.0}, RENORM: {"r_max": 1.5, "d_max": 0.5}}
 both = pytest.mark.parametrize("layer_class", [PLAIN, RENORM])
 every_kind = pytest.mark.parametrize("kinds", KINDS, ids="-".join)
-# To compile takes seconds: a case of each way through the op.
+# Compiling takes seconds: one case for each way through the op.
 COMPILED = [KINDS[0], KINDS[3], KINDS[4], KINDS[6]]
 
 
@@ -254,14 +254,14 @@ def test_ids_out_of_range_in_what_cannot_stop_are_seen_and_leave_no_trace(rng, l
     run = tf.function(train, jit_compile=True)
     x, ids, dy = data(rng, [0, 1, 2, 2, 0, 1, 1, 0])
     wrong = ids.astype("i8")
-    wrong[3], wrong[5] = -1, 2**32  # which as a 32-bit integer is 0
+    wrong[3], wrong[5] = -1, 2**32  # 2**32 is 0 as a 32-bit integer
     valid = ids == wrong
     y, (dx, *_) = run(layer, tf.constant(x), tf.constant(wrong), tf.constant(dy))
     expected = Expected(clean, x[valid], ids[valid], dy[valid])
     assert np.isnan(y.numpy()[~valid]).all()
     assert_close(y.numpy()[valid], expected.y)
     assert_close(dx.numpy()[valid], expected.dx)
-    np.testing.assert_array_equal(dx.numpy()[~valid], 0)  # and nothing of theirs in the others
+    np.testing.assert_array_equal(dx.numpy()[~valid], 0)  # the others get nothing
     assert_close(layer.moving_mean, expected.mean)
     assert_close(layer.moving_variance, expected.variance)
     before = layer.get_weights()

@@ -36,7 +36,7 @@ def test_a_new_domain_is_normalised_as_by_batch_norm_at_first(rng):
     y = layer(np.concatenate([x, x]), domain=[0] * 8 + [1] * 8, training=True).numpy()
     desired = (x - x.mean(0, dtype="f8")) / np.sqrt(x.var(0, dtype="f8") + 1e-3)
     np.testing.assert_allclose(y[8:], desired, atol=1e-5)
-    assert np.all(y[:8].mean(0) > 3)  # d of the domain whose statistics are known has its limit: 4
+    assert np.all(y[:8].mean(0) > 3)  # d is at its limit, 4, in the domain with known statistics
 
 
 def test_population_statistics_that_are_shared_have_one_count(rng):
@@ -136,7 +136,7 @@ def test_adaptive_limits_by_domain(rng, kind, jit):
     assert layer.current_limits(1).d_max > 0.5
     before = layer.get_weights()
     if kind == "domain":
-        step(tf.constant(x), tf.zeros(16, "int32"))  # of the other domain alone
+        step(tf.constant(x), tf.zeros(16, "int32"))  # the other domain alone
         for actual, desired in zip(layer.get_weights()[2:], before[2:], strict=True):
             np.testing.assert_array_equal(actual[1], desired[1])
     plain = layers.DomainBatchNormalization(2, batch_statistics=kind, population_statistics=kind)

@@ -1,6 +1,6 @@
 """Keras's own tests of its batch norm, from the installed package, with our layer in its place.
 
-Left out are those of `renorm=` alone, which is a layer of its own here.
+It leaves out those of `renorm=` alone, which is a layer of its own here.
 """
 
 import types
@@ -13,7 +13,7 @@ from keras.src.layers.normalization import batch_normalization_test as keras_tes
 
 from keras_renorm import layers
 
-# Keras's test harness warns so whatever the layer.
+# Keras's test harness warns so of any layer.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning"),
     pytest.mark.filterwarnings("ignore:The model does not have any trainable weights:UserWarning"),

@@ -1,6 +1,6 @@
 """One worker of `multi_worker_test.py`: trains a small network and writes its weights.
 
-`python multi_worker.py FOLDER INDEX SIZES`, with SIZES as JSON the workers' parts of each batch.
+`python multi_worker.py FOLDER INDEX SIZES`: SIZES, as JSON, are the workers' parts of each batch.
 """
 
 import json
@@ -68,7 +68,7 @@ def main():
     weights["used inside"] = -inside.numpy() * np.sqrt(local.moving_variance.numpy() + 1e-3)
     np.savez(folder / f"{index}.npz", **weights)
     (folder / f"{index}.done").touch()
-    # One that leaves now may tear down a collective that another is still in.
+    # A worker that leaves now may tear down a collective that another is still in.
     while not all((folder / f"{i}.done").exists() for i in range(len(sizes))):
         time.sleep(0.05)
 

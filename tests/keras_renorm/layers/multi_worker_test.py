@@ -33,7 +33,7 @@ def train(folder, sizes):
             several = {"TF_CONFIG": json.dumps(task)} if len(sizes) > 1 else {}
             worker = subprocess.Popen(
                 [sys.executable, str(WORKER), str(folder), str(index), json.dumps(sizes)],
-                # Of an empty batch oneDNN's convolution gives the shape of its input (TF 2.21).
+                # oneDNN's convolution gives an empty batch the shape of its input (TF 2.21).
                 env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0"} | several,
                 stdout=stack.enter_context(log.open("w")),
                 stderr=subprocess.STDOUT,
@@ -58,7 +58,7 @@ def single(tmp_path_factory):
 @pytest.mark.parametrize("sizes", [[5, 3], [7, 0, 1]], ids=str)
 def test_workers_end_with_the_weights_of_a_single_process(tmp_path, single, sizes):
     workers = train(tmp_path, sizes)
-    for worker in workers:  # of a layer that is not synchronized, where worker i saw only i + 1
+    for worker in workers:  # for a layer that is not synchronized; worker i saw only i + 1
         mean = np.arange(1, len(sizes) + 1).mean()
         np.testing.assert_allclose(worker.pop("read outside"), mean, rtol=1e-6)
         np.testing.assert_allclose(worker.pop("used inside"), mean, rtol=1e-6)

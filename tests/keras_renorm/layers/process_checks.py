@@ -13,7 +13,7 @@ from keras_renorm import layers, ops, statistics
 from keras_renorm.ops.native import loader
 from keras_renorm.ops.steps import lowerings
 
-SPLITS = [([5, 3], [8, 0]), ([5, 3, 0], [0, 1, 7])]  # of groups of two and of three processes
+SPLITS = [([5, 3], [8, 0]), ([5, 3, 0], [0, 1, 7])]  # for two and for three processes
 SECONDS = 150
 LOWERINGS = ["native"] * loader.library_path().is_file() + ["composite"]
 OPTIONS = {"r_max": 1.5, "d_max": 0.5, "momentum": 0.7, "synchronized": True}

@@ -458,7 +458,7 @@ def test_where_there_can_be_no_collective_the_message_says_so(
         run()
 
 
-if REPLICAS == 1:  # no collectives, and to Keras's layer the batch is whole
+if REPLICAS == 1:  # no collectives, and Keras's layer sees the whole batch
     del test_one_collective_forward_and_one_backward_per_layer
     del test_where_there_can_be_no_collective_the_message_says_so
     del test_masks_where_keras_goes_wrong

@@ -106,7 +106,7 @@ def test_inference_shuffles_nothing(strategy, shuffle):
 
 
 def test_a_head_between_them_gets_the_gradients_of_the_whole_batch(strategy, rng, shuffle):
-    # Of a head that sees each example alone, a shuffle must change nothing at all.
+    # A shuffle must change nothing for a head that sees each example alone.
     x, target = (rng.normal(size=(8, 3)).astype("f4") for _ in range(2))
     with strategy.scope():
         head = keras.layers.Dense(3, activation="tanh")

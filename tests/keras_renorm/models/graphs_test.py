@@ -1,4 +1,4 @@
-"""The graph of one model, and those of the models in it with what their calls ask for."""
+"""The graph of one model, and of the models in it, with what their calls ask for."""
 
 import keras
 import pytest

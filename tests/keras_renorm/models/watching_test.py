@@ -1,4 +1,4 @@
-"""What stands in the place of methods, and that all is as before afterwards."""
+"""What stands in for methods, and that all is as before afterwards."""
 
 import concurrent.futures
 

@@ -1,7 +1,6 @@
 """Batch Renormalization in float64 NumPy with all that the kernels know; the choice of lowerings.
 
-The former is more than the papers' in `keras_renorm.ops.reference`: any axis, weights, ghost
-batches, ReLU.
+It knows more than `keras_renorm.ops.reference`: any axis, weights, ghost batches, ReLU.
 """
 
 import keras

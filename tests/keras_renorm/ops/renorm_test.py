@@ -213,7 +213,7 @@ def test_second_derivatives_equal_central_differences(rng, masked, mode):
     case = make_case(rng, (6, 3), "float64")
     mask = rng.random((6, 1)) > 0.3 if masked else None
     weight = case["dy"] if mask is None else np.where(mask, case["dy"], 0)
-    limits = {"r_max": 1.0, "d_max": 0.0}  # so that r and d are constant without more ado
+    limits = {"r_max": 1.0, "d_max": 0.0}  # so that r and d are constant
 
     def penalty(x):
         """sum (dL/dx)^2 for L = sum weight * y^3, from the reference."""
@@ -388,7 +388,7 @@ def test_a_ghost_that_holds_the_batch_changes_no_bit(rng, lowering, known, mode)
         for actual, desired in [*pairs, *zip(again, gradients, strict=True)]:
             if lowering == "native" or (known and mode != "jit"):
                 np.testing.assert_array_equal(actual, desired)
-            else:  # other operations, or others around them for XLA to fuse with: the same numbers
+            else:  # other operations, or other ones for XLA to fuse with: the same numbers
                 np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Orders, and exchanges among replicas that are played one after the other.
+"""Orders, and exchanges among replicas that take turns in one process.
 
 Real ones are in backends/replicas_checks.py.
 """

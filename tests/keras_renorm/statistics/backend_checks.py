@@ -113,8 +113,8 @@ def test_each_batch_has_random_numbers_of_its_own(batch_size):
     state = numpy(sampling.seed.state)
     precise(model, np.zeros((10_000, 4), "f4"), batch_size=batch_size, verbose=0)
     np.testing.assert_array_equal(numpy(sampling.seed.state), state)
-    # Five standard errors of 10,000 values; with the same 32 rows in each batch they would be 18
-    # times as large.
+    # Five standard errors of 10,000 values. The same 32 rows in each batch would make them 18 times
+    # as large.
     np.testing.assert_allclose(numpy(norms[0].moving_mean), 0, atol=0.05)
     np.testing.assert_allclose(numpy(norms[0].moving_variance), 1, atol=0.07)
     # Each sweep draws the same: what the second norm receives is normalized by the first one's.

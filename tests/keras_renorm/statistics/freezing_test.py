@@ -107,7 +107,7 @@ def test_gamma_and_beta_can_be_frozen_too(norm, data):
     for old, new in zip(weights, layer.weights, strict=True):
         np.testing.assert_array_equal(numpy(new), old)
     assert (numpy(model.layers[1].kernel) != kernel).any()
-    freeze(model)  # leaves it so
+    freeze(model)  # freezing leaves that as it is
     assert len(model.trainable_weights) == 2
     unfreeze(model)
     assert len(model.trainable_weights) == 4

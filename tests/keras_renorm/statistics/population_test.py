@@ -136,7 +136,7 @@ def test_one_sweep_does_within_the_budget_and_the_cost_is_said(images, capsys, o
     report = precise(model, images, verbose=2, **options)
     assert report.sweeps == sweeps
     printed = capsys.readouterr().out
-    if "batch_size" in options:  # nothing was to be chosen
+    if "batch_size" in options:  # there was nothing to choose
         return
     said = "1 sweep" if sweeps == 1 else "3 sweeps or more"
     assert f"Statistics of 3 batch norms over 70 examples: {said}. One batch of all" in printed
@@ -252,7 +252,7 @@ def test_a_layer_that_feeds_itself_settles(rng):
 
 
 def test_says_when_a_layer_that_feeds_itself_does_not_settle(rng):
-    # Fed 1e3 times what it gives out, the variance that fits is ever to be found again.
+    # The layer is fed the sine of 40 times what it gives out: no variance fits for long.
     shared = layers.BatchNormalization(epsilon=1e-6)
     inputs = keras.Input((1,))
     model = keras.Model(inputs, shared(keras.ops.sin(40 * shared(inputs))))
@@ -566,7 +566,7 @@ def test_a_warning_needs_no_weights_of_other_norms(rng):
             self.main, self.head = LAGGING["open"](), layers.BatchNormalization()
             self.main.build((None, 4))
             self.main.moving_mean.assign(np.full(4, 1.0))
-            self.built = True  # but for the head
+            self.built = True  # except for the head
 
         def call(self, x):
             return self.main(x)

@@ -59,7 +59,7 @@ def x(rng):
 @pytest.mark.parametrize("batch_size", [23, 8, 1])
 def test_the_statistics_follow_the_calls_and_are_given_in_the_end(x, batch_size):
     model = Swapped()
-    model.c.renorm_mean.assign(np.full(4, 5.0))  # no other statistic has it be that
+    model.c.renorm_mean.assign(np.full(4, 5.0))  # no other statistic makes it 5
     sweeper = sweeper_of(model, x, batch_size=batch_size)
     assert (sweeper.called, sweeper.sweeps) == ([], 0)
     before = [numpy(variable) for variable in model.variables]
@@ -153,7 +153,7 @@ def test_the_change_of_what_depends_on_itself(x, batch_size, shift, tolerance):
         return np.concatenate([exact, 0.5 * normalized(exact, mean, variance) + shift])
 
     sweeps = 0
-    if batch_size == len(x):  # first, each call with the moments of what it receives
+    if batch_size == len(x):  # the first sweep gives each call the moments of what it receives
         at_once = received(exact.mean(0), exact.var(0))
         mean, variance, sweeps = at_once.mean(0), at_once.var(0), 1
     while desired > tolerance:

@@ -1,4 +1,4 @@
-"""Pixels against Pillow's, which decodes whole images and turns them by itself."""
+"""Pixels against Pillow's: it decodes whole images, and turns them by itself."""
 
 import io
 

@@ -81,7 +81,7 @@ def test_what_is_no_image(found, tmp_path):
     missing = inspect(os.fsencode(tmp_path / "missing"))
     assert missing.problem == "cannot be read: No such file or directory"
     assert inspect(os.fsencode(tmp_path)).problem == "is no file"
-    os.mkfifo(tmp_path / "pipe")  # which nobody writes to
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it
     assert inspect(os.fsencode(tmp_path / "pipe")) == Finding(problem="is no file", is_image=False)
 
 

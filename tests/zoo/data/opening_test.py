@@ -38,7 +38,7 @@ def test_images_of_the_users_own(tmp_path):
         "    return []\n"
     )
     source = open_split(f"{path}:images", "evaluation", "odd")
-    # By this name zoo.evaluate finds them again.
+    # zoo.evaluate finds them again by this name.
     assert (source.name, source.split) == (f"{path}:images", "evaluation")
     assert (len(source), source.class_names) == (4, ("even", "odd"))
     with pytest.raises(UserError, match=r"must return a zoo Dataset or zoo Streamed, rec"):

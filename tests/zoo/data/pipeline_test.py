@@ -19,7 +19,7 @@ from zoo.data import (
     training_batches,
 )
 
-#: Prints the hash of what a run from step 3 on would see, in a process of its own.
+#: Prints, in its own process, the hash of what a run from step 3 on would see.
 HASH_IN_A_FRESH_PROCESS = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("here", sys.argv[1])
@@ -169,7 +169,7 @@ def changed_batches(source, augmentation, start_step=0, part=(0, 1), few_labels=
     )
 
 
-# Either sampler only gives numbers: both go with the change that takes images in pairs.
+# Samplers only give numbers: both go with the change that takes images in pairs.
 @pytest.mark.parametrize(
     ("augmentation", "few_labels"),
     [*((change, False) for change in EVERYTHING), (EVERYTHING[-1], True)],
@@ -186,7 +186,7 @@ def test_minibatches_are_functions_of_the_step_whoever_makes_them(
     for one, other in zip(whole[3:], resumed, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
-    # Of four, whose parts of 6 rows are of unequal sizes. A mixture at the end needs the first row.
+    # Four workers have unequal parts of 6 rows. A mixture at the end needs the first row.
     for worker in (0, 3):
         made = as_arrays(changed_batches(source, augmentation, 3, (worker, 4), few_labels))
         rows = slice(worker * 6 // 4, (worker + 1) * 6 // 4)

@@ -82,7 +82,7 @@ def test_orders_of_epochs_are_uniform_and_independent(examples):
     # The pair of first examples: its second part is equally likely among the rest.
     gap = (orders[:, 1] - orders[:, 0]) % examples
     assert abs(chi_square_deviations(np.bincount(gap, minlength=examples)[1:])) < 4.5
-    # And the first example says nothing on the next epoch's.
+    # The first example says nothing of the next epoch's.
     shift = (orders[1:, 0] - orders[:-1, 0]) % examples
     assert abs(chi_square_deviations(np.bincount(shift, minlength=examples))) < 4.5
 

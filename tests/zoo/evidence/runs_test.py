@@ -76,7 +76,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
         assert int(parent.stdout.readline()) != parent.pid
         parent.kill()
-        # What the worker writes to is closed when it has ended, or else in ten minutes.
+        # The worker's output is closed when the worker ends, or else in ten minutes.
         assert parent.communicate(timeout=100) == ("", None)
 
 

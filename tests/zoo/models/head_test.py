@@ -87,7 +87,7 @@ def test_dropout_drops_features_in_training_only(rng):
     model.set_weights([np.ones((1000, 1)), np.zeros(1)])
     ones = np.ones((50, 1000), np.float32)
     np.testing.assert_allclose(model(ones, training=False), 1000.0)
-    # What is kept is divided by 0.8, so that the sum of 1000 varies by sqrt(1000 * 0.25) = 16.
+    # Dropout divides what it keeps by 0.8, so the sum of 1000 varies by sqrt(1000 * 0.25) = 16.
     sums = np.asarray(model(ones, training=True))
     assert np.mean(sums) == pytest.approx(1000, abs=10)
     assert np.std(sums) == pytest.approx(16, rel=0.4)

@@ -34,7 +34,7 @@ def test_a_tower_has_its_strides_and_padding_at_the_end():
 @pytest.mark.parametrize("norm", [LAST, FIRST], ids=["last", "first"])
 @pytest.mark.parametrize(("kind", "reduce"), [("avg", np.mean), ("max", np.max)])
 def test_pooling_does_not_count_what_is_beyond_the_border(rng, norm, kind, reduce):
-    # All below 0: a zero beyond the border would be the greatest, and move the average.
+    # All below 0: a zero beyond the border would be the largest, and move the average.
     x = rng.uniform(-2, -1, size=(2, 4, 4, 3))
     expected = np.empty_like(x)
     for i, j in np.ndindex(4, 4):

@@ -95,8 +95,8 @@ def full_size():
 
 
 def test_parameters_and_multiply_adds_are_the_published_ones(full_size, multiply_adds):
-    # 13.6M: Ioffe & Szegedy 2015, section 4.2. Of the same network, Abadi et al. 2016, TensorFlow,
-    # section 6: 13.6 million learnable parameters, 2 billion multiply-adds at 224x224.
+    # 13.6M: Ioffe & Szegedy 2015, section 4.2. Abadi et al. 2016, TensorFlow, section 6, on the
+    # same network: 13.6 million learnable parameters, 2 billion multiply-adds at 224x224.
     assert count(full_size.trainable_weights) == pytest.approx(13.6e6, rel=0.001)
     assert count(full_size.weights) == pytest.approx(13.6e6, rel=0.01)
     assert round(multiply_adds(full_size) / 1e9) == 2

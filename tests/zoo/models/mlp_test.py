@@ -61,7 +61,7 @@ def test_the_sigmoid_net_is_that_of_the_paper(norm):
     for kernel in kernels:
         assert np.mean(kernel) == pytest.approx(0.0, abs=0.005)
         assert np.std(kernel) == pytest.approx(0.1, rel=0.03)
-        # Gaussian: 0.3 % lie beyond three deviations, none of a truncated or uniform one does.
+        # Gaussian: 0.3 % lie beyond three deviations, and none does if truncated or uniform.
         assert 0.001 < np.mean(np.abs(kernel) > 0.3) < 0.006
     assert np.abs(np.corrcoef(kernels[1].ravel(), kernels[2].ravel())[0, 1]) < 0.05
     ends = ("hidden1_norm", "hidden3_norm") if norm == "batch_renorm" else ("hidden1_activation",)

@@ -67,7 +67,7 @@ def test_a_report_is_written(workdir):
 
 
 def test_a_report_that_cannot_be_written_is_shown(workdir):
-    (workdir / "evaluation.json").mkdir()  # as a disk that is full or read-only
+    (workdir / "evaluation.json").mkdir()  # fails like a full or read-only disk
     console = Console(file=io.StringIO(), width=200)
     message = f"{workdir / 'evaluation.json'} cannot be written: Is a directory."
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):

@@ -13,7 +13,7 @@ from zoo.errors import UserError
 from zoo.trained import exporting
 from zoo.trained.exporting import export
 
-#: Loads a .keras file where this package is not to be found.
+#: Loads a .keras file where this package cannot be found.
 WITHOUT = """
 import sys
 import keras
@@ -86,7 +86,7 @@ def test_what_does_not_agree_is_not_written(exported, monkeypatch, tmp_path, mad
 def test_a_full_disk_is_named_and_keeps_nothing(
     exported, monkeypatch, tmp_path, little_space, name, kind
 ):
-    write = exporting._write  # before which Keras writes, too, to read the model
+    write = exporting._write  # Keras writes before it, too, to read the model
 
     def cramped(*arguments):
         with little_space(100):

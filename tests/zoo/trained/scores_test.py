@@ -7,7 +7,7 @@ from zoo.trained.scores import Scores
 @pytest.fixture
 def examples(rng):
     probabilities = rng.dirichlet(np.ones(8), 50).astype(np.float32)
-    return probabilities, rng.integers(0, 7, 50)  # Of the last class there are none.
+    return probabilities, rng.integers(0, 7, 50)  # The last class has none.
 
 
 def test_scores_against_loops(examples):

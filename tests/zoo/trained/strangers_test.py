@@ -1,4 +1,4 @@
-"""Models that Keras alone saved, and that say nothing of classes and pixels."""
+"""Models saved by Keras alone, which say nothing of classes and pixels."""
 
 import re
 
@@ -61,7 +61,7 @@ def test_logits_become_probabilities(theirs, photos, tmp_path):
     z = np.asarray(trained.model(x), np.float64)
     expected = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(trained.classifier(x), expected, rtol=1e-5)
-    # The file that is written is as theirs was, and says now what it gives.
+    # The written file is like theirs, and now says what it gives.
     recalibrated = str(tmp_path / "ours.keras")
     recalibrate(path, [str(photos)], recalibrated, Console(quiet=True))
     again, said = said_of(recalibrated)

@@ -29,7 +29,7 @@ def trained(strategy, batches, options=PLAIN, scaled=False):
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=64.0)
         optimizer.build(model.trainable_variables)
         step = make_train_step(model, optimizer, options, averages)
-    # Outside of the scope, as a training does its steps.
+    # Outside of the scope, like the steps of a training.
     return model, averages, [step(x, labels) for x, labels in batches]
 
 
@@ -43,7 +43,7 @@ def batches(rng):
 
 @pytest.fixture(scope="module")
 def two():
-    # One for all: the collectives of a second strategy would have the keys of the first one's.
+    # All share one: the collectives of a second strategy would have the keys of the first.
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 

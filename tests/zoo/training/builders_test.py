@@ -152,7 +152,7 @@ def test_a_model_of_the_users_own(dataset, tmp_path):
 def test_layers_compute_in_the_precision(dataset, precision, compute, monkeypatch):
     before = keras.config.floatx(), keras.config.dtype_policy()
     try:
-        keras.config.set_floatx("float16")  # as keras.json can say
+        keras.config.set_floatx("float16")  # keras.json can say so
         model = builders.build_model(config(precision=precision), dataset)
     finally:
         keras.config.set_floatx(before[0])

@@ -1,4 +1,4 @@
-"""What a training left, for the tests of it."""
+"""What a training left, for its tests."""
 
 import json
 import time

@@ -73,7 +73,7 @@ def test_a_run_that_was_killed_damaged_and_stopped_ends_as_one_that_was_not(
     assert states[0] == states[1]
 
 
-#: What a run can do beside the plain one, as different as two runs can have it.
+#: All that a run can do beyond the plain one, split between two runs.
 EVERYTHING = {
     "adamw": [
         "--config.optimizer=adamw",
@@ -121,7 +121,7 @@ def test_everything_is_resumed_bit_for_bit(
     if name == "rmsprop":
         arguments.append(f"--config.weights={finished_run[0] / 'model.keras'}")
     whole = run_program("zoo.train", f"--workdir={tmp_path / 'whole'}", *arguments)
-    # TensorFlow says of old processors that they have no float16.
+    # TensorFlow warns on old processors that they have no float16.
     assert not [line for line in whole.stderr.splitlines() if "oneDNN" not in line]
     assert whole.returncode == 0
     for step in (20, 90):
@@ -224,8 +224,8 @@ def test_a_finished_run_can_become_longer(finished_run, run_program, tiny_argume
 def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(
     checkpoints, run_program, tmp_path, found_by
 ):
-    # The loss of the first step is that of the weights before it. In the second hidden1 is 1e31 and
-    # hidden2's weights 1e29, whose product float32 does not hold.
+    # The loss of the first step is that of the weights before it. In the second step hidden1 is
+    # 1e31 and hidden2's weights are 1e29: float32 cannot hold the product.
     steps = ("--config.num_steps=1",) if found_by == "evaluation" else ()
     done = run_program(
         "zoo.train",

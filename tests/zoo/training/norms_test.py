@@ -1,4 +1,4 @@
-"""What a run prints and does of its normalization."""
+"""What a run prints of its normalization, and does with it."""
 
 import signal
 
@@ -29,7 +29,7 @@ def test_statistics_stand_still_once_they_are_frozen_and_a_resumed_run_freezes_t
     assert not np.array_equal(frozen["hidden1_norm"][2], unfrozen["hidden1_norm"][2])
     assert not np.array_equal(frozen["hidden1_norm"][0], unfrozen["hidden1_norm"][0])
 
-    # The last evaluation is owed, and no step is left to freeze at.
+    # The last evaluation is due, and no step is left to freeze at.
     cut = run_python(evaluating(tmp_path / "parts", [*arguments], signal.SIGTERM, 3))
     assert cut.returncode == 128 + signal.SIGTERM
     resumed = run_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)

@@ -157,7 +157,7 @@ def test_the_head_has_a_rate_of_its_own(name, rng):
     tolerance = {"rtol": 2e-3, "atol": 1e-5} if name == "lamb" else {"rtol": 1e-5, "atol": 1e-6}
     for a, b in zip(body, slow_body, strict=True):
         np.testing.assert_array_equal(a, b)
-    if name != "lamb":  # whose steps are relative to a weight that moves
+    if name != "lamb":  # its steps are relative to a weight that moves
         for a, b in zip(head, fast_head, strict=True):
             np.testing.assert_allclose(a, b, **tolerance)
 

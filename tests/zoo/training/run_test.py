@@ -120,14 +120,14 @@ print("all")
 
 @pytest.mark.slow
 def test_every_file_may_be_gone_unreadable_or_of_another_kind(run_python):
-    # Another pytest that starts closes the folder of all tests to other users.
+    # Another pytest closes the folder of all tests to other users when it starts.
     with tempfile.TemporaryDirectory() as folder:
         done = run_python(FAULTS.replace("FOLDER", repr(folder)), TF_CPP_MIN_LOG_LEVEL="3")
     assert done.returncode == 0, done.stderr  # TensorFlow warns of so many functions.
     *lines, last = done.stdout.splitlines()
     assert last == "all"
     assert len(lines) >= 5 * 12
-    # What is not needed, or can be begun anew, does not end the run.
+    # Losing what is not needed, or can begin anew, does not end the run.
     assert "removed metrics.jsonl 0" in lines
     assert "removed tensorboard 0" in lines
     assert any("unreadable checkpoints/step-00000002 Checkpoint " in line for line in lines)

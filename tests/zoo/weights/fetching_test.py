@@ -232,7 +232,7 @@ def test_an_endless_answer_is_ended(server, make_record, cache, length):
     server.answers = [endless]
     got = "a file of 1,000,000,000,000,000 bytes" if length else "more"
     fails(DownloadError, record, cache, f"expected at most 16,781,216 bytes, got {got}")
-    assert sum(sent) < 2**26  # What the sockets between them hold comes on top.
+    assert sum(sent) < 2**26  # The sockets between them hold some more.
     assert all(not contents for contents in files_in(cache).values())
 
 

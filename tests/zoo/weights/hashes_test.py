@@ -3,7 +3,7 @@ import pytest
 from zoo.weights import hashes
 from zoo.weights.errors import WrongHashError
 
-# Of the four bytes "abc\\n", as sha256sum and md5sum print them.
+# Hashes of the four bytes "abc\\n", as sha256sum and md5sum print them.
 SHA256 = "edeaaff3f1774ad2888673770c6d64097e391bc362d7d6fb34982ddf0efd18cb"
 MD5 = "0bee89b07a248e27c83fc3d5951213c1"
 

@@ -129,7 +129,7 @@ def test_what_h5py_cannot_read_is_refused(model, tmp_path):
     path = tmp_path / "m.weights.h5"
     model.save_weights(path)
     data = bytearray(path.read_bytes())
-    data[48:56] = (2**63).to_bytes(8, "little")  # The address of what says how the file is kept.
+    data[48:56] = (2**63).to_bytes(8, "little")  # The address of the driver information block.
     (tmp_path / "address.h5").write_bytes(data)
     refused(tmp_path / "address.h5", "is damaged, or no checkpoint")
     with h5py.File(path, "r+") as file:
@@ -138,7 +138,7 @@ def test_what_h5py_cannot_read_is_refused(model, tmp_path):
 
     def strange(group):
         kind = h5py.h5t.IEEE_F32LE.copy()
-        kind.set_ebias(2**20)  # A number that NumPy has no type for.
+        kind.set_ebias(2**20)  # A number that NumPy lacks a type for.
         parent = group.create_group("a")
         h5py.h5d.create(parent.id, b"kernel:0", kind, h5py.h5s.create_simple((3,)))
 

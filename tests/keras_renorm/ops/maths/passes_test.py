@@ -12,7 +12,7 @@ from keras_renorm.ops.maths.operands import Affine, Line, Settings
 
 # Half a unit in the last place of what is rounded to the type, with room for the sums.
 ROUNDING = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 1e-6, "float64": 1e-14}
-AXES = [(1, False), (2, False), (0, False), (1, True), (2, True)]  # and whether there are ghosts
+AXES = [(1, False), (2, False), (0, False), (1, True), (2, True)]  # axis, and if there are ghosts
 every_axis = pytest.mark.parametrize(("axis", "ghosts"), AXES)
 
 

@@ -1,4 +1,4 @@
-"""Calls of the C interface that are wrong: each returns an error and touches no memory."""
+"""Wrong calls of the C interface: each returns an error and touches no memory."""
 
 import array
 import ctypes

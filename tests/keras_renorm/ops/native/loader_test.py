@@ -178,7 +178,7 @@ def test_what_is_registered_is_had_without_a_lock(monkeypatch):
 
     class Lock:
         def __enter__(self):
-            assert not entered  # or a forked process would wait here for ever
+            assert not entered  # else a forked process would wait here for ever
             entered.append(True)
 
         def __exit__(self, *_):

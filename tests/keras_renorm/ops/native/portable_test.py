@@ -6,7 +6,7 @@ import pytest
 
 from keras_renorm.ops.native import loader
 
-# Of manylinux_2_28: https://github.com/pypa/auditwheel, policy/manylinux-policy.json.
+# From manylinux_2_28: https://github.com/pypa/auditwheel, policy/manylinux-policy.json.
 NEWEST = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (8, 1, 0)}
 
 

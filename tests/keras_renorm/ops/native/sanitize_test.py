@@ -1,6 +1,6 @@
 """The library under the compiler's sanitizers, called as sanitize.cc has it.
 
-Run as a program it goes on for as long as it is told, with all instruction sets of this processor:
+As a program it runs for as many seconds as it is told, with all instruction sets of this processor:
 `python tests/keras_renorm/ops/native/sanitize_test.py address,undefined 600`.
 """
 

@@ -11,7 +11,7 @@ CHECKS = pathlib.Path(__file__).with_suffix(".cc")
 SOURCES = pathlib.Path(native.__file__).parent
 
 
-# Of all their versions `tools/check_versions.py` shows the headers.
+# `tools/check_versions.py` shows the headers of all their versions.
 @pytest.mark.parametrize("package", ["jaxlib", "tensorflow"])
 def test_structs_are_as_in_xlas_headers(package):
     compiler, spec = shutil.which("c++"), importlib.util.find_spec(package)

@@ -1,4 +1,4 @@
-"""What exporters get: operations of the backend's own, also of layers called for training."""
+"""Exporters get the backend's own operations, also of layers called for training."""
 
 import keras
 import numpy as np

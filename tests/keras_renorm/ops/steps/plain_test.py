@@ -16,7 +16,7 @@ from keras_renorm.ops.steps import plain
 from keras_renorm.ops.steps.step import Step
 
 EPSILON = 1e-3
-# Half a unit in the last place of the output and of the gradient; of wide types that of the sums.
+# Half a unit in the last place of the output and of the gradient; for wide types, of the sums.
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2e-6, "float64": 1e-13}
 
 

@@ -188,7 +188,7 @@ def test_a_large_mean_costs_float64_nothing(rng, float64, shape, axis, size, mas
 @pytest.mark.parametrize("limits", [(1.0, 0.0), (1.5, 0.5)])
 def test_a_variance_that_overflows_shows(rng, float64, limits, dtype, largest, with_):
     """At the same size in every lowering. The channel beside it is as ever."""
-    for factor in (0.3, 3.0, 1e3, 1e4, 1e5, 1e10):  # of the squares, or their sums, overflow some
+    for factor in (0.3, 3.0, 1e3, 1e4, 1e5, 1e10):  # some squares, or their sums, overflow
         case = Case(rng, (600, 2), dtype, mask=np.ones((600, 1), bool), limits=limits)
         case.mask = case.mask if with_ == "mask" else None
         case.settings |= {"ghost_size": 300 if with_ == "ghosts" else None, "relu": with_ == "relu"}

@@ -44,7 +44,7 @@ def test_workers_that_come_one_after_the_other_meet(ports):
     for thread in threads:
         thread.join(30)
     assert {index for index, _ in met} == {0, 1, 2}
-    # Nobody went on before the last had come.
+    # Nobody went on before the last one came.
     assert min(when for _, when in met) - begin >= 0.6
 
 

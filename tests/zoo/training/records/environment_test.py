@@ -39,6 +39,6 @@ def test_the_state_of_a_checkout(tmp_path):
     assert git_state(tmp_path) == {"commit": commit, "changed": False}
     (tmp_path / "a").write_text("2")
     assert git_state(tmp_path) == {"commit": commit, "changed": True}
-    # What git ignores or does not know, as a package installed below a checkout, is not its.
+    # Files that git ignores or does not know are not git's, as of a package below a checkout.
     (tmp_path / "venv").mkdir()
     assert git_state(tmp_path / "venv") is None

@@ -82,7 +82,7 @@ def test_a_long_legend_stays_in_the_picture(tmp_path):
     ]
     plot_workdirs(runs, tmp_path / "curves.png")
     width = mpl.image.imread(tmp_path / "curves.png").shape[1]
-    assert 900 < width < 1200  # 7 inches of 150 pixels, and no more for the legend.
+    assert 900 < width < 1200  # 7 inches of 150 pixels: the legend adds nothing.
 
 
 def test_a_picture_is_drawn_with_labelled_axes_and_legend(runs, tmp_path):

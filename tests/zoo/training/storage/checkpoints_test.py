@@ -237,7 +237,7 @@ def test_a_file_in_the_place_of_the_folder_is_found_before_the_training(folder):
         Setup(folder).store.restore()
 
 
-@pytest.mark.parametrize("size", [40, 1200])  # the state fits, and not what TensorFlow writes
+@pytest.mark.parametrize("size", [40, 1200])  # room for the state, not for TensorFlow's files
 def test_a_full_disk_is_named_and_costs_no_checkpoint(folder, saved, little_space, size):
     setup = Setup(folder)
     message = f"{folder / 'step-00000011'} cannot be written: File too large."

@@ -50,7 +50,7 @@ def step_of(layer):
 def mapped(step, check_vma):
     def each(trainable, others, *rest):
         y, others, (dvariables, dx) = step(trainable, others, *rest)
-        if not check_vma:  # or JAX adds them up, as the variables are the same everywhere
+        if not check_vma:  # else JAX adds them up, as the variables are the same everywhere
             dvariables = jax.lax.psum(dvariables, "rows")
         return y, others, (dvariables, dx)
 

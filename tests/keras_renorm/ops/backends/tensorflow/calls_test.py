@@ -24,7 +24,7 @@ from keras_renorm.ops.native.layout import Statistics
 if not loader.library_path().is_file():
     pytest.skip("the native library is not built", allow_module_level=True)
 
-# Half a unit in the last place, relative; of float64 more, since the reference rounds too.
+# Half a unit in the last place, relative; more for float64, since the reference rounds too.
 UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-49}
 EPSILON = 1e-3
 
@@ -92,7 +92,7 @@ class Case:
     def __call__(self, run=None):
         y, statistics, dx, dgamma, dbeta = (run or self.run)(self.x, self.dy, *self.vectors)
         rows = Statistics(*tf.unstack(statistics))
-        # In float64, or the sum of a mean and its remainder would round to the mean.
+        # In float64: else the sum of a mean and its remainder would round to the mean.
         result = {key: tf.cast(v, "float64").numpy() for key, v in rows._asdict().items()}
         result["mean"] += result["mean_remainder"]
         gradients = {"y": y, "dx": dx, "dgamma": dgamma, "dbeta": dbeta}

@@ -1,4 +1,4 @@
-"""One process, for no collective here fails; those that do are in ../replicas_checks.py."""
+"""One process, since no collective here fails. Those that fail are in ../replicas_checks.py."""
 
 import keras
 import numpy as np

@@ -115,7 +115,7 @@ def test_what_fits():
 def test_what_fits_on_a_gpu():
     def fits(shape=(8, 4), dtype="float32", axis=-1, **changes):
         settings = Settings(axis % len(shape), EPSILON)._replace(**changes)
-        with tf.Graph().as_default():  # where no device is made out before it runs
+        with tf.Graph().as_default():  # a graph has no devices before it runs
             return fused.TrainingKernel().fits(tf.zeros(shape, dtype), None, settings)
 
     for dtype in ("float16", "bfloat16", "float32"):

@@ -51,7 +51,7 @@ def test_the_passes_are_those_of_plain_operations(case):
     vectors = [tf.constant(v, wide) for v in rng.normal(size=(6, shape[axis]))]
     vectors[1] *= 0.01
     affine, line, settings = Affine(*vectors[:4]), Line(*vectors[4:]), Settings(axis, relu=relu)
-    # Away from 0, at which the two may round to different sides of the ReLU.
+    # Away from 0, where the two may round to different sides of the ReLU.
     output = composite.normalize(tf.cast(x, wide), affine, Settings(axis))
     x = tf.where(tf.abs(output) < 0.1, x + tf.cast(1, dtype), x)
     output = composite.normalize(tf.cast(x, wide), affine, Settings(axis))

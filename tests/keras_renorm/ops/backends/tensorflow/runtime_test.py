@@ -56,7 +56,7 @@ def test_xla_is_sought_in_all_of_tensorflows_libraries(monkeypatch):
 
 def test_an_xla_that_does_not_say_its_version_is_asked_for_nothing_more(monkeypatch):
     """TensorFlow 2.17 ends the process where it is given a handler."""
-    older = (ctypes.c_size_t * 64)(64 * 8)  # all else is 0: what it has in place of a version
+    older = (ctypes.c_size_t * 64)(64 * 8)  # all else is 0, also in place of a version
     monkeypatch.setattr(tensorflow_runtime, "_ffi_api", lambda: ctypes.addressof(older))
     with pytest.raises(loader.NativeLibraryError, match=r"TensorFlow \d.* has an older version"):
         tensorflow_runtime._register_handlers(loader.load())
@@ -281,7 +281,7 @@ print(loader.load().handle.keras_renorm_threads())
 """
     if said == "environment":
         assert int(run_python(call.format(""), TF_NUM_INTRAOP_THREADS="3")) == 3
-    elif said == "no number":  # TensorFlow passes over it, too
+    elif said == "no number":  # TensorFlow ignores it, too
         found = int(run_python(call.format(""), TF_NUM_INTRAOP_THREADS="all"))
         assert found == len(os.sched_getaffinity(0))
     else:  # after the import, which registers the ops
@@ -335,7 +335,7 @@ def test_an_input_is_written_over_only_if_nothing_else_reads_it(channels, again)
 
     @tf.function
     def run(x):
-        doubled = 2 * x  # of the graph's own: its memory may be taken
+        doubled = 2 * x  # the graph owns it: its memory may be reused
         y = calls.normalize(doubled, Affine(one, zero, 3 * one, zero), Settings(axis=1))
         return y, doubled + 0 * y if again else x
 

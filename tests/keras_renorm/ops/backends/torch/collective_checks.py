@@ -1,5 +1,5 @@
-"""A process group of PyTorch's; `collective_test.py` runs this. Of several processes, layers have
-the checks: tests/keras_renorm/layers/process_checks.py."""
+"""A process group of PyTorch's; `collective_test.py` runs this. Checks of layers in several
+processes are in tests/keras_renorm/layers/process_checks.py."""
 
 import numpy as np
 import pytest
