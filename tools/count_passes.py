@@ -219,7 +219,7 @@ def jax_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
 
 
 def worker(backend: str, shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
-    """What a process of its own counts under a backend."""
+    """Returns what a separate process counts under a backend."""
     arguments = ["--shape", "x".join(map(str, shape)), "--dtype", dtype, "--axis", str(axis)]
     environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     if backend == "jax":  # as on a GPU, where the library serves nobody

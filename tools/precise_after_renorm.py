@@ -44,10 +44,10 @@ class Run:
 
     Attributes:
         net: "dense" or "convolutional".
-        minibatches: Those of 32 images: "iid" or "2 labels".
+        minibatches: Kind of the minibatches of 32 images: "iid" or "2 labels".
         optimizer: "sgd", with a momentum of 0.9, or "adam", both with a constant rate, or "cosine",
             SGD whose rate falls to 0.
-        momentum: That of the moving statistics.
+        momentum: Momentum of the moving statistics.
         snapshots: The steps at which to measure.
     """
 

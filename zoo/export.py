@@ -6,8 +6,8 @@ python -m zoo.export --model=DIR|FILE.keras|CHECKPOINT --output=PATH
 keras: a .keras file that Keras alone loads. saved_model: a folder whose signature serving_default
 takes the bytes of JPEG files (or PNG, GIF, BMP), and pixels takes images in [0, 255]. litert: a
 .tflite file, and onnx, where tf2onnx and onnxruntime are installed: both take such pixels. Without
---format the suffix of PATH says which. What is written is run on the images, by default those that
-the training was evaluated on, and kept only if it gives the model's probabilities.
+--format the suffix of PATH says which. The export is run on the images, by default those that the
+training was evaluated on, and kept only if it gives the model's probabilities.
 """
 
 from pathlib import Path

@@ -13,7 +13,7 @@ Images = npt.NDArray[np.float32]
 CONTRAST = 0.2
 #: Deviation of the noise; pixels are in [0, 1].
 NOISE = 0.2
-#: Of 100.
+#: Out of 100.
 JPEG_QUALITY = 5
 
 

@@ -71,7 +71,7 @@ class Kept(NamedTuple):
         return keras.Model(images, Head(num_classes=num_classes)(x))
 
 
-#: All that there are, in the order of the paper's table.
+#: All of them, in the order of the paper's table.
 ALL = {"_".join(kept): Kept(*kept) for kept in itertools.product(("shared", "domain"), repeat=3)}
 
 

@@ -26,7 +26,7 @@ def load(name: str) -> Experiment:
     """Returns the experiment of a name.
 
     Raises:
-        UserError: When there is none.
+        UserError: When there is no such experiment.
     """
     if name not in names():
         known = ", ".join(names())

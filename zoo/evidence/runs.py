@@ -71,7 +71,7 @@ def run_all(runs: Sequence[Run], folder: Path, processes: int, console: Console)
                 progress.advance(task)
         except BrokenProcessPool as error:
             raise UserError(
-                "A process of a run was killed, for want of memory perhaps. The same command goes "
+                "A process of a run was killed, perhaps for lack of memory. The same command goes "
                 "on; --processes=1 takes the least memory."
             ) from error
         except BaseException:

@@ -1,1 +1,1 @@
-"""What is done with a trained model: it is opened, evaluated, asked, recalibrated and exported."""
+"""Opens, evaluates, asks, recalibrates and exports trained models."""

@@ -40,7 +40,7 @@ def open_for(
         skip_bad_files: Whether to leave out files that cannot be used.
 
     Raises:
-        UserError: If there are none, or they have other classes than the model.
+        UserError: If there are no images, or they have other classes than the model.
     """
     config = trained.config
     if dataset is None and not trained.card.dataset and trained.workdir is None:
@@ -62,7 +62,7 @@ def open_for(
     try:
         source = opening.open_split(name, EVALUATION if split is None else split, where, options)
     except DatasetError as error:
-        # What is a key of zoo.train's config is a flag here.
+        # A key of zoo.train's config is a flag here.
         raise UserError(str(error).replace("--config.", "--")) from error
     check_fit(trained, source)
     return source

@@ -72,7 +72,7 @@ def open_trained(
         pixels: What a .keras file takes, if it does not say so: see `ImagePreprocessing`.
 
     Raises:
-        UserError: If there is none; the message says what was looked for.
+        UserError: If there is no such model; the message says what was looked for.
     """
     path = Path(name).expanduser()
     if path.is_file() and not averaged:
@@ -106,7 +106,7 @@ def open_workdir(path: str, *, averaged: bool = False) -> Trained:
         averaged: Whether to take the averages of all weights.
 
     Raises:
-        UserError: If there is none in this folder.
+        UserError: If there is no such model in this folder.
     """
     workdir = Workdir(path)
     config = defaults() | workdir.read_config("model", "norm", "dataset", "num_steps")

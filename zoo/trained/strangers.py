@@ -51,7 +51,7 @@ def adopted(
         )
     logits = not _is_distribution(_outputs(model))
     if logits:
-        report(f"{path} gives no probabilities: what it gives is taken for logits.")
+        report(f"{path} gives no probabilities: its outputs are taken for logits.")
     size = height if height and height == width else 0
     prepared = Preparation(size=size, channels=channels, pixels=pixels)
     return Card(numbered(model.output_shape[-1]), prepared, model.name, logits=logits)

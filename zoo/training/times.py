@@ -20,7 +20,7 @@ def _steps(config: Mapping[str, Any], value: float, rounded: Callable[[float], i
     """Returns a time in steps; a share that is rounded upwards is at least one step."""
     if isinstance(value, int):
         return value
-    # 0.35 * 3000 is 1050 but for a bit.
+    # 0.29 * 100 is 28.999999999999996.
     steps = rounded(round(value * config["num_steps"], 6))
     return max(steps, 1) if value > 0 and rounded is math.ceil else steps
 

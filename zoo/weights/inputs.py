@@ -40,7 +40,7 @@ class ImagePreprocessing(keras.layers.Layer):
         Tensor of the same shape, float32 unless `dtype` says otherwise.
 
     Raises:
-        ValueError: If an argument or the number of channels is none of these.
+        ValueError: If an argument or the number of channels is not allowed.
 
     Example:
         >>> preprocess = ImagePreprocessing("tf")

@@ -114,7 +114,7 @@ def load(
 
 
 def _trust_statistics(model: keras.Model, made: Plan) -> None:
-    """Has adaptive limits trust the statistics if the file lacks what they have seen."""
+    """Makes adaptive limits trust the statistics if the file lacks what they have seen."""
     loaded = {id(variable) for variable, _ in made.assignments}
     for layer in model.layers:
         if isinstance(layer, BatchRenormalization) and id(layer.deviations) not in loaded:

@@ -56,7 +56,7 @@ def test_logits_become_probabilities(theirs, photos, tmp_path):
         layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten(), layers.Dense(3)
     )
     trained, said = said_of(path, pixels="unit")
-    assert said == f"{path} gives no probabilities: what it gives is taken for logits."
+    assert said == f"{path} gives no probabilities: its outputs are taken for logits."
     x = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
     z = np.asarray(trained.model(x), np.float64)
     expected = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)

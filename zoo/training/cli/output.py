@@ -9,7 +9,7 @@ _T = TypeVar("_T")
 
 
 class LastingOutput:
-    """A file that takes nothing more after its first failure, of which stderr tells.
+    """A file that takes nothing more after its first failure, and says so on stderr.
 
     It fails when its reader ends, as `tee` may, its terminal is closed, or its disk is full. Rich
     ends a program then: without a word at the first, with an error that names no file at the
