@@ -34,7 +34,7 @@ OPTIONS += ["-oaddopts=--import-mode=importlib"]
 PACKAGES = {"TensorFlow": "tensorflow-cpu", "JAX": "jax", "PyTorch": "torch"}
 TABLE = tuple(f"| {backend} " for backend in PACKAGES)
 KERAS = ("3.4", "3.10", "3.15")
-# Newer TensorFlows demand newer ones.
+# Newer versions of TensorFlow demand a newer Keras.
 KERAS_OF = {
     "2.16": KERAS,
     "2.17": KERAS,
@@ -52,9 +52,9 @@ class Row:
 
     Attributes:
         backend: A key of `PACKAGES`.
-        version: That of its package; its newest patch is taken.
-        keras: That of Keras, likewise.
-        python: That of Python.
+        version: The version of its package; its newest patch is taken.
+        keras: The version of Keras, likewise.
+        python: The version of Python.
         lowering: What computes there.
     """
 

@@ -36,7 +36,7 @@ def largest_difference(
     Args:
         theirs: The source, which maps inputs to outputs in inference.
         ours: The result.
-        model: A model with the inputs of both. An unknown size is taken as 64, an unknown batch as
+        model: A model with the inputs of both. Unknown sizes are taken as 64, that of the batch as
             2.
 
     Returns:

@@ -74,8 +74,8 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
     files with the least hashes of seed and name, so that a new file moves hardly any other. Every
     file is decoded once before anything begins, to find unusable ones.
 
-    The images stand in the random order of these hashes, as TensorFlow Datasets has them. By class,
-    the first thousands, or a minibatch of an evaluation, would be of one class.
+    The images stand in the order of these hashes, random like that of TensorFlow Datasets. By
+    class, the first thousands, or a minibatch of an evaluation, would be of one class.
 
     Args:
         data_dir: The folder.

@@ -99,7 +99,7 @@ class Setup:
         return builders.build_batches(self.config, self.dataset, step)
 
     def step(self, images: Any, labels: Any, asked: Any = (0.0, 0.0)) -> StepResult:
-        """Does a step; see `make_train_step`. Says so while the first takes long."""
+        """Does a step; see `make_train_step`. Says so if the first one takes long."""
         replicas = self.workers.strategy.num_replicas_in_sync
         doing = f"building the first step, for {replicas} replica(s)"
         building = terminal.patience(self.console, doing)

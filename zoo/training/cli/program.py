@@ -20,7 +20,7 @@ NEEDS = frozenset(
 )
 """What the programs import that the extra `zoo` installs."""
 
-MISTAKE = 2  # As shells report a wrong use. A defect keeps its traceback, and 1.
+MISTAKE = 2  # As shells report a wrong use. A defect keeps its traceback, and exits with 1.
 INTERRUPTED = 130  # What shells report for a program that Ctrl-C ended: 128 + SIGINT.
 
 
@@ -91,7 +91,7 @@ def run(
 
 
 def _run(parse: Callable[[list[str]], Any], main: Callable[[Any], int], usage: str) -> None:
-    """Runs a program under absl; no exception for a user reaches absl, which has its own ways."""
+    """Runs a program under absl, which sees no exception that `_ended` handles."""
     from absl import app
 
     output.install()
