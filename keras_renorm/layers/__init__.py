@@ -1,4 +1,4 @@
-"""Keras layers. They hold the variables; the formulas stand in `keras_renorm.ops`."""
+"""Keras layers. They hold the variables, `keras_renorm.ops` the formulas."""
 
 from keras_renorm.layers.batch_normalization import BatchNormalization
 from keras_renorm.layers.batch_renormalization import BatchRenormalization

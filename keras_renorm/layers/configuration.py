@@ -1,4 +1,4 @@
-"""Configurations that hold what differs from the defaults, so that other versions load them."""
+"""Configurations hold only what differs from the defaults, so that other versions load them."""
 
 import inspect
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ _KINDS = {
     "constraint": keras.constraints,
     "activation": keras.activations,
 }
-"""The modules that serialise arguments, by the ends of their names. Other arguments stay."""
+"""The module that serialises an argument, by the end of its name. Other arguments stay."""
 
 
 def own_arguments(layer: Any, names: Iterable[str]) -> dict[str, Any]:
     """The named attributes, serialised, that differ from the constructor's defaults.
 
-    A subclass with a constructor of its own has all of them: its defaults may be hidden in it.
+    A subclass from elsewhere with its own constructor has all of them: it may hide its defaults.
     """
     defaults = _defaults(type(layer))
     values = {name: _serialized(name, getattr(layer, name)) for name in names}
@@ -35,7 +35,7 @@ def _serialized(name: str, value: Any) -> Any:
 
 
 def _defaults(layer: type) -> dict[str, Any]:
-    """Defaults of a class's constructor, with those that it passes on to its bases."""
+    """Defaults of a class's constructor and of its bases' constructors."""
     own = next(base for base in layer.__mro__ if "__init__" in vars(base))
     if not own.__module__.startswith("keras_renorm."):
         return {}

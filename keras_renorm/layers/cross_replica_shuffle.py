@@ -12,7 +12,7 @@ from keras_renorm.typing import Tensor
 
 @keras.saving.register_keras_serializable("keras_renorm")
 class CrossReplicaShuffle(keras.layers.Layer):
-    """Deals the examples of the global batch out to the replicas at random, in training.
+    """Deals the global batch's examples out to the replicas at random, in training.
 
     ```
     outputs of replica k = the examples at places order[offset_k : offset_k + b_k] of the batch
@@ -28,19 +28,19 @@ class CrossReplicaShuffle(keras.layers.Layer):
     different sizes, and each gets as many examples as it gave. The layer takes a small collective
     (sizes and seed), one per tensor with the whole batch, and one per tensor backward. Replicas are
     those of a `tf.distribute` strategy, or the processes of PyTorch's default process group.
-    Elsewhere and at inference the layer is the identity. That includes JAX's
+    Elsewhere, and at inference, the layer is the identity. So it is under JAX's
     `keras.distribution.DataParallel`, which has no minibatches of replicas.
 
     Args:
-        seed: Integer that makes the orders the same in every run; None draws one. The layer's one
-            weight counts the orders drawn so far, so that training that goes on from a checkpoint
+        seed: Integer that makes the orders the same in every run. None draws a seed. The layer's
+            one weight counts the orders drawn so far, so training that resumes from a checkpoint
             draws the next ones.
         **kwargs: Keras's own layer arguments, such as `name`.
 
     Call arguments:
         inputs: A tensor `[b, ...]`, or a list, tuple or dictionary of tensors with the same b, all
-            shuffled alike. A mask that Keras attached does not follow: hand it over as one of the
-            tensors.
+            shuffled alike. Hand a mask over as one of the tensors: a mask that Keras attached
+            does not follow.
         training: Whether to shuffle.
 
     Returns:

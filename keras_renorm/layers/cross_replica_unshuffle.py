@@ -12,23 +12,23 @@ from keras_renorm.typing import Tensor
 class CrossReplicaUnshuffle(keras.layers.Layer):
     """Takes shuffled examples, or a head's outputs for them, back to their replicas.
 
-    It undoes `CrossReplicaShuffle` by one collective per tensor, and one backward. Where that layer
-    shuffled nothing, this layer does nothing.
+    The layer undoes `CrossReplicaShuffle` by one collective per tensor, and one backward. It does
+    nothing where that layer shuffled nothing.
 
     Args:
         **kwargs: Keras's own layer arguments, such as `name`.
 
     Call arguments:
-        inputs: A tensor `[b, ...]`, or a list, tuple or dictionary of such, where b is the number
-            of examples that this replica got from the shuffle, in their order.
-        order: What `CrossReplicaShuffle` returned beside them.
+        inputs: A tensor `[b, ...]`, or a list, tuple or dictionary of tensors, with a row for each
+            of the b examples that this replica got from the shuffle, in their order.
+        order: The second output of `CrossReplicaShuffle`.
 
     Returns:
         The inputs, each row at the place of its example.
 
     Raises:
-        ValueError: If `order` does not have the shape of one.
-        tensorflow.errors.InvalidArgumentError: If the inputs have another number of rows.
+        ValueError: If `order` is not of shape `[B, 2]`.
+        tensorflow.errors.InvalidArgumentError: Under TensorFlow, if the inputs do not have b rows.
 
     Example:
         >>> rows, order = CrossReplicaShuffle(seed=1)(regions)

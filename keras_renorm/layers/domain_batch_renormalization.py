@@ -23,13 +23,13 @@ class DomainBatchRenormalization(DomainLayer, BatchRenormalization):
     ```
 
     Domains and the three kinds work as in `DomainBatchNormalization`, limits as in
-    `BatchRenormalization`. r and d are taken against the population statistics. If these are kept
-    by domain, that is row k, even where the batch statistics are shared.
+    `BatchRenormalization`. r and d compare the minibatch with the population statistics, with
+    row k where these are kept by domain, even if the batch statistics are shared.
 
     A minibatch of several domains holds fewer examples of each, so its moments are noisier than the
-    number of examples tells. r and d correct for that. If population statistics are kept by domain,
-    each domain has its own r_max and d_max, which follow the updates of its own statistics.
-    Otherwise a rare or new domain would be corrected towards its initial statistics.
+    number of examples tells. r and d correct for that. Where population statistics are kept by
+    domain, each domain has its own r_max and d_max, which follow the updates of its statistics.
+    Otherwise r and d would pull a rare or new domain towards its initial statistics.
 
     Args:
         num_domains: Number of domains D, at least 1.
@@ -48,7 +48,7 @@ class DomainBatchRenormalization(DomainLayer, BatchRenormalization):
 
     Raises:
         TypeError: If an argument has the wrong type, or `domain` does not hold integers.
-        ValueError: If an argument is out of range or missing or does not fit the inputs.
+        ValueError: If an argument is out of range, is missing or does not fit the inputs.
 
     Example:
         >>> layer = keras_renorm.layers.DomainBatchRenormalization(2, r_max=3.0, d_max=5.0)
@@ -67,7 +67,7 @@ class DomainBatchRenormalization(DomainLayer, BatchRenormalization):
             domain: The domain. Leave it out where the limits are the same for all domains.
 
         Raises:
-            ValueError: If there is no such domain, or it is missing.
+            ValueError: If there is no such domain, or the limits differ and `domain` is missing.
         """
         limits = [self._limits.numbers(k) for k in range(self._domains.num_domains)]
         if domain is not None:

@@ -17,7 +17,7 @@ else:
 
 
 class DomainLayer(_Beside):
-    """A mixin in front of a batch norm: its arguments, its checks and `domain` in its calls."""
+    """A mixin in front of a batch norm: adds arguments, their checks and `domain` to its calls."""
 
     _arguments = (*BatchNormalization._arguments, *Domains.ARGUMENTS)
 
@@ -61,8 +61,7 @@ class DomainLayer(_Beside):
             input_shape: The inputs' shape.
 
         Raises:
-            ValueError: If the inputs have no axis `axis`, it is the examples' own, or its size is
-                not known.
+            ValueError: If the inputs have no axis `axis`, its size is unknown, or it is axis 0.
         """
         self._domains.check_axis(self.axis, input_shape)
         super().build(input_shape)
@@ -75,7 +74,7 @@ class DomainLayer(_Beside):
         domain: Any = None,
     ) -> Any:
         """Normalises `inputs`; see the class."""
-        # Keras hands a mask over itself only where there is no other tensor.
+        # Keras hands an attached mask over only where there is no other tensor.
         mask = attached_mask(inputs) if mask is None else mask
         given = self._prepared(inputs, mask)
         domain = given.by_value(self._domains.ids(domain, inputs, self.name))
@@ -88,6 +87,6 @@ class DomainLayer(_Beside):
         mask: Any = None,
         domain: Any = None,
     ) -> keras.KerasTensor:
-        """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
+        """Checks symbolic inputs as a call does; returns the output's shape and dtype."""
         self._domains.ids(domain, inputs, self.name)
         return super().compute_output_spec(inputs, training, mask)

@@ -19,7 +19,7 @@ class Domains:
     """The domains of a layer: their number, and the kinds of its statistics and parameters.
 
     Args:
-        num_domains: As in `DomainBatchNormalization`, as are all the following.
+        num_domains: This and all following arguments: as in `DomainBatchNormalization`.
         batch_statistics: "domain" or "shared".
         population_statistics: "domain" or "shared".
         affine: "domain" or "shared".
@@ -36,7 +36,7 @@ class Domains:
         self.affine = _kind("affine", affine)
 
     def describe(self, layer: Any) -> None:
-        """Gives a layer the axes before its channels."""
+        """Gives a layer the axes before its channels, and warns of kinds that do not match."""
         layer._parameter_rows = (self.num_domains,) if self.affine == "domain" else ()
         by_domain = self.population_statistics == "domain"
         layer._statistic_rows = (self.num_domains,) if by_domain else ()
@@ -51,15 +51,15 @@ class Domains:
             )
 
     def check_axis(self, axis: int, shape: Sequence[int | None]) -> None:
-        """Raises if the channels of inputs of a shape lie on the examples' own axis."""
+        """Raises if the channels lie on the examples' axis of inputs of this shape."""
         if arguments.axis(axis, len(shape)) == 0:
             raise ValueError(
-                f"`axis` must not be that of the examples, 0, received axis={axis} for inputs "
-                f"of shape {tuple(shape)}: a domain is one of examples, not of channels."
+                f"`axis` must not be 0, the axis of the examples, received axis={axis} for inputs "
+                f"of shape {tuple(shape)}. Move the channels to another axis."
             )
 
     def steps(self, domain: int | Tensor) -> tuple[Callable[..., Trained], Callable[..., Tensor]]:
-        """Steps of training and of inference like those of `ops`, for ids that `ids` returns."""
+        """The steps of training and of inference, for what `ids` returns."""
         known: dict[str, Any] = {"domain": domain, "num_domains": self.num_domains}
         return (
             functools.partial(domains.train, batch_statistics=self.batch_statistics, **known),
@@ -67,7 +67,7 @@ class Domains:
         )
 
     def ids(self, domain: Any, inputs: Any, name: str) -> Any:
-        """`domain` as an int or a tensor of a signed integer type, checked as far as known."""
+        """`domain` as an int or a tensor of signed integers, checked as far as it is known."""
         if domain is None:
             raise ValueError(self._missing(name))
         if isinstance(domain, keras.KerasTensor):
@@ -76,7 +76,7 @@ class Domains:
         if not isinstance(domain, int | np.integer):
             domain = keras.ops.convert_to_tensor(domain)
             self._check_ids(domain.shape, domain.dtype, inputs.shape)
-            # Of uint64 and a signed type Keras makes a float.
+            # Keras promotes uint64 and a signed type to a float.
             wanted = keras.backend.result_type(domain.dtype, "int32")
             domain = keras.ops.cast(domain, wanted if "int" in wanted else "int64")
         elif isinstance(domain, bool):
@@ -95,7 +95,7 @@ class Domains:
         return domain if len(getattr(domain, "shape", ())) else known[0]
 
     def _check_ids(self, shape: Any, dtype: Any, inputs: Any) -> None:
-        """Raises unless ids of this shape and dtype fit inputs of a shape."""
+        """Raises unless ids of this shape and dtype fit inputs of shape `inputs`."""
         dtype = keras.backend.standardize_dtype(dtype)
         if "int" not in dtype:
             raise TypeError(
@@ -121,7 +121,7 @@ class Domains:
 
 
 def without_ghosts(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a layer with domains, if ghost batches are not among them."""
+    """The options of a layer with domains. Raises if they ask for ghost batches."""
     if options.get("virtual_batch_size") is not None:
         raise ValueError(
             "`virtual_batch_size` is not for layers with domains, received virtual_batch_size="
@@ -132,7 +132,7 @@ def without_ghosts(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _known(domain: Any) -> list[int] | None:
-    """The ids, each once, or None for a tensor of a graph or of a function that is being traced."""
+    """The ids, each once, or None for a tensor whose values are unknown while it is traced."""
     if isinstance(domain, int | np.integer):
         return [int(domain)]
     if backends.current().is_traced(domain):

@@ -1,4 +1,4 @@
-"""The inputs of a layer's call, in the form that its steps take."""
+"""The inputs of a layer's call, in the form that the steps take."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ from keras_renorm.typing import Tensor
 
 
 class Inputs(NamedTuple):
-    """The inputs of a call, dense: of a ragged batch the values of all examples together.
+    """The inputs of a call, dense: a ragged batch gives the values of all examples together.
 
     Attributes:
         x: `[..., C, ...]`.
         mask: None, or as in a call, without the last dimension.
         axis: The axis of the channels, counted from the end.
-        ragged: The batch that `x` is of, if it is a ragged one.
+        ragged: The ragged batch whose values `x` holds, if there is one.
     """
 
     x: Tensor
@@ -26,13 +26,13 @@ class Inputs(NamedTuple):
     ragged: Ragged | None = None
 
     def by_value(self, each: Any) -> Any:
-        """A value per example, `[B]`, spread along the first axis of `x`; a number stays."""
+        """Spreads a value per example, `[B]`, along the first axis of `x`. A number stays."""
         if self.ragged is None or not len(getattr(each, "shape", ())):
             return each
         return self.ragged.by_value(each)
 
     def restored(self, outputs: Tensor) -> Any:
-        """Outputs of the shape of `x` as a batch like the inputs."""
+        """Outputs of the shape of `x`, as a batch of the inputs' kind."""
         return outputs if self.ragged is None else self.ragged.restored(outputs)
 
 
@@ -41,31 +41,33 @@ def check_kind(inputs: Any) -> None:
     arguments.one_tensor(inputs)
     if backends.current().is_sparse(inputs):
         raise TypeError(
-            "`inputs` must be dense or ragged, received a sparse tensor, of which the output would "
-            "not be sparse. Write `keras.ops.convert_to_tensor(inputs, sparse=False)`."
+            "`inputs` must be dense or ragged, received a sparse tensor, whose output would not be "
+            "sparse. Write `keras.ops.convert_to_tensor(inputs, sparse=False)`."
         )
 
 
 def check(x: Any, mask: Any) -> None:
-    """Raises for a dense or symbolic tensor, or a mask, that a call does not take."""
+    """Raises for a dense or symbolic tensor, or for a mask, that a call does not take."""
     arguments.floating("inputs", x)
     if mask is not None:
         arguments.mask_shape(mask.shape, x.shape, layer=True)
 
 
 def taken(inputs: Any, mask: Any, axis: int, channels: int) -> Inputs:
-    """Inputs and mask as tensors, checked, and with the number of channels where a graph lost it.
+    """Checks inputs and mask and makes tensors of them.
+
+    Restores the number of channels where a graph lost it.
 
     Args:
-        inputs: As a layer is called with.
-        mask: None, or as a layer is called with.
+        inputs: The inputs of a layer's call.
+        mask: The mask of a layer's call, or None.
         axis: The axis of the channels.
-        channels: Their number.
+        channels: The number of channels.
 
     Raises:
-        TypeError: If the inputs are several tensors, sparse or not floating point, or a mask does
-            not go with ragged ones.
-        ValueError: If they have no axis `axis`, or it is a ragged one, or the mask's shape does not
+        TypeError: If the inputs are several tensors, sparse or not floating point, or the mask does
+            not go with ragged inputs.
+        ValueError: If the inputs have no axis `axis`, it is ragged, or the mask's shape does not
             fit.
     """
     check_kind(inputs)
@@ -97,10 +99,10 @@ def _check_axis(axis: int, among_values: int, shape: Any) -> None:
 
 
 def decided(training: Any, layer: keras.layers.Layer, outputs: Callable[[Any], Any]) -> Any:
-    """`outputs(training)`, also where the value of `training` is known only as a program runs.
+    """`outputs(training)`, even where `training` gets its value only as a program runs.
 
     Args:
-        training: As in a call; a tensor may be one of a graph.
+        training: As in a call; it may be a tensor of a graph.
         layer: The layer whose weights `outputs` updates.
         outputs: A function of True or False.
     """
@@ -112,7 +114,7 @@ def decided(training: Any, layer: keras.layers.Layer, outputs: Callable[[Any], A
 
     def branch(value: bool) -> Callable[[], Any]:
         def run() -> Any:
-            # A branch must not touch variables itself: JAX would take its tracers out of it.
+            # A branch must not assign variables: under JAX its tracers would leak out of it.
             with keras.StatelessScope([(v, v.value) for v in variables]) as scope:
                 found = outputs(value)
             return found, [scope.get_current_value(v) for v in variables]

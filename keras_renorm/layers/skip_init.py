@@ -14,7 +14,7 @@ INVERSE_SQRT_DEPTH: Literal["inverse_sqrt_depth"] = "inverse_sqrt_depth"
 
 @keras.saving.register_keras_serializable("keras_renorm")
 class SkipInit(keras.layers.Layer):
-    """Scales a residual branch by one learnable number, 0 or small at first.
+    """Scales a residual branch by one learnable number, which is 0 or small at first.
 
     ```
     y = alpha * x
@@ -32,7 +32,7 @@ class SkipInit(keras.layers.Layer):
     Args:
         initial_value: The first alpha: a number, or `"inverse_sqrt_depth"` for 1 / sqrt(depth), the
             largest value that trains at any depth. Nets of 100 layers fail with 1.
-        depth: With `"inverse_sqrt_depth"`, the number of residual blocks of the net.
+        depth: The number of residual blocks of the net, for `"inverse_sqrt_depth"` only.
         **kwargs: Keras's own layer arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -46,7 +46,7 @@ class SkipInit(keras.layers.Layer):
     Raises:
         TypeError: If an argument has the wrong type, or the inputs are not floating point or
             several.
-        ValueError: If an argument is out of range, or `depth` is missing or without use.
+        ValueError: If an argument is out of range, or `depth` does not fit `initial_value`.
 
     Example:
         >>> skip = np.random.normal(size=(8, 32, 32, 16))
@@ -98,7 +98,7 @@ class SkipInit(keras.layers.Layer):
         return keras.ops.cast(scaled, inputs.dtype)
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
-        """Shape and dtype of the output for symbolic inputs, which are checked as in a call."""
+        """Checks symbolic inputs as a call does; returns the output's shape and dtype."""
         arguments.one_tensor(inputs)
         arguments.floating("inputs", inputs)
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
@@ -114,7 +114,7 @@ class SkipInit(keras.layers.Layer):
 
 
 def _initial_value(value: Any) -> float | Literal["inverse_sqrt_depth"]:
-    """`value` as a finite float, or the one word that is allowed."""
+    """`value` as a finite float, or the one allowed word."""
     if isinstance(value, str):
         if value == INVERSE_SQRT_DEPTH:
             return INVERSE_SQRT_DEPTH

@@ -1,4 +1,4 @@
-"""Which statistics a layer normalises with, and where inference takes those of the minibatch."""
+"""Which statistics a layer normalises with, and where inference uses the minibatch's."""
 
 import contextlib
 import threading
@@ -7,27 +7,27 @@ from typing import Any, Literal
 
 from keras_renorm.ops import backends
 
-#: "batch": the minibatch's in training, from which the moving ones learn, and the moving ones at
-#: inference. "moving": the moving ones always, for the layer is not trainable. "frozen": the moving
-#: ones always, while gamma and beta train. "batch_at_inference": the minibatch's always, without
-#: corrections, and nothing is updated.
+#: "batch": training uses the minibatch's statistics and updates the moving ones, inference uses the
+#: moving ones. "moving": always the moving ones, as the layer is not trainable. "frozen": always
+#: the moving ones, while gamma and beta train. "batch_at_inference": always the minibatch's,
+#: without corrections and without an update.
 StatisticsInUse = Literal["batch", "moving", "frozen", "batch_at_inference"]
 
-# The layers of each context that holds now, in all threads and, as `contexts`, in this one.
+# The layers of each open context: of all threads, and of this thread in `_here.contexts`.
 _everywhere: list[tuple[Any, ...]] = []
 _here = threading.local()
 
 
 @contextlib.contextmanager
 def batch_at_inference(layers: Iterable[Any]) -> Iterator[None]:
-    """In the context, in this thread, `layers` use the minibatch's statistics, update nothing."""
+    """Within it, in this thread, `layers` use the minibatch's statistics and update nothing."""
     context = tuple(layers)
     _everywhere.append(context)
     _here.contexts = (*getattr(_here, "contexts", ()), context)
     try:
         yield
     finally:
-        # Others that were entered since, and are still open, stay.
+        # Contexts entered since, and still open, stay.
         _here.contexts = tuple(one for one in _here.contexts if one is not context)
         _everywhere.remove(context)
 
@@ -35,8 +35,8 @@ def batch_at_inference(layers: Iterable[Any]) -> Iterator[None]:
 def uses_batch_at_inference(layer: Any, *, in_any_thread: bool = False) -> bool:
     """Whether a `batch_at_inference` holds for a layer, in this thread or in any.
 
-    A `tf.distribute` strategy runs each replica in a thread that it makes for it: there a context
-    of any thread holds, as nothing tells whose replica it is.
+    A `tf.distribute` strategy makes a thread for each replica. In such a thread a context of any
+    thread holds, as nothing tells which thread started the replica.
     """
     if not _everywhere:
         return False

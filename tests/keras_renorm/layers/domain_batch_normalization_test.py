@@ -491,7 +491,7 @@ def test_refused_models():
         make(PLAIN)(inputs, domain=keras.Input(()))
     with pytest.raises(ValueError, match=r"received 3\."):
         make(PLAIN)(inputs, domain=3)
-    with pytest.raises(ValueError, match="`axis` must not be that of the examples, 0, received ax"):
+    with pytest.raises(ValueError, match="`axis` must not be 0, the axis of the examples, rec"):
         make(PLAIN, axis=-2)(inputs, domain=0)
 
 
