@@ -42,4 +42,4 @@ __all__ = [
     "update_moving_moments_by_stddev",
 ]
 
-backends.current()  # made now, and not while PyTorch compiles
+backends.current()  # makes the backend now, and not while PyTorch compiles

@@ -1,7 +1,7 @@
 """Checks of the arguments that ops and layers share.
 
-Each raises a ValueError or TypeError that names the argument, what was received and what is
-allowed, and returns the argument in its canonical form.
+Each check raises a ValueError or TypeError that names the argument, what was received and what is
+allowed. It returns the argument in its canonical form.
 """
 
 import math
@@ -21,7 +21,7 @@ _LARGEST: dict[str, float] = {
 }
 
 LEAST = {"r_max": 1.0, "d_max": 0.0}
-"""The least values of the limits, which make Batch Renormalization Batch Normalization."""
+"""The limits' least values, with which Batch Renormalization is Batch Normalization."""
 
 
 def real(name: str, value: Any, *, low: float, high: float = math.inf) -> float:
@@ -55,17 +55,17 @@ def inputs(x: Tensor, at: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor
 
 
 def one_tensor(inputs: Any) -> None:
-    """Raises if `inputs`, or their shape, are a structure of several, or nothing.
+    """Raises unless `inputs` are one tensor, or the shape of one.
 
     Raises:
-        TypeError: They are a dictionary, a list or a tuple, and no shape; or None.
+        TypeError: They are None, or a dictionary, a list or a tuple that is no shape.
     """
     if inputs is None:
         raise TypeError(
             "`inputs` must be one tensor, received no tensor, but None or an empty structure. What "
             "made them may lack a `return`."
         )
-    # No union of types, which torch.compile does not take (PyTorch 2.13).
+    # A tuple of types: torch.compile takes no union of them (PyTorch 2.13).
     if not isinstance(inputs, (dict, list, tuple)):
         return
     if isinstance(inputs, dict) or not all(isinstance(i, int | np.integer | None) for i in inputs):
@@ -79,8 +79,8 @@ def limit(name: str, value: float | Tensor, dtype: str) -> Tensor:
     """A limit in `dtype`.
 
     Args:
-        name: Which, "r_max" or "d_max".
-        value: A number, or a scalar tensor. What a tensor holds is not looked at here.
+        name: "r_max" or "d_max".
+        value: A number, or a scalar tensor. The value of a tensor is not checked here.
         dtype: The dtype of the result.
 
     Raises:
@@ -88,7 +88,7 @@ def limit(name: str, value: float | Tensor, dtype: str) -> Tensor:
         ValueError: If `value` is a number below the least one.
     """
     if is_number(value):
-        # No infinity, which `tf.debugging.enable_check_numerics` takes for a fault.
+        # `tf.debugging.enable_check_numerics` takes an infinity for a fault.
         value = min(real(name, value, low=LEAST[name]), largest(dtype))
     elif tuple(getattr(value, "shape", (None,))):
         raise TypeError(f"`{name}` must be a number or a scalar tensor, received {value!r}.")
@@ -101,7 +101,7 @@ def epsilon(value: Any) -> float:
 
 
 def axis(value: Any, rank: int | None = None) -> int:
-    """`value` as an int; counted from the front and within bounds when `rank` is given."""
+    """`value` as an int. With `rank`, it is within bounds and counted from the front."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(
             f"`axis` must be one integer, received {value!r} of type {type(value).__name__}."
@@ -122,7 +122,7 @@ def axis(value: Any, rank: int | None = None) -> int:
 
 
 def floating(name: str, x: Tensor) -> str:
-    """The dtype of `x`, if it is a floating-point one."""
+    """The dtype of `x`, if `x` is floating point."""
     dtype: str = keras.backend.standardize_dtype(x.dtype)
     if "float" not in dtype:
         raise TypeError(
@@ -133,10 +133,8 @@ def floating(name: str, x: Tensor) -> str:
 
 
 def wide(dtype: Any) -> str:
-    """The dtype of statistics and sums of a dtype: float32, or float64 for that.
-
-    Not by `keras.backend.result_type`, which makes float32 of float64 except under TensorFlow.
-    """
+    """The dtype of statistics and sums: float64 for float64 inputs, float32 for all others."""
+    # Not by `keras.backend.result_type`, which makes float32 of float64 except under TensorFlow.
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
@@ -146,20 +144,18 @@ def largest(dtype: Any) -> float:
 
 
 def converted(value: Any, dtype: str) -> Tensor:
-    """`value` in `dtype`: a tensor, an array, a number, or a list of numbers or of tensors.
-
-    Not all by `cast`: under TensorFlow it makes float32 of Python's numbers first.
-    """
+    """`value` in `dtype`: a tensor, an array, a number, or a list of numbers or of tensors."""
+    # `cast` alone makes float32 of Python's numbers first under TensorFlow.
     if not hasattr(value, "dtype"):
-        value = keras.ops.convert_to_tensor(value, dtype)  # under PyTorch not of a list of tensors
+        value = keras.ops.convert_to_tensor(value, dtype)  # PyTorch ignores it for lists of tensors
     return keras.ops.cast(value, dtype)
 
 
 def mask_shape(mask: Sequence[int | None], inputs: Sequence[int | None], *, layer: bool) -> None:
     """Raises unless a mask of shape `mask` broadcasts to inputs of shape `inputs`.
 
-    With `layer`, Keras's convention: the mask has no last dimension. Without, it has them all.
-    Unknown dimensions pass.
+    With `layer` the mask has no last dimension, as is Keras's convention. Otherwise it has all
+    dimensions. Unknown dimensions pass.
     """
     mask, inputs = tuple(mask), tuple(inputs)
     expected = inputs[:-1] if layer else inputs
@@ -176,11 +172,11 @@ def mask_shape(mask: Sequence[int | None], inputs: Sequence[int | None], *, laye
 
 
 def virtual_batch_size(value: Any, *, axis: int, synchronized: bool) -> int | None:
-    """`value` as an int, if it is one of at least 1, or None.
+    """`value` as an int, if it is an integer of at least 1, or None.
 
     Raises:
-        TypeError: If it is no integer.
-        ValueError: If it is less than 1, or ghost batches do not go with the other arguments.
+        TypeError: If `value` is not an integer.
+        ValueError: If `value` is less than 1, or ghost batches do not fit the other arguments.
     """
     if value is None:
         return None
@@ -196,8 +192,8 @@ def virtual_batch_size(value: Any, *, axis: int, synchronized: bool) -> int | No
         )
     if synchronized:
         raise ValueError(
-            "`virtual_batch_size` makes the parts that moments are taken of smaller than a "
-            "replica's minibatch, `synchronized=True` larger: give one of them, received "
+            "`virtual_batch_size` takes moments over less than a replica's minibatch, "
+            "`synchronized=True` over more: give one of them, received "
             f"virtual_batch_size={value}, synchronized=True."
         )
     if axis == 0:
@@ -209,7 +205,7 @@ def virtual_batch_size(value: Any, *, axis: int, synchronized: bool) -> int | No
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a real number, of Python or NumPy, and not a truth value."""
+    """Whether `value` is a real number of Python or NumPy, and no truth value."""
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
@@ -250,7 +246,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def channels(name: str, shape: Sequence[int | None], size: int | None) -> None:
-    """Raises unless `shape` is the one of a vector with an entry for each of `size` channels."""
+    """Raises unless `shape` is that of a vector with an entry for each of `size` channels."""
     if len(shape) != 1 or (None not in (shape[0], size) and shape[0] != size):
         raise ValueError(
             f"`{name}` must be a vector with one entry per channel, of shape ({size},); received "

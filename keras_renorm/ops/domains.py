@@ -1,10 +1,10 @@
 """Normalisation of minibatches that hold examples of several domains.
 
-D is the number of domains. A statistic or parameter of shape `[D, C]` has a row for each, one of
-shape `[C]` is shared by all; so the shapes tell which kind is which. `domain` is one id for all
-examples, an `int` or a scalar integer tensor, or a vector `[B]` with an id per example, along axis
-0 of `x`. An example whose id is not in [0, D) has the output NaN and changes no statistic: under a
-compiler, which cannot raise, no other answer is sure to be seen.
+D is the number of domains. A statistic or parameter of shape `[D, C]` has a row for each domain.
+All domains share one of shape `[C]`. `domain` is one id for all examples, an `int` or a scalar
+integer tensor, or a vector `[B]` with an id per example, along axis 0 of `x`. An example whose id
+is not in [0, D) has the output NaN and changes no statistic. Compiled programs cannot raise, and no
+other output is sure to be noticed.
 """
 
 import functools
@@ -27,7 +27,7 @@ Kind = Literal["shared", "domain"]
 
 
 class Parameters(NamedTuple):
-    """What the normalisation of an example depends on beside its minibatch.
+    """What the normalisation of an example needs beside its minibatch.
 
     Attributes:
         mean: `[D, C]` or `[C]`, population mean.
@@ -47,7 +47,7 @@ class Parameters(NamedTuple):
 
     @property
     def by_domain(self) -> bool:
-        """Whether any of it has a row for each domain."""
+        """Whether any parameter has a row for each domain."""
         return any(_has_rows(name, value) for name, value in self._asdict().items())
 
     def of(self, domain: int | Tensor) -> "Parameters":
@@ -86,12 +86,12 @@ def inference_step(
         num_domains: D.
         epsilon: Added to the variances.
         axis: The axis of the channels, not 0.
-        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`; of positions where
-            it is False nothing reaches a gradient.
+        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. Positions where it
+            is False enter no gradient.
         relu: Whether to take the positive part.
 
     Returns:
-        The output, in the dtype and shape of `x`. One pass over `x`; two with a mask.
+        The output, in the dtype and shape of `x`, in one pass over `x`, or two with a mask.
     """
     parameters = Parameters(moving_mean, moving_variance, gamma, beta)
     if parameters.by_domain and not _is_scalar(domain):
@@ -136,8 +136,8 @@ def train(
         **options: The other arguments of `batch_renormalization`, by name.
 
     Returns:
-        What the step gives. Where population statistics are kept by domain `updated` of the moving
-        ones is `[D]`: whether each domain had an update.
+        What the step gives. Where population statistics are kept by domain, `updated` is `[D]`:
+        whether each domain had an update.
     """
     parameters = Parameters(moving_mean, moving_variance, gamma, beta, r_max, d_max)
     y, batch = batch_renormalization(x, parameters=parameters, **options)
@@ -165,10 +165,10 @@ def batch_renormalization(
 ) -> tuple[Tensor, Moments]:
     """Normalises each example with minibatch moments, corrected towards population statistics.
 
-    `ops.batch_renormalization`, where minibatch means the examples of one's own domain if
-    `batch_statistics` is "domain", and all examples if it is "shared". One id for all examples
-    costs what that function costs. A vector of ids costs D times as much: a masked call for each
-    domain, from which its examples are taken; once if nothing is kept by domain.
+    This is `ops.batch_renormalization`, where an example's minibatch is the examples of its domain
+    if `batch_statistics` is "domain", and all examples if it is "shared". One id for all examples
+    costs as much as that function. A vector of ids costs a masked call for each domain, or one call
+    if nothing is kept by domain.
 
     Args:
         x: Tensor `[B, ..., C, ...]`, floating point.
@@ -178,15 +178,15 @@ def batch_renormalization(
         batch_statistics: "domain" or "shared".
         axis: The axis of the channels, not 0.
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`.
-        synchronized: Whether the minibatch is that of all replicas together; a replica may have
-            examples of other domains than the next one. A collective for each masked call.
+        synchronized: Whether the minibatch is that of all replicas together. Replicas may have
+            examples of different domains. Each masked call takes a collective.
         **options: `epsilon` and `relu` of `ops.batch_renormalization`.
 
     Returns:
-        `(y, batch)`: the output, and the moments to update the population statistics with, in
-        their shape. `[D, C]`: row k has the moments of domain k's examples, with count 0 where
-        there are none. `[C]`: those that were used; of several domains' the mean, weighted by the
-        number of their positions.
+        `(y, batch)`: the output, and the moments that update the population statistics, in their
+        shape. In `[D, C]`, row k has the moments of domain k's examples, with count 0 where there
+        are none. `[C]` holds the moments that the output used, or their mean over the domains,
+        weighted by the numbers of positions.
     """
     if _is_scalar(domain) and synchronized and Replicas.running() is not None:
         domain = keras.ops.broadcast_to(domain, (keras.ops.shape(x)[0],))
@@ -209,7 +209,7 @@ class _Call(NamedTuple):
     options: dict[str, Any]
 
     def of_one_domain(self) -> tuple[Tensor, Moments]:
-        """All examples are of one domain, so that its moments are those of the minibatch."""
+        """All examples are of one domain, so its moments are the minibatch's."""
         y, batch = self._step(self.parameters.of(self.domain), self.mask)
         if not isinstance(self.domain, int):
             y = y + _blot(self.domain, self.num_domains, y)
@@ -223,7 +223,7 @@ class _Call(NamedTuple):
         return y + _blot(self.domain, self.num_domains, y), batch
 
     def of_each_domain(self, shared: bool) -> tuple[Tensor, Moments]:
-        """A masked call for each domain, from which its examples are taken."""
+        """A masked call for each domain; each example takes its domain's output."""
         x, valid, rows = self.x, self._valid(), self._has_rows()
         y, found = keras.ops.zeros_like(x) + _blot(self.domain, self.num_domains, x), []
         for k in range(self.num_domains):
@@ -231,7 +231,7 @@ class _Call(NamedTuple):
             mine = _both(self.mask, own)
             part, batch = self._step(self.parameters.of(k), valid if shared else mine)
             y = keras.ops.where(own, part, y)
-            if shared and rows:  # these moments, of all examples, are not those of row k
+            if shared and rows:  # these moments are of all examples, row k's of domain k alone
                 batch = _moments(x, mine, self.options)
             found.append(batch)
         if shared and not rows:
@@ -290,9 +290,9 @@ def _normalize_examples(
 
 
 def _for_examples(value: Tensor, domain: Tensor, x: Tensor, axis: int) -> Tensor:
-    """`[C]`, or the rows of `[D, C]` that the examples are of, to broadcast against `x`.
+    """`[C]`, or each example's row of `[D, C]`, to broadcast against `x`.
 
-    For an id out of range it is row 0, as a gather would be undefined.
+    An id out of range takes row 0, as a gather would be undefined.
     """
     shape = list(channel_shape(x, axis))
     if len(value.shape) == 2:
@@ -308,10 +308,11 @@ def _has_rows(name: str, value: Any) -> bool:
 
 
 def _row(rows: Tensor, domain: int | Tensor) -> Tensor:
-    """Row `domain`; zeros if there is none. Selected, for the gradient of a gather is sparse."""
+    """Row `domain`, or zeros if there is none."""
     rows = keras.ops.convert_to_tensor(rows)
     if isinstance(domain, int):
         return rows[domain]
+    # Selected, not gathered: the gradient of a gather is sparse.
     own = keras.ops.equal(keras.ops.arange(rows.shape[0]), domain)
     own = keras.ops.reshape(own, (-1, *(1 for _ in rows.shape[1:])))
     return keras.ops.sum(keras.ops.where(own, rows, keras.ops.zeros_like(rows)), axis=0)
@@ -322,14 +323,14 @@ def _is_scalar(domain: int | Tensor) -> bool:
 
 
 def among(domain: Tensor, num_domains: int) -> Tensor:
-    """Whether the ids are those of a domain."""
+    """Whether each id is in [0, D)."""
     return keras.ops.logical_and(domain >= 0, domain < num_domains)
 
 
 def _by_example(values: Tensor, x: Tensor) -> Tensor:
-    """A value per example, `[B]`, to broadcast against `x`; a scalar as it is.
+    """Reshapes a value per example, `[B]`, to broadcast against `x`. A scalar stays.
 
-    This fails if there are not as many values as examples. Broadcasting would hide that.
+    This fails unless there are as many values as examples. Broadcasting would hide that.
     """
     if len(values.shape) == 0:
         return values
@@ -344,6 +345,6 @@ def _both(mask: Tensor | None, other: Tensor) -> Tensor:
 
 def _blot(domain: Tensor, num_domains: int, y: Tensor) -> Tensor:
     """A summand for `y`, or for its offset: NaN where the id is out of range, else 0."""
-    # A root, as a NaN among the graph's constants is an error to TensorFlow's search for NaNs.
+    # A root: TensorFlow's search for NaNs takes a NaN among the graph's constants for an error.
     blot = keras.ops.sqrt(keras.ops.cast(among(domain, num_domains), "float32") - 1)
     return _by_example(keras.ops.cast(blot, y.dtype), y)

@@ -1,8 +1,9 @@
 """The papers' algorithms in float64 NumPy, as short as they can be.
 
-What every op and layer of this package is held against; not meant for speed. Channels are last.
-`mask` is None or a boolean array of `x`'s shape. Symbols are those of the papers: `mu`, `sigma`
-the moving statistics, `mu_b`, `sigma_b` the minibatch's.
+Compare an op or a layer with them: the tests do, for all of this package. They are not meant for
+speed. Channels are last. `mask` is None or a boolean array that broadcasts to `x`'s shape. The
+symbols are the papers': `mu` and `sigma` are the moving statistics, `mu_b` and `sigma_b` the
+minibatch's.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ Array = NDArray[np.float64]
 
 
 class Forward(NamedTuple):
-    """What the training step of Algorithm 1 computes (Ioffe 2017). `[C]` but for `y`."""
+    """What the training step of Algorithm 1 computes (Ioffe 2017); all but `y` are `[C]`."""
 
     y: Array
     mu_b: Array
@@ -26,7 +27,7 @@ class Forward(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of a loss in the inputs of Algorithm 1."""
+    """Gradients of a loss for the inputs of Algorithm 1."""
 
     dx: Array
     dgamma: Array
@@ -93,5 +94,5 @@ def inference(x: Any, gamma: Any, beta: Any, mu: Any, sigma: Any) -> Array:
 
 
 def moving_variance(old: Any, variance: Any, momentum: float) -> Array:
-    """Batch Normalization's moving average, of the variance and not of sigma."""
+    """Batch Normalization's moving average: of the variance, not of sigma."""
     return np.asarray(momentum * np.asarray(old, np.float64) + (1 - momentum) * variance)

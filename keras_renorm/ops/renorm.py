@@ -14,7 +14,7 @@ from keras_renorm.ops.steps.step import Step, Trained
 from keras_renorm.typing import Tensor
 
 _MOST_ROWS = 2**31 - 2
-"""The most rows of a batch: TensorFlow's sizes are int32, and it refuses the largest int32."""
+"""The most rows of a batch: TensorFlow's sizes are int32, without the largest one."""
 
 
 def batch_renormalization(
@@ -33,15 +33,15 @@ def batch_renormalization(
     synchronized: bool = False,
     virtual_batch_size: int | None = None,
 ) -> tuple[Tensor, Moments]:
-    """Normalises `x` with its own moments, corrected towards the moving ones. For training.
+    """Normalises `x` in training with its own moments, corrected towards the moving ones.
 
     ```
     y = gamma * ((x - mu_B) / sigma_B * r + d) + beta
     ```
 
-    with r and d from `renorm_correction`. The gradient is the paper's: it passes through mu_B and
-    sigma_B but not through r and d. For it, the native kernels, and plain operations under
-    TensorFlow, keep `x` and vectors of shape `[C]`, and nothing else of `x`'s size:
+    r and d come from `renorm_correction`. The gradient is the paper's: it passes through mu_B and
+    sigma_B but not through r and d. The native kernels, and plain operations under TensorFlow, keep
+    `x` and vectors of shape `[C]` for the gradient, and nothing else of `x`'s size:
 
     ```
     dL/dbeta  = sum dy
@@ -50,14 +50,14 @@ def batch_renormalization(
                                                          / (m * sigma_B^2))
     ```
 
-    You can differentiate it a second time, and forwards, even as part of a `tf.function` that is
-    differentiated as a whole. That does not work forwards inside a `tf.function`, nor for a
-    minibatch of several replicas. Under JAX it needs `KERAS_RENORM_LOWERING=composite`.
+    You can differentiate the output a second time, and forwards, even as part of a `tf.function`
+    that you differentiate as a whole. Forwards does not work inside a `tf.function`, and neither
+    works for a minibatch of several replicas. Under JAX, forwards needs
+    `KERAS_RENORM_LOWERING=composite`.
 
-    The defaults `r_max=1` and `d_max=0` give Batch Normalization. At masked positions `y` is
-    computed as everywhere else, but these positions enter neither the moments nor any gradient. A
-    channel without a single position (no rows, or all masked) has moments 0, as in Keras, and
-    gradients 0.
+    The defaults `r_max=1` and `d_max=0` give Batch Normalization. Masked positions have a `y` like
+    all others, but enter neither the moments nor any gradient. A channel without a single position
+    (no rows, or all masked) has moments 0, as in Keras, and gradients 0.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
@@ -69,22 +69,22 @@ def batch_renormalization(
         d_max: Limit of d, at least 0: a number or a scalar tensor.
         epsilon: Added to the variances, greater than 0.
         axis: The axis of the channels.
-        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`; False where `x`
-            contributes nothing, even if it is NaN.
-        relu: Whether to take the positive part of `y`. The native library's gradient computes
-            its mask again from `x`; that of the others takes it from `y`.
-        synchronized: Whether to use the minibatch of all replicas together: of the running
+        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. Where it is False,
+            `x` contributes nothing, even if it is NaN.
+        relu: Whether to take the positive part of `y`. The native library's gradient finds its mask
+            again from `x`, and all others take the mask from `y`.
+        synchronized: Whether the minibatch is that of all replicas together: of the running
             `tf.distribute` strategy, of PyTorch's default process group, or of all devices that
-            `jax.shard_map` maps over. Replicas may hold different numbers of positions, or none. It
-            takes one collective forward and one backward.
-        virtual_batch_size: Rows of a ghost batch. It cuts the batch, the first axis of `x`, into
-            ghost batches, each with moments, r and d of its own. The last is smaller where the rows
-            do not divide. None keeps the minibatch whole.
+            `jax.shard_map` maps over. Replicas may hold different numbers of positions, or none.
+            Synchronizing takes one collective forward and one backward.
+        virtual_batch_size: Rows of a ghost batch. The batch, the first axis of `x`, is cut into
+            ghost batches, each with its own moments, r and d. The last is smaller where the rows do
+            not divide. None keeps the minibatch whole.
 
     Returns:
         `(y, batch)`: the output in the dtype and shape of `x`, and the `Moments` of the minibatch,
-        without gradient, for the update of the moving statistics. With `virtual_batch_size` these
-        are the ghost batches' moments, of shape `[G, C]`.
+        without gradient, for the update of the moving statistics. With `virtual_batch_size`,
+        `batch` holds the ghost batches' moments, of shape `[G, C]`.
 
     Raises:
         TypeError: If `x` is not floating point.
@@ -211,9 +211,9 @@ def train(
     momentum: float = 1.0,
     by_stddev: bool = False,
 ) -> Trained:
-    """What `batch_renormalization` and `training_step` are parts of, with all that a step gives.
+    """Checks the operands, casts them as the lowerings need, and takes the step.
 
-    All is checked, and in the types that the lowerings take.
+    `batch_renormalization` and `training_step` each return a part of the result.
     """
     x, axis, mask = arguments.inputs(x, axis, mask)
     named = {"moving_mean": moving_mean, "moving_variance": moving_variance}
@@ -252,7 +252,7 @@ def normalize(
     y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
     ```
 
-    One affine map of `x`, in plain operations.
+    This is one affine map of `x`, in plain operations.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
@@ -264,7 +264,7 @@ def normalize(
         axis: The axis of the channels.
 
     Returns:
-        The output, in the dtype and shape of `x`. Differentiable in every tensor.
+        The output, in the dtype and shape of `x`, differentiable in every tensor.
 
     Raises:
         TypeError: If `x` is not floating point.
@@ -299,18 +299,18 @@ def inference_step(
     relu: bool = False,
     portable: bool = True,
 ) -> Tensor:
-    """`normalize` with population statistics, which are constants for the gradient; faster.
+    """A faster `normalize` with population statistics, which are constants for the gradient.
 
-    Under TensorFlow it is one operation, which a graph merges with a convolution before it. That
+    Under TensorFlow this is one operation, which a graph merges with a convolution before it. That
     holds where the channels come last (on a GPU anywhere), the type is not float64 and `epsilon` is
-    at least 1.001e-5. It does not hold for `[rows, C]` in graphs, nor where XLA compiles, which
-    merges plain operations itself. Under PyTorch it is a call of the native library, for large
+    at least 1.001e-5. It does not hold for `[rows, C]` in graphs, nor where XLA compiles: XLA
+    merges plain operations itself. Under PyTorch this is a call of the native library, for large
     tensors on the CPU, except in compiled, traced or exported programs.
 
-    You can differentiate it any number of times backwards, and forwards, with two exceptions.
-    TensorFlow finds no derivative of its operation if a `tf.autodiff.ForwardAccumulator` is around
-    a `tf.function` (it gives None, or 0), and the native library's operations refuse one inside a
-    `tf.function`. `KERAS_RENORM_LOWERING=composite` has neither exception.
+    You can differentiate the output any number of times backwards, and forwards, with two
+    exceptions. TensorFlow finds no derivative of its operation, but gives None or 0, where a
+    `tf.autodiff.ForwardAccumulator` is around a `tf.function`. The native library's operations
+    refuse an accumulator inside a `tf.function`. `KERAS_RENORM_LOWERING=composite` has neither.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.
@@ -321,12 +321,12 @@ def inference_step(
         epsilon: Added to the variance, greater than 0.
         axis: The axis of the channels.
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. False does not
-            change `y`, but keeps the position from every gradient, even if `x` is NaN. A mask costs
-            a second pass.
+            change `y`, but keeps the position out of every gradient, even if `x` is NaN. A mask
+            costs a second pass.
         relu: Whether to take the positive part of `y`.
-        portable: Whether to use no operation of the native library in TensorFlow's graphs, so that
-            an exported model needs no library. False is faster where gradients are taken: one pass
-            over the memory forwards and two backwards (four with `relu`).
+        portable: Whether TensorFlow uses no operation of the native library, so that an exported
+            model needs no library. False is faster where gradients are taken: one pass over the
+            memory forwards and two backwards (four with `relu`).
 
     Returns:
         The output, in the dtype and shape of `x`.

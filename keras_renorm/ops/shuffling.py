@@ -8,18 +8,18 @@ import keras
 from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.typing import Tensor
 
-# What collectives carry on every device; other integers and booleans travel as int64.
+# Types that collectives carry on every device. Other integers and booleans travel as int64.
 _CARRIED = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
 
 
 def shuffle_order(replicas: Replicas, size: Tensor, seed: Tensor) -> Tensor:
     """A random order of the examples of a global batch, the same on every replica.
 
-    One small collective: the replicas' batch sizes, and replica 0's seed, which is used on all.
+    One small collective exchanges batch sizes and seeds. All replicas use replica 0's seed.
 
     Args:
         replicas: The replicas that hold the batch.
-        size: Scalar, the number of this replica's examples; it may differ between replicas.
+        size: Scalar, the number of this replica's examples. It may differ between replicas.
         seed: `[2]`, integers. Equal seeds and sizes give equal orders.
 
     Returns:
@@ -41,7 +41,7 @@ def shuffle(replicas: Replicas, rows: Tensor, order: Tensor) -> Tensor:
     """The rows that this replica holds in the shuffled batch. One collective, and one backward.
 
     Args:
-        replicas: Those that hold the batch.
+        replicas: The replicas that hold the batch.
         rows: `[b, ...]`, this replica's rows of the batch, numbers or booleans.
         order: From `shuffle_order`.
 
@@ -56,11 +56,11 @@ def shuffle(replicas: Replicas, rows: Tensor, order: Tensor) -> Tensor:
 
 
 def unshuffle(replicas: Replicas, rows: Tensor, order: Tensor) -> Tensor:
-    """The rows back where they came from: the inverse of `shuffle`, at the same cost.
+    """Takes rows back where they came from: the inverse of `shuffle`, at the same cost.
 
     Args:
-        replicas: Those that hold the batch.
-        rows: `[b, ...]`, a row for each that `shuffle` returned here.
+        replicas: The replicas that hold the batch.
+        rows: `[b, ...]`, a row for each row that `shuffle` returned here.
         order: From `shuffle_order`.
 
     Returns:
@@ -71,7 +71,7 @@ def unshuffle(replicas: Replicas, rows: Tensor, order: Tensor) -> Tensor:
 
 
 def _own_places(replicas: Replicas, order: Tensor) -> tuple[Tensor, Tensor]:
-    """The places that this replica holds, and for each the place its example came from."""
+    """The places that this replica holds, and the places that their examples came from."""
     own = order[:, 0] == keras.ops.cast(replicas.index, order.dtype)
     home = keras.ops.reshape(keras.ops.where(own)[0], (-1,))
     return home, keras.ops.take(order[:, 1], home)
