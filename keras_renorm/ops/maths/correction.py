@@ -15,8 +15,8 @@ class Correction(NamedTuple):
     """The corrections of Batch Renormalization, vectors of shape `[C]` without gradient.
 
     Attributes:
-        r: Ratio of the minibatch's to the moving standard deviation, clipped.
-        d: Difference of the means in moving standard deviations, clipped.
+        r: The minibatch's over the moving standard deviation, clipped.
+        d: The minibatch's minus the moving mean, in moving standard deviations, clipped.
     """
 
     r: Tensor
@@ -30,10 +30,10 @@ def affine(
 
     Args:
         found: The corrections.
-        batch: The minibatch's moments, of which the mean is used.
-        operands: Those with gamma and beta.
+        batch: The minibatch's moments. Only the mean is used.
+        operands: Gamma and beta are used.
         ratio: r / sigma_B.
-        centre: A value near the mean, to be subtracted first.
+        centre: A value near the mean, which the map subtracts first.
     """
     rest = (batch.mean - centre) + batch.mean_remainder
     return Affine(centre, rest, *scale_and_offset(found, operands, ratio))
@@ -42,13 +42,13 @@ def affine(
 def scale_and_offset(
     found: Correction, operands: Arguments, ratio: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`gamma * ratio` and `gamma * d + beta`; r is the ratio for what is divided by sigma_B."""
+    """`gamma * ratio` and `gamma * d + beta`. After a division by sigma_B the ratio is r."""
     _, gamma, beta = operands
     return gamma * ratio, gamma * found.d + beta
 
 
 def of_step(batch: Moments, constants: Constants, settings: Settings) -> Correction:
-    """`renorm_correction` of a step's operands."""
+    """`renorm_correction` for a step's operands."""
     return renorm_correction(
         batch,
         constants.moving_mean,
@@ -68,7 +68,7 @@ def renorm_correction(
     d_max: float | Tensor,
     epsilon: float = 1e-3,
 ) -> Correction:
-    """The clipped corrections that take minibatch to moving statistics.
+    """The clipped corrections that take the minibatch's statistics to the moving ones.
 
     ```
     sigma_B = sqrt(var_B + epsilon)              sigma = sqrt(moving_variance + epsilon)

@@ -10,20 +10,20 @@ from keras_renorm.ops.maths.masks import select
 from keras_renorm.ops.maths.sums import at_least, channel_sum, spread, summed_axes
 from keras_renorm.typing import Tensor
 
-# Sums of squares may overflow beyond it, from one number of positions on or another.
+# Beyond it sums of squares may overflow, depending on the number of positions.
 _LARGEST_VARIANCE = {"float32": 1e30, "float64": 1e300}
 
 
 class Moments(NamedTuple):
     """Moments of each channel, as vectors of shape `[C]` in float32 (float64 for float64 inputs).
 
-    Those of ghost batches have shape `[G, C]`.
+    Moments of ghost batches have shape `[G, C]`.
 
     Attributes:
         mean: The mean, rounded.
-        variance: The biased variance, sum of squared deviations over count. Never negative, and
-            NaN where it is above 1e30 (1e300 for float64 inputs).
-        count: The number of positions that the moments are of.
+        variance: The biased variance, sum of squared deviations over count. It is never negative,
+            and NaN above 1e30 (1e300 for float64 inputs).
+        count: The number of positions behind the moments.
         mean_remainder: What rounding took from `mean`: `mean + mean_remainder` is the mean to
             about twice the precision. At mean 1e6 and deviation 1 a float32 `mean` alone is off
             by up to 0.03 deviations.
@@ -45,9 +45,9 @@ def moments(
     ```
 
     Both come from sums of `x - shift` and `(x - shift)^2`, where `shift` is a value close to the
-    mean: the mean of a sparse sample of the positions, so that `x` is read once, or with a mask
-    the masked mean. So a mean that is large beside the deviation costs no accuracy: at mean 1e6
-    and deviation 1 the variance is within 1e-5 of that of the same rounded input in float64.
+    mean. It is the mean of a sparse sample of the positions, so that `x` is read once, or with a
+    mask the masked mean. So a mean that is large beside the deviation costs no accuracy: at mean
+    1e6 and deviation 1 the variance is within 1e-5 of float64's for the same rounded input.
 
     Differs from `keras.ops.moments`: masked, safe for large means, float32 for half-precision
     inputs, and a channel without positions has count, mean and variance 0 instead of NaN.
@@ -57,10 +57,10 @@ def moments(
         axis: The axis of the channels.
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. Where it is False,
             `x` contributes nothing, even if it is NaN.
-        ghosts: Whether the first axis of `x` counts ghost batches, each with moments of its own.
+        ghosts: Whether the first axis of `x` counts ghost batches, each with its own moments.
 
     Returns:
-        `Moments(mean, variance, count, mean_remainder)`, each `[C]`, or `[G, C]` of ghost batches.
+        `Moments(mean, variance, count, mean_remainder)`, each `[C]`, or `[G, C]` for ghost batches.
 
     Raises:
         TypeError: If `x` is not floating point.
@@ -72,7 +72,7 @@ def moments(
         [ 2. 15.] [ 1. 25.] [2. 2.]
 
     Source: Ioffe & Szegedy 2015, Algorithm 1. The shifted sums: Chan, Golub & LeVeque 1983,
-    equation 1.7, there the corrected two-pass algorithm.
+    equation 1.7, the corrected two-pass algorithm.
     """
     return moments_and_shift(x, axis, mask, ghosts=ghosts)[0]
 
@@ -80,7 +80,7 @@ def moments(
 def moments_and_shift(
     x: Tensor, axis: int, mask: Tensor | None, *, ghosts: bool
 ) -> tuple[Moments, Tensor]:
-    """`moments`, and the value close to the mean, without gradient, that they come from."""
+    """`moments` and their shift, the value close to the mean, which has no gradient."""
     x, axis, mask = arguments.inputs(x, axis, mask)
     dtype = arguments.wide(x.dtype)
     count = _count(x, axis, mask, dtype, ghosts)
@@ -95,11 +95,11 @@ def moments_and_shift(
 
 
 def or_nan(variance: Tensor) -> Tensor:
-    """A variance, and NaN where it is too large for it to be sure that no sum has overflown.
+    """The variance, or NaN where it is so large that a sum may have overflown.
 
-    An infinite one would make 0 of `1 / sigma`: the output would be beta, and look sound.
+    With an infinite variance `1 / sigma` is 0: the output would be beta, and look sound.
     """
-    # A root, as a NaN among the graph's constants is an error to TensorFlow's search for NaNs.
+    # A root: TensorFlow's search for NaNs takes a NaN among the graph's constants for an error.
     largest = _LARGEST_VARIANCE[keras.backend.standardize_dtype(variance.dtype)]
     excess = keras.ops.stop_gradient(largest - at_least(largest, variance))
     return variance + keras.ops.sqrt(excess)
@@ -113,12 +113,12 @@ def merged(sets: Moments, dtype: Any) -> Moments:
     variance = 1/m sum m_k (variance_k + (mean_k - mean)^2)
     ```
 
-    The means are taken as deviations from a value near them, so that float32, too, loses no digit
-    of a variance that is small beside the mean.
+    The means enter as deviations from a value near them, so that float32, too, loses no digit of a
+    variance that is small beside the mean.
 
     Args:
-        sets: `[K, C]`, float64 or float32; a set may have no position.
-        dtype: That of the result.
+        sets: `[K, C]`, float64 or float32. A set may have no position.
+        dtype: The dtype of the result.
 
     Source: Chan, Golub & LeVeque 1983, equations 2.1.
     """
@@ -133,11 +133,11 @@ def merged(sets: Moments, dtype: Any) -> Moments:
 
 
 def greatest(values: Tensor, counted: Tensor, *, ops: Any = keras.ops) -> Tensor:
-    """The greatest of the values that count, `[C]` of `[K, C]`; 0 where none does.
+    """The greatest of the values that count, `[C]` from `[K, C]`, or 0 where none counts.
 
-    Not their mean, which XLA computes anew, and rounds otherwise, wherever it is used. `ops`
-    computes, `keras.ops` or NumPy.
+    `ops` computes it: `keras.ops` or NumPy.
     """
+    # Not their mean: XLA computes it anew, and rounds it otherwise, wherever it is used.
     least = -arguments.largest(values.dtype)
     found = ops.where(counted, values, ops.full_like(values, least))
     found = ops.max(found, axis=0, initial=least)  # of no rows, too
@@ -145,7 +145,7 @@ def greatest(values: Tensor, counted: Tensor, *, ops: Any = keras.ops) -> Tensor
 
 
 def rounded(count: Tensor, mean: Tensor, rest: Any, variance: Tensor, dtype: Any) -> Moments:
-    """Moments `[C]` in another dtype; `rest` is what is known of the mean beyond `mean`."""
+    """Moments `[C]` in another dtype. The mean is `mean + rest`."""
     near = keras.ops.cast(mean, dtype)
     rest = (mean - keras.ops.cast(near, mean.dtype)) + rest
     variance, count, rest = (keras.ops.cast(vector, dtype) for vector in (variance, count, rest))
@@ -155,20 +155,21 @@ def rounded(count: Tensor, mean: Tensor, rest: Any, variance: Tensor, dtype: Any
 def centre(x: Tensor, axis: int, mean: Tensor) -> Tensor:
     """`x - mean` in the dtype of `mean`, per channel.
 
-    Exact for `x` near `mean` (Sterbenz), where `x * scale - mean * scale` cancels.
+    The difference is exact for `x` near `mean` (Sterbenz), where `x * scale - mean * scale`
+    cancels.
     """
-    # The bits of a difference; but a sum is what converters fold into the bias of a dense layer.
+    # A sum with the bits of the difference: converters fold it into the bias of a dense layer.
     return keras.ops.cast(x, mean.dtype) + spread(-mean, x, axis)
 
 
 def _count(x: Tensor, axis: int, mask: Tensor | None, dtype: str, ghosts: bool) -> Tensor:
-    """Positions that count, per channel."""
+    """The number of positions that count, per channel."""
     shape = keras.ops.shape(x)
     summed = summed_axes(len(shape), axis, ghosts)
     ones = keras.ops.ones((shape[0], shape[axis]) if ghosts else (shape[axis],), dtype)
     if mask is None:
         return math.prod([keras.ops.cast(shape[i], dtype) for i in summed]) * ones
-    # Summed at the mask's own size, then once for each position that it is broadcast over.
+    # Summed at the mask's own size, then multiplied by the positions that it is broadcast over.
     counted = channel_sum(keras.ops.cast(mask, dtype), axis, ghosts)
     own = keras.ops.shape(mask)
     repeats = [
@@ -185,13 +186,13 @@ def _shift(
         masked = select(mask, keras.ops.cast(x, dtype))
         return keras.ops.stop_gradient(channel_sum(masked, axis, ghosts) / divisor)
     # About the square root of each axis's length, evenly spaced. With k of n positions sampled the
-    # variance loses about log2(n / k) bits even if all k are outliers; the first row alone (k = 1)
+    # variance loses about log2(n / k) bits, even if all k are outliers. The first row alone (k = 1)
     # would lose log2(n): 17 of float32's 24 bits for a feature map of 32x56x56.
     slices = [slice(None)] * len(x.shape)
     for i in summed_axes(len(x.shape), axis, ghosts):
         length = x.shape[i]
         if isinstance(length, int):
-            # No isqrt, which PyTorch does not compile for a length that it does not know.
+            # No isqrt: PyTorch does not compile it for an unknown length.
             slices[i] = slice(None, None, int(length**0.5) or 1)
     sample = x[tuple(slices)]
     size = at_least(1, _count(sample, axis, None, dtype, ghosts))

@@ -1,11 +1,11 @@
 """Moving statistics: one step of the averages that inference uses.
 
 Ghost batches have moments with one more axis in front, `[G, C]`. The statistics then move towards
-the mean over the ghosts of their means and variances (or sigmas), in which every ghost has the
-weight of its number of positions `m_g`. With equal ghosts that is their plain mean. A ghost that
-has no position in a channel, or whose moments are not finite, is left out of it.
+the mean over the ghosts of their means and variances (or sigmas). Each ghost weighs as much as its
+number of positions `m_g`, so equal ghosts give the plain mean. A ghost that has no position in a
+channel, or whose moments are not finite, does not count.
 
-The native kernels compute the same in their own call: `UpdateMoving` in `native/formulas.h`.
+The native kernels compute the same in their own call: see `UpdateMoving` in `native/formulas.h`.
 """
 
 from typing import Any, NamedTuple
@@ -22,9 +22,9 @@ class Moving(NamedTuple):
     """The moving statistics after a step.
 
     Attributes:
-        mean: `[C]`; of statistics kept by domain `[D, C]`.
-        variance: Likewise.
-        updated: Scalar, 1 if a channel had an update and 0 if none had; kept by domain `[D]`.
+        mean: `[C]`, or `[D, C]` where statistics are kept by domain.
+        variance: As `mean`.
+        updated: Scalar, 1 if a channel had an update, else 0; `[D]` if kept by domain.
     """
 
     mean: Tensor
@@ -41,22 +41,22 @@ def update_moving(
     epsilon: float,
     by_stddev: bool,
 ) -> Moving:
-    """One step of the moving statistics, by the one formula or by the other.
+    """One step of the moving statistics, by the average of the variance or of sigma.
 
     Args:
         moving_mean: `[C]`, before the update.
         moving_variance: `[C]`, before the update.
         batch: The minibatch's moments, or those of its ghost batches.
         momentum: Weight of the old value, in [0, 1].
-        epsilon: The epsilon of the normalisation; of the statistics by sigma only.
-        by_stddev: Whether to do it by `update_moving_moments_by_stddev`.
+        epsilon: The epsilon of the normalisation. Only the average of sigma depends on it.
+        by_stddev: Whether to use `update_moving_moments_by_stddev`, not `update_moving_moments`.
 
     Returns:
         `Moving(mean, variance, updated)`, in the dtype of the minibatch's moments.
 
     Raises:
         TypeError: If `momentum` or `epsilon` is not a number.
-        ValueError: If one of them is out of range.
+        ValueError: If `momentum` or `epsilon` is out of range.
     """
     epsilon = arguments.epsilon(epsilon)
     statistics = moving_mean, moving_variance, batch
@@ -81,7 +81,7 @@ def update_moving_moments(
     ```
 
     A channel that has no position in the batch, or whose moments are not finite, keeps its
-    statistics: one overflow or one empty batch must not spoil them for ever.
+    statistics, so that one overflow or one empty batch does not spoil them for ever.
 
     Args:
         moving_mean: `[C]`, before the update.
@@ -94,7 +94,7 @@ def update_moving_moments(
 
     Raises:
         TypeError: If `momentum` is not a number.
-        ValueError: If it is out of range.
+        ValueError: If `momentum` is out of range.
 
     Source: Ioffe & Szegedy 2015, section 3.1.
     """
@@ -113,21 +113,21 @@ def update_moving_moments_by_stddev(
     momentum: float,
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
-    """Moving averages of the mean and of the standard deviation, as Batch Renormalization's.
+    """Moving averages of the mean and the standard deviation, as Batch Renormalization keeps them.
 
     ```
     mu <- mu + alpha * (mu_B - mu)      sigma <- sigma + alpha * (sigma_B - sigma)
     ```
 
     with alpha = 1 - momentum, sigma = sqrt(moving_variance + epsilon) and sigma_B =
-    sqrt(var_B + epsilon). What is kept is sigma^2 - epsilon, so that the weights are those of
-    Batch Normalization and inference is the same formula. It is computed as
+    sqrt(var_B + epsilon). The function takes and returns var = sigma^2 - epsilon, so that weights
+    and inference are those of Batch Normalization. It computes this as
 
     ```
     var <- var + alpha * delta * (2 * sigma + alpha * delta)      delta = sigma_B - sigma
     ```
 
-    in which epsilon does not swallow a small variance.
+    where epsilon does not swallow a small variance.
 
     Args:
         moving_mean: `[C]`, before the update.
@@ -138,11 +138,11 @@ def update_moving_moments_by_stddev(
 
     Returns:
         The mean and sigma^2 - epsilon after the update, in the dtype of the minibatch's moments.
-        Channels without finite moments keep theirs, as in `update_moving_moments`.
+        Channels without an update keep theirs, as in `update_moving_moments`.
 
     Raises:
         TypeError: If `momentum` or `epsilon` is not a number.
-        ValueError: If one of them is out of range.
+        ValueError: If `momentum` or `epsilon` is out of range.
 
     Source: Ioffe 2017, Algorithm 1.
     """
@@ -159,9 +159,9 @@ def update_moving_moments_by_stddev(
 
 
 def has_update(batch: Moments, *, ops: Any = keras.ops) -> Tensor:
-    """Per channel, whether `batch` has moments to update with: positions, and all finite.
+    """Per channel, whether `batch` updates the statistics: has positions and finite moments.
 
-    `ops` computes, `keras.ops` or NumPy.
+    `ops` computes it: `keras.ops` or NumPy.
     """
     finite = ops.logical_and(ops.isfinite(batch.mean), ops.isfinite(batch.variance))
     return ops.logical_and(batch.count > 0, finite)
@@ -176,8 +176,8 @@ def _as_of(batch: Moments, *moving: Tensor) -> list[Tensor]:
 def _weighed(kept: list[Tensor], momentum: float) -> list[Tensor]:
     """The statistics that the averages start from.
 
-    With a momentum of 0 they have no weight, and zeros in their place leave no rounding of theirs:
-    a step from a variance of 1 to one of 1e-6 is off by 1 % in float32, or 13 % by sigma.
+    With a momentum of 0 the old statistics have no weight, so zeros take their place. Otherwise
+    rounding puts a step from variance 1 to 1e-6 off by 1 % in float32, or 13 % by sigma.
     """
     return [keras.ops.zeros_like(values) for values in kept] if momentum == 0 else kept
 
@@ -189,16 +189,16 @@ def _has_ghosts(moving_mean: Tensor, batch: Moments) -> bool:
 def ghost_shares(batch: Moments, *, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
     """Which ghosts of `batch` have an update, and `m_g / sum_g m_g` over these, `[G, C]` each.
 
-    `ops` computes, `keras.ops` or NumPy.
+    `ops` computes them: `keras.ops` or NumPy.
     """
     usable = has_update(batch, ops=ops)
     weights = ops.where(usable, batch.count, ops.zeros_like(batch.count))
-    # 1 exactly where there is one ghost: its update is, to the bit, that of a whole minibatch.
+    # Exactly 1 for a single ghost: its update has the bits of a whole minibatch's.
     return usable, weights / at_least(1, ops.sum(weights, axis=0), ops)
 
 
 def _over_ghosts(values: Tensor, moving_mean: Tensor, batch: Moments) -> Tensor:
-    """`sum_g m_g values_g / sum_g m_g` over the ghosts to update with; without any, the values."""
+    """`sum_g m_g values_g / sum_g m_g` over the ghosts that count; without ghosts, the values."""
     if not _has_ghosts(moving_mean, batch):
         return values
     usable, shares = ghost_shares(batch)
@@ -215,7 +215,7 @@ def _moved_mean(mean: Tensor, batch: Moments, momentum: float) -> Tensor:
 def _where_updated(
     kept: list[Tensor], moved: tuple[Tensor, Tensor], batch: Moments
 ) -> tuple[Tensor, Tensor]:
-    """The statistics that have `moved` in channels that have an update, those `kept` elsewhere."""
+    """The `moved` statistics in channels that have an update, those `kept` elsewhere."""
     updated = has_update(batch)
     if _has_ghosts(kept[0], batch):
         updated = keras.ops.any(updated, axis=0)

@@ -1,8 +1,8 @@
 """The operands of a step of training or inference, as named tuples that travel whole.
 
-C is the number of channels. Per-channel operands have shape `[C]` and are float64 where `x` is, and
-float32 otherwise; where the first axis of `x` counts G ghost batches, those that belong to a
-minibatch have shape `[G, C]`.
+C is the number of channels. Per-channel operands have shape `[C]`. They are float64 where `x` is
+float64, and float32 otherwise. Where the first axis of `x` counts G ghost batches, the operands of
+a minibatch have shape `[G, C]`.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from keras_renorm.typing import Tensor
 
 
 class Arguments(NamedTuple):
-    """The operands that have a gradient; a gradient of them has the same form.
+    """The operands that have a gradient. The gradient has the same form.
 
     Attributes:
         x: The input, `[..., C, ...]`.
@@ -30,10 +30,10 @@ class Constants(NamedTuple):
     Attributes:
         moving_mean: `[C]`, before the update.
         moving_variance: `[C]`, before the update.
-        r_max: Scalar; a value below 1 counts as 1.
-        d_max: Scalar; a value below 0 counts as 0.
-        mask: None, or which positions count: booleans of the rank of `x` that broadcast against
-            it. The library's calls also take weights, of which 0 is a masked position.
+        r_max: Scalar. A value below 1 counts as 1.
+        d_max: Scalar. A value below 0 counts as 0.
+        mask: None, or booleans of the rank of `x` that broadcast against `x` and say which
+            positions count. The library's calls also take weights, where 0 masks a position.
     """
 
     moving_mean: Tensor
@@ -48,7 +48,7 @@ class Affine(NamedTuple):
 
     Attributes:
         mean: `[C]`, a value at or near the mean: the rounded mean, or the shift of its sums.
-        mean_remainder: `[C]`, the mean minus `mean`; None is 0.
+        mean_remainder: `[C]`, the exact mean minus `mean`; None is 0.
         scale: `[C]`.
         offset: `[C]`.
     """
@@ -84,16 +84,16 @@ class Line(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The numbers and switches of a step, which are known before it runs.
+    """The numbers and switches of a step, known before it runs.
 
     Attributes:
         axis: The axis of the channels, counted from the front.
         epsilon: Added to the variances.
         relu: Whether to take the positive part of the output.
-        ghost_size: Rows of the batch in one ghost batch; None where there are none.
+        ghost_size: Rows of the batch in one ghost batch; None for no ghost batches.
         ghosts: Whether the first axis of the input counts ghost batches.
         momentum: Weight of the old moving statistics in the new ones.
-        by_stddev: Whether the moving average is of sigma, and not of the variance.
+        by_stddev: Whether the moving average is of sigma instead of the variance.
     """
 
     axis: int

@@ -1,8 +1,8 @@
 """The passes over a tensor in plain `keras.ops`: every dtype, rank, backend and device.
 
-They fulfil `keras_renorm.ops.backends.kernels.Passes`, but for the gradient of a ReLU, which the
-backend takes of the output. What a step of training does between them, with vectors of one entry
-per channel, is in `keras_renorm.ops.steps.pass_by_pass`.
+The functions fulfil `keras_renorm.ops.backends.kernels.Passes`, except for the gradient of a ReLU,
+which the backend takes from the output. Between them a training step works on vectors of one entry
+per channel: see `keras_renorm.ops.steps.pass_by_pass`.
 """
 
 import keras
@@ -16,9 +16,9 @@ from keras_renorm.typing import Tensor
 
 
 def moments(x: Tensor, mask: Tensor | None, settings: Settings) -> tuple[Moments, Tensor]:
-    """The moments of the positions that count, `[C]` or `[G, C]` of ghost batches, and their shift.
+    """The moments of the positions that count, `[C]` or `[G, C]` for ghosts, and their shift.
 
-    Where `x - shift` is summed already, an output that is centred there spares a pass.
+    `x - shift` is summed already, so an output that is centred at the shift spares a pass.
     """
     return batch_moments.moments_and_shift(x, settings.axis, mask, ghosts=settings.ghosts)
 
@@ -64,7 +64,7 @@ def input_gradient(
 def _at_centre(affine: Affine, slope: Tensor, at_mean: Tensor) -> Tensor:
     """The value at `affine.mean` of a line that is `at_mean` at the mean itself, per channel.
 
-    So no pass over a tensor takes the remainder into account.
+    So the passes over a tensor need no remainder.
     """
     remainder = affine.mean_remainder
     return at_mean if remainder is None else at_mean - remainder * slope

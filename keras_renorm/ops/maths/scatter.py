@@ -1,4 +1,4 @@
-"""What the ghost batches of one minibatch differ by, which is noise: they share their weights."""
+"""How much the ghost batches of one minibatch differ: by noise, as they share their weights."""
 
 from typing import Any, NamedTuple
 
@@ -11,12 +11,12 @@ from keras_renorm.typing import Tensor
 
 
 class Scatter(NamedTuple):
-    """The noise that the ghost batches of a minibatch tell of.
+    """The noise of a minibatch, as its ghost batches show it.
 
     Attributes:
-        variances: `[2, C]`, of mu_B and of sigma_B of a ghost batch. It is 0 in channels with fewer
-            than two ghosts that have moments.
-        ghosts: `[C]`, those with moments, G. The variance of their mean is a G-th of theirs.
+        variances: `[2, C]`, of a ghost batch's mu_B and sigma_B. 0 in channels where fewer than two
+            ghosts have moments.
+        ghosts: `[C]`, G, the number of ghosts with moments. Their mean has a G-th of the variance.
     """
 
     variances: Tensor
@@ -31,9 +31,9 @@ def among_ghosts(batch: Moments, epsilon: float, *, ops: Any = keras.ops) -> Sca
     variance = sum_g w_g (v_g - sum_h w_h v_h)^2 / (1 - 1 / G)
     ```
 
-    with v_g the mean, or sigma_B = sqrt(variance + epsilon), and m_g the positions of ghost g. This
-    has no bias where the noise of v_g is inverse to m_g. Ghosts of unequal sizes then have the
-    variance of one of mean size. Ghosts without positions or without finite moments are left out.
+    v_g is the mean, or sigma_B = sqrt(variance + epsilon), and m_g the number of positions of ghost
+    g. The result has no bias where the variance of v_g is inverse to m_g. Ghosts of unequal sizes
+    then give that of a ghost of mean size. Ghosts without positions or finite moments do not count.
 
     Args:
         batch: The moments of the ghosts, `[G, C]`.
@@ -41,7 +41,7 @@ def among_ghosts(batch: Moments, epsilon: float, *, ops: Any = keras.ops) -> Sca
         ops: What computes, `keras.ops` or NumPy.
     """
     usable, shares = ghost_shares(batch, ops=ops)
-    # Near one of them, where float32 still tells apart means that are large beside sigma.
+    # As deviations from one mean: float32 tells these apart where means are large beside sigma.
     means = (batch.mean - greatest(batch.mean, usable, ops=ops)) + batch.mean_remainder
     values = ops.stack([means, ops.sqrt(batch.variance + epsilon)], axis=-2)
     usable, shares = ops.expand_dims(usable, -2), ops.expand_dims(shares, -2)

@@ -1,7 +1,7 @@
 """Accurate sums over all axes but the channels'.
 
 Backends add the entries of a long axis one after another in float32. Over 400,000 rows of mean
-1e6 and deviation 1 that put the variance off by 2e-3 (TensorFlow 2.21, CPU). Adding axis by axis,
+1e6 and deviation 1 this puts the variance off by 2e-3 (TensorFlow 2.21, CPU). Adding axis by axis,
 and long axes in blocks, keeps each chain of additions short and the error near 1e-7.
 """
 
@@ -12,7 +12,7 @@ import keras
 from keras_renorm.ops import arguments
 from keras_renorm.typing import Tensor
 
-# The longest chain of additions, and the rows of a block when an axis is longer than that.
+# The longest chain of additions, and the rows of a block where an axis is longer.
 _LONGEST_CHAIN = 256
 _BLOCK = 64
 
@@ -20,7 +20,7 @@ _BLOCK = 64
 def channel_sum(x: Tensor, axis: int, ghosts: bool = False) -> Tensor:
     """Sum of `x` over every axis but `axis`, counted from the front. Shape `[C]`.
 
-    With `ghosts`, the first axis is not summed over either: shape `[G, C]`.
+    With `ghosts` the first axis stays, too: shape `[G, C]`.
     """
     for reduced in reversed(summed_axes(len(x.shape), axis, ghosts)):
         x = _sum(x, reduced)
@@ -30,8 +30,8 @@ def channel_sum(x: Tensor, axis: int, ghosts: bool = False) -> Tensor:
 
 def summed_axes(rank: int, axis: int, ghosts: bool = False) -> list[int]:
     """The axes that `channel_sum` sums over, ascending."""
-    # Not by `i not in kept`, which torch.compile(dynamic=True) finds true of some axes that are in
-    # `kept` (PyTorch 2.13).
+    # Not `i not in kept`: torch.compile(dynamic=True) finds that true for some axes in `kept`
+    # (PyTorch 2.13).
     return [i for i in range(rank) if i != axis and not (ghosts and i == 0)]
 
 
@@ -41,9 +41,9 @@ def channel_shape(x: Tensor, axis: int) -> list[int]:
 
 
 def spread(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Values per channel `[C]`, or per ghost batch and channel `[G, C]`, to broadcast against `x`.
+    """Reshapes values per channel `[C]`, or also per ghost `[G, C]`, to broadcast against `x`.
 
-    The ghost batches are then along the first axis of `x`.
+    The first axis of `x` then counts the ghost batches.
     """
     shape = channel_shape(x, axis)
     if len(values.shape) == 2:
@@ -52,18 +52,18 @@ def spread(values: Tensor, x: Tensor, axis: int) -> Tensor:
 
 
 def at_least(low: float, x: Tensor, ops: Any = keras.ops) -> Tensor:
-    """The larger of a number and each value of `x`, in the dtype of `x`; NaN stays NaN.
+    """The larger of a number and each value of `x`, in the dtype of `x`. NaN stays NaN.
 
-    Keras's `maximum` makes float32 of float64 under PyTorch, and `clip` needs a second limit: an
-    infinity among the constants is taken for a fault by `tf.debugging.enable_check_numerics`.
-    `ops` computes, `keras.ops` or NumPy.
+    `ops` computes it: `keras.ops` or NumPy.
     """
+    # Keras's `maximum` makes float32 of float64 under PyTorch. `clip` needs a second limit, and
+    # `tf.debugging.enable_check_numerics` takes an infinity among the constants for a fault.
     constant = keras.ops.convert_to_tensor if ops is keras.ops else ops.asarray
     return ops.where(x < low, constant(low, x.dtype), x)
 
 
 def _sum(x: Tensor, axis: int, levels: int = 2) -> Tensor:
-    """Sum over one axis, which stays with size 1. An unknown length gets `levels` of blocks."""
+    """Sum over one axis, which stays with size 1. An unknown length takes `levels` of blocks."""
     length = x.shape[axis]
     if length <= _LONGEST_CHAIN if isinstance(length, int) else levels == 0:
         return _apart(keras.ops.sum(x, axis=axis, keepdims=True))
@@ -85,9 +85,9 @@ def _split(x: Tensor, axis: int) -> Tensor:
 def _apart(partial_sums: Tensor) -> Tensor:
     """The same values, behind an operation that TensorFlow's XLA does not move a sum through.
 
-    It would merge a sum of sums into one long chain again: variance off by 2e-6 instead of 2e-7 for
-    200,704 rows at mean 1e6.
+    XLA would merge a sum of sums into one long chain again. For 200,704 rows at mean 1e6 that puts
+    the variance off by 2e-6 instead of 2e-7.
     """
-    # Only -inf is below the lowest number, and stays what it is.
+    # Only -inf is below the lowest number, and -inf + -inf is -inf.
     below = partial_sums < -arguments.largest(partial_sums.dtype)
     return keras.ops.where(below, partial_sums + partial_sums, partial_sums)
