@@ -1,1 +1,1 @@
-"""One step of training or of inference, in each way that it can be computed, and the choice."""
+"""One step of training or of inference, in each way to compute it, and the choice among them."""

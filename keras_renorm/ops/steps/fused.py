@@ -15,7 +15,7 @@ class Fused:
     lowering: Name = "fused"
 
     def fits(self, step: Step) -> bool:
-        """Where the backend's kernel takes the input, on one replica."""
+        """Whether the backend's kernel takes the input, on one replica."""
         kernel, x = backends.current().fused, step.arguments.x
         return (
             step.replicas is None

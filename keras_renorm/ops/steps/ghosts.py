@@ -1,4 +1,4 @@
-"""Ghost batches where the library does not cut them: by reshaping, in any backend's operations."""
+"""Ghost batches where the library does not cut them: by reshaping, in plain operations."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from keras_renorm.typing import Tensor
 
 
 def in_ghosts(train: Callable[[Step], Trained], step: Step) -> Trained:
-    """The step of each ghost batch: of all full ones at once, then of the smaller one at the end.
+    """Takes the step of all full ghost batches at once, then of the smaller one at the end.
 
     Args:
-        train: Takes a step whose first axis counts ghost batches (`ghosts`), and one of a whole
+        train: Takes a step whose first axis counts ghost batches (`ghosts`), and a step of a whole
             minibatch.
         step: A step with a `ghost_size`.
 
     Returns:
-        The output, and the moments `[G, C]`, where G is the number of rows over `ghost_size`,
-        rounded up.
+        What the step gives. Its moments are `[G, C]`, where G is the number of rows over
+        `ghost_size`, rounded up.
     """
     shape, size = keras.ops.shape(step.arguments.x), step.settings.ghost_size
     assert size is not None
@@ -50,7 +50,7 @@ def _folded(step: Step, cut: Any, size: int) -> Step:
 
 
 def _rest(step: Step, cut: Any) -> Step:
-    """The step of the rows from `cut` on, as a minibatch."""
+    """The step of the rows from `cut` on, as a whole minibatch."""
 
     def rest(value: Tensor) -> Tensor:
         return value[cut:]
@@ -59,7 +59,7 @@ def _rest(step: Step, cut: Any) -> Step:
 
 
 def _of_rows(step: Step, part: Callable[[Tensor], Tensor]) -> Step:
-    """The step of a part of the rows of `x`, and of the mask if there is one."""
+    """The step with `part` of the rows of `x` and of the mask, if any."""
     x, mask = step.arguments.x, step.constants.mask
     if mask is not None:
         mask = part(_with_all_rows(mask, keras.ops.shape(x)[0]))
@@ -71,14 +71,14 @@ def _of_rows(step: Step, part: Callable[[Tensor], Tensor]) -> Step:
 
 
 def _with_all_rows(mask: Tensor, rows: Any) -> Tensor:
-    """`mask` with a row for each of the batch, where it may have one for all."""
+    """`mask` with a row for each row of the batch. It may have one row for all."""
     if isinstance(rows, int) and mask.shape[0] == rows:
         return mask
     return keras.ops.broadcast_to(mask, (rows, *keras.ops.shape(mask)[1:]))
 
 
 def _joined(parts: list[tuple[Tensor, Moments]], ghosts: Any) -> tuple[Tensor, Moments]:
-    """The parts as one, without the ghost of no rows that a batch of unknown size may end with."""
+    """Joins the parts, without the empty ghost that a batch of unknown size may end with."""
     ys, batches = zip(*parts, strict=True)
 
     def join(values: tuple[Tensor, ...]) -> Tensor:

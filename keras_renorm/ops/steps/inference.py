@@ -1,7 +1,7 @@
-"""Normalisation with population statistics, into which the minibatch does not enter.
+"""Normalisation with population statistics, which do not depend on the minibatch.
 
-The ways, which give the same numbers: the native library's passes, which a model that is exported
-must not hold; an operation of the backend's own; and plain operations.
+Three ways give the same numbers: the native library's passes, which an exported model must not
+hold, the backend's own operation, and plain operations.
 """
 
 import functools
@@ -20,14 +20,14 @@ from keras_renorm.typing import Tensor
 
 
 class InferenceStep(NamedTuple):
-    """What normalisation with population statistics is given.
+    """The operands of normalisation with population statistics.
 
     Attributes:
         arguments: The operands that have a gradient.
         mean: `[C]`, without gradient.
         variance: `[C]`, without gradient.
-        settings: Its axis, epsilon and ReLU.
-        portable: Whether no operation of the native library may be used.
+        settings: The axis, epsilon and ReLU are used.
+        portable: Whether TensorFlow must not use the native library.
     """
 
     arguments: Arguments
@@ -42,11 +42,11 @@ class Implementation(Protocol):
 
     @property
     def lowering(self) -> Name:
-        """The lowering that it belongs to."""
+        """The lowering that this way belongs to."""
         ...
 
     def fits(self, step: InferenceStep) -> bool:
-        """Whether the backend has it, and it can take this input."""
+        """Whether the backend has this way, and it takes this input."""
         ...
 
     def normalize(self, step: InferenceStep) -> Tensor:
@@ -55,12 +55,12 @@ class Implementation(Protocol):
 
 
 class Native:
-    """One pass over the tensor, its gradient in two; in two more after a ReLU."""
+    """One pass over the tensor, and two for the gradient, or four after a ReLU."""
 
     lowering: Name = "native"
 
     def fits(self, step: InferenceStep) -> bool:
-        """Where the library takes the input and is worth a call; it is not loaded otherwise."""
+        """Whether the library takes the input and is worth a call. Only then is it loaded."""
         return _native_passes(step) is not None and lowerings.lowering().name == "native"
 
     def normalize(self, step: InferenceStep) -> Tensor:
@@ -76,12 +76,12 @@ class Native:
 
 
 class Fused:
-    """One operation of the backend's own, with the backend's derivatives."""
+    """The backend's own operation, with the backend's derivatives."""
 
     lowering: Name = "fused"
 
     def fits(self, step: InferenceStep) -> bool:
-        """Where the backend's operation takes the input, and is not the slower."""
+        """Whether the backend's operation takes the input and is not slower."""
         operation = backends.current().fused_inference
         return (
             operation is not None
@@ -90,7 +90,7 @@ class Fused:
         )
 
     def normalize(self, step: InferenceStep) -> Tensor:
-        """Calls it."""
+        """Calls the operation."""
         operation = backends.current().fused_inference
         assert operation is not None
         y = operation.normalize(step.arguments, step.mean, step.variance, step.settings)
@@ -113,7 +113,7 @@ class Plain:
 
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (Native(), Fused(), Plain())
-"""The ways, in the order in which they are preferred; the last one takes every input."""
+"""The ways, the preferred ones first. The last one takes every input."""
 
 
 def choose(step: InferenceStep) -> Implementation:
@@ -122,7 +122,7 @@ def choose(step: InferenceStep) -> Implementation:
 
 
 def normalize(step: InferenceStep) -> Tensor:
-    """The output in the best way; mean and variance are constants for the gradient."""
+    """The output in the best way. Mean and variance are constants for the gradient."""
     mean, variance = map(keras.ops.stop_gradient, (step.mean, step.variance))
     step = step._replace(mean=mean, variance=variance)
     return choose(step).normalize(step)
@@ -173,7 +173,7 @@ def _differentiable(passes: InferencePasses, settings: Settings) -> Differentiab
 
 @functools.cache
 def _plain_output(settings: Settings) -> Callable[[Arguments, _Constants], Tensor]:
-    """The output in plain operations; the same object for like settings."""
+    """The output in plain operations. Equal settings give the same function."""
 
     def output(arguments: Arguments, constants: _Constants) -> Tensor:
         (x, gamma, beta), (mean, inverse, _) = arguments, constants

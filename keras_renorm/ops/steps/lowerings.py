@@ -2,13 +2,13 @@
 
 native     the C++ kernels of `keras_renorm.ops.native`: on the CPU, where their library loads
 fused      TensorFlow's fused batch norm, or PyTorch's: where the library does not load; under
-           TensorFlow on a GPU, where it is cuDNN's, but not where XLA compiles; and under PyTorch
-           on other devices and where it compiles
+           TensorFlow on a GPU, by cuDNN, but not where XLA compiles; under PyTorch on other devices
+           and where PyTorch compiles
 composite  the formulas in plain operations: every type, rank, backend and device
 
-All three give the same numbers, but for rounding, of which `fused` has the most. The choice falls
-when an operation is called, which in a `tf.function` is when it is traced. Inference is native in
-PyTorch's eager programs only: elsewhere it is fused where that fits, or composite.
+All three give the same numbers up to rounding, which is largest in `fused`. Each call chooses; in a
+`tf.function` that is when it is traced. Portable inference is native in PyTorch's eager programs
+only. Elsewhere it is fused where that fits, or composite.
 """
 
 import functools
@@ -34,7 +34,7 @@ class Lowering(NamedTuple):
 
     Attributes:
         name: native, fused or composite.
-        reason: Why this one, in words.
+        reason: Why it is this one, in words.
     """
 
     name: Name
@@ -45,7 +45,7 @@ def forced() -> Name | None:
     """Returns the lowering that the environment variable names, or None.
 
     Raises:
-        ValueError: It names none.
+        ValueError: The variable names no lowering.
     """
     value = os.environ.get(VARIABLE, "")
     if value and value not in NAMES:
@@ -57,23 +57,23 @@ def forced() -> Name | None:
 
 
 def allowed(name: Name) -> tuple[Name, ...]:
-    """The lowerings that may compute a step where `lowering` tells one: that, and slower ones.
+    """The lowerings that may compute a step where `lowering` says `name`.
 
-    They are for what the one does not take.
+    Slower ones follow it, for the steps that it does not take.
     """
     return NAMES[NAMES.index(name) :]
 
 
 def lowering() -> Lowering:
-    """Returns the implementation that training here and now would take, and why.
+    """Returns the lowering that training would take here and now, and why.
 
-    `fused` takes no mask, weights or ghost batches; under TensorFlow no float64, and on a CPU
-    float32 with the channels last only; other calls are then composite.
+    `fused` takes no mask and no ghost batches. Under TensorFlow it takes no float64, and on a CPU
+    only float32 with the channels last. Calls that `fused` does not take are composite.
 
     Raises:
         ValueError: The environment variable KERAS_RENORM_LOWERING names no lowering, or
             KERAS_RENORM_CALLS is not `xla`.
-        RuntimeError: The former demands `native`, which cannot be had.
+        RuntimeError: KERAS_RENORM_LOWERING demands `native`, which is not available.
 
     Example:
         >>> keras_renorm.ops.lowering()
@@ -86,7 +86,7 @@ def lowering() -> Lowering:
         return Lowering(demanded, f"{VARIABLE}={demanded}")
     own = backend.own_operations_only()
     if own is None and demanded is None and keras_internals.is_exporting():
-        own = "what is exported here shall not need the native library"
+        own = "an export must not need the native library"
     if own is not None:
         return Lowering(backend.elsewhere, own)
     problem = backend.native_problem()
@@ -103,7 +103,7 @@ def lowering() -> Lowering:
 
 
 def _without_library(problem: str, demanded: Name | None) -> Lowering:
-    """The choice where the native library cannot be used; whoever misses it is told once."""
+    """The choice without the native library. Warns once on the CPU, where the library is missed."""
     backend = backends.current()
     if demanded is not None:
         raise RuntimeError(f"{VARIABLE}={demanded}, but {problem}.")
@@ -119,7 +119,7 @@ def _warn_once(problem: str) -> None:
     """Warns of a missing library, once per process."""
     warnings.warn(
         f"keras_renorm computes without its native library, which is slower: {problem}. Set "
-        f"{VARIABLE}=composite to say that this is meant.",
+        f"{VARIABLE}=composite if you want that.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""A step as one call of the native library forwards and one backwards."""
+"""A step in one call of the native library forwards and one backwards."""
 
 import functools
 
@@ -16,12 +16,12 @@ from keras_renorm.typing import Tensor
 
 
 class OneCall:
-    """The moving statistics are updated in the same call."""
+    """By one call of the library, which updates the moving statistics, too."""
 
     lowering: Name = "native"
 
     def fits(self, step: Step) -> bool:
-        """Where the library takes the input, on one replica."""
+        """Whether the library takes the input, on one replica."""
         alone = step.replicas is None
         return alone and backends.current().step_calls(step.arguments.x) is not None
 

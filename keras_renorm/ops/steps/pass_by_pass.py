@@ -1,4 +1,4 @@
-"""A step a pass over the tensor at a time, over one replica or several, with a gradient by hand."""
+"""A step pass by pass, over one replica or several, with a gradient by hand."""
 
 import dataclasses
 import functools
@@ -28,12 +28,12 @@ _OF_REPLICAS = (
 
 
 class NativePasses:
-    """By the library's passes: where the moments travel between replicas before they are used."""
+    """By the library's passes, between which the moments travel between replicas."""
 
     lowering: Name = "native"
 
     def fits(self, step: Step) -> bool:
-        """Where the library has passes, which know of no ghost batches."""
+        """Whether the library has passes, and there are no ghost batches."""
         settings = step.settings
         whole = settings.ghost_size is None and not settings.ghosts
         return whole and backends.current().native_passes(step.arguments.x) is not None
@@ -46,12 +46,12 @@ class NativePasses:
 
 
 class PlainPasses:
-    """By plain operations, which keep `x` and vectors of channels for the gradient."""
+    """By plain operations that keep `x` and vectors per channel for the gradient."""
 
     lowering: Name = "composite"
 
     def fits(self, step: Step) -> bool:
-        """Where a gradient by hand is better than the backend's own, or is the only one."""
+        """Whether a gradient by hand is better than the backend's own, or the only one."""
         only = step.replicas is not None and not step.replicas.has_gradient
         return only or backends.current().prefers_plain_passes
 
@@ -64,13 +64,13 @@ class PlainPasses:
 
 
 class _Kept(NamedTuple):
-    """What the gradient needs beside the arguments; vectors as those of the minibatch's moments.
+    """What the gradient needs beside the arguments, in vectors of the moments' shape.
 
     Attributes:
-        affine: The map that the output is.
+        affine: The map from input to output.
         inverse: 1 / sigma_B.
         correction: r and d.
-        count: Positions that counted.
+        count: The number of positions that counted.
     """
 
     affine: Affine
@@ -91,7 +91,7 @@ def _differentiable(
     passes: Passes, settings: Settings, replicas: Replicas | None
 ) -> Differentiable:
     def forward(arguments: Arguments, constants: Constants) -> tuple[tuple[Tensor, ...], _Kept]:
-        # An eager tape would keep what lies between, which has no gradient here.
+        # An eager tape would keep the intermediate tensors, which have no gradient here.
         arguments = Arguments(*map(keras.ops.stop_gradient, arguments))
         batch, centre = passes.moments(arguments.x, constants.mask, settings)
         if replicas is not None:
@@ -123,7 +123,7 @@ def _gradients(
     dgamma, dbeta = inverse * r * sums.dy_centred + d * sums.dy, sums.dy
     if settings.ghosts:
         dgamma, dbeta = keras.ops.sum(dgamma, axis=0), keras.ops.sum(dbeta, axis=0)
-    if replicas is not None:  # x acts on the outputs of all, through the moments
+    if replicas is not None:  # x acts on the outputs of all replicas, through the moments
         sums = type(sums)(*replicas.add(*sums))
     m = at_least(1, count)
     bias = affine.scale * (sums.dy / m)

@@ -1,4 +1,4 @@
-"""A step in operations that the backend differentiates, as often as one likes."""
+"""A step in operations that the backend differentiates, any number of times."""
 
 import dataclasses
 
@@ -18,12 +18,12 @@ from keras_renorm.typing import Tensor
 
 
 class Plain:
-    """Every dtype, rank, backend and device; the other ways take further derivatives of it."""
+    """For every dtype, rank, backend and device. The other ways take further derivatives of it."""
 
     lowering: Name = "composite"
 
     def fits(self, step: Step) -> bool:
-        """Always: it is the last."""
+        """Always: this is the last way."""
         return True
 
     def train(self, step: Step) -> Trained:
@@ -32,16 +32,16 @@ class Plain:
 
 
 def output(settings: Settings) -> "Output":
-    """The output by such settings, of which the moving average's change nothing."""
+    """The output by these settings. Those of the moving average do not change it."""
     return Output(settings._replace(momentum=1.0, by_stddev=False))
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """The output as a function of arguments and constants; like settings make equal ones.
+    """The output as a function of arguments and constants. Equal settings make equal functions.
 
     Attributes:
-        settings: Those of the step.
+        settings: The step's settings.
     """
 
     settings: Settings
@@ -56,7 +56,7 @@ def _train(step: Step) -> Trained:
         return in_ghosts(_train, step)
     settings, constants = step.settings, step.constants
     dtype = step.arguments.x.dtype
-    # Once, and so is its gradient rounded: parts of it, which cancel, are not fit for half types.
+    # One cast, so the gradient is rounded once: its parts cancel, which half types cannot take.
     arguments = step.arguments._replace(x=keras.ops.cast(step.arguments.x, checks.wide(dtype)))
     batch, shift = moments_and_shift(
         arguments.x, settings.axis, constants.mask, ghosts=settings.ghosts
@@ -66,8 +66,8 @@ def _train(step: Step) -> Trained:
     found = correction.of_step(batch, constants, settings)
     found = Correction(*map(backends.current().pinned, found))
     ratio = found.r / keras.ops.sqrt(batch.variance + settings.epsilon)
-    # Centred at the shift of the moments: the mean's gradient then takes sums that exist already.
-    # Centred at the mean it would take one more sum over the tensor.
+    # Centred at the shift of the moments, the mean's gradient takes sums that exist already.
+    # Centred at the mean, it would take one more sum over the tensor.
     affine = correction.affine(found, batch, arguments, ratio, shift)
 
     def normalized(x: Tensor) -> Tensor:

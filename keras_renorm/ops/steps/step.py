@@ -1,4 +1,4 @@
-"""A step of training: what it is given, and what it gives."""
+"""A step of training: what it takes, and what it gives."""
 
 import dataclasses
 import functools
@@ -15,13 +15,13 @@ from keras_renorm.typing import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a step is given.
+    """What a step takes.
 
     Attributes:
         arguments: The operands that have a gradient.
-        constants: Those that have none.
-        settings: Its numbers and switches.
-        replicas: Those whose positions make up the minibatch together; None for this one alone.
+        constants: The operands that have no gradient.
+        settings: The numbers and switches.
+        replicas: The replicas that make up the minibatch together; None for this one alone.
     """
 
     arguments: Arguments
@@ -36,7 +36,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a step gives. Statistics that nobody asks for are not computed.
+    """What a step gives. It computes statistics only on demand.
 
     Attributes:
         y: The output, in the dtype and shape of the input.
@@ -50,7 +50,7 @@ class Trained:
 
 
 def trained(step: Step, y: Tensor, batch: Moments) -> Trained:
-    """What a step gives whose moments are known, and whose moving statistics are not yet."""
+    """What a step gives whose moments are known, but not yet the moving statistics."""
     settings = step.settings
     moving = functools.partial(
         update_moving,
@@ -70,15 +70,15 @@ def same(batch: Moments) -> Moments:
 
 
 class Implementation(Protocol):
-    """One way to compute a step; all give the same numbers and the paper's gradient."""
+    """One way to compute a step. All give the same numbers and the paper's gradient."""
 
     @property
     def lowering(self) -> Name:
-        """The lowering that it belongs to."""
+        """The lowering that this way belongs to."""
         ...
 
     def fits(self, step: Step) -> bool:
-        """Whether the backend has it, and it can take this step."""
+        """Whether the backend has this way, and it takes this step."""
         ...
 
     def train(self, step: Step) -> Trained:

@@ -22,7 +22,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     PlainPasses(),
     Plain(),
 )
-"""The ways, in the order in which they are preferred; the last one takes every step."""
+"""The ways, the preferred ones first. The last one takes every step."""
 
 
 def choose(step: Step) -> Implementation:
@@ -34,10 +34,10 @@ def choose(step: Step) -> Implementation:
 def train(step: Step) -> Trained:
     """Takes a step in the best way.
 
-    A batch that is known to be a single ghost is taken as a whole, with the same bits.
+    A batch that is known to be a single ghost goes as a whole, with the same bits.
 
     Raises:
-        ValueError: LiteRT exports the step of a minibatch of unknown size.
+        ValueError: An export to LiteRT holds the step of a minibatch of unknown size.
     """
     _check_exporter(step.arguments.x.shape)
     if not _is_one_ghost(step):
@@ -48,7 +48,7 @@ def train(step: Step) -> Trained:
 
 
 def _check_exporter(shape: tuple[int | None, ...]) -> None:
-    """Raises where the interpreter of what is exported would end the process."""
+    """Raises where the export's interpreter would end the process."""
     unknown = any(size is None for size in shape)
     if unknown and keras_internals.is_exporting(keras_internals.TO_LITE_RT):
         raise ValueError(
@@ -65,5 +65,5 @@ def _is_one_ghost(step: Step) -> bool:
 
 
 def _as_ghosts(moments: Callable[[], Moments]) -> Moments:
-    """The moments `[C]` of the only ghost as those of ghosts, `[1, C]`."""
+    """The moments `[C]` of the only ghost, as `[1, C]`."""
     return Moments(*(keras.ops.expand_dims(value, 0) for value in moments()))
