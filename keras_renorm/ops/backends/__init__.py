@@ -13,13 +13,13 @@ from keras_renorm.ops.backends.plain import PlainBackend
 
 __all__ = ["Backend", "current"]
 
-# Not by `functools.cache`, of which PyTorch's compiler warns: it traces all that is called before
-# `own_operations_only` says that it does.
+# Not `functools.cache`: PyTorch's compiler warns of it, and traces every call until
+# `own_operations_only` can tell.
 _MADE: dict[str, Backend] = {}
 
 
 def current() -> Backend:
-    """The backend that Keras runs on; of one without a folder here, plain operations only."""
+    """The backend that Keras runs on: plain operations only if it has no folder here."""
     name = keras.backend.backend()
     if name not in _MADE:
         _MADE[name] = _make(name)

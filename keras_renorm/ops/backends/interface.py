@@ -1,7 +1,7 @@
 """What every backend gives to the steps and to the rest of the package.
 
-A backend is one object (`keras_renorm.ops.backends.current`) that fulfils `Backend`. What it may
-lack is None there.
+A backend is one object (`keras_renorm.ops.backends.current`) that fulfils `Backend`. A member that
+a backend lacks is None.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class Collective(Protocol):
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """The number of replicas."""
         ...
 
     @property
@@ -42,16 +42,16 @@ class Collective(Protocol):
 
     @property
     def moves_rows(self) -> bool:
-        """Whether a tensor's size may follow from what was exchanged, as rows that move need."""
+        """Whether a tensor's size may depend on exchanged values, as moving rows needs."""
         ...
 
     @property
     def index(self) -> Tensor:
-        """The place of this one among them, from 0."""
+        """The place of this replica, from 0."""
         ...
 
     def all_reduce(self, operation: Literal["SUM", "MEAN"], value: Tensor) -> Tensor:
-        """The sum or the mean of every replica's `value`, the same on all of them."""
+        """The sum or the mean of every replica's `value`, the same on all replicas."""
         ...
 
     def uniform(self, count: Tensor, seed: Tensor) -> Tensor:
@@ -68,19 +68,19 @@ class Ragged(Protocol):
         ...
 
     def values_of(self, mask: Any) -> Tensor:
-        """A mask of the batch as one of the values."""
+        """A mask of the batch as a mask of the values."""
         ...
 
     def by_value(self, each: Tensor) -> Tensor:
-        """What examples have, `[B]`, for each of their values, `[N]`."""
+        """A value per example, `[B]`, repeated for each of its values, `[N]`."""
         ...
 
     def restored(self, values: Tensor) -> Any:
-        """Other values of the shape of `values`, as a batch with the same lengths."""
+        """A batch with the same lengths, of other values in the shape of `values`."""
         ...
 
     def joined(self, others: Sequence[Any]) -> Any:
-        """The batch with the examples of `others`, batches of its kind, after its own."""
+        """The batch, followed by the examples of `others`, ragged batches, too."""
         ...
 
 
@@ -89,23 +89,23 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """Keras's name for it."""
+        """Keras's name for the backend."""
         ...
 
     @property
     def title(self) -> str:
-        """Its name in messages."""
+        """The backend's name in messages."""
         ...
 
-    # What it has for inputs that are no dense tensor.
+    # For inputs that are no dense tensors.
 
     @property
     def takes_strings(self) -> bool:
-        """Whether its tensors hold strings."""
+        """Whether tensors may hold strings."""
         ...
 
     def ragged(self, x: Any) -> Ragged | None:
-        """A ragged tensor as its values, or None of a dense one."""
+        """The values of a ragged tensor, or None for any other tensor."""
         ...
 
     def is_sparse(self, x: Any) -> bool:
@@ -113,30 +113,30 @@ class Backend(Protocol):
         ...
 
     def required(self, x: Tensor, holds: Tensor, message: str) -> Tensor:
-        """`x`; in a graph that can stop, with an error of this message unless all `holds`."""
+        """`x`. A graph that can stop raises an error of this message unless all `holds`."""
         ...
 
-    # What it has for the steps.
+    # For the steps.
 
     def native_problem(self) -> str | None:
         """Why the native library cannot be used, or None once it is loaded and registered."""
         ...
 
     def off_cpu(self) -> str | None:
-        """Why what runs here and now does not run on one CPU, or None where it does."""
+        """Why computation here and now is not on one CPU, or None where it is."""
         ...
 
     def own_operations_only(self) -> str | None:
-        """Why no call of the library may stand here and now, or None where one may."""
+        """Why the library must not be called here and now, or None where it may."""
         ...
 
     def check_environment(self) -> None:
-        """Raises a ValueError if an environment variable of the backend's has a wrong value."""
+        """Raises a ValueError if one of the backend's environment variables has a wrong value."""
         ...
 
     @property
     def elsewhere(self) -> Elsewhere:
-        """The lowering on other devices than the CPU."""
+        """The lowering on devices other than the CPU."""
         ...
 
     def step_calls(self, x: Tensor) -> StepCalls | None:
@@ -154,26 +154,26 @@ class Backend(Protocol):
 
         Args:
             x: The input.
-            portable: Whether what is traced here must run without the library.
+            portable: Whether TensorFlow's graphs must run without the library.
             demanded: Whether the user demands the library.
         """
         ...
 
     @property
     def fused(self) -> FusedKernel | None:
-        """Its own fused batch norm for training."""
+        """The backend's own fused batch norm for training."""
         ...
 
     @property
     def fused_inference(self) -> FusedInference | None:
-        """Its own batch norm for inference."""
+        """The backend's own batch norm for inference."""
         ...
 
     @property
     def prefers_plain_passes(self) -> bool:
         """Whether a gradient by hand in plain operations is better than the backend's own.
 
-        It keeps less; but it has no forward derivative under JAX.
+        A gradient by hand keeps less, but has no forward derivative under JAX.
         """
         ...
 
@@ -190,7 +190,7 @@ class Backend(Protocol):
         ...
 
     def of_this_graph(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The tensors, where a graph is traced as tensors of that graph.
+        """The tensors, made tensors of the traced graph if there is one.
 
         Raises:
             ValueError: The graph differentiates them forwards, past a gradient by hand.
@@ -202,26 +202,26 @@ class Backend(Protocol):
         ...
 
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function without gradient, at little cost where a program runs operation by operation.
+        """Makes a function without gradient cheap where operations run one by one.
 
         Args:
-            function: It takes tensors in tuples. By name it takes `momentum` and `epsilon`,
-                numbers, and `ops`: `keras.ops`, or NumPy.
+            function: A function of tensors in tuples. By name it takes the numbers `momentum` and
+                `epsilon`, and `ops`: `keras.ops` or NumPy.
         """
         ...
 
     def in_one_pass(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """`function(*tensors, settings=...)` as one pass, also where operations run one by one."""
+        """`function(*tensors, settings=...)` in one pass, even where operations run one by one."""
         ...
 
     def collective(self) -> Collective | None:
-        """The replicas that the running function is one of; None where it runs on a single one."""
+        """The replicas that run this function together, or None for a single one."""
         ...
 
-    # What the rest of the package asks.
+    # For the rest of the package.
 
     def in_replica(self) -> bool:
-        """Whether this runs in a replica of a strategy, also of one with a single replica."""
+        """Whether this runs in a replica of a strategy, which may have only one."""
         ...
 
     @property
@@ -230,21 +230,21 @@ class Backend(Protocol):
         ...
 
     def is_traced(self, x: Any) -> bool:
-        """Whether `x` is a tensor without values, of a function that is traced or compiled."""
+        """Whether `x` has no values yet, because a function is traced or compiled."""
         ...
 
     @property
     def untraced(self) -> str:
-        """What to write so that a call is not traced, as a sentence."""
+        """A sentence that says what to write so that a call is not traced."""
         ...
 
     def graph(self) -> Any:
-        """The graph that is traced here and now; None where there is none to tell apart."""
+        """The graph that is traced here and now, or None where there is none to tell apart."""
         ...
 
     @property
     def leaks(self) -> tuple[type[Exception], ...]:
-        """The errors for a tensor of a traced loop that is used outside of it."""
+        """The errors when a tensor of a traced loop is used outside the loop."""
         ...
 
     def number_of_replicas(self, variables: Sequence[Any]) -> int:
@@ -253,7 +253,7 @@ class Backend(Protocol):
 
     @property
     def compiles(self) -> bool:
-        """Whether `compiled` compiles, unless it is asked not to."""
+        """Whether `compiled` compiles, unless `eager` is True."""
         ...
 
     def compiled(
@@ -265,18 +265,18 @@ class Backend(Protocol):
             function: `function(state, part, shared)`, of structures of tensors. `state` is pairs
                 of a variable and its value, for a `keras.StatelessScope`.
             variables: The variables that `function` reads.
-            eager: Whether its operations run one by one instead, which replicas cannot.
+            eager: Whether the operations run one by one instead. Several replicas ignore it.
 
         Returns:
-            A function of one part for each replica and what they share, structures of arrays,
-            that returns what `function` returns on the first replica.
+            A function of structures of arrays: one part for each replica, and what the replicas
+            share. It returns what `function` returns on the first replica.
         """
         ...
 
     def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
-        """The context in which nothing is recorded for gradients."""
+        """A context in which nothing is recorded for gradients."""
         ...
 
     def generators_kept(self) -> contextlib.AbstractContextManager[Any]:
-        """The context after which the process's random generators are as they were."""
+        """A context that leaves the process's random generators as they were."""
         ...

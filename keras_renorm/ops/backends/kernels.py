@@ -1,4 +1,4 @@
-"""What may compute a step of training or of inference on a backend, and how it gets a gradient."""
+"""What can compute a step of training or inference on a backend, and how it gets a gradient."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +18,7 @@ class Forward(NamedTuple):
         statistics: Packed, `[9, G, C]`: the rows of `keras_renorm.ops.native.layout.Statistics`.
         moving_mean: `[C]`, after the update.
         moving_variance: `[C]`, after the update.
-        updated: Scalar, 1 where a channel was updated, or else 0.
+        updated: Scalar, 1 if a channel was updated, else 0.
     """
 
     y: Tensor
@@ -29,24 +29,24 @@ class Forward(NamedTuple):
 
 
 class StepCalls(Protocol):
-    """A step of training as one call of the library forwards and one backwards."""
+    """A step of training in one call of the library forwards and one backwards."""
 
     def forward(self, arguments: Arguments, constants: Constants, settings: Settings) -> Forward:
         """Batch Renormalization of a batch by its own moments, and the moving update.
 
-        With mu_B and sigma_B^2 = var_B + epsilon over all positions of a channel, sigma^2 =
+        With mu_B and sigma_B^2 = var_B + epsilon over all positions of a channel, and sigma^2 =
         moving_variance + epsilon:
 
             r = clip(sigma_B / sigma, 1 / r_max, r_max)
             d = clip((mu_B - moving_mean) / sigma, -d_max, d_max)
             y = (x - mu_B) gamma r / sigma_B + gamma d + beta
 
-        The moments of a channel without a single position that counts are 0. The moving update is
-        that of `keras_renorm.ops.maths.moving`.
+        A channel without a single position that counts has moments 0. The moving update is that of
+        `keras_renorm.ops.maths.moving`.
 
         Args:
-            arguments: `x` of type float16, bfloat16, float32 or float64.
-            constants: Its mask is fastest with size 1 along the axis of the channels.
+            arguments: `x` is of type float16, bfloat16, float32 or float64.
+            constants: The mask is fastest with size 1 along the axis of the channels.
             settings: All but `ghosts`.
         """
         ...
@@ -61,13 +61,13 @@ class StepCalls(Protocol):
             x: The input of `forward`.
             statistics: What `forward` packed.
             mask: As in `forward`.
-            settings: Its axis, ghost size and ReLU.
+            settings: The axis, ghost size and ReLU are used.
         """
         ...
 
 
 class InferencePasses(Protocol):
-    """The passes that normalisation with given statistics takes, and its gradient."""
+    """The passes of normalisation with given statistics and of its gradient."""
 
     def normalize(self, x: Tensor, affine: Affine, settings: Settings) -> Tensor:
         """`y = (x - mean) * scale + offset`, or its positive part, like `x`."""
@@ -78,7 +78,7 @@ class InferencePasses(Protocol):
     ) -> Sums:
         """`sum dy` and `sum dy * (x - mean)` over the positions that count.
 
-        With a ReLU, of the `dy` that it lets through: its mask is computed again from `x`.
+        A ReLU lets only some of `dy` through. The pass finds its mask again from `x`.
         """
         ...
 
@@ -88,9 +88,9 @@ class InferencePasses(Protocol):
 
 
 class Passes(Protocol):
-    """A step of training a pass over the tensor at a time; none has a gradient of its own.
+    """The passes over a tensor that a step of training takes. None has a gradient of its own.
 
-    `keras_renorm.ops.maths.passes` is the formulas of all in plain operations.
+    `keras_renorm.ops.maths.passes` has their formulas in plain operations.
     """
 
     def moments(self, x: Tensor, mask: Tensor | None, settings: Settings) -> tuple[Moments, Tensor]:
@@ -124,21 +124,21 @@ class FusedKernel(Protocol):
     """The backend's own fused batch norm, as a step of training with derivatives."""
 
     def fits(self, x: Tensor, mask: Tensor | None, settings: Settings) -> bool:
-        """Whether `train` can take this input."""
+        """Whether `train` takes this input."""
         ...
 
     def train(
         self, arguments: Arguments, constants: Constants, settings: Settings, plain: PlainOutput
     ) -> tuple[Tensor, Moments]:
-        """The output and the minibatch's moments; `plain` is as in `Differentiable`."""
+        """The output and the minibatch's moments. `plain` is that of `Differentiable`."""
         ...
 
 
 class FusedInference(Protocol):
-    """Normalisation with given statistics as one operation of the backend's own."""
+    """The backend's own operation for normalisation with given statistics."""
 
     def fits(self, x: Tensor, settings: Settings) -> bool:
-        """Whether `normalize` can take this input, and is not the slower for it."""
+        """Whether `normalize` takes this input and is not slower than plain operations."""
         ...
 
     def normalize(
@@ -149,18 +149,16 @@ class FusedInference(Protocol):
 
 
 class Differentiable(NamedTuple):
-    """A function of `Arguments` whose gradient is given by hand.
+    """A function of `Arguments` with a gradient by hand.
 
     Attributes:
-        forward: `forward(arguments, constants)` returns `(outputs, kept)`: a tuple whose first
-            entry alone has a gradient, and what `backward` needs: a tensor, a named tuple or
-            None.
+        forward: `forward(arguments, constants)` returns `(outputs, kept)`. Only the first output
+            has a gradient. `kept` is what `backward` needs: a tensor, a named tuple or None.
         backward: `backward(dy, arguments, constants, kept)` returns the gradients as `Arguments`.
-        plain: `plain(arguments, constants)` returns the first output in plain operations, of
-            which further derivatives are taken. Traces of it are kept, and found again by an
-            equal function.
-        refusal: The message of the ValueError that a second derivative raises; None where there
-            is one. JAX does not ask for it.
+        plain: `plain(arguments, constants)` returns the first output in plain operations, for
+            further derivatives. Backends keep traces of it, and find them by an equal function.
+        refusal: The message of the ValueError that a second derivative raises, or None where there
+            is a second derivative. JAX does not ask for it.
     """
 
     forward: Callable[[Arguments, Any], tuple[tuple[Tensor, ...], Any]]

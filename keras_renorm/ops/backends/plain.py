@@ -1,7 +1,7 @@
-"""A backend that lacks everything that it may lack.
+"""The base of all backends: it lacks everything that a backend may lack.
 
-The steps then run in plain operations, which the backend differentiates itself. So a new backend
-derives from it and overrides what it has.
+The steps then run in plain operations, which the backend differentiates itself. A new backend
+derives from this one and overrides what it has.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from keras_renorm.typing import Tensor
 class PlainBackend:
     """A backend that has plain operations only, which it differentiates itself.
 
-    What a subclass overrides belongs together: `step_calls`, `native_passes` and `inference_passes`
-    need `native_problem`, `off_cpu` and `differentiable`, which a `collective` without a gradient
-    needs, too.
+    Some members belong together. A subclass with `step_calls`, `native_passes` or
+    `inference_passes` also overrides `native_problem`, `off_cpu` and `differentiable`. A subclass
+    whose `collective` has no gradient overrides `differentiable`.
 
     Args:
-        name: Keras's name for it.
-        title: Its name in messages; by default the same.
+        name: Keras's name for the backend.
+        title: The backend's name in messages, by default the same.
     """
 
     def __init__(self, name: str, title: str | None = None) -> None:
@@ -50,50 +50,51 @@ class PlainBackend:
     leaks: tuple[type[Exception], ...] = ()
 
     def ragged(self, x: Any) -> Ragged | None:
-        """None: it has no ragged tensors."""
+        """None: there are no ragged tensors."""
         return None
 
     def is_sparse(self, x: Any) -> bool:
-        """No: it has none. Nor are symbolic ones told: Keras calls `2 * x` sparse for a dense x."""
+        """False: there are no sparse tensors."""
+        # Symbolic ones cannot be told: Keras calls `2 * x` sparse for a dense x.
         return False
 
     def required(self, x: Tensor, holds: Tensor, message: str) -> Tensor:
-        """`x`: what it compiles cannot stop."""
+        """`x` unchecked: compiled programs cannot stop."""
         return x
 
     def native_problem(self) -> str | None:
-        """The library does not serve it."""
+        """The library does not serve this backend."""
         return f"the native library does not serve the {self.name} backend"
 
     def off_cpu(self) -> str | None:
-        """The library's problem, so that nobody is told to miss it."""
+        """The library's problem, so that no warning says that the library is missing."""
         return self.native_problem()
 
     def own_operations_only(self) -> str | None:
-        """None: `native_problem` says all."""
+        """None: `native_problem` says why."""
         return None
 
     def check_environment(self) -> None:
         """Nothing to check."""
 
     def step_calls(self, x: Tensor) -> StepCalls | None:
-        """None: the library does not serve it."""
+        """None: the library does not serve this backend."""
         return None
 
     def native_passes(self, x: Tensor) -> Passes | None:
-        """None: the library does not serve it."""
+        """None: the library does not serve this backend."""
         return None
 
     def inference_passes(
         self, x: Tensor, *, portable: bool, demanded: bool
     ) -> InferencePasses | None:
-        """None: the library does not serve it."""
+        """None: the library does not serve this backend."""
         return None
 
     def differentiable(
         self, function: Differentiable, arguments: Arguments, constants: Any
     ) -> tuple[Tensor, ...]:
-        """None: a backend that gives the library's calls or passes has to write it.
+        """A backend that gives the library's calls or passes must override this.
 
         Raises:
             NotImplementedError: Always.
@@ -101,27 +102,27 @@ class PlainBackend:
         raise NotImplementedError(f"{self.title} attaches no gradient by hand.")
 
     def of_this_graph(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The tensors: no graph is traced around them."""
+        """The tensors themselves: no graph is traced around them."""
         return tuple(tensors)
 
     def pinned(self, constant: Tensor) -> Tensor:
-        """The constant: nothing is computed again."""
+        """The constant itself: gradients compute nothing again."""
         return constant
 
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function."""
+        """The function itself."""
         return function
 
     def in_one_pass(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The function."""
+        """The function itself."""
         return function
 
     def collective(self) -> Collective | None:
-        """None: a single one."""
+        """None: there is a single replica."""
         return None
 
     def in_replica(self) -> bool:
-        """Never: there is no strategy."""
+        """False: there is no strategy."""
         return False
 
     def is_traced(self, x: Any) -> bool:
@@ -129,7 +130,7 @@ class PlainBackend:
         return isinstance(x, keras.KerasTensor)
 
     def graph(self) -> Any:
-        """None."""
+        """None: there is no graph to tell apart."""
         return None
 
     def number_of_replicas(self, variables: Sequence[Any]) -> int:
@@ -139,7 +140,7 @@ class PlainBackend:
     def compiled(
         self, function: Callable[..., Any], variables: Sequence[Any], *, eager: bool
     ) -> Callable[[Sequence[Any], Any], Any]:
-        """Its operations run one by one."""
+        """A function whose operations run one by one."""
 
         def run(parts: Sequence[Any], shared: Any) -> Any:
             with self.without_gradients():
@@ -148,9 +149,9 @@ class PlainBackend:
         return run
 
     def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
-        """One that does nothing."""
+        """A context that does nothing."""
         return contextlib.nullcontext()
 
     def generators_kept(self) -> contextlib.AbstractContextManager[Any]:
-        """One that does nothing."""
+        """A context that does nothing."""
         return contextlib.nullcontext()

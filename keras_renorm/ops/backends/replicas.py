@@ -1,9 +1,9 @@
-"""Moments and sums over replicas: of a `tf.distribute` strategy, or PyTorch's processes.
+"""Moments and sums over `tf.distribute` replicas, PyTorch's processes or JAX's devices.
 
-One collective each. Merging means in float32 is not enough at mean 1e6 (error 1.4e-3), nor is a
-plain sum of squares in float64 (1e-4); so counts, means with what rounding took from them, and
-variances are gathered, as float64 where the backend has it, and merged by Chan's formula, in the
-same order on every replica, which gives the same bits on all of them.
+Each takes one collective. Merging means in float32 is not enough at mean 1e6 (error 1.4e-3), nor is
+a plain sum of squares in float64 (1e-4). So replicas gather counts, means with what rounding took
+from them, and variances, as float64 where the backend has it. Each merges them by Chan's formula in
+the same order, so all get the same bits.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from keras_renorm.typing import Tensor
 
 
 class Replicas:
-    """The replicas that the running function is one of; `Replicas.running()` makes it.
+    """The replicas that run a function together. `Replicas.running()` finds them.
 
     Args:
-        collective: How the backend lets them exchange tensors.
+        collective: How the backend exchanges tensors among the replicas.
     """
 
     def __init__(self, collective: Collective) -> None:
@@ -29,23 +29,23 @@ class Replicas:
 
     @classmethod
     def running(cls) -> "Replicas | None":
-        """The replicas of the running function; None for a single replica, or in none."""
+        """The replicas of the running function, or None for a single one."""
         collective = backends.current().collective()
         return None if collective is None else cls(collective)
 
     @property
     def index(self) -> Tensor:
-        """The place of this replica among them, from 0."""
+        """The place of this replica, from 0."""
         return self._collective.index
 
     @property
     def has_gradient(self) -> bool:
-        """Whether the backend differentiates what they exchange."""
+        """Whether the backend differentiates an exchange."""
         return self._collective.has_gradient
 
     @property
     def moves_rows(self) -> bool:
-        """Whether they can exchange rows, of which each may have another number."""
+        """Whether replicas can exchange rows, each its own number of rows."""
         return self._collective.moves_rows
 
     def uniform(self, count: Tensor, seed: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Replicas:
         """The moments of the union of all replicas' positions, by `moments.merged`.
 
         Args:
-            local: This replica's moments, of any number of positions, also none.
+            local: This replica's moments, of any number of positions or none.
 
         Returns:
             The merged moments, the same on every replica.
@@ -66,24 +66,27 @@ class Replicas:
         return merged(every, local.mean.dtype)
 
     def add(self, *vectors: Tensor) -> list[Tensor]:
-        """The sums over all replicas of vectors of one shape, in one collective, in float64."""
+        """The sums over all replicas of vectors of one shape, in one collective.
+
+        They are added in float64 where the backend has it.
+        """
         return self._reduce("SUM", vectors)
 
     def average(self, *vectors: Tensor) -> list[Tensor]:
-        """The means over all replicas of vectors of one shape, in one collective, in float64."""
+        """The means over all replicas of vectors of one shape; as `add`."""
         return self._reduce("MEAN", vectors)
 
     def gather(self, own: Tensor) -> Tensor:
         """Every replica's `own`, stacked in the replicas' order, in one collective.
 
-        Each replica fills its own slot of zeros and all are added up, which is exact and takes one
-        collective; `ReplicaContext.all_gather` takes two, for it exchanges the shapes first.
+        Each replica fills its own slot of zeros, and a sum over replicas joins the slots exactly.
+        `ReplicaContext.all_gather` takes two collectives, as it exchanges the shapes first.
 
         Args:
             own: Tensor of the same shape on every replica.
 
         Returns:
-            Tensor of that shape with an axis of the replicas in front.
+            Tensor of that shape, with an axis in front that counts the replicas.
         """
         replicas = self._collective.size
         mine = keras.ops.reshape(
@@ -93,17 +96,17 @@ class Replicas:
         return self._collective.all_reduce("SUM", slot)
 
     def exchange(self, rows: Tensor, put: Tensor, take: Tensor, total: Tensor) -> Tensor:
-        """Rows of a table that all replicas fill together, in one collective, as is its gradient.
+        """Rows of a table that all replicas fill together. One collective, and one backward.
 
         Args:
-            rows: `[b, ...]`, this replica's rows; b may differ between replicas.
-            put: `[b]`, the places of `rows` in the table; no two replicas' rows share one.
+            rows: `[b, ...]`, this replica's rows. b may differ between replicas.
+            put: `[b]`, the places of `rows` in the table. No two rows share a place.
             take: `[k]`, the places whose rows this replica gets.
             total: The number of rows of the table, the same on every replica.
 
         Returns:
-            `[k, ...]`. The gradient goes the way back: put where taken, taken where put. So it
-            needs that no two replicas take the same row.
+            `[k, ...]`. The gradient goes the way back: it puts where this took, and takes where
+            this put. So no two replicas may take the same row.
         """
         shape = (total, *keras.ops.shape(rows)[1:])
 
@@ -113,7 +116,7 @@ class Replicas:
             taken = keras.ops.take(self._collective.all_reduce("SUM", table), take, axis=0)
 
             def backward(*given: Tensor, upstream: Tensor | None = None) -> Tensor:
-                # By name under PyTorch, where others are `rows`.
+                # PyTorch gives the gradient by name, and `rows` beside it.
                 return self.exchange(given[-1] if upstream is None else upstream, take, put, total)
 
             return taken, backward

@@ -36,11 +36,11 @@ class Jax(PlainBackend):
         return loader.problem(calls.register)
 
     def off_cpu(self) -> str | None:
-        """Another platform, or several devices."""
+        """Another platform than the CPU, or several devices."""
         platform, devices = jax.default_backend(), jax.device_count()
         if platform != "cpu":
             return f"JAX computes on {platform}"
-        # A call of the library cannot be cut: XLA would gather the whole batch for each of them.
+        # XLA cannot cut a call of the library: it would gather the whole batch on each device.
         return None if devices == 1 else f"JAX computes on {devices} devices"
 
     def step_calls(self, x: jax.Array) -> StepCalls | None:
@@ -59,7 +59,7 @@ class Jax(PlainBackend):
         return _compiled(function, *(name for name in ("momentum", "epsilon") if name in known))
 
     def in_one_pass(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        """Compiled, also where JAX runs operation by operation."""
+        """By `jax.jit`, even where operations run one by one."""
         return _compiled(function, "settings")
 
     def collective(self) -> Collective | None:
@@ -73,7 +73,7 @@ class Jax(PlainBackend):
     def compiled(
         self, function: Callable[..., Any], variables: Sequence[Any], *, eager: bool
     ) -> Callable[[Sequence[Any], Any], Any]:
-        """`jax.jit`, for which the variables are arguments, or they would be constants."""
+        """By `jax.jit`. The variables are arguments, as it would make them constants otherwise."""
 
         def run(values: Sequence[Any], part: Any, shared: Any) -> Any:
             return function([*zip(variables, values, strict=True)], part, shared)

@@ -1,7 +1,7 @@
 """The native library's calls as functions of JAX arrays, on the CPU.
 
-Those of `keras_renorm.ops.backends.kernels.StepCalls`. The passes return float64, which JAX has
-only when asked for.
+They are those of `keras_renorm.ops.backends.kernels.StepCalls`. The passes are left out: they
+return float64, which JAX has only on demand.
 """
 
 import pathlib
@@ -37,7 +37,7 @@ def register() -> loader.NativeLibrary:
 
 
 def _ffi_version() -> int:
-    """The version of the interface to XLA, see `loader.check_ffi`: JAX says it in a header only."""
+    """The version of the interface to XLA for `loader.check_ffi`, from the header that holds it."""
     if not hasattr(jax, "ffi"):  # before 0.5
         return -1
     header = pathlib.Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h").read_text(encoding="utf-8")
@@ -86,7 +86,7 @@ def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _optional(weights: jax.Array | None, x: jax.Array, axis: int) -> list[jax.Array]:
-    """The last operand, where there is one: a value per element, or per position of `x`."""
+    """The last operand, if any: a value per element, or per position of `x`."""
     if weights is None:
         return []
     if weights.dtype != jnp.bool_:

@@ -6,7 +6,7 @@ import jax
 
 
 class MappedDevices:
-    """See `keras_renorm.ops.backends.interface.Collective`: those of all axes mapped by hand.
+    """See `keras_renorm.ops.backends.interface.Collective`: the devices of all manual axes.
 
     Args:
         axes: The names of the axes.
@@ -20,10 +20,10 @@ class MappedDevices:
 
     @classmethod
     def running(cls) -> "MappedDevices | None":
-        """Those of the running function; None where `jax.shard_map` or `jax.pmap` runs none.
+        """The devices of the running function, or None outside `jax.shard_map` and `jax.pmap`.
 
-        Also a single one, whose results have the same types as those of several. A `jax.pmap` that
-        is not made of `jax.shard_map`, as in older versions, tells nobody its axis.
+        A single device counts, too: its results have the same types as those of several. In older
+        versions `jax.pmap` is not made of `jax.shard_map`, and tells nobody its axis.
         """
         mesh = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
         axes = tuple(getattr(mesh, "manual_axes", ()))
@@ -31,17 +31,17 @@ class MappedDevices:
 
     @property
     def wide(self) -> Literal["float64", "float32"]:
-        """JAX has float64 only when asked for."""
+        """float64 where `jax_enable_x64` is set, else float32."""
         return "float64" if jax.config.jax_enable_x64 else "float32"
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """The number of devices."""
         return int(jax.lax.psum(1, self._axes))
 
     @property
     def index(self) -> jax.Array:
-        """The place of this one among them, from 0."""
+        """The place of this device, from 0."""
         return jax.lax.axis_index(self._axes)
 
     def all_reduce(self, operation: Literal["SUM", "MEAN"], value: jax.Array) -> jax.Array:
@@ -51,7 +51,7 @@ class MappedDevices:
         return total
 
     def uniform(self, count: jax.Array, seed: jax.Array) -> jax.Array:
-        """Not to be had: `count` is not known before the function runs.
+        """Not available: `count` is unknown before the function runs.
 
         Raises:
             NotImplementedError: Always.

@@ -1,7 +1,7 @@
-"""Gradients by hand with JAX's derivatives backwards, as many as one likes.
+"""Gradients by hand, which JAX can differentiate backwards any number of times.
 
-The first one is by hand, too; the next ones are those of the same formula in plain operations. JAX
-has no forward derivative of a function whose backward one is given.
+The first derivative is by hand. The next ones are those of the same formula in plain operations.
+JAX has no forward derivative of a function with a gradient by hand.
 """
 
 from typing import Any

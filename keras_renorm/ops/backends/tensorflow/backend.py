@@ -34,7 +34,7 @@ class TensorFlow(PlainBackend):
     )
 
     def ragged(self, x: Any) -> Ragged | None:
-        """A `tf.RaggedTensor` as its values."""
+        """The values of a `tf.RaggedTensor`, or None."""
         return RaggedRows.of(x)
 
     def is_sparse(self, x: Any) -> bool:
@@ -42,7 +42,7 @@ class TensorFlow(PlainBackend):
         return isinstance(x, tf.SparseTensor | tf.IndexedSlices)
 
     def required(self, x: tf.Tensor, holds: tf.Tensor, message: str) -> tf.Tensor:
-        """`x` behind an assertion, which XLA leaves out."""
+        """`x` behind an assertion. XLA leaves the assertion out."""
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(holds), [message, x])]):
             return tf.identity(x)
 
@@ -51,13 +51,13 @@ class TensorFlow(PlainBackend):
         return loader.problem(runtime.register)
 
     def off_cpu(self) -> str | None:
-        """An accelerator that is visible, unless a device scope says CPU."""
+        """The visible accelerator, unless a device scope says CPU."""
         found = devices.accelerator()
         return None if found is None else f"{found.name} is visible and no device scope says CPU"
 
     @property
     def elsewhere(self) -> Elsewhere:  # type: ignore[override]
-        """On a GPU by cuDNN, where that fits; on a TPU, which XLA compiles for, in plain ones."""
+        """On a GPU cuDNN, where it fits; on a TPU plain operations, which XLA compiles."""
         return "fused" if devices.on_gpu() else "composite"
 
     def check_environment(self) -> None:
@@ -75,7 +75,7 @@ class TensorFlow(PlainBackend):
     def inference_passes(
         self, x: tf.Tensor, *, portable: bool, demanded: bool
     ) -> InferencePasses | None:
-        """The passes of training: a graph that is exported must not hold them."""
+        """The passes of training, which an exported graph must not hold."""
         return None if portable else passes
 
     def differentiable(
@@ -85,11 +85,11 @@ class TensorFlow(PlainBackend):
         return derivatives.apply(function, arguments, constants)
 
     def of_this_graph(self, tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        """Copies where a graph is traced."""
+        """Copies, where a graph is traced."""
         return derivatives.of_this_graph(tensors)
 
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """By NumPy in eager programs; by a `tf.function` there if an accelerator is visible."""
+        """NumPy in eager programs, or a `tf.function` if an accelerator is visible."""
         if not tf.executing_eagerly():
             return function
         if self.off_cpu() is None:
@@ -107,7 +107,7 @@ class TensorFlow(PlainBackend):
         return StrategyReplicas.running()
 
     def in_replica(self) -> bool:
-        """Whether a `tf.distribute` strategy runs this, in a thread that it may have made."""
+        """Whether a `tf.distribute` strategy runs this."""
         return bool(tf.distribute.has_strategy() and tf.distribute.get_replica_context())
 
     def is_traced(self, x: Any) -> bool:
@@ -115,7 +115,7 @@ class TensorFlow(PlainBackend):
         return keras.ops.is_tensor(x) and not hasattr(x, "numpy")
 
     def graph(self) -> Any:
-        """The default graph of a function, which is another one in the body of a loop."""
+        """The default graph. A function and the body of a loop in it have different ones."""
         return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
     def number_of_replicas(self, variables: Sequence[Any]) -> int:
@@ -139,7 +139,7 @@ class TensorFlow(PlainBackend):
 
 
 def _by_numpy(function: Callable[..., Any], *tensors: Any, **settings: Any) -> Any:
-    """A tenth of a millisecond where a call of a `tf.function` takes several."""
+    """Calls with NumPy: 0.1 ms, where a call of a `tf.function` takes several."""
     arrays = keras.tree.map_structure(np.asarray, tensors)
     with np.errstate(all="ignore"):  # as TensorFlow does
         return function(*arrays, **settings, ops=np)
@@ -147,14 +147,14 @@ def _by_numpy(function: Callable[..., Any], *tensors: Any, **settings: Any) -> A
 
 @functools.cache
 def _compiled(function: Callable[..., Any], _: tuple[int, ...]) -> Callable[..., Any]:
-    """One for each combination of ranks: of several in one the rank would be unknown."""
+    """A `tf.function` for each combination of ranks: one for several would not know the rank."""
     return tf.function(function, autograph=False, reduce_retracing=True)
 
 
 def _on_replicas(
     function: Callable[[Any, Any], Any], strategy: Any
 ) -> Callable[[Sequence[Any], Any], Any]:
-    """See `Backend.compiled`; all replicas of a strategy."""
+    """`Backend.compiled` for all replicas of a strategy."""
 
     @tf.function(autograph=False, reduce_retracing=True)
     def run(own: Any, shared: Any) -> Any:
@@ -173,7 +173,7 @@ def _on_replicas(
 
 
 def _strategy(variables: Sequence[Any]) -> Any:
-    """The strategy of several replicas that variables were made under; None if there is none."""
+    """The strategy of several replicas that made the variables, or None."""
     strategies = (getattr(one.value, "distribute_strategy", None) for one in variables)
     return next((one for one in strategies if one and one.num_replicas_in_sync > 1), None)
 

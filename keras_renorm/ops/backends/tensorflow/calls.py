@@ -47,7 +47,7 @@ def backward(
 def moments(x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> tuple[tf.Tensor, ...]:
     """Count, mean, biased variance, and what rounding took from the mean, `[C]` each, in float64.
 
-    For merging with those of other replicas. Without a position all are 0.
+    Replicas merge them. Without a position all are 0.
     """
     operands = [x, *_optional(mask, x, settings.axis)]
     (found,) = _call("moments", operands, [(tf.float64, (4, x.shape[settings.axis]))], settings)
@@ -79,9 +79,9 @@ def input_gradient(
     mask: tf.Tensor | None,
     settings: Settings,
 ) -> tf.Tensor:
-    """`dx = scale * dy - weight * (bias + (x - mean) * slope)`; where the weight is 0, so is dx.
+    """`dx = scale * dy - weight * (bias + (x - mean) * slope)`, and 0 where the weight is 0.
 
-    With the sums S1, S2 over all m positions of all replicas, bias = scale S1 / m and slope =
+    S1 and S2 are the sums over all m positions of all replicas: bias = scale S1 / m and slope =
     scale S2 / (m sigma_B^2).
     """
     vectors = _pack((*affine, *line), wide(x.dtype))
@@ -119,7 +119,7 @@ def _call(
 
 
 def _ghosts(x: tf.Tensor, size: int | None) -> int | stablehlo.Quotient:
-    """The number of ghost batches of `size` rows, the last of which may have fewer."""
+    """The number of ghost batches of `size` rows. The last one may have fewer rows."""
     if size is None:
         return 1
     return stablehlo.Quotient(size) if x.shape[0] is None else -(-x.shape[0] // size)
@@ -142,14 +142,14 @@ def _pack(vectors: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
 
 
 def _optional(weights: tf.Tensor | None, x: tf.Tensor, axis: int) -> list[tf.Tensor]:
-    """The last operand, where there is one: a value per element, or per position of `x`."""
+    """The last operand, if any: a value per element, or per position of `x`."""
     if weights is None:
         return []
     if weights.dtype != tf.bool:
         weights = tf.cast(weights, tf.float32)
     static = x.shape.as_list()
     static[axis] = weights.shape[axis]
-    if None in static or weights.shape != static:  # the kernels see sizes, and know no broadcasting
+    if None in static or weights.shape != static:  # the kernels do not broadcast
         shape = tf.unstack(tf.shape(x))
         shape[axis] = tf.shape(weights)[axis]
         weights = tf.ensure_shape(tf.broadcast_to(weights, shape), static)

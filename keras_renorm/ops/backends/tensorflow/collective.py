@@ -21,19 +21,19 @@ class StrategyReplicas:
 
     @classmethod
     def running(cls) -> "StrategyReplicas | None":
-        """The replicas of the running function; None for a single replica, or in none."""
+        """The replicas of the running function, or None for a single one."""
         context = tf.distribute.get_replica_context()
         alone = context is None or context.num_replicas_in_sync == 1
         return None if alone else cls(context)
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """The number of replicas."""
         return int(self._context.num_replicas_in_sync)
 
     @property
     def index(self) -> tf.Tensor:
-        """The place of this one among them, from 0."""
+        """The place of this replica, from 0."""
         return self._context.replica_id_in_sync_group
 
     def all_reduce(self, operation: Literal["SUM", "MEAN"], value: tf.Tensor) -> tf.Tensor:

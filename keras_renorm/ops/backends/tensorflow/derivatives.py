@@ -1,8 +1,8 @@
-"""Gradients by hand that can be differentiated once more, and forwards, under TensorFlow.
+"""Gradients by hand that TensorFlow can differentiate once more, and forwards.
 
-A function with a gradient of its own is a black box to TensorFlow, and so is that gradient. Here it
-gets a gradient, too: that of the same formula in plain operations. Forwards it is differentiated
-eagerly and from around a traced function, not from inside one (see `of_this_graph`).
+A function with a gradient by hand is a black box to TensorFlow, and so is that gradient. Here the
+gradient gets a gradient, too: that of the same formula in plain operations. Forward differentiation
+works eagerly and around a traced function, but not inside one (see `of_this_graph`).
 """
 
 import functools
@@ -40,9 +40,9 @@ def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tup
 
         return y, gradients
 
-    # The others go past TensorFlow's operation for such a function, which ties all results to all
-    # operands: an update by them would seem to come after any read of a variable that is one, such
-    # as the counter that a limit is of, and the optimizer of graphs drops the edge that says so.
+    # The other outputs go past TensorFlow's operation for such a function. It ties all results to
+    # all operands: an update by them would seem to follow any read of a variable among these, such
+    # as a limit's counter. The optimizer of graphs then drops the edge that orders read and update.
     y = output(*arguments, *_flat(constants))
     return y, *others
 
@@ -50,11 +50,11 @@ def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tup
 def _gradients(
     function: Differentiable, dy: tf.Tensor, arguments: Arguments, constants: Any, kept: Any
 ) -> tuple[tf.Tensor, ...]:
-    """The first derivatives, which have a gradient of their own."""
+    """The first derivatives, with a gradient of their own."""
 
     @tf.custom_gradient
     def once(*tensors: tf.Tensor) -> Any:
-        # Where this is the gradient of a traced function, the tensors may be the function's.
+        # In the gradient of a traced function, the tensors may belong to the function's graph.
         dy, *rest = of_this_graph(tensors)
         own, fixed = Arguments(*rest[:3]), _packed(constants, rest[3:])
 
@@ -67,7 +67,7 @@ def _gradients(
             return *derive(given, dy, own, fixed), *(None for _ in rest[3:])
 
         inputs = [dy, *own]
-        if tf.executing_eagerly():  # or a tape around this would keep what lies between
+        if tf.executing_eagerly():  # or an outer tape would keep the intermediate tensors
             inputs = [tf.stop_gradient(value) for value in inputs]
         return tuple(function.backward(inputs[0], Arguments(*inputs[1:]), fixed, kept)), twice
 
@@ -76,7 +76,7 @@ def _gradients(
 
 
 def _dense(dy: tf.Tensor | tf.IndexedSlices, like: tf.Tensor) -> tf.Tensor:
-    """The gradient as a tensor: where rows of the output were gathered, graphs hand over slices."""
+    """The gradient as a tensor. Graphs hand over slices where rows of the output were gathered."""
     if isinstance(dy, tf.IndexedSlices):
         rows = tf.shape(like, out_type=dy.indices.dtype)[0]  # `dense_shape` may be None
         return tf.math.unsorted_segment_sum(dy.values, dy.indices, rows)
@@ -88,21 +88,21 @@ def _flat(constants: Any) -> list[tf.Tensor]:
 
 
 def _packed(constants: Any, tensors: Sequence[tf.Tensor]) -> Any:
-    """A named tuple like `constants`, of the tensors that `_flat` returns of it."""
+    """The inverse of `_flat`: a named tuple like `constants`, of `tensors`."""
     rest = iter(tensors)
     return type(constants)(*(None if value is None else next(rest) for value in constants))
 
 
 def of_this_graph(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
-    """The tensors, where TensorFlow traces a graph as tensors of that graph.
+    """The tensors, made tensors of the graph that TensorFlow traces, if any.
 
-    A function with a gradient of its own needs this where it is called directly on tensors of a
-    graph around it: in a branch of `tf.cond`, or in the gradient of a traced function. TensorFlow
-    cannot differentiate it from outside otherwise.
+    A function with a gradient by hand needs this for tensors of an outer graph: in a branch of
+    `tf.cond`, or in the gradient of a traced function. Otherwise TensorFlow cannot differentiate it
+    from outside.
 
     Raises:
-        ValueError: An accumulator in that graph differentiates them forwards: TensorFlow passes
-            over gradients by hand there, and would return 0.
+        ValueError: An accumulator in that graph differentiates the tensors forwards. TensorFlow
+            passes over gradients by hand there, and would return 0.
     """
     if tf.executing_eagerly():
         return tuple(tensors)
@@ -116,9 +116,9 @@ def of_this_graph(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
 
 
 def _held(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-    """The operands of a function with a gradient of its own, which alone is to count.
+    """Cuts the operands of a function off, so that only its gradient by hand counts.
 
-    TensorFlow's eager forward differentiation takes that of the operations in it otherwise.
+    Otherwise TensorFlow's eager forward differentiation also follows the operations in it.
     """
     if tf.executing_eagerly() and runtime.has_tangents(tensors):
         return [tf.stop_gradient(tensor) for tensor in tensors]
@@ -126,7 +126,7 @@ def _held(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
 
 
 def _is_recorded(tensor: tf.Tensor) -> bool:
-    """Whether tapes record what is done now: not in graphs and forward differentiation."""
+    """Whether tapes record operations now: not in graphs, nor in forward differentiation."""
     if not tf.executing_eagerly():
         return False
     with tf.GradientTape() as tape:
@@ -138,8 +138,8 @@ def _is_recorded(tensor: tf.Tensor) -> bool:
 def _by_tapes(plain: PlainOutput) -> Callable[..., list[tf.Tensor]]:
     """The second derivatives of `plain`.
 
-    Called with the upstream gradients of its first ones, then dy, then the arguments, then the
-    constants, it returns the gradients for dy and the arguments.
+    They are a function of the upstream gradients of the first derivatives, dy, the arguments and
+    the constants. It returns the gradients for dy and the arguments.
     """
 
     def derivatives(
@@ -161,7 +161,7 @@ def _by_tapes(plain: PlainOutput) -> Callable[..., list[tf.Tensor]]:
 
 @functools.cache
 def _traced(plain: PlainOutput) -> Callable[..., list[tf.Tensor]]:
-    """The same as a traced function, which needs no tape; each shape is traced once and kept."""
+    """`_by_tapes` as a traced function, which needs no tape. It keeps a trace for each shape."""
 
     @tf.function(autograph=False)
     def derivatives(

@@ -1,24 +1,23 @@
 """Batch Renormalization by TensorFlow's fused batch norm: cuDNN's on a GPU.
 
-Inference is one call of it. Training takes more, and is here on a GPU, and on a CPU where the
-native library is missing. The fused kernel normalises with the batch's moments in the call that
-finds them, while r and d depend on them; so a second call, with those moments given, applies
-gamma r and gamma d + beta. Where a graph is known to be plain batch norm (r_max 1, d_max 0) the
-first is enough.
+Inference is one call. Training takes more. It runs here on a GPU, and on a CPU without the native
+library. The kernel finds the batch's moments and normalises with them in one call, but r and d
+depend on the moments. So a second call, with these moments given, applies gamma r and gamma d +
+beta. A graph that is known to be plain batch norm (r_max 1, d_max 0) needs the first call only.
 
-The kernel loses digits of a mean that is large beside the deviation (at mean 1e6 and deviation 1
-the variance is off by 1e-3 and more), so float32 is given as x - shift, with the mean of a few
-rows as shift: one more pass, and one more tensor to keep. Half types go without: what their own
-rounding, by 2^-11 or 2^-8 of the mean, adds to the variance is more than float32 sums take from it.
+The kernel loses digits of a mean that is large beside the deviation: at mean 1e6 and deviation 1
+the variance is off by 1e-3 and more. So float32 goes in as x - shift, where shift is the mean of a
+few rows: one more pass, and one more tensor to keep. Half types need no shift. Their own rounding,
+by 2^-11 or 2^-8 of the mean, adds more to the variance than float32 sums take from it.
 
-Its sums on a CPU are single chains of float32 additions: the variance is off by 2e-6 for 1e4
+On a CPU its sums are single chains of float32 additions: the variance is off by 2e-6 for 1e4
 positions, 1e-5 for 1e5, 6e-5 for 4e5, and at mean 1e6 by ten times that. The other two lowerings
 stay below 1e-6.
 
     x_hat, mean', var = fused(x - shift)        y = x_hat (gamma r) + (gamma d + beta)
 
-With gamma r as its scale the fused gradient is that of y with r and d held constant:
-dx = (gamma r / sigma_B) (dy - mean(dy) - x_hat mean(dy x_hat)); and with its sum s = sum dy x_hat,
+With gamma r as its scale, the fused gradient is that of y with r and d held constant:
+dx = (gamma r / sigma_B) (dy - mean(dy) - x_hat mean(dy x_hat)). Its sum s = sum dy x_hat gives
 dgamma = r s + d sum dy.
 """
 
@@ -35,7 +34,7 @@ from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.moments import Moments, or_nan, two_sum
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 
-# cuDNN refuses less.
+# cuDNN refuses a smaller one.
 _LEAST_EPSILON = 1.001e-5
 _TYPES = (tf.float16, tf.bfloat16, tf.float32)
 
@@ -48,7 +47,7 @@ class Kept(NamedTuple):
         reserved: Per-channel vectors of the fused kernel.
         correction: r and d, [channels].
         scale: gamma r, [channels].
-        output: The output, kept with a ReLU only, where its sign is the gradient's mask.
+        output: The output with a ReLU, whose sign is the gradient's mask; else None.
     """
 
     shifted: tf.Tensor
@@ -64,9 +63,9 @@ class TrainingKernel:
     def fits(self, x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> bool:
         """Whether nothing is masked, there are no ghosts, and the kernel takes the input.
 
-        On a GPU that is of each type but float64, the channels anywhere; not where XLA compiles,
-        which fuses plain operations as well and keeps more digits. On a CPU it is float32 with the
-        channels last.
+        On a GPU it takes every type but float64, with the channels anywhere. Where XLA compiles, it
+        stays out: XLA fuses plain operations as well and keeps more digits. On a CPU it takes
+        float32 with the channels last.
         """
         whole = mask is None and settings.ghost_size is None
         if not whole or x.shape.rank is None or settings.epsilon < _LEAST_EPSILON:
@@ -96,11 +95,11 @@ class InferenceKernel:
     """See `keras_renorm.ops.backends.kernels.FusedInference`."""
 
     def fits(self, x: tf.Tensor, settings: Settings) -> bool:
-        """Whether `normalize` can take this input, and is not the slower for it.
+        """Whether `normalize` takes this input and is not slower than plain operations.
 
-        The channels have to be of known number and, but for a GPU, last; the type not float64. In
-        a graph not [rows, channels]: no convolution comes before it, and reshaping costs 0.1 ms,
-        which is won back from 2 MB on only. And not where XLA compiles: it makes y = x s +
+        The number of channels must be known, and the type not float64. The channels come last,
+        except on a GPU. A graph gets no [rows, channels]: no convolution comes before them, and
+        reshaping costs 0.1 ms, which pays from 2 MB on only. XLA gets none: it makes y = x s +
         (offset - mean s) of the operation, which cancels (see `normalize`), and is as fast with
         plain operations.
         """
@@ -119,10 +118,10 @@ class InferenceKernel:
     ) -> tf.Tensor:
         """`y = (x - mean) gamma / sqrt(variance + epsilon) + beta`, as one operation.
 
-        It has a gradient for x, gamma and beta. Behind a convolution in a graph, TensorFlow makes
-        one operation of the two, and of a ReLU that follows. Elsewhere, where the statistics are
-        constants of the graph (LiteRT, frozen graphs), it makes x s + (offset - mean s) of it: off
-        by 6e-5 where the mean is 1e3 deviations, by 0.06 at 1e6.
+        The operation has a gradient for x, gamma and beta. Behind a convolution in a graph,
+        TensorFlow makes one operation of the two, and of a ReLU that follows. Elsewhere, where the
+        statistics are constants of the graph (LiteRT, frozen graphs), it makes x s + (offset - mean
+        s) of the operation: off by 6e-5 where the mean is 1e3 deviations, by 0.06 at 1e6.
         """
         x, gamma, beta = arguments
         images, data_format = _images(x, settings.axis)
@@ -142,13 +141,13 @@ class InferenceKernel:
 def forward(
     arguments: Arguments, constants: Constants, settings: Settings
 ) -> tuple[tuple[tf.Tensor, ...], Kept]:
-    """Batch Renormalization by its own moments.
+    """Batch Renormalization of a batch by its own moments.
 
     Returns:
-        `((y, *moments), kept)`: output and moments, and what `backward` needs. The moments of a
-        batch without rows are 0.
+        `((y, *moments), kept)`: output and moments, and what `backward` needs. A batch without rows
+        has moments 0.
     """
-    # An eager tape would keep what lies between, which has no gradient here.
+    # An eager tape would keep the intermediate tensors, which have no gradient here.
     x, gamma, beta = arguments = Arguments(*map(tf.stop_gradient, arguments))
     shifted, shift, data_format = _shifted(x, settings.axis)
     known = {"x": shifted, "epsilon": settings.epsilon, "data_format": data_format}
@@ -195,7 +194,7 @@ def _is_last(axis: int, x: tf.Tensor) -> bool:
 def _is_batch_norm(constants: Constants) -> bool:
     """Whether a graph is traced with limits that are known to leave r at 1 and d at 0.
 
-    Asked for the value in an eager program, a GPU would be waited for.
+    An eager program would wait for a GPU to give the limits.
     """
     if tf.executing_eagerly():
         return False
@@ -206,11 +205,8 @@ def _is_batch_norm(constants: Constants) -> bool:
 def _moments(
     count: tf.Tensor, shift: tf.Tensor, shifted_mean: tf.Tensor, unbiased: tf.Tensor
 ) -> Moments:
-    """The moments of `x` from those of `x - shift`; without a row, zeros.
-
-    Not from what is reserved for the gradient: on a CPU that is the biased variance, but with cuDNN
-    1 / sigma_B.
-    """
+    """The moments of `x` from those of `x - shift`, or zeros without rows."""
+    # Not from the reserved vector: on a CPU it is the biased variance, by cuDNN 1 / sigma_B.
     zeros = tf.zeros_like(shift)
     biased = unbiased * ((count - 1) / tf.maximum(count, 1))
     variance = tf.where(count > 1, or_nan(biased), zeros)
@@ -219,14 +215,14 @@ def _moments(
 
 
 def _positions(x: tf.Tensor, axis: int) -> tf.Tensor:
-    """How many there are of each channel."""
+    """The number of positions of each channel."""
     return tf.cast(tf.size(x, tf.int64), tf.float32) / tf.cast(x.shape[axis], tf.float32)
 
 
 def _images(x: tf.Tensor, axis: int) -> tuple[tf.Tensor, str]:
     """`x` as images, and where their channels are."""
     if _is_last(axis, x):
-        # Not [positions, 1, 1, channels]: cuDNN takes 65,535 images at most.
+        # Not [positions, 1, 1, channels]: cuDNN takes at most 65,535 images.
         images = x if x.shape.rank == 4 else tf.reshape(x, [1, 1, -1, x.shape[-1]])
         return images, "NHWC"
     if x.shape.rank == 4 and axis == 1:
@@ -246,13 +242,13 @@ def _like(images: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
     if x.shape.rank == 4 and axis in (1, 3):
         return images
     sizes = [-1 if size is None else size for size in x.shape]
-    if sizes.count(-1) > 1 or 0 in sizes:  # to be asked for as the graph runs: two operations more
+    if sizes.count(-1) > 1 or 0 in sizes:  # found as the graph runs: two more operations
         return tf.ensure_shape(tf.reshape(images, tf.shape(x)), x.shape)
     return tf.reshape(images, sizes)
 
 
 def _shifted(x: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor, str]:
-    """`x - shift` as images, the shift, and where the channels are; of half types `x`, and 0."""
+    """`x - shift` as images, the shift, and where the channels are. Half types have shift 0."""
     images, data_format = _images(x, axis)
     if x.dtype != tf.float32:
         return images, tf.zeros([x.shape[axis]]), data_format
@@ -262,9 +258,9 @@ def _shifted(x: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor, str]:
 
 
 def _shift(parts: tf.Tensor) -> tf.Tensor:
-    """Mean of about the square root of the number of rows, evenly spaced; of no rows, zero.
+    """The mean of evenly spaced rows, about the square root of their number; 0 without rows.
 
-    The first row alone may be an outlier, which would leave all rows with a mean as large again.
+    The first row alone may be an outlier. The mean of x - shift would then be as large again.
     """
     steps = tf.maximum(tf.cast(tf.sqrt(tf.cast(tf.shape(parts), tf.float32)), tf.int32), 1)
     sample = parts[:: steps[0], :, :: steps[2]]

@@ -1,4 +1,4 @@
-"""The native library's passes over a tensor, for `keras_renorm.ops.backends.kernels.Passes`.
+"""The native library's passes over a tensor: see `keras_renorm.ops.backends.kernels.Passes`.
 
 None of them has a gradient of its own.
 """

@@ -10,7 +10,7 @@ class RaggedRows:
     """See `keras_renorm.ops.backends.interface.Ragged`.
 
     Args:
-        x: `[B, (T), ..., C, ...]`, of any number of ragged axes.
+        x: `[B, (T), ..., C, ...]`, with any number of ragged axes.
     """
 
     def __init__(self, x: tf.RaggedTensor) -> None:
@@ -30,7 +30,7 @@ class RaggedRows:
         """A mask with a truth value for each of the values.
 
         Raises:
-            TypeError: It is not ragged.
+            TypeError: The mask is not ragged.
         """
         if not isinstance(mask, tf.RaggedTensor):
             raise TypeError(
@@ -41,7 +41,7 @@ class RaggedRows:
         return mask.flat_values
 
     def by_value(self, each: tf.Tensor) -> tf.Tensor:
-        """What examples have, `[B]`, for each of their values."""
+        """A value per example, `[B]`, repeated for each of its values."""
         rows = self._x
         while rows.ragged_rank > 1:
             rows = rows.merge_dims(1, 2)
@@ -52,10 +52,10 @@ class RaggedRows:
         return self._x.with_flat_values(values)
 
     def joined(self, others: Sequence[Any]) -> tf.RaggedTensor:
-        """The examples of all, one after the other.
+        """The examples of this batch and of `others`, one after the other.
 
         Raises:
-            ValueError: They do not fit together.
+            ValueError: The batches do not fit together.
         """
         try:
             return tf.concat([self._x, *others], 0)

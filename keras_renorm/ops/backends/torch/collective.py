@@ -8,7 +8,7 @@ from torch import distributed
 
 
 class Processes:
-    """See `keras_renorm.ops.backends.interface.Collective`: those of the default process group."""
+    """See `keras_renorm.ops.backends.interface.Collective`: the default process group."""
 
     wide: Literal["float64", "float32"] = "float64"
     has_gradient = False
@@ -16,19 +16,19 @@ class Processes:
 
     @classmethod
     def running(cls) -> "Processes | None":
-        """The processes of the group; None without a group, or in a group of one process."""
+        """The processes of the group, or None without a group or in a group of one."""
         if not distributed.is_available() or not distributed.is_initialized():
             return None
         return None if distributed.get_world_size() == 1 else cls()
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """The number of processes."""
         return distributed.get_world_size()
 
     @property
     def index(self) -> torch.Tensor:
-        """The rank of this one."""
+        """The rank of this process."""
         return torch.tensor(distributed.get_rank())
 
     def all_reduce(self, operation: Literal["SUM", "MEAN"], value: torch.Tensor) -> torch.Tensor:
