@@ -1,4 +1,4 @@
-"""What the library's calls are given and return, as handlers.cc and kernels.h have it."""
+"""What the library's calls take and return, as handlers.cc and kernels.h have it."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Statistics(NamedTuple):
 
     Attributes:
         mean: Mean of the minibatch, rounded.
-        mean_remainder: What rounding took from it; the sum of both is the mean.
+        mean_remainder: What rounding took from `mean`. The exact mean is the sum of both.
         variance: Biased variance of the minibatch.
         count: Number, or total weight, of the positions that counted.
         r: The paper's r, clipped.
@@ -33,11 +33,11 @@ class Statistics(NamedTuple):
 
 
 STATISTICS = len(Statistics._fields)
-"""How many rows the packed statistics have."""
+"""The number of rows of the packed statistics."""
 
 
 def attributes(settings: Settings) -> dict[str, bool | int | float]:
-    """The attributes of a call; each call takes all."""
+    """The attributes of a call. All calls of XLA and TensorFlow take all of them."""
     return {
         "axis": settings.axis,
         "ghost_size": settings.ghost_size or 0,

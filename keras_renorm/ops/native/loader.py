@@ -1,4 +1,4 @@
-"""Finds and loads the native library, and says why where it cannot."""
+"""Finds and loads the native library, or says why it cannot."""
 
 import ctypes
 import functools
@@ -10,25 +10,25 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 ABI = 6
-"""The library's interface that this version of the package calls; handlers.cc holds the same."""
+"""The version of the library's interface that this package calls. handlers.cc has the same."""
 
 HANDLERS = ("forward", "backward", "moments", "normalize", "gradient_sums", "input_gradient")
-"""The library's handlers; each is registered with XLA under `keras_renorm_<name>`."""
+"""The library's handlers. XLA knows each as `keras_renorm_<name>`."""
 
 LIBRARY = "libkeras_renorm.so"
 
 _REINSTALL = "reinstall keras_renorm to rebuild it"
-_INTERPRETER = pathlib.Path("/proc/self/exe")  # is for this processor, whatever that is called
+_INTERPRETER = pathlib.Path("/proc/self/exe")  # a file for this processor
 _ELF_64 = b"\x7fELF\x02"
 
-# An ELF header: offsets of the tables of segments and of sections, sizes and numbers of their
-# entries. An entry of the former: where in the file the segment is, and its size there.
+# An ELF header: offsets of the tables of segments and sections, sizes and numbers of their entries.
+# A segment's entry: where in the file the segment is, and its size there.
 _HEADER = struct.Struct("=32xQQ6xHHHH2x")
 _SEGMENT = struct.Struct("=8xQ16xQ")
 
 
 class NativeLibraryError(Exception):
-    """The native library is missing, damaged or of another version; the message says which."""
+    """The native library is missing, damaged or of another version, as the message says."""
 
 
 class NativeLibrary(NamedTuple):
@@ -36,7 +36,7 @@ class NativeLibrary(NamedTuple):
 
     Attributes:
         handle: The library, as ctypes sees it.
-        path: The file it came from.
+        path: The library's file.
         instruction_set: The kernels that this processor runs: avx512, avx2 or baseline.
     """
 
@@ -51,21 +51,21 @@ def target(name: str) -> str:
 
 
 def library_path() -> pathlib.Path:
-    """Returns where the installed library stands, or would stand."""
+    """Returns where the installed library is, or would be."""
     return pathlib.Path(__file__).with_name(LIBRARY)
 
 
 def _check_file(path: pathlib.Path) -> None:
     """Raises unless the file is a whole ELF library for this processor.
 
-    Opening a library that was cut short ends the process with a bus error, so the loader has to
-    find it before the dynamic linker does. A whole file holds the ends of its tables and of its
-    segments; `strip` and `patchelf` keep them right. The dynamic linker says of a library for
-    another processor that there is no such file.
+    Opening a library that was cut short ends the process with a bus error, so this check comes
+    first. A whole file holds the ends of its tables and segments, and `strip` and `patchelf` keep
+    these right. For a library for another processor, the dynamic linker would report a missing
+    file.
     """
     own = _head(_INTERPRETER)
     if own[:5] != _ELF_64:
-        return  # not a system whose files are known here
+        return  # a system whose files are unknown here
     head, size = _head(path), path.stat().st_size
     if head[:4] != own[:4] or size < len(head):
         raise NativeLibraryError(
@@ -83,7 +83,7 @@ def _check_file(path: pathlib.Path) -> None:
 
 
 def _head(path: pathlib.Path) -> bytes:
-    """Returns a file's ELF header, filled up with zeros; all zeros where there is no file."""
+    """Returns a file's ELF header, filled up with zeros, or zeros alone without a file."""
     try:
         with path.open("rb") as file:
             return file.read(_HEADER.size).ljust(_HEADER.size, b"\0")
@@ -92,7 +92,7 @@ def _head(path: pathlib.Path) -> bytes:
 
 
 def _end(path: pathlib.Path, head: bytes, size: int) -> int:
-    """Returns where the last of an ELF file's tables and segments ends."""
+    """Returns where the last table or segment of an ELF file ends."""
     segments, sections, segment, segment_count, section, section_count = _HEADER.unpack(head)
     ends = [_HEADER.size, sections + section * section_count, segments + segment * segment_count]
     with path.open("rb") as file:
@@ -104,7 +104,7 @@ def _end(path: pathlib.Path, head: bytes, size: int) -> int:
 
 
 def _open(path: pathlib.Path) -> ctypes.CDLL:
-    """Opens the library at `path`; the dynamic linker's complaint goes into the error."""
+    """Opens the library at `path`. The error quotes the dynamic linker."""
     if not path.is_file():
         raise NativeLibraryError(
             f"the native library {path.name} is not there: keras_renorm was installed without a "
@@ -136,7 +136,7 @@ def load() -> NativeLibrary:
     """Loads the native library, once per process.
 
     Raises:
-        NativeLibraryError: It is missing, damaged, or of another version.
+        NativeLibraryError: The library is missing, damaged, or of another version.
     """
     path = library_path()
     handle = _open(path)
@@ -149,13 +149,13 @@ def load() -> NativeLibrary:
 def check_ffi(runtime: str, version: int) -> None:
     """Raises unless the XLA of a runtime takes the library's handlers.
 
-    To be asked before the first is registered: JAX only queues it, and has no CPU any more once XLA
-    refuses it; TensorFlow 2.17 ends the process.
+    Call it before the first handler is registered. JAX only queues handlers, and loses its CPU once
+    XLA refuses one. TensorFlow 2.17 ends the process.
 
     Args:
-        runtime: Its name and version.
-        version: That of its XLA's foreign function interface, as 1000 major + minor; -1 where it
-            does not say.
+        runtime: The runtime's name and version.
+        version: The version of its XLA's foreign function interface, as 1000 major + minor, or -1
+            where it is unknown.
     """
     own = int(load().handle.keras_renorm_ffi_version())
     if own // 1000 == version // 1000 and own <= version:
@@ -168,16 +168,16 @@ def check_ffi(runtime: str, version: int) -> None:
 
 
 def once(make: Callable[[], NativeLibrary]) -> Callable[[], NativeLibrary]:
-    """`make`, called by one of the threads that want its result, and not again once it has one.
+    """`make`, which only one thread calls at a time, and none again once there is a result.
 
-    Runtimes refuse what is registered twice, and TensorFlow ends the process.
+    Runtimes refuse a second registration, and TensorFlow ends the process.
     """
     found: list[NativeLibrary] = []
     lock = threading.Lock()
 
     @functools.wraps(make)
     def made() -> NativeLibrary:
-        if not found:  # without the lock from then on: a forked process may inherit it held
+        if not found:  # no lock once there is a result: a forked process may inherit it held
             with lock:
                 if not found:
                     found.append(make())
@@ -188,7 +188,7 @@ def once(make: Callable[[], NativeLibrary]) -> Callable[[], NativeLibrary]:
 
 @functools.cache
 def problem(register: Callable[[], NativeLibrary]) -> str | None:
-    """Returns why `register` cannot make the library known to a runtime, or None once it has."""
+    """Returns why `register` cannot make the library known to a runtime, or None if it can."""
     try:
         register()
     except NativeLibraryError as error:
@@ -197,6 +197,6 @@ def problem(register: Callable[[], NativeLibrary]) -> str | None:
 
 
 def handlers() -> dict[str, Any]:
-    """Returns the library's handlers by the names that XLA knows them by."""
+    """Returns the library's handlers by XLA's names for them."""
     handle = load().handle
     return {target(name): getattr(handle, target(name)) for name in HANDLERS}

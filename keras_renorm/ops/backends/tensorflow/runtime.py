@@ -1,9 +1,9 @@
-"""All that is private in TensorFlow and needed here: how a call of the library becomes an op.
+"""How a call of the library becomes an op, by what is private in TensorFlow.
 
-Graphs and eager programs run ops of the library's own. XLA knows none of these: what is traced for
-it holds a StableHLO module instead, which calls the library through XLA's FFI. Which of the two a
-call becomes is settled when it is traced, so a function that was traced outside XLA cannot be
-compiled later; the environment variable `KERAS_RENORM_CALLS=xla` makes every call a module.
+Graphs and eager programs run the library's own ops. XLA knows none of these, so a trace for XLA
+holds a StableHLO module instead, which calls the library through XLA's FFI. A call becomes one of
+the two when it is traced, so a function that was traced outside XLA cannot be compiled later. The
+environment variable `KERAS_RENORM_CALLS=xla` makes every call a module.
 
 Nothing else in the package imports private modules of TensorFlow or looks into its libraries.
 """
@@ -24,14 +24,14 @@ from tensorflow.python.ops import control_flow_util
 from keras_renorm.ops.native import loader
 
 MODULE_VERSION = 9
-"""Version of XlaCallModule's calling convention in which the modules here are written."""
+"""The version of XlaCallModule's calling convention that the modules follow."""
 
 CALLS_VARIABLE = "KERAS_RENORM_CALLS"
-"""The environment variable that, set to `xla`, makes every call a module."""
+"""Set this environment variable to `xla` to make every call a module."""
 
 _FRAMEWORK = "libtensorflow_framework.so.2"
 _FOR_XLA = (_FRAMEWORK, "libtensorflow_cc.so.2")
-"""Libraries of TensorFlow that may hold XLA's FFI: the former on x86, the latter on ARM."""
+"""TensorFlow's libraries that may hold XLA's FFI: the first on x86, the second on ARM."""
 
 _OP_PREFIX = "KerasRenorm"
 
@@ -119,13 +119,13 @@ def _registering_definition_of(name: str) -> Any:
     return _definition_of(name)
 
 
-# TensorFlow asks so for each op of a graph or SavedModel that it reads, before it makes any. It may
-# be one of the library, with no layer built here.
+# TensorFlow calls this for each op of a graph or SavedModel that it reads, before it makes any. The
+# op may be one of the library's, even if this process has built no layer.
 op_def_registry.get = _registering_definition_of
 
 
 def _threads_of_the_environment() -> int:
-    """Returns TF_NUM_INTRAOP_THREADS; 0 where it is no number, as TensorFlow takes it."""
+    """Returns TF_NUM_INTRAOP_THREADS, or 0 where that is no number, as TensorFlow does."""
     try:
         return max(int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0")), 0)
     except ValueError:
@@ -134,7 +134,7 @@ def _threads_of_the_environment() -> int:
 
 @functools.cache
 def _set_threads() -> None:
-    """Gives the ops as many threads as TensorFlow's own; to be called before the first of them."""
+    """Gives the ops as many threads as TensorFlow's own. Call it before the first op runs."""
     threads = (
         tf.config.threading.get_intra_op_parallelism_threads()
         or _threads_of_the_environment()
@@ -146,13 +146,13 @@ def _set_threads() -> None:
 
 
 def for_xla(*operands: tf.Tensor) -> bool:
-    """Whether a call here and now has to be a module that XLA compiles.
+    """Whether a call here and now must be a module that XLA compiles.
 
-    So it is in a function that is traced for XLA (`jit_compile=True`), and where an operand comes
-    from a module: the gradient of such a function is compiled too, but traced outside it.
+    It must in a function that is traced for XLA (`jit_compile=True`), and where an operand comes
+    from a module: XLA compiles the gradient of such a function, too, but it is traced outside.
 
     Raises:
-        ValueError: The environment variable KERAS_RENORM_CALLS has another value than `xla`.
+        ValueError: The environment variable KERAS_RENORM_CALLS has a value other than `xla`.
     """
     if always_for_xla():
         return True
@@ -171,7 +171,7 @@ def always_for_xla() -> bool:
     """Whether the environment variable asks for modules everywhere.
 
     Raises:
-        ValueError: It has another value than `xla`.
+        ValueError: The variable has a value other than `xla`.
     """
     value = os.environ.get(CALLS_VARIABLE, "")
     if value not in ("", "xla"):
@@ -188,7 +188,7 @@ def _op_name(name: str) -> str:
 
 
 def _bits(value: float) -> int:
-    """A float as the integer of its bits: an op's attributes of type float keep 24 of them."""
+    """A float as the integer of its bits. An op's float attribute would keep only 24 of them."""
     return int(struct.unpack("<q", struct.pack("<d", value))[0])
 
 
@@ -203,13 +203,13 @@ def call_op(
 
     Args:
         name: The call's name, as in `loader.HANDLERS`.
-        operands: Its operands.
-        dtypes: Types of its results.
-        shapes: Shapes of its results, as far as they are known.
-        attributes: All of its attributes.
+        operands: The operands.
+        dtypes: The types of the results.
+        shapes: The shapes of the results, as far as they are known.
+        attributes: All attributes.
 
     Returns:
-        Its results.
+        The results.
     """
     _set_threads()
     settings = {k: _bits(v) if isinstance(v, float) else v for k, v in attributes.items()}
@@ -238,10 +238,10 @@ def call_module(
     """Runs a StableHLO module on the CPU.
 
     Args:
-        operands: Arguments of the module's `@main`.
+        operands: The arguments of the module's `@main`.
         module: The module's text.
-        dtypes: Types of its results.
-        shapes: Shapes of its results, as far as they are known.
+        dtypes: The types of the results.
+        shapes: The shapes of the results, as far as they are known.
 
     Returns:
         The results of `@main`.
@@ -263,9 +263,9 @@ _NO_GRADIENT = "KerasRenormNoGradient"
 
 @tf.RegisterGradient(_NO_GRADIENT)
 def _no_gradient(op: tf.Operation, *_: tf.Tensor | None) -> list[None]:
-    """That of a call, which stands within a custom gradient with all of its derivatives.
+    """The gradient of a call: none, as a custom gradient around the call has all derivatives.
 
-    TensorFlow asks for it where a traced function is differentiated twice, or forwards: results of
-    a call that the function's gradient reads are then outputs of the function, too.
+    TensorFlow asks for it where a traced function is differentiated twice, or forwards. Then a
+    call's results that the function's gradient reads are outputs of the function, too.
     """
     return [None] * len(op.inputs)

@@ -1,8 +1,8 @@
-"""Writes the StableHLO modules through which TensorFlow calls a handler where XLA compiles.
+"""Writes the StableHLO modules by which TensorFlow calls a handler where XLA compiles.
 
-A module is one `custom_call`. Where a dimension is unknown, XLA has to be told the shape of each
-result: as one more operand of the call, computed from the dimensions of the first one. The handler
-does not see these operands.
+A module is one `custom_call`. Where a dimension is unknown, the call tells XLA the shape of each
+result in one more operand, computed from the dimensions of the first operand. The handler does not
+see these operands.
 """
 
 import functools
@@ -13,7 +13,7 @@ DYNAMIC = -1
 
 
 class Quotient(NamedTuple):
-    """An unknown dimension of a result: the first operand's first one over `divisor`, rounded up.
+    """An unknown dimension of a result: the first operand's first over `divisor`, rounded up.
 
     Attributes:
         divisor: At least 1.
@@ -26,7 +26,7 @@ class Type(NamedTuple):
     """A tensor's type.
 
     Attributes:
-        element: StableHLO's name of the element type: f32, bf16, i1, ...
+        element: StableHLO's name for the element type: f32, bf16, i1, ...
         shape: The dimensions, `DYNAMIC` or a `Quotient` where unknown.
     """
 
@@ -86,7 +86,7 @@ def _dimension(part: str, axis: int, first: Type) -> list[str]:
 
 
 def _divided_up(part: str, divisor: int) -> list[str]:
-    """Lines that divide <part>n by a number, rounding up, however large the number is."""
+    """Lines that divide <part>n by a number of any size, rounding up."""
     return [
         f"{part}d = stablehlo.constant dense<{divisor}> : tensor<1xi32>",
         f"{part}q = stablehlo.divide {part}n, {part}d : tensor<1xi32>",
@@ -114,8 +114,8 @@ def custom_call(
     Args:
         target: The name under which the handler is registered.
         operands: Types of the handler's operands.
-        results: Types of its results. A dimension that is unknown is the first operand's at the
-            same place, or a `Quotient`.
+        results: Types of the results. An unknown dimension is the first operand's at the same
+            place, or a `Quotient`.
         attributes: The call's attributes, in any order.
 
     Returns:
@@ -148,7 +148,7 @@ def custom_call(
 
 
 def _call(operands: list[tuple[str, str]], results: tuple[Type, ...], settings: list[str]) -> str:
-    """Writes the call itself; its results are %out, or %out#0, %out#1, ..."""
+    """Writes the call itself, with the results %out, or %out#0, %out#1, ..."""
     count = f":{len(results)}" if len(results) > 1 else ""
     return (
         f'%out{count} = "stablehlo.custom_call"({", ".join(name for name, _ in operands)}) '

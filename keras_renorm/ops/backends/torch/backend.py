@@ -15,8 +15,8 @@ from keras_renorm.ops.backends.torch.collective import Processes
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
 
-# Values from which on inference is faster by a call of the library than in plain operations: what
-# makes a call differentiable takes 0.1 ms, forwards and backwards together.
+# From so many values on, inference is faster by the library than by plain operations: to make a
+# call differentiable takes 0.1 ms, forwards and backwards together.
 _LARGE = 1 << 19
 
 
@@ -37,12 +37,12 @@ class Torch(PlainBackend):
         return loader.problem(operators.register)
 
     def off_cpu(self) -> str | None:
-        """The device of Keras's tensors, if it is another."""
+        """The device of Keras's tensors, if it is not the CPU."""
         device = keras.ops.convert_to_tensor(0.0).device.type
         return None if device == "cpu" else f"PyTorch computes on {device}"
 
     def own_operations_only(self) -> str | None:
-        """PyTorch's compiler and exporters."""
+        """PyTorch's compiler and exporters take PyTorch's operations only."""
         return "PyTorch compiles or exports its own operations" if _compiles() else None
 
     def step_calls(self, x: torch.Tensor) -> StepCalls | None:
@@ -76,7 +76,7 @@ class Torch(PlainBackend):
         return Processes.running()
 
     def is_traced(self, x: Any) -> bool:
-        """Whether PyTorch compiles, traces or exports what is done here and now."""
+        """Whether PyTorch compiles, traces or exports here and now."""
         return _compiles()
 
     def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
@@ -84,7 +84,7 @@ class Torch(PlainBackend):
         return torch.no_grad()
 
     def generators_kept(self) -> contextlib.AbstractContextManager[Any]:
-        """PyTorch's dropout without a seed draws from the generators of the process."""
+        """`torch.random.fork_rng`: PyTorch's dropout without a seed draws from the process."""
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         return torch.random.fork_rng(devices)
 

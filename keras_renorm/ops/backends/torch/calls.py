@@ -1,7 +1,7 @@
 """The native library's calls as functions of PyTorch tensors, on the CPU.
 
-Those of `StepCalls`, `InferencePasses` and `Passes` in `keras_renorm.ops.backends.kernels`. Their
-derivatives are in `keras_renorm.ops.backends.torch.derivatives`.
+They fulfil `StepCalls`, `InferencePasses` and `Passes` in `keras_renorm.ops.backends.kernels`.
+`keras_renorm.ops.backends.torch.derivatives` differentiates them.
 """
 
 import torch
@@ -14,7 +14,7 @@ from keras_renorm.ops.native import layout
 
 
 def takes(x: torch.Tensor) -> bool:
-    """Whether the kernels can work on this input."""
+    """Whether the kernels take this input."""
     return x.device.type == "cpu" and x.dtype in ELEMENTS
 
 

@@ -1,10 +1,9 @@
 """Gradients by hand with all of PyTorch's derivatives.
 
-The first derivative backwards is by hand. A gradient that is differentiated again, and the forward
-derivative, are those of the same formula in plain operations; `torch.vmap` computes the function
-for each of its examples.
+The first derivative backwards is by hand. Second derivatives and forward derivatives are those of
+the same formula in plain operations. `torch.vmap` computes the function for each example.
 
-For what PyTorch compiles, which is no call of the library, see `pinned`.
+PyTorch compiles no call of the library. See `pinned` for what it compiles.
 """
 
 import functools
@@ -26,8 +25,8 @@ def apply(
     Args:
         function: What to compute.
         arguments: The operands that have a gradient.
-        constants: A named tuple of vectors and scalars, of which copies are kept, masks of the
-            rank of `x`, and None. None of them has a gradient.
+        constants: A named tuple of vectors, scalars, masks of the rank of `x`, and None, without
+            gradient. The gradient keeps copies of vectors and scalars.
     """
     places = _Places()
     outputs: tuple[torch.Tensor, ...] = _Differentiable.apply(
@@ -39,7 +38,7 @@ def apply(
 def pinned(constant: torch.Tensor) -> torch.Tensor:
     """The same values, which a compiled gradient does not compute again.
 
-    PyTorch's compiler would, to save memory, and of moving statistics that have changed meanwhile.
+    PyTorch's compiler would do so to save memory, from moving statistics that have changed since.
     """
     exporting = getattr(torch.compiler, "is_exporting", bool)()
     if exporting or not torch.compiler.is_compiling():
@@ -50,11 +49,11 @@ def pinned(constant: torch.Tensor) -> torch.Tensor:
 
 
 class _Places:
-    """What the outputs of a function are: only those can be handed from here to the gradient.
+    """Which of a function's outputs are whose: the gradient can keep outputs only.
 
     Attributes:
-        returned: How many there are for the caller; what is kept and not among them follows.
-        kept: What is kept, with the place among the outputs for each tensor; or None.
+        returned: The number of outputs for the caller. Other kept tensors follow them.
+        kept: What is kept, with each tensor's place among the outputs, or None.
     """
 
     returned: int
@@ -91,7 +90,7 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, dy: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
         arguments, constants, kept = _saved(ctx)
         gradients: tuple[torch.Tensor | None, ...] = None, None, None
-        if dy is not None and torch.is_grad_enabled():  # which is to be differentiated again
+        if dy is not None and torch.is_grad_enabled():  # the gradient gets differentiated again
             _refuse(ctx.function)
             _, pull = _vjp(ctx.function, arguments, constants)
             gradients = pull(dy)
@@ -107,7 +106,7 @@ class _Differentiable(torch.autograd.Function):
             torch.zeros_like(at) if tangent is None else tangent
             for at, tangent in zip(arguments, tangents[3:], strict=False)
         )
-        # The transpose of the gradient, which is linear in dy: also within forward derivatives.
+        # The transpose of the gradient, which is linear in dy. It nests in forward derivatives.
         y, pull = _vjp(ctx.function, arguments, constants)
         _, push = torch.func.vjp(pull, torch.zeros_like(y))
         return push(given)[0], *(None,) * (ctx.outputs - 1)
@@ -135,7 +134,7 @@ class _Differentiable(torch.autograd.Function):
 
 
 def _place_in(every: list[torch.Tensor], kept: torch.Tensor) -> int:
-    """The place of a tensor among those, to which it is added if it has none."""
+    """The place of a tensor in `every`, which takes the tensor if it is new."""
     for i, output in enumerate(every):
         if output is kept:
             return i
@@ -153,7 +152,7 @@ def _copy(constant: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def _saved(ctx: Any) -> tuple[Arguments, Any, Any]:
-    """The arguments, the constants, and what was kept."""
+    """The arguments, the constants, and what the forward pass kept."""
     tensors, end = ctx.saved_tensors, 3 + len(ctx.form._fields)
     kept = ctx.places.kept
     if kept is not None:
@@ -164,7 +163,7 @@ def _saved(ctx: Any) -> tuple[Arguments, Any, Any]:
 def _vjp(
     function: Differentiable, arguments: Arguments, constants: Any
 ) -> tuple[torch.Tensor, Callable[..., tuple[torch.Tensor, ...]]]:
-    """The output, and its gradients for the arguments as a function of that for the output."""
+    """The output, and a function from its gradient to the gradients for the arguments."""
 
     def plain(*at: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = function.plain(Arguments(*at), constants)

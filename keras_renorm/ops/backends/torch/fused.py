@@ -1,13 +1,13 @@
-"""Batch Renormalization by PyTorch's fused batch norm, whose gradient is PyTorch's, too.
+"""Batch Renormalization by PyTorch's fused batch norm, with PyTorch's own gradient.
 
-The kernel normalises with the moments that it finds, while r and d depend on them. So they are
-found first, without a gradient, and gamma r and gamma d + beta are its scale and offset. It is
-given x - shift, with the mean of a few rows as shift, as under TensorFlow
-(`backends.tensorflow.fused`) and for the same reason: where the channels come last, its sums are
-chains of float32 additions. So the output is off by 2e-5 deviations for 1e5 positions and 1.4e-4
-for 4e5, and at mean 1e6 by ten times that; the moments, whose sums are other ones, by 5e-7.
+The kernel normalises with the moments that it finds, but r and d depend on the moments. So these
+are found first, without a gradient, and gamma r and gamma d + beta are the kernel's scale and
+offset. The kernel gets x - shift, where shift is the mean of a few rows, for the same reason as
+under TensorFlow (`backends.tensorflow.fused`). Where the channels come last, its sums are chains of
+float32 additions. So the output is off by 2e-5 deviations for 1e5 positions and 1.4e-4 for 4e5, and
+at mean 1e6 by ten times that. The moments, from other sums, are off by 5e-7.
 
-What is kept for the gradient is x - shift in float32 or wider; with a ReLU also the output.
+The gradient keeps x - shift in float32 or wider, and with a ReLU also the output.
 """
 
 import math
@@ -23,15 +23,14 @@ from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 
 _POSITIONS = (0, 2, 3)
 
-# The rows of which the shift is the mean, about and at most, along each of two axes.
+# The shift is the mean of at most so many rows along each of two axes.
 _SAMPLE = 256
 
 
 def fits(x: torch.Tensor, mask: torch.Tensor | None, settings: Settings) -> bool:
-    """Whether `train` can take this input.
+    """Whether `train` takes this input: nothing masked, no ghosts, and two positions or more.
 
-    That is with nothing masked, no ghosts, and two positions or more, for without a variance the
-    kernel refuses.
+    The kernel refuses a single position, which has no variance.
     """
     whole = mask is None and settings.ghost_size is None
     return whole and math.prod(x.shape) > x.shape[settings.axis] > 0
@@ -45,8 +44,8 @@ def shifted(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
         axis: The axis of the channels, counted from the front.
 
     Returns:
-        [N, C, H, W] of type float32 or wider, the channels last in memory if that is their axis;
-        and [C].
+        [N, C, H, W] in float32 or wider, and [C]. The channels are last in memory if they are the
+        last axis of `x`.
     """
     outer, channels, inner = _sizes(x, axis)
     if inner == 1:
@@ -60,10 +59,10 @@ def shifted(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def moments(images: torch.Tensor, shift: torch.Tensor) -> Moments:
-    """The moments of `x`, without a gradient: those of `keras_renorm.ops.maths.moments`.
+    """The moments of `x`, as `keras_renorm.ops.maths.moments` gives them, without a gradient.
 
     Args:
-        images: `x - shift`, of `shifted`.
+        images: `x - shift`, from `shifted`.
         shift: The shift.
     """
     images = images.detach()
@@ -77,7 +76,7 @@ def moments(images: torch.Tensor, shift: torch.Tensor) -> Moments:
 def normalize(
     images: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, *, epsilon: float
 ) -> torch.Tensor:
-    """`(images - mean) / sqrt(variance + epsilon) * scale + offset`, by moments of their own.
+    """`(images - mean) / sqrt(variance + epsilon) * scale + offset`, by the images' own moments.
 
     Args:
         images: [N, C, H, W].
@@ -91,14 +90,14 @@ def normalize(
 
 
 def restored(images: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
-    """Images that `shifted` made of `x`, in its shape and type."""
+    """Images like those from `shifted`, in the shape and type of `x`."""
     if _sizes(x, axis)[2] == 1:
         images = images.permute(0, 2, 3, 1)
     return images.reshape(x.shape).to(x.dtype)
 
 
 def _sizes(x: torch.Tensor, axis: int) -> tuple[int, int, int]:
-    """The number of positions before the channels' axis, of channels, and of positions after."""
+    """The numbers of positions before the channels' axis, of channels, and of positions after."""
     return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
 
 
@@ -109,9 +108,9 @@ def train(
 
     Args:
         arguments: The operands that have a gradient.
-        constants: Those that have none, without a mask.
-        settings: The rest.
-        plain: Not needed: the kernel has further derivatives.
+        constants: The operands that have no gradient, without a mask.
+        settings: The axis, epsilon and ReLU are used.
+        plain: Not used: the kernel has further derivatives.
     """
     x = arguments.x
     images, shift = shifted(x, settings.axis)

@@ -1,8 +1,8 @@
 """The native library's calls as operators of PyTorch on the CPU, `keras_renorm::forward` and so on.
 
-`keras_renorm.ops.backends.torch.calls` has them as functions. An input need not be contiguous: one
-whose axes lie in memory in another order, as PyTorch's convolutions return it, is worked on as it
-lies, and its output lies likewise.
+`keras_renorm.ops.backends.torch.calls` has them as functions. Inputs need not be contiguous. Their
+axes may lie in memory in another order, as PyTorch's convolutions return them. The output then lies
+likewise, and nothing is copied.
 """
 
 import array
@@ -16,7 +16,7 @@ import torch
 
 from keras_renorm.ops.native import layout, loader
 
-ELEMENTS = {  # by their numbers in tensor.h
+ELEMENTS = {  # with their numbers in tensor.h
     dtype: number
     for number, dtype in enumerate(
         (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool)
@@ -88,12 +88,12 @@ def register() -> loader.NativeLibrary:
 
 
 def openmp() -> ctypes.c_void_p | None:
-    """The function that starts the threads of PyTorch's OpenMP, if it has that of this name."""
+    """The function that starts the threads of PyTorch's OpenMP, or None if it is not GNU's."""
     path = pathlib.Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"
     try:
         loaded = ctypes.CDLL(os.fspath(path), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
         return ctypes.cast(loaded.GOMP_parallel, ctypes.c_void_p)
-    except (OSError, AttributeError):  # linked otherwise: the library has threads of its own
+    except (OSError, AttributeError):  # linked otherwise: the library makes its own threads
         return None
 
 
@@ -225,16 +225,16 @@ def _backwards(
     *,
     axis: int,
 ) -> tuple[list[torch.Tensor], tuple[int, ...]]:
-    """The operands of a pass backwards as they lie in memory, and the order of their axes."""
+    """The operands of a backward pass as they lie in memory, and the order of their axes."""
     order = _order(x)
     like_x = [_lying(dy, order), _lying(x, order)]
     return [*like_x, parameters, *_optional(weights, x, axis, order)], order
 
 
 def _order(x: torch.Tensor, ghost_size: int = 0) -> tuple[int, ...]:
-    """The axes in the order in which they lie in memory, or lie once `x` is made contiguous.
+    """The axes in their order in memory, or in the order of a contiguous copy of `x`.
 
-    Ghost batches are cut from the first axis, which then has to stay the first.
+    Ghost batches are cut from the first axis, which must then stay the first.
     """
     axes = tuple(range(x.ndim))
     if x.is_contiguous():
@@ -246,7 +246,7 @@ def _order(x: torch.Tensor, ghost_size: int = 0) -> tuple[int, ...]:
 
 
 def _lying(x: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
-    """`x`, its axes in this order, as values without gaps: a copy if it lies otherwise."""
+    """`x` with its axes in this order and without gaps: a copy if it lies otherwise."""
     return x.permute(order).contiguous()
 
 
@@ -259,7 +259,7 @@ def _empty_like(x: torch.Tensor, ghost_size: int = 0) -> torch.Tensor:
 def _optional(
     weights: torch.Tensor | None, x: torch.Tensor, axis: int, order: Sequence[int]
 ) -> list[torch.Tensor]:
-    """The last operand, where there is one: a value per element, or per position of `x`."""
+    """The last operand, if any: a value per element, or per position of `x`."""
     if weights is None:
         return []
     if weights.dtype != torch.bool:
@@ -280,12 +280,12 @@ def _call(
     momentum: float = 1.0,
     by_stddev: bool = False,
 ) -> None:
-    """Makes a call of the library, which writes into the results; c_calls.cc has the other side.
+    """Makes a call of the library, which writes into the results. c_calls.cc has the other side.
 
-    The results are contiguous, and so are operands of the size of the input.
+    Results are contiguous, and so are operands of the size of the input.
     """
     words = array.array("q")
-    operands = [operand.contiguous() for operand in operands]  # copies live until it returns
+    operands = [operand.contiguous() for operand in operands]  # keeps copies alive for the call
     for tensor in (*operands, *results):
         shape = tensor.shape
         words.extend((tensor.data_ptr(), ELEMENTS[tensor.dtype], len(shape), *shape))

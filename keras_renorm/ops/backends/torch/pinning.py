@@ -1,4 +1,4 @@
-"""A copy of a tensor that PyTorch's compiler does not see into, as an operator of its own.
+"""An operator that copies a tensor, opaque to PyTorch's compiler.
 
 Registering it takes 50 ms, more than the rest of the package's import. So nothing imports this
 module before PyTorch compiles.
