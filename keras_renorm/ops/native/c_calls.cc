@@ -1,4 +1,4 @@
-// The calls as any program makes them that can call a C function and lends no threads.
+// The calls for any program that can call a C function and lends no threads.
 
 #include <unistd.h>
 
@@ -28,17 +28,17 @@ class FewerWorkers : public Pool {
   const int64_t most_;
 };
 
-// GOMP_parallel of an OpenMP library: runs f(data) in `threads` threads, of which one is the caller.
+// GOMP_parallel of an OpenMP library: runs f(data) in `threads` threads, one of them the caller.
 using Parallel = void(void (*f)(void*), void* data, unsigned threads, unsigned flags);
 
 std::atomic<Parallel*> openmp{nullptr};
 std::atomic<pid_t> openmp_process{0};
 
-// The one to use, or nullptr: GNU's waits for ever in a forked process.
+// The function to use, or nullptr in a forked process, where GNU's waits for ever.
 Parallel* OpenMp() { return getpid() == openmp_process.load() ? openmp.load() : nullptr; }
 
-// A parallel region of the caller's OpenMP that is open for one call. Its threads are mostly awake,
-// from an operation before, where ours would sleep; and awake they would be in the way of ours.
+// A parallel region of the caller's OpenMP, open for one call. Its threads are mostly awake from an
+// operation before, where ours would sleep. Awake, they would be in the way of ours.
 class Region : public Pool {
  public:
   explicit Region(int64_t threads) : tasks_(threads - 1) {}
@@ -81,8 +81,8 @@ class Region : public Pool {
   std::atomic<bool> closed_{false};
 };
 
-// What no caller exceeds, and a wrong word does. With so many values the memory for the sums of all
-// ghost batches, at most 4.5 KB a value, still has a size that 64 bits hold.
+// Limits that no caller exceeds, but a wrong word does. 64 bits still hold the size of the memory for
+// the sums of so many values' ghost batches, at most 4.5 KB a value.
 constexpr int64_t kMostRank = 64, kMostValues = int64_t{1} << 48;
 
 Error CheckSizes(const Tensor& tensor) {
@@ -99,7 +99,7 @@ Error CheckSizes(const Tensor& tensor) {
   return {};
 }
 
-// Reads `count` tensors, each given as its address, element, rank and sizes; moves `words` past them.
+// Reads `count` tensors, each as its address, element, rank and sizes, and moves `words` past them.
 Error ReadTensors(const int64_t*& words, int64_t count, std::vector<Tensor>& tensors) {
   tensors.resize(count);
   for (Tensor& tensor : tensors) {
@@ -122,17 +122,17 @@ Error ReadTensors(const int64_t*& words, int64_t count, std::vector<Tensor>& ten
 }  // namespace
 }  // namespace keras_renorm
 
-// Has the calls that follow, of this process, run in threads of the OpenMP whose GOMP_parallel this is;
-// with nullptr, in the library's own.
+// Runs this process's later calls in threads of the OpenMP whose GOMP_parallel this is, or with
+// nullptr in the library's own.
 KR_EXPORT void keras_renorm_use_openmp(void* parallel) {
   using namespace keras_renorm;
   openmp_process.store(getpid());
   openmp.store(reinterpret_cast<Parallel*>(parallel));
 }
 
-// Makes the call of a number in CallNumber, on at most `threads` threads. `words` describes its
-// operands, then its results, which the caller has allocated. Returns nullptr, or else what is wrong,
-// to be read before this thread's next call.
+// Makes the call with a number of CallNumber, on at most `threads` threads. `words` describes its
+// operands, then its results, which the caller has allocated. Returns nullptr, or what is wrong: read
+// it before this thread's next call.
 KR_EXPORT const char* keras_renorm_call(int number, const int64_t* words, int64_t inputs,
                                         int64_t outputs, int64_t threads, int64_t axis,
                                         int64_t ghost_size, bool relu, double epsilon,

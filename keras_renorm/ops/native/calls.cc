@@ -75,7 +75,7 @@ Error BackwardTypes(const Call& call, const Operand& x, std::vector<Type>& outpu
 Error Backward(const Call& call, Operand& operand) {
   const Tensor &dgamma = call.out[1], &dbeta = call.out[2];
   operand.SetOutput(call.out[0]);
-  for (const Tensor* sums : {&dgamma, &dbeta}) {  // where there is no ghost
+  for (const Tensor* sums : {&dgamma, &dbeta}) {  // for a batch without a ghost
     std::fill_n(static_cast<char*>(sums->data), sums->type.bytes(), 0);
   }
   std::vector<double> sums(2 * operand.channels);
@@ -148,7 +148,7 @@ Error GradientSums(const Call& call, Operand& operand) {
   });
 }
 
-// ---- input gradient: dy, x, [6, channels] (the same, then bias and slope), weights
+// ---- input gradient: dy, x, [6, channels] (parameters as above, then bias and slope), weights
 // to dx = scale dy - weight (bias + centred slope)
 
 Error InputGradientTypes(const Call& call, const Operand& x, std::vector<Type>& outputs) {
@@ -165,7 +165,7 @@ Error InputGradient(const Call& call, Operand& operand) {
   });
 }
 
-// Whether results that the caller has allocated are as they have to be.
+// Checks the types and sizes of results that the caller has allocated.
 Error CheckResults(const Call& call, const std::vector<Type>& types) {
   for (size_t i = 0; i < types.size(); ++i) {
     const Type& declared = call.out[i].type;

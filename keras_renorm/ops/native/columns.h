@@ -1,7 +1,7 @@
 // The kernels over rows of columns (Plan::columns): channels last, and short runs.
 //
-// Eight or four rows are taken together, one of their vectors after the other, so that sums are
-// loaded and stored once per group of rows.
+// The kernels take eight or four rows together, vector by vector, so that they load and store sums
+// once per group of rows.
 
 #ifndef KERAS_RENORM_OPS_NATIVE_COLUMNS_H_
 #define KERAS_RENORM_OPS_NATIVE_COLUMNS_H_
@@ -17,11 +17,11 @@ template <typename T> struct Columns {
   static constexpr int64_t kLanes = LanesOf<V>::value;
   static constexpr int64_t kTile = kTileVectors * kLanes;
 
-  // How far ahead memory is fetched into the cache, in the order in which it lies: the vectors of
-  // some rows are read side by side, an order that processors do not foresee. What is not in the
-  // core's own cache is so read up to twice as fast as without at 128 to 512 channels, and no faster
-  // at 64 (AMD's Zen 4, the calls made from C). Fetched in the order of reading, as far ahead, it is
-  // read half as fast at 64 channels. Where a tile is part of a row only, fetching gains nothing.
+  // How far ahead memory is fetched into the cache, in memory's order. The kernels read the vectors
+  // of some rows side by side, an order that processors do not foresee. What is not in the core's own
+  // cache is then read up to twice as fast at 128 to 512 channels, and no faster at 64 (AMD's Zen 4,
+  // the calls made from C). Fetching as far ahead in the order of reading halves the speed at 64
+  // channels. Where a tile is only part of a row, fetching gains nothing.
   static constexpr int64_t kBytesAhead = 4096;
 
   const Problem p;  // a copy: stores through pointers cannot change it, so it stays in registers
@@ -31,7 +31,7 @@ template <typename T> struct Columns {
   const int64_t offset;       // of the group's first value
   const int64_t vectors;      // in this tile
   const int64_t tile_column;  // of its first vector
-  const int64_t last_column;  // at which a vector can begin
+  const int64_t last_column;  // where a vector can begin
   const Scalar* const parameters;
   const bool uniform;  // whether the lanes of a vector share one position
   int32_t positions[kTile];  // of the columns, from the first position of a row
@@ -60,8 +60,8 @@ template <typename T> struct Columns {
   // First column of the tile's vector v.
   KR_INLINE int64_t Column(int64_t v) const { return Min(tile_column + v * kLanes, last_column); }
 
-  // Fetches the v-th part of what lies kBytesAhead of R rows: R vectors. Beyond the end, where no
-  // pointer may point but an integer can, it makes no fault. Not for single rows: they are few.
+  // Fetches the v-th part of what lies kBytesAhead of R rows: R vectors. A fetch beyond the end makes
+  // no fault; the address is an integer, as no pointer may point there. Single rows are too few.
   template <int R> KR_INLINE void FetchAhead(const T* rows, int64_t v) const {
     if (R == 1 || plan.tiles > 1) return;
     constexpr int64_t kBytes = kLanes * sizeof(T);
@@ -78,8 +78,8 @@ template <typename T> struct Columns {
     return (part.group * plan.chunks + part.chunk) * plan.partials + tile_column;
   }
 
-  // Weights of the positions of R rows, side by side. Columns that share a position so convert its
-  // weight once; read and converted lane by lane, a mask over 16 channels took twice as long.
+  // Weights of the positions of R rows, side by side, so that columns that share a position convert
+  // its weight once. Lane by lane, a mask over 16 channels took twice as long.
   template <int R> struct RowWeights { Scalar at[R][kMostPositions]; };
 
   template <int R> KR_INLINE void LoadWeights(int64_t row, RowWeights<R>& weights) const {
@@ -98,7 +98,7 @@ template <typename T> struct Columns {
     }
   }
 
-  // Weights of the vector at (row, v); `at` are those of the row's positions.
+  // Weights of the vector at (row, v), from the weights `at` of the row's positions.
   KR_INLINE V Weights(int64_t row, int64_t v, const Scalar* at) const {
     if (p.per_element) return NeighbourWeights<V>(p, offset + row * width + Column(v));
     if (uniform) return Splat<V>(at[positions[v * kLanes]]);
@@ -113,7 +113,7 @@ template <typename T> struct Columns {
     Scalar shift[kTile], weight[kTile], sum[kTile], squares[kTile];
   };
 
-  // Adds R rows to the sums of deviations from the shift, of every vector.
+  // Adds R rows to every vector's sums of deviations from the shift.
   template <int R> KR_INLINE void AddRows(const T* x, Sums& s) const {
     for (int64_t v = 0; v < vectors; ++v) {
       const V shift = LoadRaw<V>(s.shift + v * kLanes);
@@ -151,7 +151,7 @@ template <typename T> struct Columns {
     }
   }
 
-  // Sums of rows begin .. end - 1.
+  // Sums rows begin .. end - 1.
   template <bool kWeighted> void AddBlock(int64_t begin, int64_t end, Sums& s) const {
     const T* x = Input<T>(p) + offset;
     const int64_t used = vectors * kLanes;

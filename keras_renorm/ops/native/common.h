@@ -8,15 +8,15 @@
 namespace keras_renorm {
 namespace KR_ISA {
 
-// Values added up per lane in float32 before the sum is carried on in double. The relative error
-// of such a sum is about 3e-7; sums of 2048 would leave 2e-6.
+// Values that a lane adds up in float32 before the sum goes on in double. The relative error of such
+// a sum is about 3e-7. Sums of 2048 would leave 2e-6.
 constexpr int64_t kBlock = 128;
 
-// The first block of a task is short: its shift has to be found by reading it twice.
+// The first block of a task is short, because it is read twice to find its shift.
 constexpr int64_t kFirstBlock = 32;
 
-// Before a loop whose turns do not touch what others write: the compiler cannot see that the vectors
-// of a call lie apart.
+// Stands before a loop whose turns are independent. The compiler cannot see that the vectors of a
+// call lie apart.
 #if defined(__clang__)
 #define KR_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -29,7 +29,7 @@ template <typename T> const T* Input(const Problem& p) { return static_cast<cons
 template <typename T> const T* Gradient(const Problem& p) { return static_cast<const T*>(p.dy); }
 template <typename T> T* Output(const Problem& p) { return static_cast<T*>(p.out); }
 
-// Which part of the tensor a task works on.
+// The part of the tensor that a task works on.
 struct Part {
   int64_t group, chunk, begin, end, tile_begin, tile_end;
 };
@@ -46,29 +46,29 @@ inline Part PartOf(const Plan& plan, int64_t task, int64_t across) {
   return part;
 }
 
-// Weight of the value at `element`, which stands at `position`: the mask as 0 or 1.
+// The weight of the value at `element` and `position`. A mask gives 0 or 1.
 KR_INLINE float WeightAt(const Problem& p, int64_t element, int64_t position) {
   const int64_t i = p.per_element ? element : position;
   if (p.weighing == Weighing::kMask) return static_cast<const uint8_t*>(p.weights)[i] ? 1.f : 0.f;
   return static_cast<const float*>(p.weights)[i];
 }
 
-// The weights of neighbours: entry `at` of the mask or the weights, and those after it.
+// A vector of weights: entry `at` of the mask or the weights, and the entries after it.
 template <typename V> KR_INLINE V NeighbourWeights(const Problem& p, int64_t at) {
   using Floats = typename LanesOf<V>::Floats;
   using Bytes = typename LanesOf<V>::Bytes;
   if (p.weighing == Weighing::kMask) {
     const Bytes bytes = LoadRaw<Bytes>(static_cast<const uint8_t*>(p.weights) + at);
-    // By way of int32: GCC 12 converts bytes to floats one by one.
+    // Through int32, as GCC 12 converts bytes to floats one by one.
     using Ints = typename LanesOf<V>::Ints;
     return __builtin_convertvector(__builtin_convertvector(bytes, Ints), V);
   }
   return __builtin_convertvector(LoadRaw<Floats>(static_cast<const float*>(p.weights) + at), V);
 }
 
-// Moves a mean that is kept as two numbers, the second what rounding took from the first: in one double
-// a mean of 1e6 deviations of float64 values would be off by 1e-10 of a deviation, and their variance
-// by as much (Knuth 1969, TwoSum).
+// Moves a mean that is kept as two numbers: the second is what rounding took from the first (Knuth
+// 1969, TwoSum). In one double, a mean of 1e6 deviations of float64 values would be off by 1e-10 of a
+// deviation, and their variance by as much.
 KR_INLINE void MoveMean(double& mean, double& low, double step) {
   const double rest = low + step, moved = mean + rest, added = moved - mean;
   low = (mean - (moved - added)) + (rest - added);
@@ -77,10 +77,10 @@ KR_INLINE void MoveMean(double& mean, double& low, double step) {
 
 // Running moments of one lane. Each block is summed as deviations from the running mean of the
 // blocks before it. A shift that is far off costs accuracy in proportion to its distance squared,
-// but so does that distance add to the variance itself: merging n_b values whose mean is delta away
-// from that of n_a others adds delta^2 n_a n_b / (n_a + n_b). The relative error so stays below
-// (1 + n_b / n_a) that of a block's sum, for any order of the values: 1.5e-6. A shift by a fixed
-// row has no such bound (one outlier as first row, at 1e6 standard deviations, leaves 1e-1).
+// but that distance adds to the variance itself, too: merging n_b values whose mean is delta away
+// from the mean of n_a others adds delta^2 n_a n_b / (n_a + n_b). So the relative error stays below
+// (1 + n_b / n_a) times a block's, for any order of the values: 1.5e-6. A shift by a fixed row has no
+// such bound: one outlier as first row, at 1e6 standard deviations, leaves 1e-1.
 template <typename Scalar>
 KR_INLINE void MergeBlock(double& n, double& mean, double& low, double& squares, Scalar shift,
                           double weight, double sum, double sum_of_squares) {

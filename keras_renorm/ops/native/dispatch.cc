@@ -25,15 +25,15 @@ namespace {
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
 #ifdef KR_X86_VARIANTS
-// The best set that the processor has, or a lesser one that KERAS_RENORM_INSTRUCTION_SET names
-// (for tests: every set has to give the same numbers).
+// Whether to use a set that the processor has. KERAS_RENORM_INSTRUCTION_SET can name a lesser one, for
+// tests: every set must give the same numbers.
 bool Allowed(const char* isa) {
   const char* most = std::getenv("KERAS_RENORM_INSTRUCTION_SET");
   if (most == nullptr || *most == '\0' || std::strcmp(most, "avx512") == 0) return true;
   return std::strcmp(most, "avx2") == 0 && std::strcmp(isa, "avx2") == 0;
 }
 
-// __builtin_cpu_supports of Clang 14 does not know "f16c".
+// Clang 14's __builtin_cpu_supports does not know "f16c".
 bool HasHalfConversions() {
   unsigned int a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;

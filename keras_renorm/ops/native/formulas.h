@@ -12,19 +12,19 @@ namespace KR_ISA {
 template <typename T> struct Formulas {
   using Scalar = typename Wide<T>::Scalar;
 
-  // Beyond it a variance counts as NaN, as in ops/maths/moments.py: sums of its squares overflow.
+  // A larger variance counts as NaN, as in ops/maths/moments.py, because sums of squares overflow.
   static constexpr double kLargestVariance = sizeof(Scalar) == sizeof(double) ? 1e300 : 1e30;
 
   static double Value(const void* base, int64_t i) { return static_cast<const Scalar*>(base)[i]; }
 
-  // Where a row of the packed statistics begins for the groups of a problem.
+  // Where a row of the packed statistics begins for a problem's groups.
   static int64_t Packed(const Problem& p, enum Statistic which) {
     return (which * p.ghosts + p.first_ghost) * p.plan.channels;
   }
 
-  // Moments to r, d, scale and offset. Those of a channel without a single valid value are 0.
+  // Moments to r, d, scale and offset. A channel without a single valid value has moments 0.
   static void FinishForward(const Problem& p, const ForwardChannels& f) {
-    // Limits below their least values count as these: so plain batch norm.
+    // Limits below their least values count as these, which give plain batch norm.
     const double r_max = Largest(Value(f.r_max, 0), 1), d_max = Largest(Value(f.d_max, 0), 0);
     const double r_min = 1 / r_max, epsilon = f.epsilon;
     const Scalar* const gammas = static_cast<const Scalar*>(f.gamma);
@@ -70,11 +70,11 @@ template <typename T> struct Formulas {
   static double Largest(double v, double least) { return v < least ? least : v; }
 
   static double Clip(double v, double low, double high) {
-    v = v < low ? low : v;  // a NaN stays one, and shows in the output
+    v = v < low ? low : v;  // NaN stays NaN, and shows in the output
     return v > high ? high : v;
   }
 
-  // What normalising and both gradient passes read of the packed statistics.
+  // Copies what normalising and both gradient passes read of the packed statistics.
   static void CopyParameters(const Problem& p, const Scalar* statistics) {
     const int64_t size = p.plan.groups * p.plan.channels;
     const auto copy = [&](enum Parameter parameter, enum Statistic which) {
@@ -87,13 +87,13 @@ template <typename T> struct Formulas {
     copy(kPOffset, kOffset);
   }
 
-  // The moving statistics after a step; ops/maths/moving.py has the formulas, and why. Of a channel the
-  // ghosts that have positions and finite moments count, each by its number of positions.
+  // The moving statistics after a step. ops/maths/moving.py has the formulas and the reasons. In each
+  // channel, ghosts with positions and finite moments count, by their numbers of positions.
   static void UpdateMoving(const MovingChannels& m) {
     m.ghosts == 1 ? UpdateMovingOf<true>(m) : UpdateMovingOf<false>(m);
   }
 
-  // With kOneGhost the inner loop is none, and the outer one runs in vectors.
+  // With kOneGhost the inner loop vanishes, and the outer one runs in vectors.
   template <bool kOneGhost> static void UpdateMovingOf(const MovingChannels& m) {
     const int64_t channels = m.channels, size = m.ghosts * channels;
     const int64_t ghosts = kOneGhost ? 1 : m.ghosts;
@@ -108,15 +108,15 @@ template <typename T> struct Formulas {
     Scalar *const new_variance = static_cast<Scalar*>(m.variance);
     const double alpha = 1 - m.momentum, epsilon = m.epsilon;
     const bool by_stddev = m.by_stddev;
-    // With a momentum of 0 the old statistics have no weight: 0 in their place, and none of their
-    // rounding.
+    // With a momentum of 0 the old statistics have no weight. 0 in their place leaves no rounding
+    // error.
     const bool weightless = m.momentum == 0;
     int64_t updated = 0;
     KR_INDEPENDENT
     for (int64_t c = 0; c < channels; ++c) {
       const double mu = weightless ? 0 : moving_mean[c], old = weightless ? 0 : moving_variance[c];
       const double sigma = __builtin_sqrt(old + epsilon);
-      double count = 0, mean = 0, variance = 0;  // sums of differences from the moving ones
+      double count = 0, mean = 0, variance = 0;  // sums of differences from the moving statistics
       for (int64_t g = 0; g < ghosts; ++g) {
         const int64_t i = g * channels + c;
         const double n = counts[i], var = variances[i], mean_b = means[i];
@@ -142,8 +142,8 @@ template <typename T> struct Formulas {
     CopyParameters(p, static_cast<const Scalar*>(b.statistics));
   }
 
-  // dgamma = S2 r / sigma_B + d S1, dbeta = S1, summed over the groups; and the two terms of
-  // dx = scale dy - bias - centred slope, bias = scale S1 / m, slope = scale S2 / (m sigma_B^2).
+  // dgamma = S2 r / sigma_B + d S1 and dbeta = S1, summed over the groups, and bias = scale S1 / m and
+  // slope = scale S2 / (m sigma_B^2) of dx = scale dy - bias - centred slope.
   static void FinishBackward(const Problem& p, const BackwardChannels& b) {
     const int64_t size = p.plan.groups * p.plan.channels;
     double *const gamma_sum = b.gamma_sum, *const beta_sum = b.beta_sum;

@@ -1,4 +1,4 @@
-// The calls as XLA makes them, through its foreign function interface, and what the library exports.
+// The calls for XLA, through its foreign function interface, and what the library exports.
 
 #include <cstdint>
 #include <cstring>
@@ -27,7 +27,7 @@ Element ElementOf(int type) {
   }
 }
 
-// Whether an error was none; XLA's own are given back.
+// Whether there was no error. Gives XLA's errors back.
 bool Succeeds(const ffi::Api* api, ffi::Error* error) {
   if (error == nullptr) return true;
   ffi::DestroyError destroy = {sizeof destroy, nullptr, error};
@@ -73,7 +73,7 @@ Error ReadBuffers(const ffi::Buffers& buffers, std::vector<Tensor>& tensors) {
   return {};
 }
 
-// Finds an attribute of one of XLA's types, whose values T holds.
+// Reads an attribute of XLA's type `type`, whose values T holds.
 template <typename T>
 Error ReadAttribute(const ffi::Attributes& attributes, const char* name, int type, T& value) {
   for (int64_t i = 0; i < attributes.count; ++i) {
@@ -143,25 +143,25 @@ KR_HANDLER(keras_renorm_normalize, kNormalize)
 KR_HANDLER(keras_renorm_gradient_sums, kGradientSums)
 KR_HANDLER(keras_renorm_input_gradient, kInputGradient)
 
-// Changes whenever a call's operands, results or attributes do, or what is exported; loader.py holds
-// the same number.
+// Change it with a call's operands, results or attributes, or with what is exported. loader.py has the
+// same number.
 KR_EXPORT int keras_renorm_abi() { return 6; }
 
-// Versions of XLA's interface as 1000 major + minor: the library's own, and that of an XLA, or -1
-// where that is older than its own saying so.
+// Versions of XLA's interface as 1000 major + minor: the library's own, and that of an XLA, or -1 for
+// an XLA too old to tell.
 KR_EXPORT int keras_renorm_ffi_version() {
   return 1000 * ffi::kMajorVersion + ffi::kMinorVersion;
 }
 
 KR_EXPORT int keras_renorm_ffi_version_of(const ffi::Api* api) {
   const ffi::Version& version = api->version;
-  const bool says = version.struct_size == sizeof version;  // else a pointer has that place
+  const bool says = version.struct_size == sizeof version;  // else a pointer is in this place
   return says ? 1000 * version.major_version + version.minor_version : -1;
 }
 
 KR_EXPORT const char* keras_renorm_instruction_set() { return keras_renorm::InstructionSet(); }
 
-// Registers a handler with the XLA that `api` belongs to. Returns whether it took it.
+// Registers a handler with the XLA that `api` belongs to. Returns whether XLA took the handler.
 KR_EXPORT bool keras_renorm_register(const ffi::Api* api, const char* name, ffi::Handler* handler) {
   ffi::RegisterHandler call = {sizeof call, nullptr, {name, std::strlen(name)}, {"Host", 4},
                                nullptr, nullptr, nullptr, handler, 0};

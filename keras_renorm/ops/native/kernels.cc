@@ -1,5 +1,5 @@
-// All kernels of one instruction set. Compiled once for each, with KR_ISA naming its namespace: no
-// template or inline function of a shared namespace may be used here, or the linker might keep a
+// All kernels of one instruction set. The file is compiled once per set, and KR_ISA names the set's
+// namespace. Use no template or inline function of a shared namespace here: the linker might keep a
 // copy with instructions that another processor lacks.
 
 #ifndef KR_ISA

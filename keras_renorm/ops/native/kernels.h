@@ -12,8 +12,8 @@ namespace keras_renorm {
 struct Half { uint16_t bits; };
 struct BFloat16 { uint16_t bits; };
 
-// Which positions count, and how much. A mask holds bytes 0 or 1, weights are float32 and at least
-// 0; a position of weight 0 is one that is masked.
+// Which positions count, and how much. A mask holds bytes 0 or 1. Weights are float32 and at least 0,
+// and a weight of 0 masks its position.
 enum class Weighing { kNone, kMask, kWeights };
 
 // Rows of the packed statistics [kStatistics, ghosts, channels] that forward returns and backward
@@ -25,12 +25,12 @@ enum Statistic {
 // Vectors of one value per column (or per channel, for runs) that the kernels read.
 enum Parameter { kPMean, kPRemainder, kPScale, kPOffset, kPBias, kPSlope, kParameters };
 
-// What is worked on at a time: ghost batches of one size. Scalars and per-channel vectors are
+// What kernels work on at a time: ghost batches of one size. Scalars and per-channel vectors are
 // `wide`: float, or double for double.
 struct Problem {
   Plan plan;
   int64_t ghosts;       // in the whole call
-  int64_t first_ghost;  // of them, the one that is group 0 here
+  int64_t first_ghost;  // the ghost that is group 0 here
   const void* x;
   const void* dy;
   void* out;
@@ -38,14 +38,14 @@ struct Problem {
   bool per_element;  // the weights have a value per element, not one per position
   const void* weights;
   bool relu;
-  bool stream;  // write the output past the cache: it is large, and aligned to vectors
+  bool stream;  // whether to write the output past the cache: it is large and aligned to vectors
   // [groups, chunks, partials] each: (count, mean, sum of squared deviations, what rounding took from
   // the mean), or two sums.
   double* counts;
   double* first;
   double* second;
   double* lows;
-  // [groups, channels] each: the same over the whole group.
+  // [groups, channels] each: the totals of the whole group.
   double* total_count;
   double* total_first;
   double* total_second;
@@ -75,10 +75,10 @@ struct MovingChannels {
   int64_t ghosts, channels;
   double epsilon;
   double momentum;
-  bool by_stddev;   // whether the average is of sigma, and not of the variance
+  bool by_stddev;   // whether the average is of sigma instead of the variance
   void* mean;       // out
   void* variance;   // out
-  void* updated;    // out, a scalar: 1 where a channel was updated, or else 0
+  void* updated;    // out, a scalar: 1 if a channel was updated, else 0
 };
 
 // Per-channel operands and results of backward.
@@ -97,7 +97,7 @@ struct Kernels {
   void (*normalize)(const Problem&, int64_t task);
   void (*gradient_sums)(const Problem&, int64_t task);
   void (*input_gradient)(const Problem&, int64_t task);
-  // Per group: partial sums to totals, with the rest of the rows.
+  // Per group: partial sums and the rest of the rows to totals.
   void (*merge_moments)(const Problem&, int64_t group);
   void (*merge_sums)(const Problem&, int64_t group);
   // The rest of the rows of all groups, element by element.
@@ -117,7 +117,7 @@ template <> const Kernels& KernelsFor<double>();
 template <> const Kernels& KernelsFor<Half>();
 template <> const Kernels& KernelsFor<BFloat16>();
 
-// "avx512", "avx2" or "baseline": what this processor runs.
+// The set that this processor runs: "avx512", "avx2" or "baseline".
 const char* InstructionSet();
 
 }  // namespace keras_renorm

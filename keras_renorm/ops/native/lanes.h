@@ -1,5 +1,5 @@
-// Between lanes and channels: a pass's partial sums, one per lane, merged into a total per channel;
-// and a channel's parameters spread to its lanes for the next pass.
+// Between lanes and channels: merges a pass's partial sums, one per lane, into a total per channel,
+// and spreads a channel's parameters to its lanes for the next pass.
 
 #ifndef KERAS_RENORM_OPS_NATIVE_LANES_H_
 #define KERAS_RENORM_OPS_NATIVE_LANES_H_
@@ -29,8 +29,8 @@ KR_INLINE bool Shared(const Plan& plan, int64_t i) {
 template <typename T> struct Lanes {
   using Scalar = typename Wide<T>::Scalar;
 
-  // Weighted mean of means, then deviations from it: exact to double's rounding, in the order of
-  // the chunks. The lanes of the first chunk are used for the totals of all.
+  // Weighted mean of means, then deviations from it, in the order of the chunks: exact to double's
+  // rounding. The lanes of the first chunk take the totals of all chunks.
   static void MergeMoments(const Problem& p, int64_t group) {
     const Plan& plan = p.plan;
     double* const n = p.total_count + group * plan.channels;

@@ -1,4 +1,4 @@
-// The tensor of a call: checked, cut into ghost batches, and worked on in passes.
+// The tensor of a call: how it is checked, cut into ghost batches, and worked on in passes.
 
 #ifndef KERAS_RENORM_OPS_NATIVE_OPERAND_H_
 #define KERAS_RENORM_OPS_NATIVE_OPERAND_H_
@@ -16,27 +16,27 @@
 
 namespace keras_renorm {
 
-// Values for each thread that works on a call: both passes over them take some 20 us, and waking a
+// Values for each thread that works on a call. Both passes over them take some 20 us, and waking a
 // thread takes 50 us on a virtual machine.
 constexpr int64_t kThreadValues = 65536;
 
-// Threads for a call on so many values, the caller included; 0 as 1.
+// Threads for a call on so many values, the caller included. 0 counts as 1.
 inline int64_t MostThreads(int64_t values) { return values / kThreadValues; }
 
-// From this size on an output is written past the cache. In TensorFlow, whose outputs are ever new
-// memory, forward + backward of 32x28x28x128 so take 4.7 instead of 8.5 ms of processor time, and
-// 12 instead of 15 with convolutions that read both outputs; 32x14x14x256 (6 MB) takes 2.8 instead
-// of 3.9, and with convolutions 4.5 instead of 5.3. At 2 MB it gains nothing.
+// From this size on an output is written past the cache. In TensorFlow, whose outputs are always new
+// memory, forward + backward of 32x28x28x128 then take 4.7 instead of 8.5 ms of processor time, and
+// 12 instead of 15 with convolutions that read both outputs. 32x14x14x256 (6 MB) takes 2.8 instead
+// of 3.9, and with convolutions 4.5 instead of 5.3. At 2 MB there is no gain.
 constexpr int64_t kStreamBytes = 4 << 20;
 
-// A call has all of them, and heeds those that mean something to it.
+// Each call has all attributes, and heeds those that it needs.
 struct Attributes {
   int64_t axis;        // of the channels
-  int64_t ghost_size;  // rows of the batch with moments of their own; 0: all rows together
+  int64_t ghost_size;  // rows of the batch with their own moments; 0: all rows together
   bool relu;           // whether y is the positive part
   double epsilon;      // added to variances
   double momentum;     // weight of the old moving statistics in the new ones
-  bool by_stddev;      // whether their average is of sigma, and not of the variance
+  bool by_stddev;      // whether the average is of sigma instead of the variance
 };
 
 inline const Kernels* KernelsOf(Element element) {
@@ -49,7 +49,7 @@ inline const Kernels* KernelsOf(Element element) {
   }
 }
 
-// Ghost batches of one size, the memory that is needed for them, and who works on them.
+// Ghost batches of one size, the memory for them, and the team that works on them.
 struct Work {
   Problem problem;
   const Kernels* kernels;
@@ -87,7 +87,7 @@ struct Work {
     team->Run(problem.plan.tasks(), [&](int64_t i) { task(problem, i); });
   }
 
-  // The same from the last task to the first: what was read last is still in the cache.
+  // A pass from the last task to the first: what was read last is still in the cache.
   void PassBack(void (*task)(const Problem&, int64_t)) const {
     const int64_t tasks = problem.plan.tasks();
     team->Run(tasks, [&](int64_t i) { task(problem, tasks - 1 - i); });
@@ -123,7 +123,7 @@ struct Work {
   }
 };
 
-// The tensor of a call, checked, and how its rows are cut into ghost batches: `full` of
+// The checked tensor of a call, and how its rows are cut into ghost batches: `full` ghosts of
 // `ghost_outer` outer indices each, then a smaller one where the rows do not divide.
 class Operand {
  public:
@@ -184,7 +184,7 @@ class Operand {
   void SetGradient(const Tensor& dy) { whole_.dy = dy.data; }
   void SetOutput(const Tensor& out) { whole_.out = out.data; }
 
-  // Whether the output may lie where an input lies: no value is read after it was written.
+  // Whether the output may overwrite an input: no value is read once it is overwritten.
   bool CanOverwrite() const {
     bool can = true;
     ForEachPlan([&](const Plan& plan, int64_t, int64_t) {
@@ -194,9 +194,9 @@ class Operand {
     return can;
   }
 
-  // Calls f(work) for the full ghosts, then for the smaller one, if there are such.
+  // Calls f(work) for the full ghosts, if any, then for the smaller one, if any.
   template <typename F> Error ForEachPart(Pool& pool, const F& f) const {
-    if (channels == 0) return {};  // of their vectors, which may lie at the address 0, nothing is copied
+    if (channels == 0) return {};  // the vectors may lie at the address 0: nothing is copied
     Team team(pool, MostThreads(size_));
     return ForEachPlan([&](const Plan& plan, int64_t first_ghost, int64_t from) {
       Work work(whole_, kernels, &team);
@@ -222,7 +222,7 @@ class Operand {
   int64_t size_ = 0;
   Problem whole_ = {};
 
-  // Calls f(plan, first ghost, outer index it begins at) for the full ghosts and for the rest.
+  // Calls f(plan, first ghost, its first outer index) for the full ghosts and for the rest.
   template <typename F> Error ForEachPlan(const F& f) const {
     const auto plan = [&](int64_t outer, int64_t groups) {
       return MakePlan(outer, channels, inner_, groups, kernels->lanes);
@@ -237,7 +237,7 @@ class Operand {
     return base == nullptr ? nullptr : static_cast<const char*>(base) + bytes;
   }
 
-  // An output that lies where an input lies is in the cache by then.
+  // An output that overwrites an input is in the cache by then.
   bool Streams(const Problem& p) const {
     const auto aligned = [](int64_t bytes) { return bytes % kVectorBytes == 0; };
     const int64_t bytes = BytesOf(element_);

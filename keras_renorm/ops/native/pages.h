@@ -14,15 +14,15 @@
 
 namespace keras_renorm {
 
-// From this size on, two large pages, some whole large page lies within the result.
+// From this size, two large pages, a result holds a whole large page.
 constexpr int64_t kLargePagesBytes = 4 << 20;
 
-// Asks the system for large pages (2 MB on x86) under a result. A runtime that gives a result's
-// memory back when it is done, as JAX does, gets it anew at the next call, and each page is cleared
-// when it is first written to. Forward + backward of 32x112x112x64 under JAX so take 55 to 64 ms
-// instead of 83 to 91, and of 32x56x56x64 6 to 12 instead of 5 to 21 (tools/bench_norm.py, two cores
-// of a Xeon; as much as malloc keeps). A hint, which systems without it do without, and of no
-// consequence for memory that was written to before.
+// Asks the system for large pages (2 MB on x86) under a result. A runtime such as JAX gives a
+// result's memory back and gets it anew at the next call, and the system clears each page at the
+// first write. With large pages forward + backward of 32x112x112x64 under JAX take 55 to 64 ms instead
+// of 83 to 91, and of 32x56x56x64 6 to 12 instead of 5 to 21 (tools/bench_norm.py, two cores of a
+// Xeon, depending on what malloc keeps). This is a hint. It changes nothing for memory that was
+// written to before, nor on systems without large pages.
 inline void AskForLargePages(const Tensor& result) {
 #if defined(MADV_HUGEPAGE)
   const int64_t bytes = result.type.bytes();

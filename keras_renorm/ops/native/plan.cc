@@ -3,14 +3,14 @@
 namespace keras_renorm {
 namespace {
 
-// Values in a task: 256 KB of float32. Small enough that two tasks fit in a core's L2 with their
-// output, large enough that handing one out (about 1 us) is lost in its 10 us.
+// Values in a task: 256 KB of float32. Two tasks fit in a core's L2 with their output, and handing one
+// out (about 1 us) takes little beside its 10 us.
 constexpr int64_t kTaskValues = 65536;
 
 // Narrower rows are folded to at least this many columns.
 constexpr int64_t kFoldedWidth = 64;
 
-// Up to this many values a channel's run is too short to be summed by itself.
+// A channel's run of so many values, or fewer, is too short to be summed by itself.
 constexpr int64_t kShortRun = 32;
 
 constexpr int64_t kSegment = 16384;
@@ -27,7 +27,7 @@ constexpr int64_t Fold(int64_t row, int64_t rows, int64_t lanes) {
   return fold <= rows || row < lanes ? fold : 1;
 }
 
-// The most positions that a row of columns has: of all rows that are folded, and of those that are not.
+// The most positions that a row of columns has, folded or not.
 constexpr int64_t MostPositions(int64_t lanes) {
   int64_t most = kShortRun;
   for (int64_t channels = 2; channels < kFoldedWidth; ++channels) {
@@ -38,7 +38,7 @@ constexpr int64_t MostPositions(int64_t lanes) {
   return Max(most, Fold(1, kFoldedWidth, lanes));  // one channel: MakePlan makes the inner size 1
 }
 static_assert(MostPositions(kMostLanes) == kMostPositions, "the kernels' buffers fit all rows");
-static_assert(MostPositions(kMostLanes / 2) <= kMostPositions, "those of float64, too");
+static_assert(MostPositions(kMostLanes / 2) <= kMostPositions, "and all rows of float64");
 static_assert(kFoldedWidth >= kMostLanes, "a folded row is as long as a vector");
 static_assert(kShortRun >= kMostLanes, "a run is longer than a vector, which may end at its last value");
 static_assert(kSegment >= kShortRun, "and so is a segment");

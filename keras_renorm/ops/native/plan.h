@@ -1,7 +1,7 @@
 // How a tensor [outer, channels, inner] is cut into tasks.
 //
-// A plan depends on the shape alone, never on the number of threads: the order in which sums are
-// added is then fixed, and the same input gives the same bits on any number of cores.
+// A plan depends on the shape alone, never on the number of threads. So the order of additions is
+// fixed, and the same input gives the same bits on any number of cores.
 
 #ifndef KERAS_RENORM_OPS_NATIVE_PLAN_H_
 #define KERAS_RENORM_OPS_NATIVE_PLAN_H_
@@ -14,13 +14,12 @@ namespace keras_renorm {
 // of SSE or NEON.
 constexpr int64_t kVectorBytes = 64;
 
-// Values of float32 in a vector; the wider types have fewer.
+// Values of float32 in a vector. float64 has half as many.
 constexpr int64_t kMostLanes = kVectorBytes / sizeof(float);
 
 // The kernels hold these many sums and weights in arrays on the stack. plan.cc shows that no plan has
 // more.
 
-//
 // Vectors of columns in one task: 32 of float32 are 2 KB of a row, and their sums stay in L1.
 constexpr int64_t kTileVectors = 32;
 // Channels in one task over runs: their sums, 8 KB in float32, stay in L1.
@@ -28,22 +27,21 @@ constexpr int64_t kTileChannels = 64;
 // Positions in a row of columns, fold * inner: 16 rows of 3 channels and 21 values have so many.
 constexpr int64_t kMostPositions = 336;
 
-// Two ways through memory, both in the order in which it lies but for the few rows that are taken
-// together:
+// Two ways through memory, both in memory's order except for the few rows that are taken together:
 //
-// columns  (inner small, as in channels last) rows of `width` values; the sums over the rows are
-//          kept per column, and columns of one channel are merged at the end. A narrow row is
-//          folded: [N, C] is read as [N / fold, fold * C]. The last `rest` rows of a group, less
-//          than one folded row, are done apart.
+// columns  (inner small, as in channels last) rows of `width` values. Sums over the rows are kept per
+//          column, and the columns of a channel are merged at the end. Narrow rows are folded: [N, C]
+//          is read as [N / fold, fold * C]. The last `rest` rows of a group, less than one folded
+//          row, are done apart.
 // runs     (inner large, as in channels first) each channel is a run of `inner` values, cut into
-//          segments; a unit is one segment of one outer index, for all channels.
+//          segments. A unit is one segment of one outer index, for all channels.
 //
-// A row of `width` columns is covered by `vectors` vectors; the last one ends at the last column,
-// and overlaps the one before it where the width is not a multiple of the vector.
+// `vectors` vectors cover a row of `width` columns. The last one ends at the last column, and overlaps
+// the one before it where the width is not a multiple of the vector.
 struct Plan {
   int64_t outer, channels, inner, groups;
   bool columns;
-  int64_t lanes;   // values in a vector: 16, or 8 of float64
+  int64_t lanes;   // values in a vector: 16, or 8 for float64
   int64_t fold;    // columns: input rows in one row of the plan
   int64_t width;   // columns: values in one row of the plan
   int64_t vectors; // columns: vectors in a row
@@ -56,7 +54,7 @@ struct Plan {
   int64_t tile;        // vectors in a task (columns), or channels (runs)
   int64_t tiles;
   int64_t partials;    // sums kept by one chunk: vectors * lanes, or channels
-  bool plain;          // whether partial i is channel i, and nothing else
+  bool plain;          // whether partial i is channel i, for every i
 
   int64_t group_size() const { return outer / groups * channels * inner; }
   int64_t tasks() const { return groups * chunks * tiles; }

@@ -1,14 +1,14 @@
-// Older names for what newer systems know by new ones as well, so that a library that was built here
-// loads on every Linux from glibc 2.28 on (manylinux_2_28). For the sources that use them;
-// portable.cc has the rest.
+// Older names of symbols that newer systems also know by new names, so that a library that was built
+// here loads on every Linux from glibc 2.28 on (manylinux_2_28). Include it in sources that use such
+// symbols. portable.cc has the rest.
 
 #ifndef KERAS_RENORM_OPS_NATIVE_PORTABLE_H_
 #define KERAS_RENORM_OPS_NATIVE_PORTABLE_H_
 
-#include <new>  // any header of the standard library says whose it is
+#include <new>  // any standard header tells whose standard library it is
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GLIBCXX__)
-// As they were before glibc 2.34, and before GCC 12.
+// The names before glibc 2.34, and before GCC 12.
 __asm__(".symver dlopen, dlopen@GLIBC_2.2.5");
 __asm__(".symver dlsym, dlsym@GLIBC_2.2.5");
 __asm__(

@@ -8,7 +8,7 @@
 namespace keras_renorm {
 namespace KR_ISA {
 
-// Calls f(element, position, channel) for the rows that filled no row of the plan.
+// Calls f(element, position, channel) for the rows that fill no row of the plan.
 template <typename F> KR_INLINE void ForEachRest(const Plan& plan, int64_t group, F f) {
   const int64_t per_group = plan.outer / plan.groups;
   for (int64_t o = group * per_group + plan.rows * plan.fold; o < (group + 1) * per_group; ++o) {

@@ -1,7 +1,7 @@
 // The kernels over runs of one channel (not Plan::columns): channels first.
 //
-// Memory is read in its order: all channels of the tile for one unit, then the next unit. Each
-// channel's sums are a vector in L1, and added up across its lanes only once per block.
+// The kernels read memory in its order: all channels of the tile for one unit, then the next unit.
+// Each channel's sums are a vector in L1, whose lanes are added up only once per block.
 
 #ifndef KERAS_RENORM_OPS_NATIVE_RUNS_H_
 #define KERAS_RENORM_OPS_NATIVE_RUNS_H_
@@ -36,7 +36,7 @@ template <typename T> struct Runs {
   const Plan& plan = p.plan;
   const Part part;
   const int64_t first_outer;
-  const int64_t block;  // units in a block: as many as add kBlock values to a lane
+  const int64_t block;  // units in a block, which adds at most kBlock values to a lane
   const Scalar* const parameters;
 
   Runs(const Problem& problem, int64_t task)
@@ -51,13 +51,13 @@ template <typename T> struct Runs {
     return Splat<V>(parameters[which * plan.partials + channel]);
   }
 
-  // Values of one channel that lie together.
+  // Values of one channel that are neighbours in memory.
   struct Piece {
     int64_t channel, element, position, size;
   };
 
-  // Calls f(piece) for all channels of the units begin .. end - 1, in memory's order; of each
-  // segment, the values from `from` on, at most `most`.
+  // Calls f(piece) for all channels of the units begin .. end - 1, in memory's order. A piece is at
+  // most `most` values of a segment, from `from` on.
   template <typename F>
   KR_INLINE void ForEachPiece(int64_t begin, int64_t end, int64_t from, int64_t most, F f) const {
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -78,9 +78,9 @@ template <typename T> struct Runs {
     return SegmentEnd(unit) - unit % plan.segments * plan.segment;
   }
 
-  // Calls f(i, all, keep) for the vectors of a piece: its values i .. i + kLanes - 1. The last one
-  // ends at the last value, and `keep` is 0 in the lanes that the one before it has covered, or
-  // that lie before the piece (never before the run, which is longer than a vector).
+  // Calls f(i, all, keep) for the vectors of a piece: its values i .. i + kLanes - 1. The last vector
+  // ends at the last value. `keep` is 0 in its lanes that the vector before it covers, or that lie
+  // before the piece (never before the run, which is longer than a vector).
   template <typename F> KR_INLINE void ForEachVector(const Piece& piece, F f) const {
     int64_t i = 0;
     for (; i + kLanes <= piece.size; i += kLanes) f(i, true, V{});
@@ -97,7 +97,7 @@ template <typename T> struct Runs {
     return NeighbourWeights<V>(p, (p.per_element ? piece.element : piece.position) + i);
   }
 
-  // Sums of the tile's channels, one vector each.
+  // Sums of the tile's channels, one vector for each.
   struct Sums {
     V weight[kTileChannels], sum[kTileChannels], squares[kTileChannels];
     Scalar shift[kTileChannels];
@@ -137,7 +137,7 @@ template <typename T> struct Runs {
     s.squares[c] += squares;
   }
 
-  // Sums of a block; returns the number of values of a channel in it.
+  // Sums a block of units: of each segment at most kPiece values, from `from` on.
   template <bool kWeighted>
   KR_INLINE void AddBlock(int64_t begin, int64_t end, int64_t from, Sums& s) const {
     Clear(s);
@@ -229,7 +229,7 @@ template <typename T> struct Runs {
     }
   }
 
-  // ---- element by element. Values covered twice are written twice, with the same bits.
+  // ---- element by element. Two vectors that cover a value write the same bits.
 
   template <bool kRelu> void Normalize() const {
     ForEachPiece(part.begin, part.end, 0, plan.inner, [&](const Piece& piece) {

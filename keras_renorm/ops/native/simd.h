@@ -1,8 +1,7 @@
-// Vectors of accumulators, and how the four input types are read into them and written from them.
+// Vectors of accumulators, and how to read the four input types into them and write them back.
 //
-// Written in the compiler's own vectors (GCC and Clang), so that one source serves AVX-512, AVX2,
-// SSE2 and ARM; included only by kernels.cc, which is compiled once per instruction set, with
-// everything in a namespace of that set.
+// The compiler's own vectors (GCC and Clang) let one source serve AVX-512, AVX2, SSE2 and ARM. Only
+// kernels.cc includes this file. It is compiled once per instruction set, in a namespace of that set.
 
 #ifndef KERAS_RENORM_OPS_NATIVE_SIMD_H_
 #define KERAS_RENORM_OPS_NATIVE_SIMD_H_
@@ -25,7 +24,7 @@ typedef double F64 __attribute__((vector_size(64)));
 typedef uint32_t U32 __attribute__((vector_size(64)));
 typedef uint16_t U16 __attribute__((vector_size(32)));
 
-// The type in which values of T are summed and normalised, and its vector.
+// The type that sums and normalises values of T, and its vector.
 template <typename T> struct Wide { using Scalar = float; using Vector = F32; };
 template <> struct Wide<double> { using Scalar = double; using Vector = F64; };
 
@@ -35,7 +34,7 @@ typedef int32_t Ints8 __attribute__((vector_size(32)));
 typedef uint8_t Bytes16 __attribute__((vector_size(16)));
 typedef uint8_t Bytes8 __attribute__((vector_size(8)));
 
-// A vector's number of lanes, and as many float32 values, integers or bytes.
+// A vector's number of lanes, and vectors of as many float32 values, integers or bytes.
 template <typename V> struct LanesOf;
 template <> struct LanesOf<F32> {
   static constexpr int value = 16;
@@ -69,7 +68,7 @@ KR_INLINE F64 Load(const double* p) { return LoadRaw<F64>(p); }
 KR_INLINE void Store(float* p, F32 v) { StoreRaw(p, v); }
 KR_INLINE void Store(double* p, F64 v) { StoreRaw(p, v); }
 
-// bfloat16 is the upper half of a float32; written with rounding to the nearest, ties to even.
+// bfloat16 is the upper half of a float32. Writing rounds to the nearest, ties to even.
 KR_INLINE F32 Load(const BFloat16* p) {
   return (F32)(__builtin_convertvector(LoadRaw<U16>(p), U32) << 16);
 }
@@ -99,8 +98,8 @@ KR_INLINE void Store(Half* p, F32 v) {
   for (int i = 0; i < 2; ++i) StoreRaw(p + 8 * i, _mm256_cvtps_ph(halves[i], 0));
 }
 #else
-// As the hardware does, subnormals included, and without float32 subnormals on the way: TensorFlow's
-// threads take those for 0. A half subnormal is a number of units of 2^-24, the unit of 0.5f.
+// As the hardware does, subnormals included, but without float32 subnormals on the way, which
+// TensorFlow's threads take for 0. A half subnormal counts units of 2^-24, which is the unit of 0.5f.
 KR_INLINE F32 Load(const Half* p) {
   const U32 h = __builtin_convertvector(LoadRaw<U16>(p), U32);
   const U32 magnitude = h & 0x7fffu;
@@ -122,9 +121,9 @@ KR_INLINE void Store(Half* p, F32 v) {
 }
 #endif
 
-// Stores past the cache: without reading the line first, and without pushing out what the next pass
-// will read. The address has to be a multiple of the vector's size in memory (64 bytes, or 32 of
-// half types); FenceStreams must come before another thread is told of the result.
+// Stores past the cache, without reading the line first or pushing out what the next pass will read.
+// The address must be a multiple of the vector's size in memory (64 bytes, or 32 for half types).
+// Call FenceStreams before another thread learns of the result.
 #if defined(__x86_64__)
 template <typename R> KR_INLINE void StreamRegister(R* p, R v) {
   if constexpr (sizeof(R) == 16) {
@@ -167,7 +166,7 @@ template <typename T> KR_INLINE void Stream(T* p, typename Wide<T>::Vector v) { 
 KR_INLINE void FenceStreams() {}
 #endif
 
-// One value at a time, through a vector: for the few rows that fill none.
+// One value at a time, through a vector, for the few rows that fill no vector.
 template <typename T> KR_INLINE typename Wide<T>::Scalar LoadOne(const T* p) {
   T buffer[LanesOf<typename Wide<T>::Vector>::value] = {};
   __builtin_memcpy(buffer, p, sizeof(T));

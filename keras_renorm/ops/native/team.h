@@ -13,15 +13,15 @@
 
 namespace keras_renorm {
 
-// Threads of a runtime that can be asked for help.
+// Threads of a runtime that can help a call.
 class Pool {
  public:
   virtual ~Pool() = default;
-  virtual int64_t threads() const = 0;  // with the one that calls
+  virtual int64_t threads() const = 0;  // with the caller
   virtual void Schedule(std::function<void()> task) = 0;
 };
 
-// Waits a little, first by spinning: what is waited for is mostly some microseconds away.
+// Waits a little, first by spinning, as most waits take some microseconds.
 class Waiting {
  public:
   void Once() {
@@ -40,12 +40,12 @@ class Waiting {
 };
 
 // The caller, and helpers that stay with it from one pass to the next: waking a thread takes 50 us
-// on a virtual machine, as long as a pass over 1 MB. A helper that comes late, or never, is not
-// waited for; where all threads of a pool are callers themselves, each works alone. Which thread
-// runs a task changes no bit of its result.
+// on a virtual machine, as long as a pass over 1 MB. Nobody waits for a helper that comes late, or
+// never. Where all threads of a pool are callers themselves, each works alone. A task gives the same
+// bits on any thread.
 class Team {
  public:
-  // A team of at most `most`, the caller included: of fewer where memory does not suffice to ask.
+  // A team of at most `most` threads with the caller, or fewer where memory runs out.
   Team(Pool& pool, int64_t most) : shared_(std::make_shared<Shared>()) {
     const int64_t threads = pool.threads() < most ? pool.threads() : most;
     try {
@@ -76,15 +76,16 @@ class Team {
   static constexpr uint64_t kClosed = ~uint64_t{0};
 
   struct Shared {
-    // The number of the pass in the upper half, its next task in the lower one. Who raises it from
-    // i to i + 1 has task i of that pass, and has read the f and n of that pass: Run changes them
-    // between passes only, when the ticket is kIdle and every task that was taken has ended. Who
-    // reads the n of a later pass, which is released after the ticket became kIdle, fails to raise.
+    // The upper half is the number of the pass, the lower half its next task. A thread that raises
+    // the ticket from i to i + 1 has task i of that pass, and has read the f and n of that pass: Run
+    // changes these only between passes, when the ticket is kIdle and every taken task has ended. A
+    // thread that reads the n of a later pass, released after the ticket became kIdle, cannot raise
+    // the ticket.
     std::atomic<uint64_t> ticket{kIdle};
     std::atomic<int64_t> n{0}, done{0};
     std::atomic<const std::function<void(int64_t)>*> f{nullptr};
 
-    // Runs one task; returns whether there was any.
+    // Runs one task. Returns whether there was one.
     bool Take() {
       uint64_t now = ticket.load(std::memory_order_acquire);
       while (now != kClosed) {

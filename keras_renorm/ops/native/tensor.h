@@ -47,11 +47,11 @@ struct Error {
   std::string message;
 
   static Error Invalid(const std::string& what) { return {kInvalidArgument, "keras_renorm: " + what}; }
-  static Error NoMemory() { return {kNoMemory, "no memory"}; }  // so short that it needs none
+  static Error NoMemory() { return {kNoMemory, "no memory"}; }  // too short to need memory
   bool failure() const { return kind != kNone; }
 };
 
-// f(), whose lack of memory is an error: its exception may not pass through a runtime's frames.
+// f(), with lack of memory as an error: no exception may pass through a runtime's frames.
 template <typename F> Error WithinMemory(const F& f) {
   try {
     return f();

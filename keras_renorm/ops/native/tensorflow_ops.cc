@@ -1,9 +1,9 @@
 // The calls as ops of TensorFlow: a graph or an eager program runs them without XLA in between.
 //
-// They are registered through TensorFlow's C interface, whose functions are looked up in the library
-// that the process has loaded: nothing is linked, and no header of TensorFlow's is needed. XLA
-// cannot compile such an op: what is traced for it (jit_compile=True) calls the handlers, and a
-// function that was traced before, outside XLA, cannot be compiled later.
+// The ops are registered through TensorFlow's C interface, whose functions are looked up in the
+// library that the process has loaded. Nothing is linked, and no header of TensorFlow's is needed. XLA
+// cannot compile such an op. What is traced for XLA (jit_compile=True) calls the handlers instead, and
+// a function that was traced outside XLA cannot be compiled later.
 
 #include <dlfcn.h>
 
@@ -20,7 +20,7 @@
 namespace keras_renorm {
 namespace {
 
-// ---- TensorFlow's C interface, as far as it is used (tensorflow/c/{kernels,ops,tf_*}.h)
+// ---- The part of TensorFlow's C interface in use (tensorflow/c/{kernels,ops,tf_*}.h)
 
 struct TF_Status;
 struct TF_Tensor;
@@ -83,7 +83,7 @@ struct TensorFlow {
   KR_TF_FUNCTIONS(KR_MEMBER)
 #undef KR_MEMBER
 
-  // Finds all functions in a loaded library; returns the name of one that is missing, or nullptr.
+  // Finds all functions in a loaded library. Returns the name of a missing one, or nullptr.
   const char* Find(void* library) {
 #define KR_FIND(name, ...)                                                                   \
   name = reinterpret_cast<std::add_pointer_t<__VA_ARGS__>>(dlsym(library, "TF_" #name)); \
@@ -126,8 +126,8 @@ class Status {
   TF_Status* const status_;
 };
 
-// A tensor's address and type. The reference is given up at once, since the context holds another:
-// with two of them an output could not take an input's place.
+// A tensor's address and type. It gives the reference up at once, as the context holds another: with
+// two references an output could not take an input's place.
 Tensor TensorOf(TF_Tensor* tensor) {
   Tensor result = {{ElementOf(tf.TensorType(tensor)), {}}, tf.TensorData(tensor)};
   const int rank = tf.NumDims(tensor);
@@ -143,8 +143,8 @@ struct Kernel {
   Attributes attributes;
 };
 
-// An attribute that holds a double's bits: one of type float would keep 24, and text is read as the
-// locale has it.
+// Reads an attribute that holds a double's bits. A float attribute would keep only 24 of them, and
+// reading text depends on the locale.
 double Number(TF_OpKernelConstruction* construction, const char* name, TF_Status* status) {
   int64_t bits = 0;
   tf.OpKernelConstruction_GetAttrInt64(construction, name, &bits, status);
@@ -175,8 +175,8 @@ template <int kNumber> void* CreateKernel(TF_OpKernelConstruction* construction)
 
 void DeleteKernel(void* kernel) { delete static_cast<Kernel*>(kernel); }
 
-// An output that may lie where the first input lies costs no new memory, and no write past the
-// cache. TensorFlow lets it, if nothing else will read that input.
+// Whether an output may overwrite the first input, which costs no new memory and no write past the
+// cache. TensorFlow allows it if nothing else will read that input.
 bool TakesFirst(const CallKind& kind, const Operand& operand, int output) {
   return output == 0 && kind.in_place && operand.CanOverwrite();
 }
@@ -233,7 +233,7 @@ void ComputeKernel(void* kernel, TF_OpKernelContext* context) {
 
 // ---- registration
 
-// What the operands alone tell; the callers in Python know the rest.
+// Infers what the operands alone tell. The callers in Python know the rest.
 template <int kNumber> void InferShapes(TF_ShapeInferenceContext* context, TF_Status* status) {
   tf.ShapeInferenceContextSetUnknownShape(context, status);
   if (!kCallKinds[kNumber].like_first || tf.GetCode(status) != kOk) return;
@@ -282,8 +282,8 @@ template <int kNumber> bool Register() {
 }  // namespace keras_renorm
 
 // Registers all calls as ops of the TensorFlow in the library at `path`, which the process has
-// loaded. Returns what is missing there, or nullptr. To be called once: TensorFlow ends a process
-// that registers an op twice.
+// loaded. Returns what is missing there, or nullptr. Call it once: TensorFlow ends a process that
+// registers an op twice.
 KR_EXPORT const char* keras_renorm_register_ops(const char* path) {
   using namespace keras_renorm;
   void* const library = dlopen(path, RTLD_NOW | RTLD_NOLOAD);

@@ -5,7 +5,7 @@
 namespace keras_renorm {
 namespace {
 
-std::atomic<int64_t> thread_count{0};  // 0: one for each processor
+std::atomic<int64_t> thread_count{0};  // 0: a thread for each processor
 
 }  // namespace
 
@@ -19,12 +19,12 @@ Workers& SharedWorkers() {
 
 }  // namespace keras_renorm
 
-// Threads for a call, the caller included, heeded until the first one.
+// Sets the threads of a call, the caller included. Later calls than the first do not heed it.
 KR_EXPORT void keras_renorm_set_threads(int64_t threads) {
   keras_renorm::thread_count.store(threads);
 }
 
-// Threads that work on a call, the caller included.
+// The threads that work on a call, the caller included.
 KR_EXPORT int keras_renorm_threads() {
   return static_cast<int>(keras_renorm::SharedWorkers().threads());
 }

@@ -1,4 +1,4 @@
-// Threads of the library's own, for a runtime that lends none.
+// The library's own threads, for a runtime that lends none.
 
 #ifndef KERAS_RENORM_OPS_NATIVE_WORKERS_H_
 #define KERAS_RENORM_OPS_NATIVE_WORKERS_H_
@@ -22,10 +22,10 @@
 
 namespace keras_renorm {
 
-// Never to be destroyed: its threads would outlive it.
+// Never destroy it: its threads would outlive it.
 class Workers : public Pool {
  public:
-  // `most` counts the one that calls. Where the system gives fewer threads, there are fewer.
+  // `most` counts the caller. The system may give fewer threads.
   explicit Workers(int64_t most) : process_(getpid()) {
     try {
       for (; threads_ < most; ++threads_) std::thread([this] { Serve(); }).detach();
@@ -33,7 +33,7 @@ class Workers : public Pool {
     }
   }
 
-  // In a forked process there are none but the caller.
+  // A forked process has the caller only.
   int64_t threads() const override { return getpid() == process_ ? threads_ : 1; }
 
   void Schedule(std::function<void()> task) override {
@@ -48,11 +48,11 @@ class Workers : public Pool {
   }
 
  private:
-  // How long a thread without a task stays awake, and how many do. Where one layer is trained by
+  // How long a thread without a task stays awake, and how many threads do. Where one layer trains by
   // itself, backward follows forward, and the next step the last one, within some 25 us: forward +
-  // backward of 1 MB and more take 5 to 10 % less so. Whole networks are no faster and no slower.
-  // The price is this much processor time for each of them and call, which is why they are few. They
-  // yield, so that a thread that has work gets the core.
+  // backward of 1 MB and more then take 5 to 10 % less. Whole networks are no faster and no slower.
+  // The price is this much processor time per thread and call, so the threads are few. They yield,
+  // so that a thread with work gets the core.
   static constexpr std::chrono::microseconds kAwake{50};
   static constexpr size_t kMostAwake = 4;
 
@@ -61,8 +61,8 @@ class Workers : public Pool {
   std::mutex mutex_;
   std::condition_variable some_;
   std::deque<std::function<void()>> tasks_;
-  size_t awake_ = 0;  // threads that have ended a task and not looked for the next one yet
-  // The size of tasks_, to be read without the mutex: a hint, for which any order will do.
+  size_t awake_ = 0;  // threads that have ended a task and not yet looked for the next one
+  // The size of tasks_ for readers without the mutex: a hint, for which any order will do.
   alignas(64) std::atomic<size_t> queued_{0};
 
   void Serve() {
@@ -93,7 +93,7 @@ class Workers : public Pool {
   }
 };
 
-// Those of the process, started by the first call: of a thread for each processor, or of as many as
+// The workers of the process, started by the first call: a thread for each processor, or as many as
 // keras_renorm_set_threads said before.
 Workers& SharedWorkers();
 

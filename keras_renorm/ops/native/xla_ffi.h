@@ -1,5 +1,5 @@
-// XLA's foreign function interface, as far as it is used: version 0.1 of its C interface in our own
-// words, so that a compiler is all that a build needs, and every XLA from 0.1 on takes the library.
+// The part of XLA's foreign function interface that the library uses: version 0.1 of its C interface
+// in our own words. So a build needs a compiler only, and every XLA from 0.1 on takes the library.
 // Later versions add to the ends of these structs. xla_ffi_test.cc holds them against XLA's headers.
 
 #ifndef KERAS_RENORM_OPS_NATIVE_XLA_FFI_H_
@@ -13,7 +13,7 @@ namespace xla_ffi {
 
 constexpr int kMajorVersion = 0, kMinorVersion = 1;
 
-// The numbers are those of XLA's enumerations.
+// Numbers of XLA's enumerations.
 constexpr int kPred = 1, kS64 = 5, kF16 = 10, kF32 = 11, kF64 = 12, kBF16 = 16;
 constexpr int kInvalidArgument = 3, kResourceExhausted = 8;
 constexpr int kMetadataExtension = 1, kBufferArgument = 1, kScalarAttribute = 3;
@@ -149,8 +149,8 @@ struct Api {
   Error* (*count_threads)(CountThreads*);  // see CountsThreads
 };
 
-// Not all of version 0.1: that of TensorFlow 2.18 has other functions in this place, and says the
-// same, too small, size as that of JAX 0.5.
+// Not every version 0.1 has it. TensorFlow 2.18 has other functions in this place, and gives the same
+// size as JAX 0.5, which is too small.
 inline bool CountsThreads(const Api& api) {
   return api.struct_size > sizeof(Api) + 2 * sizeof(void*);
 }
