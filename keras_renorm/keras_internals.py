@@ -32,7 +32,7 @@ def flattened(layer: Layer) -> list[Layer]:
 
 
 def children(layer: Layer) -> list[Layer]:
-    """The layers directly in a layer, each once; of a model also its input layers.
+    """The layers directly in a layer, each once. A model's include its input layers.
 
     `Layer._flatten_layers(include_self=False, recursive=False)`, in all.
     """
@@ -55,7 +55,7 @@ def attributes(layer: Layer) -> dict[str, Any]:
 
 
 def replace_child(holder: Layer, old: Layer, new: Layer) -> None:
-    """Puts `new` into the place of `old` among the layers in a layer, also if that is built.
+    """Puts `new` into the place of `old` among a layer's layers, even if the layer is built.
 
     `Layer._tracker` and its `replace_tracked_value`, in all.
     """
@@ -63,14 +63,14 @@ def replace_child(holder: Layer, old: Layer, new: Layer) -> None:
 
 
 def adopt_variables(layer: Layer, variables: dict[str, Any]) -> None:
-    """Gives a built layer these in the place of all its variables with gradient, in their order.
+    """Replaces all variables with gradient of a built layer by these, in their order.
 
     `Layer._tracker` and its `unlock`, `untrack`, `add_to_store` and `lock`, in all.
     """
     layer._tracker.unlock()
     for name, variable in variables.items():
         layer._tracker.untrack(getattr(layer, name))
-        # By itself it would sort one that is not trained now among those that never are.
+        # The tracker itself would file a frozen variable among those that never train.
         layer._tracker.add_to_store("trainable_variables", variable)
         setattr(layer, name, variable)
     layer._tracker.lock()
@@ -85,7 +85,7 @@ def show_parameters(layer: Layer) -> None:
 
 
 def copy_trainable(old: Layer, new: Layer) -> None:
-    """Gives a layer the `trainable` of another, and none to the layers in it, as the setter does.
+    """Gives a layer the `trainable` of another. Unlike the setter, it leaves inner layers alone.
 
     `Layer._trainable`, in all.
     """
@@ -123,7 +123,7 @@ def number_of_calls(layer: Layer) -> int:
 
 
 def operation_of(tensor: keras.KerasTensor) -> Any:
-    """The operation that gives a symbolic tensor; an `InputLayer` for an input.
+    """The operation that makes a symbolic tensor: an `InputLayer` for an input.
 
     `KerasTensor._keras_history`, in all.
     """
@@ -133,7 +133,7 @@ def operation_of(tensor: keras.KerasTensor) -> Any:
 def same_operation(operation: Any) -> Any:
     """A copy of an operation that is no layer, without its calls in a graph.
 
-    It has no weights, and a configuration could not hold its functions and arrays.
+    The operation has no weights, and a configuration could not hold its functions and arrays.
     `Operation._inbound_nodes` and `_outbound_nodes`, in all.
     """
     new = object.__new__(type(operation))
@@ -152,9 +152,9 @@ def seed_generators(layer: Layer) -> list[keras.random.SeedGenerator]:
 
 @contextlib.contextmanager
 def losses_kept(layer: Layer) -> Iterator[None]:
-    """In the context, calls leave the losses that an earlier call gave `layer`, and add none.
+    """In the context, calls keep the losses that an earlier call gave `layer`, and add none.
 
-    A call of the whole model takes them away first, also within a `StatelessScope`.
+    Otherwise a call of the whole model first takes them away, even within a `StatelessScope`.
     `Layer._losses` and `Layer._loss_ids`, in all.
     """
     parts = flattened(layer)
@@ -185,7 +185,7 @@ def output_shape_of_lambda(layer: keras.layers.Lambda) -> Any:
 
 
 def batches_seen(optimizer: keras.optimizers.Optimizer) -> int:
-    """The batches that an optimizer was given; `iterations` counts gathered ones as one step.
+    """The number of batches that an optimizer got. `iterations` counts gathered ones as one step.
 
     `Optimizer._iterations`, in all but 3.4, whose `iterations` counts batches.
     """
@@ -194,9 +194,9 @@ def batches_seen(optimizer: keras.optimizers.Optimizer) -> int:
 
 
 def callbacks_in_fit() -> list[Any]:
-    """The callbacks of the list that is calling a method of one of them; none if no list is.
+    """The callbacks of the list that is calling one of them; empty if no list is.
 
-    Keras tells a callback nothing of the others. `self` in the frames of the methods of
+    Keras does not tell a callback about the others. `self` in the frames of the methods of
     `keras.callbacks.CallbackList`, and its `callbacks`, in all.
     """
     frame = inspect.currentframe()
@@ -209,7 +209,7 @@ def callbacks_in_fit() -> list[Any]:
 
 
 def is_keras_method(kind: type, method: str) -> bool:
-    """Whether a method of a class is as Keras wrote it.
+    """Whether a class has Keras's own version of a method.
 
     The package of its module, `keras`, in all.
     """
@@ -228,9 +228,9 @@ def renormalizes(layer: Layer) -> bool:
 def variable_of_each_replica(aggregation: str, **options: Any) -> keras.Variable:
     """A variable with a copy for each replica of a `tf.distribute` strategy, updated apart.
 
-    `keras.Variable(synchronization=)`, from 3.10 on, and its `aggregation`, from 3.7 on heeded.
-    Before, TensorFlow is told when Keras asks it for the variable. Without, replica 0's would be
-    what one reads.
+    `keras.Variable(synchronization=)`, from 3.10 on, and its `aggregation`, which Keras heeds from
+    3.7 on. In older versions, TensorFlow hears both when Keras asks it for the variable. Otherwise
+    a read would give replica 0's value.
     """
     options["aggregation"] = aggregation
     if "synchronization" in inspect.signature(keras.Variable.__init__).parameters:
@@ -254,7 +254,7 @@ def variable_of_each_replica(aggregation: str, **options: Any) -> keras.Variable
 def synchronizes() -> bool:
     """Whether `keras.layers.BatchNormalization` takes `synchronized=True`.
 
-    It refuses that under other backends than TensorFlow, in all.
+    Keras refuses that under backends other than TensorFlow, in all.
     """
     return keras.backend.backend() == "tensorflow"
 
@@ -262,7 +262,7 @@ def synchronizes() -> bool:
 def trains_fixed_variables() -> bool:
     """Whether a running `fit` cannot change which variables it trains.
 
-    The JAX trainer sorts them as `fit` begins, in all.
+    The JAX trainer sorts variables as `fit` begins, in all.
     """
     return keras.backend.backend() == "jax"
 
@@ -270,19 +270,19 @@ def trains_fixed_variables() -> bool:
 def may_mistake_width(layer: Layer) -> bool:
     """Whether a convolution with channels first may add its bias along the width.
 
-    `ops.add` under TensorFlow tells the channels' axis by its size and takes the last axis where
+    Under TensorFlow `ops.add` finds the channels' axis by its size, and takes the last axis where
     both sizes are equal, in all from 3.8 on.
     """
     if keras.backend.backend() != "tensorflow":
         return False
-    if number_of_calls(layer) != 1:  # other models use it, too: their widths are not this one's
+    if number_of_calls(layer) != 1:  # other models use it, too, and may have other widths
         return True
     shape = layer.output.shape
     return shape[-1] is None or shape[-1] == shape[1]
 
 
 def notes_of_call(layer: Layer) -> dict[Any, Any] | None:
-    """A place for notes while the call of the whole model runs; None outside of such a call.
+    """A place for notes while the call of the whole model runs, or None outside such a call.
 
     The call is the outermost `__call__`, or a `StatelessScope`, because `stateless_call` does not
     go through the model's `__call__`. `get_stateless_scope`, `Layer._get_call_context` and
@@ -292,7 +292,7 @@ def notes_of_call(layer: Layer) -> dict[Any, Any] | None:
     if holder is None:
         holder = layer._get_call_context()
         if holder.entry_layer is layer:
-            # Nothing but the layer is called. If by `call` itself, the context was made here.
+            # The layer alone is called. If by `call` itself, the line above made the context.
             layer._maybe_reset_call_context()
             return None
     if not hasattr(holder, "_keras_renorm_notes"):
@@ -301,7 +301,7 @@ def notes_of_call(layer: Layer) -> dict[Any, Any] | None:
 
 
 def loaded_with(layer: Layer) -> list[Any]:
-    """The list of layers, `layer` among them, that Keras loads from a file; empty if it loads none.
+    """The list of layers with `layer` that Keras is loading from a file; empty if there is none.
 
     `container` in the frame of `saving_lib._load_container_state`, in all.
     """
@@ -315,21 +315,21 @@ def loaded_with(layer: Layer) -> list[Any]:
 
 
 def beside(store: Any, name: str, old: str, new: str, number: int | None) -> list[Any]:
-    """The weights in a file of a layer of another class, in the place of one that is not in it.
+    """The weights that a file has for a layer of another class in the place of a missing layer.
 
-    A file has a group for each layer, called by its class and its number among those of its class
-    in a list, such as `batch_normalization_2`; since 3.6 it also holds the layer's name.
+    A file has a group for each layer, named by the layer's class and its number in that class in a
+    list, such as `batch_normalization_2`. Since 3.6 the group also holds the layer's name.
 
     Args:
         store: What `load_own_variables` gets.
-        name: Name of the layer that is looked for. A group with it comes first.
-        old: What the group would be called, in part.
-        new: What stands there in its place.
-        number: The number of the group in its list; None for a layer in no list, which Keras calls
-            by its attribute.
+        name: The missing layer's name. A group with this name comes first.
+        old: The part of the missing group's name to replace.
+        new: What the file has in its place.
+        number: The number of the group in its list, or None for a layer in no list, which Keras
+            names by its attribute.
 
     Returns:
-        The weights, in the order of the file; none if there is no such group.
+        The weights, in the order of the file; empty if there is no such group.
 
     `H5IOStore.h5_file`, `_h5_entry_path` and `get` from 3.10 on, before that `H5Entry.h5_file` and
     `path`.
@@ -349,7 +349,7 @@ def beside(store: Any, name: str, old: str, new: str, number: int | None) -> lis
 
 
 def own_weight_count(layer: Layer) -> int:
-    """How many weights a layer has itself, without those of layers in it.
+    """The number of a layer's own weights, without those of layers in it.
 
     `Layer._trainable_variables` and `Layer._non_trainable_variables`, in all.
     """
@@ -357,12 +357,12 @@ def own_weight_count(layer: Layer) -> int:
 
 
 def is_exporting(exporters: tuple[str, ...] = EXPORTERS) -> bool:
-    """Whether an exporter traces what runs here and now: Keras's, or one that is called directly.
+    """Whether an exporter traces here and now: Keras's, or one that the user calls.
 
-    The package of Keras's, `keras.src.export`, in all. What an exporter calls has it on its stack.
+    The exporter is then on the stack. The package of Keras's, `keras.src.export`, in all.
 
     Args:
-        exporters: What their modules' names begin with.
+        exporters: The beginnings of the exporters' module names.
     """
     frame: types.FrameType | None = sys._getframe()
     while frame is not None:
@@ -383,8 +383,8 @@ def mark_called(model: Layer) -> None:
 def attached_mask(x: Tensor) -> Tensor | None:
     """The mask that Keras attached to a tensor, or None.
 
-    Keras hands it over itself only to a layer with a single tensor argument. It is an attribute of
-    the tensor, but under JAX, where traced tensors take none, Keras keeps it elsewhere.
+    Keras itself hands the mask over only to a layer with a single tensor argument. The mask is an
+    attribute of the tensor. JAX's traced tensors take none, so under JAX Keras keeps it elsewhere.
     """
     if keras.backend.backend() != "jax":
         return getattr(x, "_keras_mask", None)
@@ -394,7 +394,7 @@ def attached_mask(x: Tensor) -> Tensor | None:
 
 
 class _Reader(keras.layers.Layer):
-    """A layer of one tensor, to which Keras hands that tensor's mask."""
+    """A layer of one tensor, which gets that tensor's mask from Keras."""
 
     def __init__(self) -> None:
         super().__init__(autocast=False)

@@ -44,7 +44,7 @@ def check_sharing(pairs: Iterable[tuple[Layer, Layer]]) -> None:
 
 
 def paired(old: Layer, new: Layer) -> Iterator[tuple[Layer, Layer]]:
-    """A layer and its inner layers, each with its copy, where a copy comes from a configuration.
+    """A layer and its inner layers, each with its copy, if a configuration made the copy.
 
     Raises:
         ValueError: If the copy has more inner layers, or fewer.
@@ -97,7 +97,7 @@ def _no_sharing(layer: Layer) -> ValueError:
 
 def _comparable(layer: Layer) -> dict[str, Any]:
     """A configuration without the entries in which copies of one layer may differ."""
-    # Handing over the weights sets this, and Keras's configurations do not tell it.
+    # Handing over the weights sets this entry, which Keras's configurations do not hold.
     config = layer.get_config() | {"frozen_statistics": None}
     # The activation's configuration also tells whether its weights are made.
     return config if layer_activation(layer) is None else config | {"activation": None}

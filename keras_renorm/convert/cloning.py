@@ -16,7 +16,7 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
     """A copy of `model` with replaced layers, its weights and its `trainable` flags.
 
     Args:
-        model: The model; it stays as it is.
+        model: The model. It stays as it is.
         rewrite: What happens to its layers.
 
     Returns:
@@ -24,8 +24,8 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
 
     Raises:
         TypeError: If `model` is no Keras model, or a copy would lose its class.
-        ValueError: If a layer cannot be replaced where it lies, or a shared layer would be shared
-            no longer.
+        ValueError: If a layer cannot be replaced where it lies, or a shared layer would no longer
+            be shared.
     """
     check_model(model)
     copier = Copier(model, rewrite)
@@ -36,8 +36,8 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
     for old, new in pairs:
         check_copy(old, new, rewrite)
     check_sharing(pairs)
-    # Setting it on an outer layer sets it on the inner ones, too. Outer layers hold more layers,
-    # and so come first.
+    # Setting `trainable` on an outer layer sets it on the inner layers, too. Outer layers hold more
+    # layers, and so come first.
     for old, new in sorted(pairs, key=lambda pair: -len(keras_internals.flattened(pair[0]))):
         new.trainable = rewrite.trainable(old)
     for old, new in pairs:
@@ -49,7 +49,7 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
 
 @contextlib.contextmanager
 def uncompiled(model: keras.Model) -> Iterator[None]:
-    """In the context, Keras clones `model` without its loss. It refuses one with a lambda."""
+    """In the context, Keras clones `model` without its loss. Keras refuses a loss with a lambda."""
     parts = keras_internals.flattened(model)
     compiled = [part for part in parts if getattr(part, "compiled", False)]
     try:

@@ -11,7 +11,7 @@ Layer: TypeAlias = keras.layers.Layer
 
 
 def config_of(layer: Layer) -> dict[str, Any]:
-    """The configuration of a layer, with its functions themselves and a copy of its activation.
+    """A layer's configuration, with its functions as they are and a copy of its activation.
 
     `get_config` turns functions into names, which Keras finds only if they are registered, or into
     code without the names around it. An activation that is a layer is copied without weights,
@@ -67,7 +67,7 @@ def deserialized(config: dict[str, Any], layer: Layer) -> Layer:
 
 
 def layer_activation(layer: Layer) -> Layer | None:
-    """The activation of a layer, if it is a layer, too, and an argument of the constructor."""
+    """A layer's activation, if that is itself a layer and an argument of the constructor."""
     activation = getattr(layer, "activation", None)
     if not isinstance(activation, keras.layers.Layer):
         return None

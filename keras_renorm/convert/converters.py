@@ -1,4 +1,4 @@
-"""Batch norms of one kind in the places of those of another.
+"""Converters, which put batch norms of one kind in the places of another.
 
 All converters copy the model, or change it in place: the same network, names, weights, `trainable`
 flags, regularizers, constraints and dtype policies, with other normalization layers.
@@ -34,7 +34,7 @@ from keras_renorm.models import is_batch_norm
 from keras_renorm.ops import arguments
 
 Layer: TypeAlias = keras.layers.Layer
-# These change the weights, the inference, or the identity of the layers.
+# Options that would change the weights, the inference, or the identity of the layers.
 _FIXED = ("name", "axis", "center", "scale", "epsilon", "activation", "dtype", "trainable")
 
 
@@ -66,10 +66,10 @@ def to_batch_renormalization(
             constructor makes their norms and whose configuration does not hold them. It finds
             layers in attributes of the model and of its layers, and in lists, tuples, dicts and
             sets there. Every other layer and all gammas and betas stay the same objects, so a
-            compiled model goes on with its optimizer. Functional models inside are made anew of
-            the same layers; `model` itself must not be functional. Trace functions of your own
-            again. A file of the whole model calls the constructor, which makes the old norms: use
-            `save_weights`, and convert before `load_weights`.
+            compiled model goes on with its optimizer. Functional models inside are made anew from
+            the same layers, but `model` itself must not be functional. Trace your own functions
+            again. Use `save_weights`, and convert before `load_weights`: loading the whole model
+            calls the constructor, which makes the old norms.
         **options: Arguments of `BatchRenormalization` for all new layers: `r_max`, `d_max`,
             `num_steps`, `renorm_clipping`, `momentum`, `synchronized`.
 
@@ -107,7 +107,7 @@ def to_batch_normalization(
 ) -> keras.Model:
     """A copy of `model` with `keras_renorm.layers.BatchNormalization` for every batch norm.
 
-    It undoes `to_batch_renormalization`, bit for bit; only the limits and their counter are lost.
+    It undoes `to_batch_renormalization`, bit for bit, except for the limits and their counter.
     Keras's layers become ours, with or without `renorm`.
 
     Args:
@@ -271,7 +271,7 @@ class _NormRewrite(Rewrite):
         self.failed: dict[str, str] = {}
 
     def replace(self, layer: Layer) -> Layer | None:
-        """The rule's layer; None, with the reason noted, where an argument does not fit."""
+        """The rule's layer, or None where an argument does not fit; notes the reason."""
         if not is_batch_norm(layer):
             return None
         known = type(layer) in {KerasBatchNormalization, *RENORM_OF, *PLAIN_OF}
@@ -355,7 +355,7 @@ def _synchronized(layer: Layer, synchronized: bool) -> Layer | None:
 
 
 def _without_replaced(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without limits for which `options` have others of another form."""
+    """A configuration without the limits that `options` replace in another form."""
     replaced = options.keys() & {"renorm_clipping", "num_steps"}
     return without(config, "r_max", "d_max") if replaced else config
 

@@ -24,7 +24,7 @@ Chain: TypeAlias = tuple[Any, ...]
 
 
 class Copier:
-    """Copies the layers in a model, each layer once, however often it is used.
+    """Copies the layers in a model, each once, however often the model uses it.
 
     Args:
         model: The model.
@@ -116,7 +116,7 @@ class Copier:
         return type(model)(layers, name=model.name)
 
     def _layer(self, layer: Layer) -> Layer:
-        """A layer from the configuration of another, with that one's inner layers replaced."""
+        """A copy of a layer from its configuration, with its inner layers replaced."""
         config = config_of(layer)
         if type(layer) is keras.layers.TimeDistributed:
             options = {key: value for key, value in config.items() if key != "layer"}
@@ -126,8 +126,8 @@ class Copier:
             config["activation"] = self._inner(activation, layer)
         new = made_like(layer, self._replaced_in(config, self._replaceable(layer), layer))
         before, after = map(keras_internals.flattened, (layer, new))
-        # A class without the argument `name` loses its name, and the names of layers that it makes
-        # count on.
+        # A class without the argument `name` loses its name, and Keras numbers the layers that it
+        # makes anew.
         for part, copy in zip(before, after if len(before) == len(after) else [new], strict=False):
             copy.name = part.name
         return new
@@ -171,7 +171,7 @@ class Copier:
             yield from self._pairs(part, seen)
 
     def _parts(self, old: Layer) -> list[Layer] | None:
-        """The layers in a layer, if they were copied apart; None if its configuration made them."""
+        """The layers in a layer that were copied apart, or None if its configuration made them."""
         if is_graph(old):
             layers = [one for one in keras_internals.children(old) if not _is_input(one)]
             if any(id(layer) not in self._chains for layer in layers):
@@ -205,7 +205,7 @@ def _input(layer: Layer) -> Layer:
 
 
 def new_inputs(model: keras.Model) -> Any:
-    """New inputs for a copy of a functional model. Keras's own are never sparse or optional."""
+    """New inputs for a copy of a functional model. Those of Keras are never sparse or optional."""
     return keras.tree.map_structure(
         lambda tensor: _input(keras_internals.operation_of(tensor)).output, model.input
     )

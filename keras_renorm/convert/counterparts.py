@@ -1,4 +1,4 @@
-"""The counterparts of batch norms among Keras's layers and ours, and how weights go over."""
+"""The counterparts of batch norms among Keras's layers and ours, and how their weights move."""
 
 import inspect
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from keras_renorm.statistics import is_frozen
 Layer: TypeAlias = keras.layers.Layer
 KerasBatchNormalization: TypeAlias = keras.layers.BatchNormalization
 
-# Each layer of ours, and the same with r and d.
+# Each of our layers, and the layer like it with r and d.
 RENORM_OF: dict[Any, Any] = {
     BatchNormalization: BatchRenormalization,
     DomainBatchNormalization: DomainBatchRenormalization,
@@ -31,7 +31,7 @@ _WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def is_one_affine(layer: Any) -> bool:
-    """Whether a layer's inference is one affine: a batch norm without domains, of no subclass."""
+    """Whether a layer's inference is one affine map: a batch norm without domains, no subclass."""
     return type(layer) in (KerasBatchNormalization, BatchNormalization, BatchRenormalization)
 
 
@@ -40,11 +40,11 @@ def as_keras(layer: Layer) -> Layer | None:
     if type(layer) not in (BatchNormalization, BatchRenormalization):
         return None
     known = {*inspect.signature(KerasBatchNormalization).parameters, "name", "dtype", "trainable"}
-    if is_linear(layer.activation):  # otherwise the activation that follows has it
+    if is_linear(layer.activation):  # otherwise the activation that follows has the regularizer
         known.add("activity_regularizer")
     config = {key: value for key, value in config_of(layer).items() if key in known}
     if not keras_internals.synchronizes():
-        # Keras has it under TensorFlow only. With JAX's global arrays the moments are global.
+        # Keras takes it under TensorFlow only. JAX's global arrays have global moments anyway.
         config.pop("synchronized", None)
     return KerasBatchNormalization.from_config(config)
 
@@ -52,7 +52,7 @@ def as_keras(layer: Layer) -> Layer | None:
 def activation_after(layer: Layer) -> Layer | None:
     """The activation of one of our batch norms as a layer, or None if there is none.
 
-    An activation that is a layer already is returned itself: copy it.
+    An activation that is a layer comes back itself: copy it.
     """
     if not isinstance(layer, BatchNormalization) or is_linear(layer.activation):
         return None
@@ -87,7 +87,7 @@ def hand_over_norm(old: Layer, new: Layer) -> None:
             with np.errstate(over="ignore"):
                 variable.assign(value)
             _check_range(old, name, value, variable)
-            # `statistics.freeze` sets it on gamma and beta alone.
+            # `statistics.freeze` sets `trainable` on gamma and beta alone.
             variable.trainable = getattr(old, name).trainable and new.trainable
     if isinstance(new, BatchRenormalization):
         new.trust_statistics()
@@ -112,7 +112,7 @@ def _check_range(layer: Layer, name: str, value: Any, variable: Any) -> None:
 
 
 def normalizations(model: keras.Model) -> list[Layer]:
-    """The layers of a model that normalise, by their classes and names; each once."""
+    """The layers of a model that normalise, by class or class name, each once."""
     return [
         layer
         for layer in keras_internals.flattened(model)

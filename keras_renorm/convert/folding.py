@@ -38,7 +38,7 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
     A batch norm, Keras's or ours, is folded into the layer before it: a convolution (plain,
     depthwise, separable or transposed) or a dense layer. That layer must have no activation and the
     norm's axis of channels, and nothing else may use it or its output. Dropout may stand between.
-    The layer then has a bias and the norm's `activation`, and no regularizers and constraints.
+    The layer then has a bias and the norm's `activation`, but no regularizers or constraints.
     Every other batch norm becomes a `keras.layers.BatchNormalization` with `trainable=False`: one
     multiplication and one addition, about as fast as a layer made for it (measured). Its activation
     becomes the layer `NAME_activation`, with a number if that name is taken. An activation that is
@@ -46,8 +46,8 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
     its weights and its name, numbered likewise.
 
     The weights are folded in float64. Each layer agrees with the old one in inference to 1e-5, for
-    outputs of order 1 in float32; under half-precision policies, to their rounding. A deep network
-    agrees as closely as its own rounding lets it, and is as far from float64 as before:
+    outputs of order 1 in float32, and to the rounding of half-precision policies. A deep network
+    agrees as closely as its own rounding allows, and is as far from float64 as before:
     Inception-v3 with random weights 2.4e-4, and 2.1e-4 before (measured). A norm of ours whose
     moving mean is beyond 64 deviations stays as it is, because the sum would lose digits.
 
@@ -192,7 +192,7 @@ def _with_bias(layer: Layer, norm: Layer) -> Layer:
 
 
 def _why_kept(layer: Layer) -> str:
-    """Why a layer stays that no graph calls or that is no batch norm; empty if it is plain."""
+    """Why a layer stays; empty for layers that are no batch norm with one affine map."""
     if isinstance(layer, DomainBatchNormalization):
         return "an affine for each domain"
     return "its activation has no room in the layer around it" if is_one_affine(layer) else ""

@@ -19,7 +19,7 @@ def holds(holder: Layer, layer: Layer) -> bool:
 
 
 def holds_in_function(holder: Layer, layer: Layer) -> str | None:
-    """The attribute that is a function which holds `layer` itself, or None."""
+    """The attribute with a function that holds `layer` itself, or None."""
     return next(
         (
             name
@@ -44,7 +44,7 @@ def exchange(holder: Layer, new_of: Callable[[Any], Any]) -> None:
 
 
 def _exchanged(value: Any, new_of: Callable[[Any], Any]) -> Any:
-    """The replacement of a value; a mutable container is changed and returned itself."""
+    """The replacement of a value. A mutable container changes, and is returned itself."""
     if isinstance(value, keras.layers.Layer):
         return new_of(value)
     if isinstance(value, list):
@@ -55,7 +55,7 @@ def _exchanged(value: Any, new_of: Callable[[Any], Any]) -> Any:
     elif isinstance(value, dict):
         for key, item in list(value.items()):
             new_key, new = new_of(key), _exchanged(item, new_of)
-            if new_key is not key:  # Keras keeps a dict by layer of what it compiled with
+            if new_key is not key:  # Keras keeps what it compiled with in a dict by layer
                 del value[key]
             if new_key is not key or new is not item:
                 value[new_key] = new

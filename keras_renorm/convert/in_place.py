@@ -1,4 +1,4 @@
-"""Other layers in the places of a model's own, without a copy of the model."""
+"""Replaces layers of a model in the model itself, without a copy."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,10 +21,10 @@ Layer: TypeAlias = keras.layers.Layer
 
 
 class InPlace:
-    """A plan that replaces layers of a model by others; it is made before any change.
+    """A plan that replaces layers of a model. It is complete before any change.
 
     A functional model cannot get another graph. So a functional model inside is replaced like a
-    layer, by a new one of the same other layers.
+    layer, by a new model that keeps the other layers.
 
     Args:
         model: The model.
@@ -69,7 +69,7 @@ class InPlace:
         return self._new(layer)
 
     def _new(self, layer: Any) -> Any:
-        """The layer that was settled; a new layer stays."""
+        """The layer that `_plan` settled. A new layer stays."""
         return self._pairs.get(id(layer), (layer, layer))[1]
 
     def _made(self, layer: Layer) -> Layer:
@@ -123,9 +123,9 @@ class InPlace:
 
 
 def _with_weights(old: Layer, new: Layer, rewrite: Rewrite) -> Layer:
-    """`new` with the activation and the weights of `old`; gamma and beta are the same variables.
+    """`new` with the activation and weights of `old`. Gamma and beta stay the same variables.
 
-    So an optimizer goes on, and so does anything else with a state for each variable.
+    So an optimizer goes on, like anything else with a state for each variable.
     """
     activation = layer_activation(old)
     if activation is not None and layer_activation(new) is not None:
@@ -153,7 +153,7 @@ def _scope_around(layer: Layer) -> Iterator[None]:
 
 
 def _with_graph(model: keras.Model, new_of: Callable[[Any], Any]) -> keras.Model:
-    """A functional model like `model`, of the same layers except those that leave."""
+    """A functional model like `model`, with the same layers except those that leave."""
     with uncompiled(model):
         new = keras.models.clone_model(model, new_inputs(model), clone_function=new_of)
     kept = {id(layer) for layer in keras_internals.children(new)}

@@ -19,15 +19,15 @@ class Rewrite:
         return None
 
     def follow(self, layer: Layer) -> Layer | None:
-        """The layer that follows a replaced or removed layer; None for none.
+        """The layer that follows a replaced or removed layer, or None.
 
-        It is a new layer without weights, or the activation of `layer`, which is then copied. A
-        name that is taken gets a number.
+        It is a new layer without weights, or the activation of `layer`, which is then copied. If
+        its name is taken, it gets a number.
         """
         return None
 
     def removes(self, layer: Layer) -> bool:
-        """Whether `layer` is left out. Its input then goes to what follows."""
+        """Whether to leave `layer` out. Its input then goes to what follows."""
         return False
 
     def transfer(self, old: Layer, new: Layer) -> None:

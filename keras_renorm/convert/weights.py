@@ -1,4 +1,4 @@
-"""Weights, and the rest of what a layer has learned, for copies."""
+"""Gives copies the weights of their layers, and all else that these have learned."""
 
 import tempfile
 from typing import Any, TypeAlias
@@ -62,7 +62,7 @@ def _build_as(old: Layer, new: Layer) -> None:
 
 
 def _symbols(shapes: Any) -> Any:
-    """Symbolic inputs; a call with them gives weights their paths, as `build` does not."""
+    """Symbolic inputs. A call with them gives weights their paths, which `build` does not."""
     return keras.tree.map_shape_structure(keras.KerasTensor, _plain(shapes))
 
 
