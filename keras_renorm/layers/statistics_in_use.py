@@ -20,7 +20,7 @@ _here = threading.local()
 
 @contextlib.contextmanager
 def batch_at_inference(layers: Iterable[Any]) -> Iterator[None]:
-    """Within it, in this thread, `layers` use the minibatch's statistics and update nothing."""
+    """In the context, in this thread, `layers` use the minibatch's statistics, update nothing."""
     context = tuple(layers)
     _everywhere.append(context)
     _here.contexts = (*getattr(_here, "contexts", ()), context)

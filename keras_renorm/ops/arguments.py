@@ -147,7 +147,7 @@ def converted(value: Any, dtype: str) -> Tensor:
     """`value` in `dtype`: a tensor, an array, a number, or a list of numbers or of tensors."""
     # `cast` alone makes float32 of Python's numbers first under TensorFlow.
     if not hasattr(value, "dtype"):
-        value = keras.ops.convert_to_tensor(value, dtype)  # PyTorch ignores it for lists of tensors
+        value = keras.ops.convert_to_tensor(value, dtype)  # PyTorch: no dtype of lists of tensors
     return keras.ops.cast(value, dtype)
 
 

@@ -1,7 +1,7 @@
 """Normalisation of minibatches that hold examples of several domains.
 
 D is the number of domains. A statistic or parameter of shape `[D, C]` has a row for each domain.
-All domains share one of shape `[C]`. `domain` is one id for all examples, an `int` or a scalar
+All domains share a vector of shape `[C]`. `domain` is one id for all examples, an `int` or a scalar
 integer tensor, or a vector `[B]` with an id per example, along axis 0 of `x`. An example whose id
 is not in [0, D) has the output NaN and changes no statistic. Compiled programs cannot raise, and no
 other output is sure to be noticed.

@@ -51,8 +51,8 @@ def batch_renormalization(
     ```
 
     You can differentiate the output a second time, and forwards, even as part of a `tf.function`
-    that you differentiate as a whole. Forwards does not work inside a `tf.function`, and neither
-    works for a minibatch of several replicas. Under JAX, forwards needs
+    that you differentiate as a whole. Forward derivatives do not work inside a `tf.function`, and
+    neither works for a minibatch of several replicas. Under JAX forward derivatives need
     `KERAS_RENORM_LOWERING=composite`.
 
     The defaults `r_max=1` and `d_max=0` give Batch Normalization. Masked positions have a `y` like
@@ -310,7 +310,7 @@ def inference_step(
     You can differentiate the output any number of times backwards, and forwards, with two
     exceptions. TensorFlow finds no derivative of its operation, but gives None or 0, where a
     `tf.autodiff.ForwardAccumulator` is around a `tf.function`. The native library's operations
-    refuse an accumulator inside a `tf.function`. `KERAS_RENORM_LOWERING=composite` has neither.
+    refuse an accumulator inside a `tf.function`. Set `KERAS_RENORM_LOWERING=composite` for both.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.

@@ -80,7 +80,7 @@ class Ragged(Protocol):
         ...
 
     def joined(self, others: Sequence[Any]) -> Any:
-        """The batch, followed by the examples of `others`, ragged batches, too."""
+        """The batch, followed by the examples of `others`, which are ragged, too."""
         ...
 
 

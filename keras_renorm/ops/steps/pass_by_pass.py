@@ -28,7 +28,7 @@ _OF_REPLICAS = (
 
 
 class NativePasses:
-    """By the library's passes, between which the moments travel between replicas."""
+    """By the library's passes, for moments that travel between replicas before their use."""
 
     lowering: Name = "native"
 

@@ -97,11 +97,11 @@ class InferenceKernel:
     def fits(self, x: tf.Tensor, settings: Settings) -> bool:
         """Whether `normalize` takes this input and is not slower than plain operations.
 
-        The number of channels must be known, and the type not float64. The channels come last,
-        except on a GPU. A graph gets no [rows, channels]: no convolution comes before them, and
-        reshaping costs 0.1 ms, which pays from 2 MB on only. XLA gets none: it makes y = x s +
-        (offset - mean s) of the operation, which cancels (see `normalize`), and is as fast with
-        plain operations.
+        The number of channels must be known, and the type not float64. The channels must be last,
+        except on a GPU. In a graph [rows, channels] do not fit: no convolution comes before them,
+        and reshaping costs 0.1 ms, which pays from 2 MB on only. Where XLA compiles, nothing fits:
+        XLA makes y = x s + (offset - mean s) of the operation, which cancels (see `normalize`), and
+        is as fast with plain operations.
         """
         return (
             x.shape.rank is not None
