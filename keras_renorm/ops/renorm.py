@@ -41,7 +41,7 @@ def batch_renormalization(
 
     r and d come from `renorm_correction`. The gradient is the paper's: it passes through mu_B and
     sigma_B but not through r and d. The native kernels, and plain operations under TensorFlow, keep
-    `x` and vectors of shape `[C]` for the gradient, and nothing else of `x`'s size:
+    `x` and vectors of shape `[C]` for the gradient. Plain operations with a ReLU also keep `y`:
 
     ```
     dL/dbeta  = sum dy

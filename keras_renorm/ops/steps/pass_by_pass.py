@@ -56,7 +56,7 @@ class PlainPasses:
         return only or backends.current().prefers_plain_passes
 
     def train(self, step: Step) -> Trained:
-        """Takes the passes. The gradient of the ReLU reads `y` alone, which what follows keeps."""
+        """Takes the passes. The ReLU's gradient reads `y` only, which the next layer keeps, too."""
         trained = _train(plain_passes, step.with_settings(relu=False))
         if not step.settings.relu:
             return trained
