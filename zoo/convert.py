@@ -34,7 +34,7 @@ def parse(argv: list[str]) -> dict[str, Any]:
     arguments.no_arguments(arguments.parse_flags(argv))
     if (kind.value == "keras_applications") != (model.value is not None):
         raise UserError(
-            "--model=NAME goes with --kind=keras_applications, and that with a --model; received "
+            "--model=NAME goes with --kind=keras_applications, each needs the other; received "
             f"--kind={kind.value} and --model={model.value}."
         )
     return {

@@ -91,7 +91,7 @@ def _renewed_norm(config: dict[str, Any]) -> dict[str, Any]:
     axis = config["axis"]
     if isinstance(axis, list):
         if len(axis) != 1:
-            raise UserError(f"The layer {config['name']!r} has several axes {axis}; one can be.")
+            raise UserError(f"The layer {config['name']!r} has axes {axis}; only one is allowed.")
         axis = axis[0]
     for name in ("virtual_batch_size", "adjustment"):
         if config.get(name) is not None:

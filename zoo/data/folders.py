@@ -134,8 +134,8 @@ def _check_are_classes(data_dir: str, root: bytes, names: Sequence[bytes]) -> No
         nested = name.lower() in _SPLITS and _folders(os.path.join(root, name))
         if nested or name in _HELD_OUT:
             raise DatasetError(
-                f"{data_dir} has a folder {os.fsdecode(name)!r} and no folder 'train': name the "
-                "folder of the training images so, or put all classes side by side."
+                f"{data_dir} has a folder {os.fsdecode(name)!r} and no folder 'train': call "
+                "the folder of the training images 'train', or put all classes side by side."
             )
 
 

@@ -219,7 +219,7 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def _not_prepared(name: str, where: pathlib.Path, error: AssertionError) -> str:
     if "could not find data" not in str(error):
-        return f"Dataset {name!r} cannot be had: {_last_line(error)}"
+        return f"Dataset {name!r} cannot be opened: {_last_line(error)}"
     return (
         f"Dataset {name!r} is not prepared in {str(where)!r}. Prepare it once, on a machine with a "
         f'network: python -c "import tensorflow_datasets; tensorflow_datasets.load({name!r}, '

@@ -92,8 +92,8 @@ def _check_statistics(config: Mapping[str, Any]) -> None:
     if config["initial_statistics"] == "precise" and config["strategy"] != "none":
         raise UserError(
             "--config.initial_statistics=precise is for strategy=none, received "
-            f"{config['strategy']}. Compute them in a run of one step there, and give its "
-            "model.keras as weights."
+            f"{config['strategy']}. Compute the statistics in a run of one step with "
+            "strategy=none, and give its model.keras as weights."
         )
     if config["initial_statistics"] != "kept" and config["weights"] is None:
         raise UserError(

@@ -266,7 +266,7 @@ def test_images_without_labels_are_refused(tmp_path):
 
 
 def test_a_version_that_is_not_there_is_named():
-    with pytest.raises(DatasetError, match=r"Dataset 'mnist:9.9.9' cannot be had: .*9\.9\.9"):
+    with pytest.raises(DatasetError, match=r"Dataset 'mnist:9.9.9' cannot be opened: .*9\.9\.9"):
         load("mnist:9.9.9", "train")
 
 

@@ -179,7 +179,7 @@ def test_of_many_bad_files_some_are_named(make_folder, opened):
         ({"val__cats": 1, "val__dogs": 1}, "train", "has a folder 'val' and no folder 'train'"),
         ({"Training__a": 1, "Testing__a": 1}, "train", "a folder 'Testing' and no folder 'train'"),
         ({"Training__a": 1, "Testing__a": 1}, "all", "a folder 'Testing' and no folder 'train'"),
-        ({"Train__a": 1, "b": 1}, "evaluation", "has a folder 'Train' and no folder 'train': name"),
+        ({"Train__a": 1, "b": 1}, "evaluation", "has a folder 'Train' and no folder 'train': call"),
         (
             {"train__a": 1, "train__b": 1, "val__a": 1, "val__c": 1},
             "evaluation",
