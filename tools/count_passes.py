@@ -129,26 +129,46 @@ def of_op(op: Any, inputs: tuple[Any, ...]) -> str:
     return f"{op.type} {inputs} {attributes}"
 
 
+def instructions(text: str) -> Iterable[tuple[str, int, str, list[str], str]]:
+    """Of each line of a computation: name, bytes of what it returns, kind, operands, the line."""
+    for line in text.splitlines():
+        found = HLO_LINE.match(line)
+        if found is not None:
+            name, types, kind, operands = found.groups()
+            size = sum(
+                BYTES.get(element, 4) * math.prod(int(n) for n in sizes.split(",") if n)
+                for element, sizes in HLO_TYPE.findall(types)
+            )
+            yield name, size, kind, re.findall(r"%([\w.-]+)", operands) or [operands], line
+
+
+def of_slices(computation: str) -> dict[int, int]:
+    """The bytes that a computation reads of those parameters of which it takes slices only."""
+    numbers: dict[str, int] = {}
+    read: dict[int, list[float]] = {}
+    for name, size, kind, operands, _ in instructions(computation):
+        if kind == "parameter":
+            numbers[name] = int(operands[0])
+        for operand in operands:
+            if operand in numbers:
+                read.setdefault(numbers[operand], []).append(size if kind == "slice" else math.inf)
+    return {number: int(sum(sizes)) for number, sizes in read.items() if math.inf not in sizes}
+
+
 def of_hlo(text: str, size: int) -> tuple[int, float]:
     """The kernels of a compiled program: the instructions of its entry."""
+    others, entry = text.split("ENTRY", 1)
+    sliced = {part.split(" (")[0].strip(): of_slices(part) for part in others.split("\n\n")}
     known: dict[str, int] = {}
     kernels = []
-    for line in text[text.index("ENTRY") :].splitlines():
-        found = HLO_LINE.match(line)
-        if found is None:
-            continue
-        name, types, kind, operands = found.groups()
-        names = re.findall(r"%([\w.-]+)", operands)
-        known[name] = sum(
-            BYTES.get(element, 4) * math.prod(int(n) for n in sizes.split(",") if n)
-            for element, sizes in HLO_TYPE.findall(types)
-        )
+    for name, own, kind, operands, line in instructions(entry):
+        known[name] = own
         if kind in FREE:
             continue
-        reads = [known.get(operand, 0) for operand in names]
-        if "slice" in name:  # it reads what it returns
-            reads = [min(read, known[name]) for read in reads]
-        kernels.append([known[name], *reads])
+        called_by = re.search(r"calls=(%[\w.-]+)", line)
+        some = sliced[called_by[1]] if called_by else {0: own} if kind == "slice" else {}
+        whole = [known.get(operand, 0) for operand in operands]
+        kernels.append([own, *(some.get(i, read) for i, read in enumerate(whole))])
     return total(kernels, size)
 
 
@@ -257,10 +277,9 @@ def page(sections: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> str:
         '"cuda": operations over the tensor, and reductions among them. Keras has no fused batch '
         'norm: its two columns "fused" and "composite" are one.',
         "",
-        "Masks, ghost batches and float64 take composite on a GPU. There, and under XLA, ours can "
-        "move more than Keras's layer. XLA for the CPU writes out x - shift, and dy times the "
-        "centred x, before it sums them, which a GPU's need not. The sample of rows whose mean is "
-        "the shift counts here as the whole input.",
+        "Masks, ghost batches and float64 take composite on a GPU. Under TensorFlow's XLA ours "
+        "moves two passes more than Keras's layer: XLA for the CPU writes out x - shift before it "
+        "sums it, which a GPU's need not. Keras sums x itself, and a large mean loses digits.",
     ]
     for title, counts in sections.items():
         lines += ["", f"## {title}", "", *table(counts)]

@@ -36,9 +36,12 @@ def test_what_repeats_and_what_a_slice_leaves_out_costs_nothing():
 
 def test_a_program_costs_what_its_entry_reads_and_writes():
     text = """HloModule m
+
 %fused (p: f32[8,4,4,16]) -> f32[8,4,4,16] {
+  %p = f32[8,4,4,16]{3,2,1,0} parameter(0)
   ROOT %y = f32[8,4,4,16]{3,2,1,0} exponential(%p)
 }
+
 ENTRY %main (x: f32[8,4,4,16]) -> (f32[8,4,4,16], f32[16]) {
   %x = f32[8,4,4,16]{3,2,1,0} parameter(0)
   %pair = (f32[8,4,4,16]{3,2,1,0}, f32[16]{0}) fusion(%x, %x), kind=kLoop, calls=%fused
@@ -51,6 +54,28 @@ ENTRY %main (x: f32[8,4,4,16]) -> (f32[8,4,4,16], f32[16]) {
     assert TOOL["of_hlo"](text, SIZE) == (2, 4.0)
 
 
+def test_a_program_reads_what_it_takes_of_a_tensor():
+    text = """HloModule m
+
+%fused (p: f32[8,4,4,16], q: f32[8,4,4,16]) -> f32[4,4,4,16] {
+  %p = f32[8,4,4,16]{3,2,1,0} parameter(0)
+  %q = f32[8,4,4,16]{3,2,1,0} parameter(1)
+  %half = f32[4,4,4,16]{3,2,1,0} slice(%p), slice={[0:8:2], [0:4], [0:4], [0:16]}
+  %other = f32[4,4,4,16]{3,2,1,0} slice(%q), slice={[0:8:2], [0:4], [0:4], [0:16]}
+  %s = f32[16]{0} reduce(%q), dimensions={0,1,2}
+  ROOT %y = f32[4,4,4,16]{3,2,1,0} add(%half, %other)
+}
+
+ENTRY %main (x: f32[8,4,4,16], z: f32[8,4,4,16]) -> f32[4,4,4,16] {
+  %x = f32[8,4,4,16]{3,2,1,0} parameter(0)
+  %z = f32[8,4,4,16]{3,2,1,0} parameter(1)
+  %y = f32[4,4,4,16]{3,2,1,0} fusion(%x, %z), kind=kLoop, calls=%fused
+  ROOT %r = f32[4,4,4,16]{3,2,1,0} slice(%z), slice={[0:8:2], [0:4], [0:4], [0:16]}
+}
+"""
+    assert TOOL["of_hlo"](text, SIZE) == (2, 3.0)  # 0.5 + 1 + 0.5, and twice 0.5
+
+
 def test_a_lowered_program_has_operations_and_reductions():
     text = """
     %0 = stablehlo.multiply %a, %b : tensor<8x4x4x16xf32>
@@ -61,11 +86,11 @@ def test_a_lowered_program_has_operations_and_reductions():
     assert TOOL["of_lowered"](text, SHAPE) == (2, 1)
 
 
-def test_ours_moves_half_of_keras_where_a_gpu_runs_cudnn_and_no_more_in_plain_operations():
-    """Under XLA in TensorFlow it moves 20 passes to Keras's 17."""
+def test_ours_moves_half_of_keras_where_a_gpu_runs_cudnn_and_less_in_plain_operations():
+    """Under XLA in TensorFlow it moves 19 passes to Keras's 17."""
     counts = TOOL["tensorflow_counts"]((16, 8, 8, 16), "float32", -1)
     for kind in ("BatchNormalization", "BatchRenormalization", "adaptive"):
-        for way, share in (("fused", 0.5), ("composite", 1), ("xla", 1.2)):
+        for way, share in (("fused", 0.5), ("composite", 0.9), ("xla", 1.13)):
             ours, theirs = counts[f"{kind} {way}"], counts[f"keras {way}"]
             assert ours[1] <= share * theirs[1], (kind, way)
         assert counts[f"{kind} fused"][0] < counts["keras fused"][0]
