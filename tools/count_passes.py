@@ -149,6 +149,9 @@ def of_slices(computation: str) -> dict[int, int]:
     for name, size, kind, operands, _ in instructions(computation):
         if kind == "parameter":
             numbers[name] = int(operands[0])
+        elif kind == "convert" and operands[0] in numbers:  # element by element, where it is needed
+            numbers[name] = numbers[operands[0]]
+            continue
         for operand in operands:
             if operand in numbers:
                 read.setdefault(numbers[operand], []).append(size if kind == "slice" else math.inf)

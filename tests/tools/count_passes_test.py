@@ -60,7 +60,8 @@ def test_a_program_reads_what_it_takes_of_a_tensor():
 %fused (p: f32[8,4,4,16], q: f32[8,4,4,16]) -> f32[4,4,4,16] {
   %p = f32[8,4,4,16]{3,2,1,0} parameter(0)
   %q = f32[8,4,4,16]{3,2,1,0} parameter(1)
-  %half = f32[4,4,4,16]{3,2,1,0} slice(%p), slice={[0:8:2], [0:4], [0:4], [0:16]}
+  %converted = f32[8,4,4,16]{3,2,1,0} convert(%p)
+  %half = f32[4,4,4,16]{3,2,1,0} slice(%converted), slice={[0:8:2], [0:4], [0:4], [0:16]}
   %other = f32[4,4,4,16]{3,2,1,0} slice(%q), slice={[0:8:2], [0:4], [0:4], [0:16]}
   %s = f32[16]{0} reduce(%q), dimensions={0,1,2}
   ROOT %y = f32[4,4,4,16]{3,2,1,0} add(%half, %other)
