@@ -281,8 +281,8 @@ def page(sections: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> str:
         'norm: its two columns "fused" and "composite" are one.',
         "",
         "Masks, ghost batches and float64 take composite on a GPU. Under TensorFlow's XLA ours "
-        "moves two passes more than Keras's layer: XLA for the CPU writes out x - shift before it "
-        "sums it, which a GPU's need not. Keras sums x itself, and a large mean loses digits.",
+        "moves two passes more than Keras's layer in float32: XLA for the CPU writes out x - shift "
+        "before it sums it, which a GPU's need not. Keras sums x, and a large mean loses digits.",
     ]
     for title, counts in sections.items():
         lines += ["", f"## {title}", "", *table(counts)]
