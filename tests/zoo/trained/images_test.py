@@ -22,7 +22,7 @@ def test_a_class_may_be_missing(trained, photos):
         path.unlink()
     said = []
     source = open_for(trained, said.append, data_dir=str(photos), split="all")
-    assert source.labels.tolist() == [0] * 5 + [2] * 5
+    assert sorted(source.labels.tolist()) == [0] * 5 + [2] * 5
     assert "the class 'green' has no images" in said[0]
 
 
