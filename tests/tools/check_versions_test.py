@@ -1,3 +1,4 @@
+import fnmatch
 import importlib.util
 import pathlib
 import sys
@@ -42,6 +43,8 @@ def test_the_rows_are_sorted_and_none_stands_twice(tool):
     versions = [row.version for row in tool.ROWS if row.backend == "JAX"]
     assert versions.index("0.10") > versions.index("0.9")
     assert set(tool.OLDEST) <= set(tool.ROWS)
+    for pattern in tool.REASONS:
+        assert fnmatch.filter(map(str, tool.ROWS), pattern), f"no row is {pattern}"
 
 
 def test_what_a_row_lacks_is_said(tool, monkeypatch, tmp_path):
