@@ -40,7 +40,7 @@ def parse(argv: list[str]) -> dict[str, Any]:
         flags.DEFINE_string("data_dir", None, "Folder of the data set. By default the run's."),
         flags.DEFINE_bool("skip_bad_files", False, "Leave out unusable files."),
         flags.DEFINE_enum("statistics", "moving", statistics, "What normalization layers use."),
-        flags.DEFINE_integer("num_samples", None, "For precise; 2000, or all.", 1, _LARGEST),
+        flags.DEFINE_integer("num_samples", None, "For precise: 2000 images, or all.", 1, _LARGEST),
         flags.DEFINE_integer("batch_size", None, "Images at a time; the run's.", 1, _LARGEST),
         flags.DEFINE_enum("crops", "1", crops, "2: mirrored, too; 10: corners; 144: GoogLeNet."),
         flags.DEFINE_enum("pixels", None, arguments.PIXELS, arguments.PIXELS_HELP),

@@ -23,7 +23,7 @@ def parse(argv: list[str]) -> tuple[tuple[str, list[str], str], dict[str, Any]]:
     output = flags.DEFINE_string("output", None, "The .keras file to write; it must not exist.")
     options = [
         flags.DEFINE_integer(
-            "num_samples", None, "Number of images, from everywhere; all by default.", 1, 2**31 - 1
+            "num_samples", None, "Number of images, spread over all; by default all.", 1, 2**31 - 1
         ),
         flags.DEFINE_integer("batch_size", 100, "Images at a time.", 1, 2**31 - 1),
         flags.DEFINE_enum("pixels", None, arguments.PIXELS, arguments.PIXELS_HELP),

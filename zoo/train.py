@@ -4,7 +4,7 @@ python -m zoo.train --workdir=DIR [--config=RECIPE] [--config.KEY=VALUE ...]
 python -m zoo.train --dry_run [--config=RECIPE] [--config.KEY=VALUE ...]
 
 RECIPE is one of those below, or the path of a Python file of your own. Every key of it can be set,
-as in --config.norm=batch_norm; None takes back what a recipe gives, as in --config.r_max=None.
+as in --config.norm=batch_norm; None takes back what a recipe gives, for a key without a default.
 Times (warm-up, ramps, evaluations) are steps, or with a point shares of --config.num_steps: 100,
 0.05. The same command resumes an interrupted run, bit for bit. A greater --config.num_steps
 lengthens a run. Keys that change no number of it (data_dir, intervals, how many checkpoints stay)

@@ -66,7 +66,7 @@ class CountSteps(keras.callbacks.Callback):
         """Counts steps, in each layer that has been built.
 
         Args:
-            steps: Their number, 0 or more. It may be a tensor.
+            steps: Their number, 0 or more. It may be a tensor, which is not checked.
 
         Raises:
             TypeError: If `steps` is no integer.
@@ -79,8 +79,9 @@ class CountSteps(keras.callbacks.Callback):
                 "CountSteps has no model to count for: write CountSteps(model), or give the "
                 "callback to `fit`."
             )
-        for count in (layer.update_count for layer in self._layers if layer.built):
-            count.assign_add(keras.ops.cast(steps, count.dtype))
+        for count in (layer.update_count for layer in self._layers):
+            if count is not None:  # not built yet, or built without a schedule after all
+                count.assign_add(keras.ops.cast(steps, count.dtype))
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes the counters over."""

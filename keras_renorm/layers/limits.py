@@ -88,7 +88,7 @@ class Limits:
         return None
 
     def of_this_step(self, dtype: str) -> dict[str, float | Tensor]:
-        """The limits as arguments of `ops.training_step`; by domain `[D]`, in `dtype`."""
+        """The limits as arguments of `ops.renorm.train`; by domain `[D]`, in `dtype`."""
         if not (self.scheduled or self.adapts):
             return dict(self.values)
         counts, seen = self._counts(), self._seen()  # reads the variables once for both
@@ -140,16 +140,14 @@ class Limits:
             kept: Those before it.
             initial: What gives those that the initializers made.
             moving: Those of a step with the momentum of `momentum`.
-            *ghosts: The moments `[G, C]` of its ghost batches, if it is cut into such. One that is
-                known to be the only one is a minibatch alone.
+            *ghosts: The moments `[G, C]` of its ghost batches, if it is cut into such.
             **options: `momentum` and `epsilon` of `adaptive.advance`.
         """
         if not self.adapts or self.seen is None:
             return moving
         before = tuple(map(keras.ops.convert_to_tensor, kept))
         learned = backends.current().at_once(_learned)
-        several = (batch for batch in ghosts if batch.count.shape[0] != 1)
-        state, moving = learned(self._state(), before, initial(), moving, *several, **options)
+        state, moving = learned(self._state(), before, initial(), moving, *ghosts, **options)
         self.deviations.assign(state.deviations)
         self.seen.assign(state.seen)
         return moving

@@ -4,7 +4,7 @@ r"""ResNet-20 with Batch Renorm on a folder of photographs, two at a time.
 
 `photos` holds a folder for each class, and in it image files; a fifth of each class is held out for
 evaluation. With photos/train/CLASS and photos/val/CLASS, val is for evaluation. Minibatches of two
-images fit beside a large model. Batch norm fails on them, and Batch Renorm does not.
+images fit beside a large model.
 
 The images are resized to 64 pixels, with Inception's crops of at least half of an image, and flips.
 Any model of zoo.list takes them, with weights or without:

@@ -10,6 +10,8 @@ steps, 36 passes over the images, and weights decay five times as fast.
 With seed 0 the test accuracy was 90.83 % with Batch Renorm (loss 0.295) and 90.88 % with Batch
 Norm (loss 0.289), in 53 and 48 min on one core of an AMD EPYC. They are the checkpoints
 `resnet20.cifar10` and `resnet20.cifar10_batch_norm`. The paper has 91.25 % with Batch Norm.
+With --config.dataset=fashion_mnist it was 94.43 % with Batch Renorm (loss 0.162), in 37 min, which
+is the checkpoint `resnet20.fashion_mnist`.
 """
 
 from ml_collections import config_dict

@@ -74,7 +74,7 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
     files with the least hashes of seed and name, so that a new file moves hardly any other. Every
     file is decoded once before anything begins, to find unusable ones.
 
-    The images stand in the order of these hashes, random like that of TensorFlow Datasets. By
+    The images stand in the order of other hashes, random like that of TensorFlow Datasets. By
     class, the first thousands, or a minibatch of an evaluation, would be of one class.
 
     Args:
@@ -89,7 +89,7 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
     found = _split_files(data_dir, split, options)
     if split == "train" and (loose := _loose(found.root)):
         where = _shown(found.root)
-        options.report(f"warning: {_few(loose)} in {where} left out: in the folder of no class")
+        options.report(f"warning: {_few(loose)} in {where} left out: they lie in no class's folder")
     findings = scan(found.root, found.paths)
     usable = _usable(found, findings, options)
     _check_classes(found, [found.labels[i] for i in usable], split, options)
@@ -107,8 +107,10 @@ def _split_files(data_dir: str | None, split: str, options: FolderOptions) -> _F
     if not os.path.isdir(root):
         raise DatasetError(f"data_dir {data_dir!r} is not a directory that can be read.")
     names = _folders(root)
-    kept = [name for name in _HELD_OUT if name in names]
     train = os.path.join(root, b"train") if b"train" in names else root
+    kept = [name for name in _HELD_OUT if name in names]
+    if train == root:  # a folder of images alone is a class, whatever its name
+        kept = [name for name in kept if _folders(os.path.join(root, name))]
     if split in map(os.fsdecode, kept) or (split == EVALUATION and kept):
         name = kept[0] if split == EVALUATION else os.fsencode(split)
         return _class_files(os.path.join(root, name), options.classes or _classes(train))
@@ -121,8 +123,8 @@ def _split_files(data_dir: str | None, split: str, options: FolderOptions) -> _F
     unread = [repr(os.fsdecode(n)) for n in names if n not in (b"train", *kept)]
     if unread and train != root and split == "train":
         options.report(
-            f"warning: {_few(unread)} in {data_dir} left out: read are train, "
-            f"{', '.join(map(os.fsdecode, _HELD_OUT))}"
+            f"warning: {_few(unread)} in {data_dir} left out: only train, "
+            f"{', '.join(map(os.fsdecode, _HELD_OUT))} are read"
         )
     files = _class_files(train, options.classes or _classes(train))
     return files if kept or whole else _share(files, split == EVALUATION, options)
@@ -131,8 +133,7 @@ def _split_files(data_dir: str | None, split: str, options: FolderOptions) -> _F
 def _check_are_classes(data_dir: str, root: bytes, names: Sequence[bytes]) -> None:
     """Refuses folders that are named as splits are, and hold folders, as classes."""
     for name in names:
-        nested = name.lower() in _SPLITS and _folders(os.path.join(root, name))
-        if nested or name in _HELD_OUT:
+        if name.lower() in _SPLITS and _folders(os.path.join(root, name)):
             raise DatasetError(
                 f"{data_dir} has a folder {os.fsdecode(name)!r} and no folder 'train': call "
                 "the folder of the training images 'train', or put all classes side by side."
@@ -229,7 +230,7 @@ def _share(files: _Files, held_out: bool, options: FolderOptions) -> _Files:
         of_class[label].append(i)
     chosen: list[int] = []
     for mine in of_class:
-        mine.sort(key=lambda i: _draw(files.name(i), options.seed))
+        mine.sort(key=lambda i: _draw(b"%d/%s" % (options.seed, files.name(i))))
         # At least one of each class, on both sides.
         count = min(max(1, round(options.held_out * len(mine))), max(0, len(mine) - 1))
         chosen += mine[:count] if held_out else mine[count:]
@@ -241,9 +242,9 @@ def _share(files: _Files, held_out: bool, options: FolderOptions) -> _Files:
     )
 
 
-def _draw(name: bytes, seed: int) -> bytes:
-    """A random number for a file, which depends on its name and the seed alone."""
-    return hashlib.sha256(b"%d/%s" % (seed, name)).digest()
+def _draw(text: bytes) -> bytes:
+    """A random number, which depends on a text alone."""
+    return hashlib.sha256(text).digest()
 
 
 def _usable(files: _Files, findings: Sequence[Finding], options: FolderOptions) -> list[int]:
@@ -306,7 +307,8 @@ def _streamed(
     options: FolderOptions,
 ) -> Streamed:
     """Returns the set of the files that can be used, in a random order."""
-    order = sorted(usable, key=lambda i: _draw(files.name(i), options.seed))
+    # Not the draws of what is held out: the rest of each class would begin at its own greatest one.
+    order = sorted(usable, key=lambda i: _draw(b"order/%d/%s" % (options.seed, files.name(i))))
     source = file_source(
         [files.paths[i] for i in order],
         [findings[i] for i in order],
@@ -314,7 +316,7 @@ def _streamed(
         options.channels,
         [files.labels[i] for i in order],
     )
-    return dataclasses.replace(source, split=split, fingerprint=_fingerprint(files, usable))
+    return dataclasses.replace(source, split=split, fingerprint=_fingerprint(files, order))
 
 
 def file_source(
@@ -353,10 +355,10 @@ def file_source(
     return Streamed("folder", "all", classes, shape, len(paths), fetch, read, lambda: known)
 
 
-def _fingerprint(files: _Files, usable: Sequence[int]) -> str:
-    """A hash of the names and sizes of the files, wherever their folder is."""
+def _fingerprint(files: _Files, order: Sequence[int]) -> str:
+    """A hash of the names and sizes of the files in their order, wherever their folder is."""
     digest = hashlib.sha256()
-    for i in usable:
+    for i in order:
         digest.update(b"%s %d\n" % (files.name(i), os.path.getsize(files.paths[i])))
     return digest.hexdigest()
 

@@ -100,6 +100,7 @@ def evaluate(
         say_notes(one, console)
     _warn_of_names(first, source, console)
     size = batch_size or first.config["eval_batch_size"]
+    counts: set[int] = set()
     if statistics == "precise":
         for one in models:
             train = images.open_for(
@@ -111,7 +112,7 @@ def evaluate(
                 skip_bad_files=skip_bad_files,
             )
             done = set_precise_statistics(one, train, size, num_samples, console)
-            num_samples = done.examples
+            counts.add(done.examples)
     if statistics == "minibatch":
         _warn_of_last_batch(len(source), size, console)
     begin = time.perf_counter()
@@ -120,7 +121,7 @@ def evaluate(
     found = report(source, scores, members) | {
         "seconds": time.perf_counter() - begin,
         "statistics": statistics,
-        "num_samples": num_samples if statistics == "precise" else None,
+        "num_samples": max(counts, default=None),
         "batch_size": size,
         "crops": crops,
     }

@@ -95,6 +95,7 @@ def export(
                     "What was exported does not do what the model does: a probability differs by "
                     f"{difference:.3g}, more than {_TOLERANCE:g}. Nothing was written."
                 )
+            places.new_path(output, FORMATS[kind], f" for --format={kind}")  # it took minutes
             os.rename(temporary, path)
     finally:
         _remove(temporary)

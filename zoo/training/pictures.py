@@ -153,7 +153,8 @@ def keep_description(path: Path, train: Source, evaluation: Source) -> None:
         raise UserError(
             f"The images are not those that the run began with: {', '.join(differing)} of "
             f"{path} differ from what is there now. Nothing was trained. Put the images back as "
-            "they were, or choose another --workdir."
+            "they were, or choose another --workdir. An earlier version of zoo had the images of "
+            "class folders in another order."
         )
     return None
 

@@ -57,10 +57,10 @@ class PlainPasses:
 
     def train(self, step: Step) -> Trained:
         """Takes the passes. The ReLU's gradient reads `y` only, which the next layer keeps, too."""
-        trained = _train(plain_passes, step.with_settings(relu=False))
+        found = _train(plain_passes, step.with_settings(relu=False))
         if not step.settings.relu:
-            return trained
-        return dataclasses.replace(trained, y=keras.ops.relu(trained.y))
+            return found
+        return dataclasses.replace(found, y=keras.ops.relu(found.y))
 
 
 class _Kept(NamedTuple):
@@ -95,7 +95,9 @@ def _differentiable(
         arguments = Arguments(*map(keras.ops.stop_gradient, arguments))
         batch, centre = passes.moments(arguments.x, constants.mask, settings)
         if replicas is not None:
-            batch = replicas.merge(batch)
+            own, batch = batch.count, replicas.merge(batch)
+            # Without a position of its own a replica knows no value near the mean.
+            centre = keras.ops.where(own > 0, centre, batch.mean)
         found = correction.of_step(batch, constants, settings)
         inverse = 1 / keras.ops.sqrt(batch.variance + settings.epsilon)
         affine = correction.affine(found, batch, arguments, inverse * found.r, centre)

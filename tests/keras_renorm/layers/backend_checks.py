@@ -308,6 +308,17 @@ def test_adaptive_limits_follow_what_ghosts_differ_by(rng):
     np.testing.assert_allclose(found, state.deviations, rtol=1e-3, atol=1e-4)
 
 
+def test_the_last_minibatch_of_an_epoch_leaves_the_lag_of_ghosts(rng):
+    limits = {"r_max": schedules.Adaptive(3.0), "d_max": schedules.Adaptive(5.0)}
+    layer = layers.BatchRenormalization(momentum=0.95, virtual_batch_size=2, **limits)
+    for i in range(60):
+        layer((np.sin(i / 2) + rng.normal(size=(16, 4))).astype("f4"), training=True)
+    before = keras.ops.convert_to_numpy(layer.deviations)[2:4].sum()
+    layer(rng.normal(size=(2, 4)).astype("f4"), training=True)
+    after = keras.ops.convert_to_numpy(layer.deviations)[2:4].sum()
+    np.testing.assert_allclose(after, before, rtol=0.1)
+
+
 @pytest.mark.parametrize("ghosts", [None, 4])
 def test_adaptive_limits_open_in_fit_and_go_on_after_saving(rng, tmp_path, ghosts):
     limits = {"r_max": schedules.Adaptive(3.0), "d_max": schedules.Adaptive(5.0)}

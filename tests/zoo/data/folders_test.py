@@ -115,7 +115,8 @@ def test_other_names_of_splits(make_folder, opened, said):
     root = make_folder(train__a=3, train__b=3, valid__a=1, valid__b=1, Val__a=1, extra__a=1)
     assert (len(opened(root)), len(opened(root, "evaluation"))) == (6, 2)
     assert said == [
-        f"warning: 'Val', 'extra' in {root} left out: read are train, validation, val, valid, test"
+        f"warning: 'Val', 'extra' in {root} left out: only train, validation, val, valid, test "
+        "are read"
     ]
 
 
@@ -130,7 +131,7 @@ def test_images_in_the_folder_of_no_class_are_named(make_folder, opened, said):
         (root / "train" / name).write_bytes(b"words")
     assert len(opened(root)) == 4
     opened(root, "evaluation")
-    message = f"warning: 'a.png', 'b.JPG' in {root}/train left out: in the folder of no class"
+    message = f"warning: 'a.png', 'b.JPG' in {root}/train left out: they lie in no class's folder"
     assert said == [message]
 
 
@@ -223,8 +224,22 @@ def test_the_fingerprint_is_that_of_names_and_sizes(make_folder, opened, tmp_pat
     first = opened(root).fingerprint
     moved = root.rename(tmp_path / "moved")
     assert opened(moved).fingerprint == first
+    assert opened(moved, seed=1).fingerprint != first  # in another order
     PIL.Image.new("RGB", (9, 9)).save(moved / "train" / "cats" / "000.jpg")
     assert opened(moved).fingerprint != first
+
+
+def test_the_first_images_are_of_all_classes(make_folder, opened):
+    """Also where a share of each is held out."""
+    root = make_folder(**{f"c{i}": 20 for i in range(10)})
+    labels = opened(root).labels
+    counts = np.bincount(labels[:40], minlength=10)
+    assert counts.min() >= 1
+    assert counts.max() <= 9
+
+
+def test_a_class_may_be_called_valid(make_folder, opened):
+    assert opened(make_folder(valid=3, invalid=3)).class_names == ("invalid", "valid")
 
 
 def test_classes_side_by_side_can_be_taken_as_a_whole(make_folder, opened, said):

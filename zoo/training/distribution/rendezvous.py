@@ -21,7 +21,7 @@ def await_others(cluster: Cluster, seconds: float) -> None:
         seconds: How long to wait.
 
     Raises:
-        UserError: When a worker has not come by then, or this one's port is taken.
+        UserError: When a worker is missing by then, or this one's port is taken.
     """
     deadline = time.monotonic() + seconds
     missing = [index for index in range(len(cluster)) if index != cluster.index]

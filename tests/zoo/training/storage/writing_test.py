@@ -33,3 +33,5 @@ def test_whoever_writes_names_the_file_of_the_user(error, why):
 def test_other_mistakes_are_left_alone():
     with pytest.raises(UserError, match=r"^as it is$"), writing(Path("x")):
         raise UserError("as it is")
+    with pytest.raises(tf.errors.InvalidArgumentError), writing(Path("x")):
+        raise tf.errors.InvalidArgumentError(None, None, "of a model that runs")
