@@ -296,8 +296,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """Sets the weights from arrays, also from those of Keras's layer with `renorm=True`.
 
         Args:
-            weights: Arrays in the order of `weights`. Of the seven of that layer the last three,
-                which inference does not use, are left out.
+            weights: Arrays in the order of `weights`. That layer has seven. The last three, which
+                inference does not use, are left out.
         """
         own = keras_internals.own_weight_count(self)
         super().set_weights(without_renorm(list(weights), own, len(self.weights)))
@@ -339,7 +339,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         train: Callable[..., Trained],
         inference_step: Callable[..., Tensor],
     ) -> Any:
-        """The output; in training, updates the moving statistics.
+        """Returns the output, and updates the moving statistics in training.
 
         Args:
             given: What `_prepared` returns.
@@ -370,7 +370,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         learns: bool,
         **options: Any,
     ) -> Tensor:
-        """The output by the minibatch's moments; if the layer `learns`, with all that follows."""
+        """Returns the output by the minibatch's moments, and updates a layer that `learns`."""
         limits = self._limits
         trained = train(
             x,
@@ -430,11 +430,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def _add_statistic(self, name: str, shape: tuple[int, ...], **options: Any) -> Any:
-        """A weight that training updates without gradient: each replica updates its own.
+        """Adds a weight that training updates without gradient: each replica updates its own.
 
-        What one reads outside the replicas, and saves, is their mean; if synchronized they are
-        equal, and replica 0's is read, which keeps the bits (the mean of 3 equal float32 numbers
-        need not) and needs no collective. `add_weight` knows no variables of each replica.
+        Outside the replicas one reads, and saves, their mean. Where they are synchronized they are
+        equal, and one reads replica 0's. That keeps the bits, which the mean of 3 equal float32
+        numbers need not, and needs no collective. `add_weight` knows no variables of each replica.
         """
         defaults: dict[str, Any] = {
             "initializer": getattr(self, f"{name}_initializer", None),

@@ -70,10 +70,10 @@ class BatchRenormalization(BatchNormalization):
     `stateless_call` is right, because it updates nothing in place. In the same way
     `keras.layers.RNN` calls a norm in its cell once before its loop: use `unroll=True`.
 
-    Differs from `keras.layers.BatchNormalization(renorm=True)`: adaptive limits clip r and d by
-    default; the lower clip of r is always 1 / r_max; a loaded `moving_variance` is used; there are
-    four weights instead of seven. `BatchNormalization` lists what holds for both layers. With
-    adaptive limits the initial statistics weigh nothing after the first minibatch.
+    `keras.layers.BatchNormalization(renorm=True)` differs in this: its limits are none by default,
+    its lower clip of r is a number of its own, it does not use a loaded `moving_variance`, and it
+    has seven weights instead of four. `BatchNormalization` lists what holds for both layers here.
+    With adaptive limits the initial statistics weigh nothing after the first minibatch.
 
     Args:
         axis: The axis of the channels.
@@ -277,8 +277,8 @@ class BatchRenormalization(BatchNormalization):
         layers. This does not load the weights of an activation that is a layer.
 
         Raises:
-            ValueError: If the file holds nothing for this layer; or only batch norms, and some that
-                stay batch norms come after this layer, which Keras mistakes for others.
+            ValueError: If the file holds nothing for this layer. Or if it holds batch norms only,
+                and the model keeps some after this layer, which Keras mistakes for others.
         """
         stored = [store[str(i)] for i in range(len(store.keys()))]
         if own_weight_count(self) and not stored:  # one that is not built has none

@@ -77,7 +77,7 @@ class Limits:
         """Replaces a limit, unless it needs what no variable of a `built` layer holds.
 
         Returns:
-            What is missing; None if the limit was replaced.
+            What is missing, or None if the limit was replaced.
         """
         value = _valid(name, value)
         if built and isinstance(value, Schedule) and self.count is None:
@@ -88,7 +88,7 @@ class Limits:
         return None
 
     def of_this_step(self, dtype: str) -> dict[str, float | Tensor]:
-        """The limits as arguments of `ops.renorm.train`; by domain `[D]`, in `dtype`."""
+        """The limits as arguments of `ops.renorm.train`, in `dtype`. By domain they are `[D]`."""
         if not (self.scheduled or self.adapts):
             return dict(self.values)
         counts, seen = self._counts(), self._seen()  # reads the variables once for both
@@ -200,7 +200,7 @@ def _valid(name: str, value: Any) -> float | Limit:
 def _at(
     name: str, value: float | Limit, counts: Tensor, seen: Tensor, dtype: str = "float32"
 ) -> float | Tensor:
-    """A limit after `counts` updates, or where it is to be `seen`; `[D]` where these are."""
+    """A limit after `counts` updates, or what was `seen`. It is `[D]` where these are."""
     if isinstance(value, Adaptive):
         return arguments.converted(value(seen), dtype)
     if not isinstance(value, Schedule):

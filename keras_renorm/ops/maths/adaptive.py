@@ -140,9 +140,9 @@ def advance(
         state: What the layer has seen.
         moving_mean: `[..., C]`, before the step.
         moving_variance: `[..., C]`, sigma^2 - epsilon before the step.
-        batch: The mean and sigma^2 - epsilon of the minibatch, `[..., C]`, of ghost batches the
-            means of theirs; `updated` `[...]`. It is what `update_moving` with a momentum of 0
-            returns: the statistics before, in channels without finite moments.
+        batch: The mean and sigma^2 - epsilon of the minibatch, `[..., C]`, or the means of its
+            ghosts', and `updated`, `[...]`. `update_moving` with a momentum of 0 returns it, with
+            the statistics before the step in channels without finite moments.
         scatter: What the ghost batches differ by. None for a minibatch alone.
         momentum: Weight of the old value, in [0, 1]. At 1 nothing moves.
         epsilon: The epsilon of the normalisation.
