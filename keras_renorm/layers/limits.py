@@ -186,7 +186,7 @@ def _learned(
 ) -> tuple[adaptive.State, Moving]:
     """The update of adaptive limits by a step, in one function to be compiled."""
     state = adaptive.trusting(state, kept, initial, ops=ops)
-    among = (among_ghosts(batch, epsilon, ops=ops) for batch in ghosts)
+    among = (among_ghosts(batch, kept[0], epsilon, ops=ops) for batch in ghosts)
     return adaptive.advance(
         state, *kept, moving, *among, momentum=momentum, epsilon=epsilon, ops=ops
     )

@@ -16,7 +16,7 @@ two cores of an Intel Xeon that were busy with other work.
 
 On one core of an AMD EPYC, in 4 min a run, the test accuracies were 66.5, 63.1 and 68.0 % with
 batch norm (seeds 0 to 2), and 70.0, 68.3 and 69.3 % with Batch Renorm and its default limits
-(--config.norm=batch_renorm). Seed 0 made the checkpoints `resnet20.cifar10_microbatch` and its
+(--config.norm=batch_renorm). Seed 0 made the checkpoints `resnet20.cifar10_mb2` and its
 twin. With 4,000 steps and seed 0 both were level, with 78.3 % (batch norm) and 77.9 % (Batch
 Renorm). Rounding alone moves a run by some 2 points: another processor gave the 31.3 % above.
 """

@@ -98,8 +98,8 @@ PACKAGED: tuple[Record, ...] = (
         origin="zoo.train --config=resnet20_cifar10 --config.norm=batch_norm",
     ),
     Record(
-        name="resnet20.cifar10_microbatch",
-        file="resnet20.cifar10_microbatch.weights.h5",
+        name="resnet20.cifar10_mb2",
+        file="resnet20.cifar10_mb2.weights.h5",
         hash="e08dfca51410e8f70938288c27ecdd32c55656bce55a2ce7ecfb00361403ac9f",
         bytes=1285112,
         parameters=271098,
@@ -114,8 +114,8 @@ PACKAGED: tuple[Record, ...] = (
         origin="zoo.train --config=norm_batch --config.norm=batch_renorm",
     ),
     Record(
-        name="resnet20.cifar10_microbatch_batch_norm",
-        file="resnet20.cifar10_microbatch_batch_norm.weights.h5",
+        name="resnet20.cifar10_mb2_batch_norm",
+        file="resnet20.cifar10_mb2_batch_norm.weights.h5",
         hash="754f9e87154e8ffcabc419e233d3755ba297c5a8efc4df2ad214d0472a7afa30",
         bytes=1258392,
         parameters=271098,

@@ -124,7 +124,7 @@ def merged(sets: Moments, dtype: Any) -> Moments:
     """
     count = keras.ops.sum(sets.count, axis=0)
     divisor = at_least(1, count)
-    near = keras.ops.stop_gradient(greatest(sets.mean, sets.count > 0))
+    near = keras.ops.stop_gradient(_greatest(sets.mean, sets.count > 0))
     deviations = (sets.mean - near) + sets.mean_remainder
     deviation = keras.ops.sum(sets.count * deviations, axis=0) / divisor
     squares = sets.count * (sets.variance + keras.ops.square(deviations - deviation))
@@ -132,16 +132,12 @@ def merged(sets: Moments, dtype: Any) -> Moments:
     return rounded(count, mean, rest, keras.ops.sum(squares, axis=0) / divisor, dtype)
 
 
-def greatest(values: Tensor, counted: Tensor, *, ops: Any = keras.ops) -> Tensor:
-    """The greatest of the values that count, `[C]` from `[K, C]`, or 0 where none counts.
-
-    `ops` computes it: `keras.ops` or NumPy.
-    """
+def _greatest(values: Tensor, counted: Tensor) -> Tensor:
+    """The greatest of the values that count, `[C]` from `[K, C]`, or 0 where none counts."""
     # Not their mean: XLA computes it anew, and rounds it otherwise, wherever it is used.
     least = -arguments.largest(values.dtype)
-    found = ops.where(counted, values, ops.full_like(values, least))
-    found = ops.max(found, axis=0, initial=least)  # of no rows, too
-    return ops.where(ops.any(counted, axis=0), found, ops.zeros_like(found))
+    found = keras.ops.max(keras.ops.where(counted, values, least), axis=0)
+    return keras.ops.where(keras.ops.any(counted, axis=0), found, keras.ops.zeros_like(found))
 
 
 def rounded(count: Tensor, mean: Tensor, rest: Any, variance: Tensor, dtype: Any) -> Moments:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_renorm.ops.maths.moments import Moments, greatest
+from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.moving import ghost_shares
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.typing import Tensor
@@ -23,7 +23,7 @@ class Scatter(NamedTuple):
     ghosts: Tensor
 
 
-def among_ghosts(batch: Moments, epsilon: float, *, ops: Any = keras.ops) -> Scatter:
+def among_ghosts(batch: Moments, near: Tensor, epsilon: float, *, ops: Any = keras.ops) -> Scatter:
     """The variances among the ghost batches of a minibatch, without bias.
 
     ```
@@ -37,12 +37,13 @@ def among_ghosts(batch: Moments, epsilon: float, *, ops: Any = keras.ops) -> Sca
 
     Args:
         batch: The moments of the ghosts, `[G, C]`.
+        near: `[C]`, the moving means. Differences from them tell apart, in float32, too, means that
+            are large beside sigma.
         epsilon: The epsilon of the normalisation.
         ops: What computes, `keras.ops` or NumPy.
     """
     usable, shares = ghost_shares(batch, ops=ops)
-    # As deviations from one mean: float32 tells these apart where means are large beside sigma.
-    means = (batch.mean - greatest(batch.mean, usable, ops=ops)) + batch.mean_remainder
+    means = (batch.mean - near) + batch.mean_remainder
     values = ops.stack([means, ops.sqrt(batch.variance + epsilon)], axis=-2)
     usable, shares = ops.expand_dims(usable, -2), ops.expand_dims(shares, -2)
     values = ops.where(usable, values, ops.zeros_like(values))

@@ -300,7 +300,7 @@ def test_adaptive_limits_follow_what_ghosts_differ_by(rng):
         sigma = np.sum(counts / 8 * np.sqrt(variances + 1e-3), axis=0)
         batch = Moving(np.sum(counts / 8 * means, axis=0), sigma**2 - 1e-3, np.ones(()))
         ghosts = Moments(means, variances, counts * np.ones(4), np.zeros((3, 4)))
-        among = among_ghosts(ghosts, 1e-3, ops=np)
+        among = among_ghosts(ghosts, mean, 1e-3, ops=np)
         state, (mean, variance, _) = adaptive.advance(
             state, mean, variance, batch, among, momentum=0.9, epsilon=1e-3, ops=np
         )

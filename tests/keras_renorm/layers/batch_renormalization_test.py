@@ -823,7 +823,7 @@ def test_adaptive_limits_follow_what_ghosts_differ_by(rng, mode, lowering, monke
         sigma = np.sum(counts / 40 * np.sqrt(variances + EPSILON), axis=0)
         batch = Moving(np.sum(counts / 40 * means, axis=0), sigma**2 - EPSILON, np.ones(()))
         ghosts = Moments(means, variances, counts * np.ones(4), np.zeros((3, 4)))
-        among = among_ghosts(ghosts, EPSILON, ops=np)
+        among = among_ghosts(ghosts, mean, EPSILON, ops=np)
         state, (mean, variance, _) = adaptive.advance(
             state, mean, variance, batch, among, momentum=0.9, epsilon=EPSILON, ops=np
         )
@@ -872,7 +872,7 @@ def test_what_an_earlier_rule_had_seen_loads_as_nothing(rng, tmp_path, make, way
 
 
 def test_adaptive_limits_that_cannot_be():
-    with pytest.raises(ValueError, match="`greatest` of `r_max` must be at least 1"):
+    with pytest.raises(ValueError, match=r"received Adaptive\(greatest=0\.5\)\. Give it a"):
         layers.BatchRenormalization(r_max=schedules.Adaptive(0.5))
     layer = layers.BatchRenormalization(r_max=1.0, d_max=0.0)
     layer.build((None, 3))

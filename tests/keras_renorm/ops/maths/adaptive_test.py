@@ -70,7 +70,7 @@ def ghost_step(state, moving, mu, sigma, given=np.asarray, *, ops=np, **options)
     arrays = mu, sigma**2 - EPSILON, np.full(mu.shape, 8.0), np.zeros(mu.shape)
     batch = Moments(*(given(a.astype("float32")) for a in arrays))
     own = keras.tree.map_structure(given, moments(mu.mean(0), sigma.mean(0)))
-    found = among_ghosts(batch, EPSILON, ops=ops)
+    found = among_ghosts(batch, moving.mean, EPSILON, ops=ops)
     return step(state, moving, own, scatter=found, ops=ops, **options)
 
 
@@ -244,7 +244,8 @@ def test_a_channel_without_moments_has_no_deviation(rng, ghosts):
         if ghosts:
             counts = np.where(np.arange(6) == 3, 0, 8) * np.ones((4, 1))
             arrays = mu, sigma**2 - EPSILON, counts, np.zeros((4, 6))
-            among = among_ghosts(Moments(*(a.astype("f4") for a in arrays)), EPSILON, ops=np)
+            given = Moments(*(a.astype("f4") for a in arrays))
+            among = among_ghosts(given, moving.mean, EPSILON, ops=np)
         before = state.deviations[:, 3], moving.mean[3]
         state, moving = step(state, moving, batch, scatter=among, ops=np)
         assert moving.mean[3] == before[1]

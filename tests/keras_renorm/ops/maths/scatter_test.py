@@ -16,7 +16,8 @@ def moments(mean, variance, count, remainder=0.0):
 
 def found(batch, ops=np):
     given = np.asarray if ops is np else keras.ops.convert_to_tensor
-    result = among_ghosts(Moments(*map(given, batch)), EPSILON, ops=ops)
+    near = given(np.float32(0))
+    result = among_ghosts(Moments(*map(given, batch)), near, EPSILON, ops=ops)
     return [keras.ops.convert_to_numpy(value) for value in result]
 
 
@@ -68,10 +69,12 @@ def test_a_large_mean_hides_nothing(rng, mode):
     """What float32 does not hold of the means is in their remainders."""
     exact = 1e6 + rng.normal(0, 0.01, (16, 4))
     mean = exact.astype("float32")
-    batch = moments(mean, 1.0, 8, exact - mean)
+    batch, near = moments(mean, 1.0, 8, exact - mean), np.full(4, 1e6, "float32")
     if mode == "numpy":
-        variances = among_ghosts(batch, EPSILON, ops=np).variances
+        variances = among_ghosts(batch, near, EPSILON, ops=np).variances
     else:
-        run = tf.function(lambda *b: among_ghosts(Moments(*b), EPSILON), jit_compile=mode == "jit")
+        run = tf.function(
+            lambda *b: among_ghosts(Moments(*b), near, EPSILON), jit_compile=mode == "jit"
+        )
         variances = run(*map(tf.constant, batch)).variances
     np.testing.assert_allclose(variances[0], exact.var(0, ddof=1), rtol=1e-3)
