@@ -3,6 +3,8 @@
 import pathlib
 from typing import Any
 
+from sphinx.util.inspect import signature, stringify_signature
+
 import keras_renorm
 
 project = "keras_renorm"
@@ -75,6 +77,17 @@ def is_field(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any)
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
+def of_constructor(
+    app: Any, what: str, name: str, obj: Any, options: Any, given: str | None, returns: Any
+) -> tuple[str, None] | None:
+    """Shows the arguments of a layer's own constructor: Keras's `__new__` takes any."""
+    del app, name, options, returns
+    if what != "class" or given != "(*args, **kwargs)":
+        return None
+    own = signature(obj.__init__, bound_method=True)
+    return stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), None
+
+
 def config_keys(app: Any) -> None:
     """Writes the tables of the config keys, for reference/programs.md."""
     from zoo.training.keys import GROUPS
@@ -97,3 +110,4 @@ def setup(app: Any) -> None:
     app.connect("builder-inited", config_keys)
     app.connect("autodoc-process-docstring", literal_blocks, priority=100)
     app.connect("autodoc-skip-member", is_field)
+    app.connect("autodoc-process-signature", of_constructor)
