@@ -6,7 +6,7 @@ import keras
 
 from keras_renorm import keras_internals
 from keras_renorm.layers import BatchRenormalization, DomainBatchRenormalization
-from keras_renorm.models import optimizer_of, require_model, warn_of_no_steps
+from keras_renorm.models import optimizer_of, require_model, steps_of, warn_of_no_steps
 from keras_renorm.schedules import Schedule
 from keras_renorm.statistics.batches import whole_number
 from keras_renorm.statistics.hooks import retrace_training
@@ -117,9 +117,7 @@ class CountSteps(keras.callbacks.Callback):
         retrace_training(model)
 
     def _steps(self) -> int:
-        inner = optimizer_of(self, self._given)
-        # In Keras 3.4 `iterations` counts the gathered minibatches.
-        return keras_internals.batches_seen(inner) // (inner.gradient_accumulation_steps or 1)
+        return steps_of(optimizer_of(self, self._given))
 
 
 def _has_counter(layer: Any) -> bool:

@@ -5,10 +5,9 @@ import pathlib
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_renorm.diagnostics.report import Report
-from keras_renorm.models import optimizer_of, warn_of_no_steps
+from keras_renorm.models import optimizer_of, steps_of, warn_of_no_steps
 from keras_renorm.statistics.batches import whole_number
 
 
@@ -103,8 +102,7 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
         self._recorded = step
 
     def _step(self) -> int:
-        steps = optimizer_of(self, self._optimizer).iterations
-        return int(np.asarray(keras.ops.convert_to_numpy(steps)))
+        return steps_of(optimizer_of(self, self._optimizer))
 
 
 def _summaries() -> Any:

@@ -9,7 +9,13 @@ training has made, and whose steps a callback counts.
 from keras_renorm.models.calls import Call, Calls, Value, calls
 from keras_renorm.models.graphs import Graph, Use, called_by, graphs_in, is_graph
 from keras_renorm.models.members import batch_norms, is_batch_norm, named_layers, require_model
-from keras_renorm.models.stepping import at_step, optimizer_of, steps_so_far, warn_of_no_steps
+from keras_renorm.models.stepping import (
+    at_step,
+    optimizer_of,
+    steps_of,
+    steps_so_far,
+    warn_of_no_steps,
+)
 from keras_renorm.models.watching import Around, draws_kept, replaced, watched
 
 __all__ = [
@@ -31,6 +37,7 @@ __all__ = [
     "optimizer_of",
     "replaced",
     "require_model",
+    "steps_of",
     "steps_so_far",
     "warn_of_no_steps",
     "watched",

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from keras_renorm import keras_internals
+
 _step: contextvars.ContextVar[int | None] = contextvars.ContextVar("step", default=None)
 
 
@@ -30,7 +32,16 @@ def steps_so_far(model: keras.Model) -> int | None:
     optimizer = getattr(model, "optimizer", None)
     if known is not None or optimizer is None:
         return known
-    return int(keras.ops.convert_to_numpy(optimizer.iterations))
+    return steps_of(optimizer)
+
+
+def steps_of(optimizer: Any) -> int:
+    """The steps that an optimizer of Keras made. Gradients that it gathers are one step.
+
+    Not `iterations`, which counts the gathered minibatches in Keras 3.4.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return keras_internals.batches_seen(inner) // (inner.gradient_accumulation_steps or 1)
 
 
 def optimizer_of(callback: keras.callbacks.Callback, given: Any) -> Any:

@@ -1,8 +1,8 @@
 """The passes over a tensor in plain `keras.ops`: every dtype, rank, backend and device.
 
-The functions fulfil `keras_renorm.ops.backends.kernels.Passes`, except for the gradient of a ReLU,
-which the backend takes from the output. Between them a training step works on vectors of one entry
-per channel: see `keras_renorm.ops.steps.pass_by_pass`.
+The functions fulfil `keras_renorm.ops.backends.kernels.Passes`, except for the gradient of a ReLU:
+`relu_gradient` takes it first, in a pass of its own. Between them a training step works on vectors
+of one entry per channel: see `keras_renorm.ops.steps.pass_by_pass`.
 """
 
 import keras
@@ -30,6 +30,16 @@ def normalize(x: Tensor, affine: Affine, settings: Settings) -> Tensor:
     y = centre(x, axis, affine.mean) * spread(affine.scale, x, axis) + offset
     y = keras.ops.cast(y, x.dtype)
     return keras.ops.relu(y) if settings.relu else y
+
+
+def relu_gradient(dy: Tensor, y: Tensor) -> Tensor:
+    """`dy` where the output `y` of a ReLU is positive, and 0 elsewhere, even where `dy` is NaN.
+
+    A `y` of less than 2^-25 is 0 in float16, so its gradient is 0. The native passes find `y` from
+    `x` again, in float32, and let that gradient through. Here it would take one more pass over `x`.
+    """
+    # Not the gradient of TensorFlow's ReLU: outside XLA it multiplies, and 0 * inf is NaN.
+    return keras.ops.where(y > 0, dy, 0)
 
 
 def gradient_sums(

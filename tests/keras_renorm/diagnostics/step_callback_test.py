@@ -1,7 +1,6 @@
 """At which steps a callback records, whatever moves the counter, and what its log holds."""
 
 import dataclasses
-import types
 
 import keras
 import numpy as np
@@ -37,17 +36,18 @@ class Numbers(Report):
 
 
 class Counting:
-    """A model with an optimizer's counter, and nothing else."""
+    """A model with an optimizer, and nothing else."""
 
     def __init__(self, step=0, built=True):
         self.built = built
-        self.optimizer = types.SimpleNamespace(iterations=np.array(step))
+        self.optimizer = keras.optimizers.SGD()
+        self.optimizer.iterations.assign(step)
 
     def train(self, callback, counts):
         """A training at whose beginning and after each of whose calls the counter stands so."""
         callback.set_model(self)
         for number, count in enumerate(counts):
-            self.optimizer.iterations = np.array(count)
+            self.optimizer.iterations.assign(count)
             if number == 0:
                 callback.on_train_begin()
             else:

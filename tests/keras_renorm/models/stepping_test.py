@@ -113,3 +113,28 @@ def test_an_optimizer_of_another_library_is_refused(callback):
     made.set_model(keras.Sequential([keras.Input((4,)), norm]))
     with pytest.raises(TypeError, match=r"`optimizer` must be an optimizer of Keras, received 0.1"):
         made.on_train_begin()
+
+
+class OfKeras34(keras.optimizers.SGD):
+    """Counts as optimizers of Keras 3.4 do: `iterations` are the minibatches that it gathered."""
+
+    @property
+    def iterations(self):
+        return self._iterations
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, OfKeras34])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_all_count_the_same_steps_where_gradients_are_gathered(optimizer, scaled):
+    made = optimizer(0.1, gradient_accumulation_steps=2)
+    if scaled:
+        made = keras.optimizers.LossScaleOptimizer(made)
+    norm = layers.BatchRenormalization(num_steps=10**6, name="norm")
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
+    model.compile(made, "mse")
+    x = np.random.default_rng(0).normal(size=(24, 4)).astype("f4")
+    record = recording()
+    all_callbacks = [callbacks.CountSteps(), record]
+    model.fit(x, x[:, :1], batch_size=4, verbose=0, callbacks=all_callbacks)
+    assert steps_so_far(model) == int(norm.update_count) == 3
+    assert [entry.step for entry in record.data] == [0, 2, 3]
