@@ -72,7 +72,8 @@ def batch_renormalization(
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. Where it is False,
             `x` contributes nothing, even if it is NaN.
         relu: Whether to take the positive part of `y`. The native library's gradient finds its mask
-            again from `x`, and all others take the mask from `y`.
+            again from `x`, and all others take the mask from `y`. So they part where a float16 `y`
+            of less than 2^-25 is rounded to 0. An inf in the gradient of a 0 does not come through.
         synchronized: Whether the minibatch is that of all replicas together: of the running
             `tf.distribute` strategy, of PyTorch's default process group, or of all devices that
             `jax.shard_map` maps over. Replicas may hold different numbers of positions, or none.
@@ -323,7 +324,9 @@ def inference_step(
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. False does not
             change `y`, but keeps the position out of every gradient, even if `x` is NaN. A mask
             costs a second pass.
-        relu: Whether to take the positive part of `y`.
+        relu: Whether to take the positive part of `y`. A gradient that is inf or NaN where `y` is 0
+            does not come through, except under TensorFlow with `portable`: TensorFlow's own ReLU,
+            which graphs merge with a convolution, multiplies it by 0 outside XLA.
         portable: Whether TensorFlow uses no operation of the native library, so that an exported
             model needs no library. False is faster where gradients are taken: one pass over the
             memory forwards and two backwards (four with `relu`).

@@ -94,6 +94,14 @@ def moments_and_shift(
     return Moments(mean, variance, count, remainder), shift
 
 
+def shift_or_mean(own: Moments, shift: Tensor, merged: Moments) -> Tensor:
+    """A value near the mean of all replicas: a replica's shift, or that mean itself.
+
+    A replica without a position of its own has a shift of 0, which may be far from the mean.
+    """
+    return keras.ops.where(own.count > 0, shift, keras.ops.stop_gradient(merged.mean))
+
+
 def or_nan(variance: Tensor) -> Tensor:
     """The variance, or NaN where it is so large that a sum may have overflown.
 

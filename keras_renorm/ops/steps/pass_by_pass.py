@@ -1,8 +1,8 @@
 """A step pass by pass, over one replica or several, with a gradient by hand."""
 
-import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 
@@ -12,7 +12,7 @@ from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.ops.maths import correction
 from keras_renorm.ops.maths import passes as plain_passes
 from keras_renorm.ops.maths.correction import Correction
-from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.moments import Moments, shift_or_mean
 from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.ops.steps import plain
@@ -42,7 +42,7 @@ class NativePasses:
         """Takes the passes."""
         passes = backends.current().native_passes(step.arguments.x)
         assert passes is not None
-        return _train(passes, step)
+        return _train(functools.partial(_differentiable, passes), step)
 
 
 class PlainPasses:
@@ -56,11 +56,8 @@ class PlainPasses:
         return only or backends.current().prefers_plain_passes
 
     def train(self, step: Step) -> Trained:
-        """Takes the passes. The ReLU's gradient reads `y` only, which the next layer keeps, too."""
-        found = _train(plain_passes, step.with_settings(relu=False))
-        if not step.settings.relu:
-            return found
-        return dataclasses.replace(found, y=keras.ops.relu(found.y))
+        """Takes the passes."""
+        return _train(_in_plain_operations, step)
 
 
 class _Kept(NamedTuple):
@@ -79,12 +76,34 @@ class _Kept(NamedTuple):
     count: Tensor
 
 
-def _train(passes: Passes, step: Step) -> Trained:
+_Making = Callable[[Settings, Replicas | None], Differentiable]
+
+
+def _train(make: _Making, step: Step) -> Trained:
     if step.settings.ghost_size is not None:
-        return in_ghosts(functools.partial(_train, passes), step)
-    function = _differentiable(passes, step.settings, step.replicas)
+        return in_ghosts(functools.partial(_train, make), step)
+    function = make(step.settings, step.replicas)
     y, *batch = backends.current().differentiable(function, step.arguments, step.constants)
     return trained(step, y, Moments(*map(keras.ops.stop_gradient, batch)))
+
+
+def _in_plain_operations(settings: Settings, replicas: Replicas | None) -> Differentiable:
+    """By plain passes. The ReLU's gradient reads `y` only, which the next layer keeps, too."""
+    linear = _differentiable(plain_passes, settings._replace(relu=False), replicas)
+    if not settings.relu:
+        return linear
+
+    def forward(arguments: Arguments, constants: Constants) -> tuple[tuple[Tensor, ...], Any]:
+        (y, *batch), kept = linear.forward(arguments, constants)
+        y = keras.ops.relu(y)
+        return (y, *batch), (y, kept)
+
+    def backward(dy: Tensor, arguments: Arguments, constants: Constants, kept: Any) -> Arguments:
+        y, others = kept
+        dy = plain_passes.relu_gradient(dy, y)
+        return linear.backward(dy, arguments, constants, others)
+
+    return Differentiable(forward, backward, plain.output(settings), linear.refusal)
 
 
 def _differentiable(
@@ -95,9 +114,8 @@ def _differentiable(
         arguments = Arguments(*map(keras.ops.stop_gradient, arguments))
         batch, centre = passes.moments(arguments.x, constants.mask, settings)
         if replicas is not None:
-            own, batch = batch.count, replicas.merge(batch)
-            # Without a position of its own a replica knows no value near the mean.
-            centre = keras.ops.where(own > 0, centre, batch.mean)
+            own, batch = batch, replicas.merge(batch)
+            centre = shift_or_mean(own, centre, batch)
         found = correction.of_step(batch, constants, settings)
         inverse = 1 / keras.ops.sqrt(batch.variance + settings.epsilon)
         affine = correction.affine(found, batch, arguments, inverse * found.r, centre)

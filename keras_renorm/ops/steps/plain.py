@@ -9,7 +9,7 @@ from keras_renorm.ops import backends
 from keras_renorm.ops.maths import correction, passes
 from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.masks import without_masked_gradients
-from keras_renorm.ops.maths.moments import Moments, moments_and_shift
+from keras_renorm.ops.maths.moments import Moments, moments_and_shift, shift_or_mean
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps.ghosts import in_ghosts
 from keras_renorm.ops.steps.lowerings import Name
@@ -62,7 +62,8 @@ def _train(step: Step) -> Trained:
         arguments.x, settings.axis, constants.mask, ghosts=settings.ghosts
     )
     if step.replicas is not None:
-        batch = step.replicas.merge(batch)
+        own, batch = batch, step.replicas.merge(batch)
+        shift = shift_or_mean(own, shift, batch)
     found = correction.of_step(batch, constants, settings)
     found = Correction(*map(backends.current().pinned, found))
     ratio = found.r / keras.ops.sqrt(batch.variance + settings.epsilon)

@@ -93,6 +93,37 @@ def test_ghost_batches_equal_the_reference(rng, vector_jacobian, monkeypatch, lo
     assert_close(gradients[2], sums[1])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("lowering", ["", "fused", "composite"])
+def test_no_inf_comes_back_through_the_zeros_of_a_relu(
+    rng, vector_jacobian, monkeypatch, lowering, masked
+):
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+    x, dy = (rng.normal(size=(16, 5)).astype("f4") for _ in range(2))
+    gamma, beta = np.float32([1, -1, 2, 0, 0]), np.float32([0, 1, -1, 0, -1])
+    moving = np.zeros(5, "f4"), np.ones(5, "f4")
+    mask = rng.random((16, 1)) > 0.3 if masked else None
+
+    def training(x, gamma, beta):
+        options = {"mask": mask, "relu": True}
+        return ops.batch_renormalization(x, *moving, gamma, beta, **LIMITS, **options)[0]
+
+    def inference(x, gamma, beta):  # TensorFlow's own ReLU is in what can be exported
+        portable = keras.backend.backend() != "tensorflow"
+        return ops.inference_step(x, *moving, gamma, beta, relu=True, portable=portable)
+
+    for function in (training, inference):
+        if function is inference and lowering and keras.backend.backend() == "tensorflow":
+            continue
+        y, desired = vector_jacobian(function, (x, gamma, beta), dy)
+        dead = keras.ops.convert_to_numpy(y) <= 0
+        desired = vector_jacobian(function, (x, gamma, beta), np.where(dead, 0, dy))[1]
+        for value in (np.inf, np.nan):
+            _, found = vector_jacobian(function, (x, gamma, beta), np.where(dead, value, dy))
+            for actual, wanted in zip(found, desired, strict=True):
+                np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (actual, wanted)))
+
+
 def test_derivatives_in_plain_operations_under_jax(rng, monkeypatch):
     if keras.backend.backend() != "jax":
         return

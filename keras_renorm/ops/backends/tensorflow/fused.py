@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from keras_renorm.ops.backends.kernels import Differentiable, PlainOutput
 from keras_renorm.ops.backends.tensorflow import derivatives, devices, runtime
-from keras_renorm.ops.maths import correction
+from keras_renorm.ops.maths import correction, passes
 from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.moments import Moments, or_nan, two_sum
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
@@ -172,7 +172,7 @@ def backward(dy: tf.Tensor, kept: Kept, settings: Settings) -> Arguments:
     """Gradients of `forward`, r and d held constant."""
     images, data_format = _images(dy, settings.axis)
     if kept.output is not None:
-        images = tf.raw_ops.ReluGrad(gradients=images, features=kept.output)
+        images = passes.relu_gradient(images, kept.output)
     dx, dx_hat, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=images,
         x=kept.shifted,

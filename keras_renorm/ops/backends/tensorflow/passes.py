@@ -7,11 +7,13 @@ import keras
 import tensorflow as tf
 
 from keras_renorm.ops.backends.tensorflow import calls
+from keras_renorm.ops.maths import passes as plain_passes
 from keras_renorm.ops.maths.moments import Moments, rounded
 from keras_renorm.ops.maths.operands import Affine, Settings, Sums
 
 normalize = calls.normalize
 input_gradient = calls.input_gradient
+relu_gradient = plain_passes.relu_gradient
 
 
 def moments(x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> tuple[Moments, tf.Tensor]:
@@ -27,8 +29,3 @@ def gradient_sums(
     """The two sums in the dtype of the vectors."""
     sums = calls.gradient_sums(dy, x, affine, mask, settings)
     return Sums(*(keras.ops.cast(value, affine.mean.dtype) for value in sums))
-
-
-def relu_gradient(dy: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """`dy` where the output `y` of a ReLU is positive, and 0 elsewhere."""
-    return tf.raw_ops.ReluGrad(gradients=dy, features=y)

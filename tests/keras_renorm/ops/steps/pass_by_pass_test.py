@@ -19,10 +19,12 @@ from keras_renorm.ops import Moments
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.native import loader
 from keras_renorm.ops.steps.pass_by_pass import NativePasses, PlainPasses
+from keras_renorm.ops.steps.plain import Plain
 from keras_renorm.ops.steps.step import Step
 
 EPSILON = 1e-3
 LIMITS = 1.5, 0.5
+MODES = {"eager": lambda f: f, "graph": tf.function, "jit": tf.function(jit_compile=True)}
 PASSES = {"composite": PlainPasses()}
 if loader.library_path().is_file():
     PASSES["native"] = NativePasses()
@@ -67,32 +69,39 @@ class Played:
 
 
 class Case:
-    def __init__(self, rng, rows, *, offset=0.0, masked=False, **settings):
+    def __init__(
+        self, rng, rows, *, offset=0.0, masked=False, dtype="f4", limits=LIMITS, **settings
+    ):
         shape = (rows, 5, 3)
-        self.x = (rng.normal(size=shape) + offset).astype("f4")
-        self.dy = rng.normal(size=shape).astype("f4")
-        self.vectors = [rng.uniform(0.5, 2.0, 3).astype("f4") for _ in range(4)]
-        self.vectors[2] += np.float32(offset)
+        self.x = (rng.normal(size=shape) + offset).astype(dtype)
+        self.dy = rng.normal(size=shape).astype(dtype)
+        self.vectors = [rng.uniform(0.5, 2.0, 3).astype(dtype) for _ in range(4)]
+        self.vectors[2] += offset
         self.mask = rng.random((rows, 5, 1)) > 0.3 if masked else None
+        self.limits = limits
         self.settings = {"axis": 2, "epsilon": EPSILON, "relu": False, **settings}
 
-    def run(self, passes, replicas=None, rows=slice(None)):
+    def step(self, x, replicas=None, rows=slice(None)):
         gamma, beta, *moving = map(tf.constant, self.vectors)
-        x, dy = tf.constant(self.x[rows]), tf.constant(self.dy[rows])
         mask = None if self.mask is None else tf.constant(self.mask[rows])
-        arguments = Arguments(x, gamma, beta)
-        constants = Constants(*moving, *map(tf.constant, LIMITS), mask)
+        limits = (tf.constant(limit, gamma.dtype) for limit in self.limits)
+        constants = Constants(*moving, *limits, mask)
+        return Step(Arguments(x, gamma, beta), constants, Settings(**self.settings), replicas)
+
+    def run(self, passes, replicas=None, rows=slice(None)):
+        x, dy = tf.constant(self.x[rows]), tf.constant(self.dy[rows])
+        step = self.step(x, replicas, rows)
         with tf.GradientTape() as tape:
-            tape.watch(arguments)
-            trained = passes.train(Step(arguments, constants, Settings(**self.settings), replicas))
-        return trained.y, trained.moments(), tape.gradient(trained.y, arguments, dy)
+            tape.watch(step.arguments)
+            trained = passes.train(step)
+        return trained.y, trained.moments(), tape.gradient(trained.y, step.arguments, dy)
 
     def expected(self, float64, counted=slice(None)):
         """With the gradients of the outputs that are counted."""
         dy = np.zeros_like(self.dy)
         dy[counted] = self.dy[counted]
         weights = None if self.mask is None else np.broadcast_to(self.mask, self.x.shape)
-        return float64(self.x, dy, self.vectors, LIMITS, weights=weights, **self.settings)
+        return float64(self.x, dy, self.vectors, self.limits, weights=weights, **self.settings)
 
 
 def close(actual, desired, atol=2e-5):
@@ -153,15 +162,70 @@ def test_two_replicas_are_one_minibatch(rng, float64, passes, cut, masked, offse
 
 
 @every_pass
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_a_replica_where_all_is_masked(rng, float64, passes, offset):
+    """It normalises, too, and at a large mean loses no digit of what it cannot see."""
+    case, meeting = Case(rng, 7, offset=offset, masked=True, relu=True), Meeting(2)
+    case.mask[3:] = False
+    parts = slice(3), slice(3, None)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        running = [
+            pool.submit(case.run, passes, Played(meeting, k), rows) for k, rows in enumerate(parts)
+        ]
+    whole = case.expected(float64)
+    for rows, future in zip(parts, running, strict=True):
+        y, _, (dx, *parameters) = future.result()
+        close(y, whole["y"][rows])
+        close(dx, whole["dx"][rows])
+    for gradient in parameters:
+        np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+def test_a_replica_where_all_is_masked_and_the_backend_differentiates(rng, float64):
+    case, meeting = Case(rng, 7, offset=1e6, masked=True), Meeting(2)
+    case.mask[3:] = False
+
+    def output(index, rows):
+        step = case.step(tf.constant(case.x[rows]), Played(meeting, index), rows)
+        return Plain().train(step).y
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(output, 0, slice(3)), pool.submit(output, 1, slice(3, None))]
+    close(np.concatenate([future.result() for future in running]), case.expected(float64)["y"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_second_derivatives_behind_a_relu_equal_central_differences(rng, float64, masked, mode):
+    """Of a gradient penalty, with limits that hold r and d."""
+    held = {"dtype": "f8", "limits": (1.0, 0.0), "relu": True}
+    case = Case(rng, 4, masked=masked, **held)
+
+    def penalty_gradient(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = PASSES["composite"].train(case.step(x)).y
+            total = tf.reduce_sum(inner.gradient(y, x, case.dy) ** 2)
+        return outer.gradient(total, x)
+
+    found, numeric = MODES[mode](penalty_gradient)(tf.constant(case.x)), np.zeros_like(case.x)
+    for index in np.ndindex(*case.x.shape):
+        for sign in (1, -1):
+            case.x[index] += sign * 1e-5
+            numeric[index] += sign * (case.expected(float64)["dx"] ** 2).sum() / 2e-5
+            case.x[index] -= sign * 1e-5
+    close(found, numeric, atol=1e-6 * np.abs(numeric).max())
+
+
+@every_pass
 def test_the_moments_have_no_gradient(rng, passes):
     case = Case(rng, 4)
-    gamma, beta, *moving = map(tf.constant, case.vectors)
-    constants = Constants(*moving, *map(tf.constant, LIMITS))
     x = tf.constant(case.x)
-    step = Step(Arguments(x, gamma, beta), constants, Settings(**case.settings))
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
-        batch = passes.train(step).moments()
+        batch = passes.train(case.step(x)).moments()
     assert [tape.gradient(value, x) for value in batch] == [None] * 4
 
 
