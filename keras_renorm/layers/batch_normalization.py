@@ -170,6 +170,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 "`synchronized=True` needs the TensorFlow, JAX or PyTorch backend, received it "
                 f"with {backend.name!r}."
             )
+        arguments.layer_dtype(kwargs.get("dtype"))
         super().__init__(
             arguments.axis(axis),
             arguments.real("momentum", momentum, low=0, high=1),
@@ -221,6 +222,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 `virtual_batch_size` it is the first.
         """
         arguments.one_tensor(input_shape)
+        input_shape = arguments.shape(input_shape)
         axis = arguments.axis(self.axis, len(input_shape))
         arguments.virtual_batch_size(
             self.virtual_batch_size, axis=axis, synchronized=self.synchronized
@@ -287,10 +289,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """The inputs' shape.
 
         Raises:
+            TypeError: If `input_shape` is no shape.
             ValueError: If the inputs have no axis `axis`.
         """
+        input_shape = arguments.shape(input_shape)
         arguments.axis(self.axis, len(input_shape))
-        return tuple(input_shape)
+        return input_shape
 
     def set_weights(self, weights: list[Any]) -> None:
         """Sets the weights from arrays, also from those of Keras's layer with `renorm=True`.

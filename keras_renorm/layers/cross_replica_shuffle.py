@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_renorm import ops
+from keras_renorm.ops import arguments
 from keras_renorm.typing import Tensor
 
 
@@ -48,7 +49,7 @@ class CrossReplicaShuffle(keras.layers.Layer):
         with 0 rows if nothing was shuffled. B is the size of the global batch.
 
     Raises:
-        TypeError: If `seed` is not an integer, or the inputs are neither numbers nor booleans.
+        TypeError: If `seed` is not an integer, or the inputs are no tensors of numbers or booleans.
         ValueError: If `seed` does not fit into 64 bits, the inputs differ in batch size or have
             none, or the layer is called in training inside `jax.shard_map` or `jax.pmap`.
 
@@ -82,7 +83,7 @@ class CrossReplicaShuffle(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, Tensor]:
         """Shuffles `inputs`; see the class."""
-        shapes = [keras.ops.shape(tensor) for tensor in keras.tree.flatten(inputs)]
+        shapes = [keras.ops.shape(tensor) for tensor in arguments.tensors(inputs)]
         if () in shapes:
             raise ValueError(
                 "The inputs must have a batch dimension, received a scalar: `inputs[None]` has one."
@@ -114,10 +115,19 @@ class CrossReplicaShuffle(keras.layers.Layer):
         self, inputs: Any, training: bool | None = None
     ) -> tuple[Any, keras.KerasTensor]:
         """Shapes and dtypes of the outputs for symbolic inputs."""
+        arguments.tensors(inputs)
         outputs = keras.tree.map_structure(
             lambda x: keras.KerasTensor(x.shape, dtype=x.dtype), inputs
         )
         return outputs, keras.KerasTensor((None, 2), dtype="int32")
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, tuple[int | None, ...]]:
+        """The inputs' shapes, and that of the order.
+
+        Raises:
+            TypeError: If `input_shape` is neither a shape nor a structure of shapes.
+        """
+        return arguments.shapes(input_shape), (None, 2)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

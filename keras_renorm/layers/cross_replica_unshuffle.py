@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_renorm import ops
-from keras_renorm.typing import Tensor
+from keras_renorm.ops import arguments
 
 
 @keras.saving.register_keras_serializable("keras_renorm")
@@ -27,7 +27,8 @@ class CrossReplicaUnshuffle(keras.layers.Layer):
         The inputs, each row at the place of its example.
 
     Raises:
-        ValueError: If `order` is not of shape `[B, 2]`.
+        TypeError: If the inputs are no tensors.
+        ValueError: If `order` is missing or not of shape `[B, 2]`.
         tensorflow.errors.InvalidArgumentError: Under TensorFlow, if the inputs do not have b rows.
 
     Example:
@@ -41,16 +42,26 @@ class CrossReplicaUnshuffle(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.built = True
 
-    def call(self, inputs: Any, order: Tensor) -> Any:
+    def call(self, inputs: Any, order: Any = None) -> Any:
         """Takes `inputs` back; see the class."""
+        arguments.tensors(inputs)
         _check_order(order)
         replicas = ops.Replicas.running()
         if replicas is None or order.shape[0] == 0:
             return inputs
         return keras.tree.map_structure(lambda x: ops.unshuffle(replicas, x, order), inputs)
 
-    def compute_output_spec(self, inputs: Any, order: Any) -> Any:
+    def compute_output_shape(self, input_shape: Any, order_shape: Any = None) -> Any:
+        """The inputs' shapes.
+
+        Raises:
+            TypeError: If `input_shape` is neither a shape nor a structure of shapes.
+        """
+        return arguments.shapes(input_shape)
+
+    def compute_output_spec(self, inputs: Any, order: Any = None) -> Any:
         """Shapes and dtypes of the outputs for symbolic inputs."""
+        arguments.tensors(inputs)
         _check_order(order)
         return keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, dtype=x.dtype), inputs)
 

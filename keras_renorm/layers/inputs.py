@@ -105,7 +105,15 @@ def decided(training: Any, layer: keras.layers.Layer, outputs: Callable[[Any], A
         training: As in a call; it may be a tensor of a graph.
         layer: The layer whose weights `outputs` updates.
         outputs: A function of True or False.
+
+    Raises:
+        TypeError: `training` is a text, or a tensor that is no scalar.
     """
+    if isinstance(training, str) or len(getattr(training, "shape", ())):
+        raise TypeError(
+            "`training` must be True, False or None, or a scalar boolean tensor; received "
+            f"{training!r}. Write training=True in a step of training."
+        )
     if not keras.ops.is_tensor(training):
         return outputs(training)
     if not backends.current().is_traced(training):

@@ -64,6 +64,7 @@ class SkipInit(keras.layers.Layer):
         depth: int | None = None,
         **kwargs: Any,
     ) -> None:
+        arguments.layer_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.initial_value = _initial_value(initial_value)
         self.depth = None if depth is None else _depth(depth)
@@ -104,8 +105,12 @@ class SkipInit(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The inputs' shape."""
-        return tuple(input_shape)
+        """The inputs' shape.
+
+        Raises:
+            TypeError: If `input_shape` is no shape.
+        """
+        return arguments.shape(input_shape)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

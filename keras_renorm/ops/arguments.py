@@ -20,6 +20,11 @@ _LARGEST: dict[str, float] = {
     for name in ("float16", "bfloat16", "float32", "float64")
 }
 
+_NOT_FLOATING = {
+    *("bool", "string", "int4", "complex64", "complex128"),
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+}
+
 LEAST = {"r_max": 1.0, "d_max": 0.0}
 """The limits' least values, with which Batch Renormalization is Batch Normalization."""
 
@@ -40,7 +45,7 @@ def inputs(x: Tensor, at: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor
         TypeError: If `x` is not floating point.
         ValueError: If `axis` or the shape of `mask` does not fit `x`.
     """
-    x = keras.ops.convert_to_tensor(x)
+    x = keras.ops.convert_to_tensor(numbers("x", x))
     floating("x", x)
     at = axis(at, len(x.shape))
     if x.shape[at] is None:
@@ -49,9 +54,63 @@ def inputs(x: Tensor, at: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor
             f"`x` of shape {tuple(x.shape)}. Set it, e.g. with `keras.ops.reshape`."
         )
     if mask is not None:
-        mask = keras.ops.cast(keras.ops.convert_to_tensor(mask), "bool")
+        mask = keras.ops.cast(keras.ops.convert_to_tensor(numbers("mask", mask)), "bool")
         mask_shape(mask.shape, x.shape, layer=False)
     return x, at, mask
+
+
+def numbers(name: str, value: Any) -> Any:
+    """`value`, unless it is none that a tensor of numbers can be made of."""
+    # A tuple of types: torch.compile takes no union of them (PyTorch 2.13).
+    if value is None or isinstance(value, (str, bytes, dict)):
+        raise TypeError(
+            f"`{name}` must be a tensor, or an array or a list of numbers; received {value!r} of "
+            f"type {type(value).__name__}. Write e.g. `keras.ops.convert_to_tensor(values)`."
+        )
+    return value
+
+
+def shape(value: Any) -> tuple[int | None, ...]:
+    """`value` as a tuple, if it is the shape of one tensor."""
+    sizes = tuple(value) if hasattr(value, "__iter__") and not isinstance(value, str) else (value,)
+    whole = [size for size in sizes if isinstance(size, int | np.integer) and size >= 0]
+    if len(whole) + sizes.count(None) < len(sizes) or sizes == (value,) or isinstance(value, dict):
+        raise TypeError(
+            "`input_shape` must be the shape of one tensor, a tuple of sizes, each an integer of 0 "
+            f"or more, or None where it is not known; received {value!r}. Write e.g. (None, 8)."
+        )
+    return sizes
+
+
+def tensors(inputs: Any) -> list[Any]:
+    """The tensors of a structure, if it holds some and nothing else than tensors or arrays."""
+    found: list[Any] = keras.tree.flatten(inputs)
+    if not found or not all(hasattr(x, "shape") for x in found):
+        raise TypeError(
+            "`inputs` must be a tensor, or a list, a tuple or a dictionary of tensors; received "
+            f"{inputs!r}. What made them may lack a `return`."
+        )
+    return found
+
+
+def shapes(value: Any) -> Any:
+    """`value`, if it is the shape of one tensor or a list, a tuple or a dictionary of shapes."""
+    if isinstance(value, dict):
+        return {name: shapes(part) for name, part in value.items()}
+    if isinstance(value, list | tuple) and any(hasattr(part, "__iter__") for part in value):
+        return [shapes(part) for part in value]
+    return shape(value)
+
+
+def layer_dtype(value: Any) -> Any:
+    """`value`, unless it names a dtype in which nothing can be normalised."""
+    name = getattr(value, "name", getattr(value, "__name__", value))
+    if name in _NOT_FLOATING:
+        raise ValueError(
+            f"`dtype` must be floating point, or a policy that computes in it; received {value!r}. "
+            "Write e.g. dtype='float32' or dtype='mixed_bfloat16'."
+        )
+    return value
 
 
 def one_tensor(inputs: Any) -> None:

@@ -228,12 +228,12 @@ def train(
     settings = Settings(
         axis=axis,
         epsilon=arguments.epsilon(epsilon),
-        relu=relu,
+        relu=arguments.flag("relu", relu),
         ghost_size=size if size is None else min(size, _MOST_ROWS),
         momentum=arguments.real("momentum", momentum, low=0, high=1),
-        by_stddev=by_stddev,
+        by_stddev=arguments.flag("by_stddev", by_stddev),
     )
-    replicas = Replicas.running() if synchronized else None
+    replicas = Replicas.running() if arguments.flag("synchronized", synchronized) else None
     return training.train(Step(Arguments(*own[:3]), Constants(*own[3:]), settings, replicas))
 
 
@@ -349,7 +349,8 @@ def inference_step(
     x, axis, mask = arguments.inputs(x, axis, mask)
     named = {"moving_mean": moving_mean, "moving_variance": moving_variance}
     mean, variance, gamma, beta = _vectors_of(x, axis, **named, gamma=gamma, beta=beta)
-    settings = Settings(axis, arguments.epsilon(epsilon), relu)
+    settings = Settings(axis, arguments.epsilon(epsilon), arguments.flag("relu", relu))
+    portable = arguments.flag("portable", portable)
 
     def output(x: Tensor) -> Tensor:
         given = Arguments(x, gamma, beta)
@@ -368,7 +369,7 @@ def _vectors(vectors: dict[str, Tensor | None], size: int, dtype: str) -> list[T
     for name, value in vectors.items():
         if value is None:
             value = keras.ops.full((size,), 1 if name == "gamma" else 0, dtype)
-        value = arguments.converted(value, dtype)
+        value = arguments.converted(arguments.numbers(name, value), dtype)
         arguments.channels(name, value.shape, size)
         result.append(value)
     return result

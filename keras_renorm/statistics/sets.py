@@ -87,7 +87,7 @@ def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.nda
 
 def sets(model: keras.layers.Layer) -> dict[str, StatisticsSet]:
     """Copies of all sets that are kept for `model`, by name."""
-    return {name: _copy(arrays) for name, arrays in _SETS.get(model, {}).items()}
+    return {name: _copy(arrays) for name, arrays in _kept(model).items()}
 
 
 def write_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> None:
@@ -100,20 +100,21 @@ def write_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> None:
         path: The new file. Its name must end in `.npz`.
 
     Raises:
+        TypeError: If `model` is no model or layer, or `path` no path.
         ValueError: If there are no sets, or `path` does not end in `.npz`.
         FileExistsError: If the file exists.
     """
-    if not _SETS.get(model):
+    if not _kept(model):
         raise ValueError(
             f"No set of statistics is kept for the model {model.name!r}. Keep one first: "
             "`keras_renorm.statistics.save_set(model, name)`."
         )
-    path = os.fspath(path)
+    path = _path(path)
     if not path.endswith(".npz"):
         raise ValueError(f"`path` must end in '.npz', received {path!r}.")
     arrays: dict[str, Any] = {
         f"{name}/{key}": array
-        for name, statistics_set in _SETS[model].items()
+        for name, statistics_set in _kept(model).items()
         for key, array in statistics_set.items()
     }
     with open(path, "xb") as file:
@@ -131,13 +132,34 @@ def read_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> list[s
         The names of the sets. They replace sets of the same names.
 
     Raises:
+        TypeError: If `model` is no model or layer, or `path` no path.
+        FileNotFoundError: If there is no such file.
         ValueError: If `write_sets` did not write the file, or a set in it does not fit the model.
             Then no set is kept.
     """
-    found = _load(os.fspath(path))
+    _kept(model)
+    found = _load(_path(path))
     found = {name: _fitting(model, arrays) for name, arrays in found.items()}
     _SETS.setdefault(model, {}).update(found)
     return list(found)
+
+
+def _kept(model: Any) -> dict[str, StatisticsSet]:
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            f"`model` must be a model or a layer of Keras, received {model!r} of type "
+            f"{type(model).__name__}. Write the model first, then the name or the path."
+        )
+    return _SETS.get(model, {})
+
+
+def _path(path: Any) -> str:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"`path` must be the path of a file, received {path!r} of type {type(path).__name__}. "
+            "Write e.g. 'statistics.npz'."
+        )
+    return os.fspath(path)
 
 
 def _read(model: keras.layers.Layer) -> StatisticsSet:
@@ -182,7 +204,7 @@ def _check_name(name: Any) -> None:
 
 
 def _named(model: keras.layers.Layer, name: str) -> StatisticsSet:
-    kept = _SETS.get(model, {})
+    kept = _kept(model)
     if name not in kept:
         raise KeyError(
             f"No set of statistics named {name!r} is kept for the model {model.name!r}; there are "

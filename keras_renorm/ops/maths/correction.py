@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.moments import Moments, require_moments
 from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Settings
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.typing import Tensor
@@ -93,6 +93,7 @@ def renorm_correction(
         `Correction(r, d)`.
 
     Raises:
+        TypeError: If `batch` are no `Moments`, or a moving statistic is no tensor.
         ValueError: If `r_max`, `d_max` or `epsilon` is a number out of range.
 
     Example:
@@ -104,10 +105,15 @@ def renorm_correction(
     Source: Ioffe 2017, Algorithm 1.
     """
     epsilon = arguments.epsilon(epsilon)
+    require_moments(batch)
     dtype = keras.backend.standardize_dtype(batch.mean.dtype)
-    sigma = keras.ops.sqrt(arguments.converted(moving_variance, dtype) + epsilon)
+    mean, variance = (
+        arguments.converted(arguments.numbers(name, value), dtype)
+        for name, value in (("moving_mean", moving_mean), ("moving_variance", moving_variance))
+    )
+    sigma = keras.ops.sqrt(variance + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
-    difference = batch.mean - arguments.converted(moving_mean, dtype) + batch.mean_remainder
+    difference = batch.mean - mean + batch.mean_remainder
     r_max = at_least(arguments.LEAST["r_max"], arguments.limit("r_max", r_max, dtype))
     d_max = at_least(arguments.LEAST["d_max"], arguments.limit("d_max", d_max, dtype))
     r = keras.ops.clip(sigma_b / sigma, 1 / r_max, r_max)

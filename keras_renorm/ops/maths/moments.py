@@ -74,7 +74,16 @@ def moments(
     Source: Ioffe & Szegedy 2015, Algorithm 1. The shifted sums: Chan, Golub & LeVeque 1983,
     equation 1.7, the corrected two-pass algorithm.
     """
-    return moments_and_shift(x, axis, mask, ghosts=ghosts)[0]
+    return moments_and_shift(x, axis, mask, ghosts=arguments.flag("ghosts", ghosts))[0]
+
+
+def require_moments(batch: Any) -> None:
+    """Raises a TypeError unless `batch` are `Moments`."""
+    if not isinstance(batch, Moments):
+        raise TypeError(
+            f"`batch` must be Moments, received {batch!r} of type {type(batch).__name__}. Write "
+            "batch=keras_renorm.ops.moments(x)."
+        )
 
 
 def moments_and_shift(

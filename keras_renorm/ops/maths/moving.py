@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.ops.maths.moments import Moments
+from keras_renorm.ops.maths.moments import Moments, require_moments
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.typing import Tensor
 
@@ -163,14 +163,20 @@ def has_update(batch: Moments, *, ops: Any = keras.ops) -> Tensor:
 
     `ops` computes it: `keras.ops` or NumPy.
     """
+    require_moments(batch)
     finite = ops.logical_and(ops.isfinite(batch.mean), ops.isfinite(batch.variance))
     return ops.logical_and(batch.count > 0, finite)
 
 
 def _as_of(batch: Moments, *moving: Tensor) -> list[Tensor]:
     """The moving statistics in the dtype of the minibatch's moments."""
+    require_moments(batch)
     dtype = keras.backend.standardize_dtype(batch.mean.dtype)
-    return [arguments.converted(values, dtype) for values in moving]
+    names = ("moving_mean", "moving_variance")
+    return [
+        arguments.converted(arguments.numbers(name, values), dtype)
+        for name, values in zip(names, moving, strict=True)
+    ]
 
 
 def _weighed(kept: list[Tensor], momentum: float) -> list[Tensor]:

@@ -70,3 +70,17 @@ def test_seeds_of_numpy_and_those_that_are_too_large():
 def test_a_seed_that_is_no_integer_is_named(seed):
     with pytest.raises(TypeError, match="`seed` must be an integer or None, received"):
         layers.CrossReplicaShuffle(seed=seed)
+
+
+@pytest.mark.parametrize("inputs", [None, [], {"a": None}])
+def test_what_is_no_tensor_is_named(inputs):
+    message = r"`inputs` must be a tensor, or a list.*; received .*may lack a `return`"
+    with pytest.raises(TypeError, match=message):
+        layers.CrossReplicaShuffle()(inputs)
+
+
+def test_shapes_of_the_outputs():
+    shuffle = layers.CrossReplicaShuffle()
+    assert shuffle.compute_output_shape((None, 3)) == ((None, 3), (None, 2))
+    assert shuffle.compute_output_shape({"a": (4, 3)}) == ({"a": (4, 3)}, (None, 2))
+    assert shuffle.compute_output_shape([(4,), (4, 2)]) == ([(4,), (4, 2)], (None, 2))

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -208,3 +210,52 @@ def test_training_as_a_tensor_on_what_is_frozen_or_scheduled(rng):
     tf.function(lambda training: layer(x, training=training))(tf.constant(True))
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
+
+
+ONE_TENSOR = {
+    "bn": layers.BatchNormalization,
+    "brn": layers.BatchRenormalization,
+    "domains": functools.partial(layers.DomainBatchRenormalization, 2),
+    "skip": layers.SkipInit,
+}
+EVERY = ONE_TENSOR | {
+    "shuffle": layers.CrossReplicaShuffle,
+    "unshuffle": layers.CrossReplicaUnshuffle,
+}
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int8", "bool", "string", tf.uint8, np.int64])
+@pytest.mark.parametrize("made", ONE_TENSOR.values(), ids=ONE_TENSOR)
+def test_types_in_which_nothing_is_normalized_are_refused(made, dtype):
+    with pytest.raises(ValueError, match=r"`dtype` must be floating .*; received .*dtype='float32"):
+        made(dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "mixed_bfloat16", keras.DTypePolicy("float64")])
+@pytest.mark.parametrize("made", ONE_TENSOR.values(), ids=ONE_TENSOR)
+def test_types_of_floating_point_are_taken(made, dtype):
+    assert "float" in made(dtype=dtype).compute_dtype
+
+
+@pytest.mark.parametrize("shape", [None, 3, "abc", (None, -3), (None, "a"), (None, 2.5), {}])
+@pytest.mark.parametrize("made", EVERY.values(), ids=EVERY)
+def test_what_is_no_shape_is_named(made, shape):
+    if shape == {} and made not in ONE_TENSOR.values():
+        return  # no tensor, and no shape
+    message = (
+        r"`input_shape` must be the shape of one tensor.*; received .*\. Write e\.g\. \(None, 8\)"
+    )
+    with pytest.raises(TypeError, match=message):
+        made().compute_output_shape(shape)
+
+
+@pytest.mark.parametrize("shape", [3, "abc", (None, -3)])
+def test_nothing_is_built_for_what_is_no_shape(shape):
+    with pytest.raises(TypeError, match="`input_shape` must be the shape of one tensor"):
+        layers.BatchNormalization().build(shape)
+
+
+@pytest.mark.parametrize("training", ["yes", np.ones(3, "bool")])
+def test_what_is_no_training_is_named(rng, training):
+    with pytest.raises(TypeError, match=r"`training` must be True, False or None, or a scalar"):
+        layers.BatchNormalization()(rng.normal(size=(4, 3)), training=training)

@@ -711,3 +711,38 @@ def test_no_float_but_float64_widens_the_statistics():
         y, batch = ops.batch_renormalization(x, [0.0] * 3, [1.0] * 3)
         assert y.dtype == dtype
         assert batch.variance.dtype == ("float64" if dtype == "float64" else "float32")
+
+
+@pytest.mark.parametrize("value", [None, "abc", {}])
+@pytest.mark.parametrize("name", ["x", "mask", "moving_mean", "gamma"])
+def test_what_holds_no_numbers_is_named(rng, name, value):
+    given = {
+        "x": rng.normal(size=(4, 3)),
+        "moving_mean": np.zeros(3),
+        "moving_variance": np.ones(3),
+    }
+    if value is None and name != "x":
+        return  # no mask, and the default
+    message = rf"`{name}` must be a tensor, or an array or a list of numbers; received .* of type"
+    for function in (ops.batch_renormalization, ops.inference_step):
+        with pytest.raises(TypeError, match=message):
+            function(**given | {name: value})
+
+
+@pytest.mark.parametrize("name", ["relu", "synchronized", "by_stddev", "portable"])
+def test_switches_are_true_or_false(rng, name):
+    x, vectors = rng.normal(size=(4, 3)), (np.zeros(3), np.ones(3))
+    function = ops.inference_step if name == "portable" else ops.training_step
+    needed = {"momentum": 0.9} if function is ops.training_step else {}
+    with pytest.raises(TypeError, match=f"`{name}` must be True or False, received 'yes'"):
+        function(x, *vectors, **needed, **{name: "yes"})
+
+
+@pytest.mark.parametrize("value", [None, "abc", 1.0])
+def test_what_are_no_moments_is_named(value):
+    message = r"`batch` must be Moments, received .* Write batch=keras_renorm.ops.moments\(x\)"
+    vectors = np.zeros(3), np.ones(3)
+    with pytest.raises(TypeError, match=message):
+        ops.renorm_correction(value, *vectors, r_max=1.0, d_max=0.0)
+    with pytest.raises(TypeError, match=message):
+        ops.update_moving_moments(*vectors, value, momentum=0.9)

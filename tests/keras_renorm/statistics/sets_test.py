@@ -207,3 +207,20 @@ def test_bad_names(model):
     for name in ("", "a/b", 3):
         with pytest.raises(TypeError, match="`name` must be a string without '/'"):
             save_set(model, name)
+
+
+@pytest.mark.parametrize("wrong", [None, "net", 3])
+def test_what_is_no_model_is_refused(wrong, tmp_path):
+    message = r"`model` must be a .*, received .* of type"
+    for function in (sets, lambda x: write_sets(x, tmp_path / "a.npz")):
+        with pytest.raises(TypeError, match=message):
+            function(wrong)
+    with pytest.raises(TypeError, match=message):
+        read_sets(wrong, tmp_path / "a.npz")
+
+
+def test_what_is_no_path_is_refused(model):
+    save_set(model, "a")
+    for function in (write_sets, read_sets):
+        with pytest.raises(TypeError, match=r"`path` must be the path of a file, received None"):
+            function(model, None)
