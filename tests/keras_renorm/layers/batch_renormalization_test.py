@@ -1,5 +1,7 @@
 import copy
+import pathlib
 import pickle
+import runpy
 
 import h5py
 import keras
@@ -697,6 +699,37 @@ def test_adaptive_limits_follow_what_the_layer_sees(rng, mode):
         assert_close(layer.moving_variance, moving.variance)
         assert_close(layer.deviations, state.deviations, rtol=1e-4)
     assert min(limits.values()) > 1.2
+
+
+SPECIFICATION = runpy.run_path(
+    str(pathlib.Path(__file__).parents[1] / "ops" / "maths" / "adaptive_test.py")
+)["Specification"]
+
+
+@pytest.mark.parametrize(("ghosts", "masked"), [(1, False), (1, True), (3, False)])
+def test_steps_are_those_of_the_rules_specification_in_float64(rng, ghosts, masked):
+    """Ghosts of equal sizes, as the specification has them."""
+    size = None if ghosts == 1 else 5
+    layer = layers.BatchRenormalization(momentum=0.9, virtual_batch_size=size, **ADAPTIVE)
+    call = tf.function(lambda x, mask: layer(x, training=True, mask=mask))
+    desired, channels = SPECIFICATION(6, 0.9), rng.uniform(-2, 2, 6)
+    mask = np.array([[True, False, True, True, True]] * 3) if masked else np.ones((3, 5), bool)
+    for _ in range(40):
+        x = (channels + rng.normal(0, 0.4, 6) + rng.normal(0, 1, (3, 5, 6))).astype("f4")
+        parts = np.float64(x)[mask].reshape(ghosts, -1, 6)
+        mu, sigma = parts.mean(1), np.sqrt(parts.var(1) + EPSILON)
+        r_max, d_max = np.minimum(desired.limits(), [3.0, 5.0])
+        np.testing.assert_allclose(layer.current_limits(), (r_max, d_max), rtol=2e-3, atol=2e-3)
+        r = np.clip(sigma / desired.sigma, 1 / r_max, r_max)
+        d = np.clip((mu - desired.mu) / desired.sigma, -d_max, d_max)
+        wanted = (parts - mu[:, None]) / sigma[:, None] * r[:, None] + d[:, None]
+        y = call(x.reshape(15, 6), mask.reshape(15) if masked else None)
+        found = np.array(y).reshape(3, 5, 6)[mask].reshape(wanted.shape)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=5e-3)
+        desired.advance(mu, sigma)
+    assert_close(layer.moving_mean, desired.mu, rtol=1e-4)
+    assert_close(np.sqrt(layer.moving_variance + EPSILON), desired.sigma, rtol=1e-4)
+    assert min(r_max - 1, d_max) > 0.1
 
 
 def test_adaptive_limits_go_on_after_saving(rng, tmp_path):
