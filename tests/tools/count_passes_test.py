@@ -97,6 +97,18 @@ def test_ours_moves_half_of_keras_where_a_gpu_runs_cudnn_and_less_in_plain_opera
         assert counts[f"{kind} fused"][0] < counts["keras fused"][0]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_ours_moves_less_than_keras_compiled_by_jax(dtype):
+    counts = TOOL["worker"]("jax", (16, 8, 8, 16), dtype, -1)
+    for kind in ("BatchNormalization", "BatchRenormalization", "adaptive"):
+        assert counts[f"{kind} jax"][1] <= 0.85 * counts["keras jax"][1], kind
+
+
+def test_ours_moves_a_quarter_of_keras_in_half_types_where_a_gpu_runs_cudnn():
+    counts = TOOL["tensorflow_counts"]((16, 8, 8, 16), "mixed_float16", -1)
+    assert counts["adaptive fused"][1] <= 0.25 * counts["keras fused"][1]
+
+
 def test_the_page_has_a_row_for_each_layer():
     kinds, ways = TOOL["KINDS"], TOOL["WAYS"]
     counts = {f"{kind} {way}": (i, 1.5) for i, kind in enumerate(kinds) for way in ways}
