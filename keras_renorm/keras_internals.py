@@ -267,6 +267,14 @@ def trains_fixed_variables() -> bool:
     return keras.backend.backend() == "jax"
 
 
+def copies_state_to_callbacks() -> bool:
+    """Whether a callback that reads `model` during an epoch has the state of training copied.
+
+    `Callback.model` calls JAX's `Trainer.jax_state_sync`, in all.
+    """
+    return keras.backend.backend() == "jax"
+
+
 def may_mistake_width(layer: Layer) -> bool:
     """Whether a convolution with channels first may add its bias along the width.
 

@@ -15,10 +15,12 @@ class FreezeStatistics(keras.callbacks.Callback):
     """Calls `keras_renorm.statistics.freeze` before a certain training step.
 
     Steps are the optimizer's iterations, so a resumed training goes on counting. With
-    `gradient_accumulation_steps` several batches make one step. With `steps_per_execution` greater
-    than 1, the freezing comes with the first execution at or after the step. The model stays frozen
-    when training ends. The callback may stand anywhere among the others, because it acts before a
-    step and others save after one.
+    `gradient_accumulation_steps` several batches make one step. A batch whose gradients overflow
+    (`LossScaleOptimizer`) makes none, and a `train_step` may make several. Under JAX such a batch
+    counts as one step until its epoch ends. With `steps_per_execution` greater than 1, the freezing
+    comes with the first execution at or after the step. The model stays frozen when training ends.
+    The callback may stand anywhere among the others, because it acts before a step and others save
+    after one.
 
     Args:
         at_step: The number of steps before the freezing, 0 or more.
@@ -86,12 +88,7 @@ class FreezeStatistics(keras.callbacks.Callback):
         """Freezes the statistics at the step."""
         if self._frozen:
             return
-        # Under JAX `fit` steps the model's own optimizer only, and reading it copies all its state.
-        own = self._given is None
-        seen = (
-            self._before_epoch + batch if own else keras_internals.batches_seen(self._optimizer())
-        )
-        if seen // self._batches_per_step >= self._at_step:
+        if self._batches_seen(batch) // self._batches_per_step >= self._at_step:
             freeze(self.model, affine_trainable=self._affine_trainable)
             self._frozen = True
 
@@ -99,6 +96,12 @@ class FreezeStatistics(keras.callbacks.Callback):
         """Warns if the optimizer made no step."""
         if keras_internals.batches_seen(self._optimizer()) == self._begun:
             warn_of_no_steps(self)
+
+    def _batches_seen(self, batch: int) -> int:
+        # Under JAX `fit` steps the model's own optimizer only, and reading it copies all its state.
+        if self._given is None and keras_internals.copies_state_to_callbacks():
+            return self._before_epoch + batch
+        return keras_internals.batches_seen(self._optimizer())
 
     def _optimizer(self) -> Any:
         """The optimizer that counts."""

@@ -236,6 +236,14 @@ def test_only_jax_sorts_what_is_trained_as_fit_begins(rng):
         np.testing.assert_array_equal(model.layers[0].bias.numpy(), bias)
 
 
+def test_only_jax_copies_state_to_callbacks(monkeypatch):
+    callback, copies = keras.callbacks.Callback(), []
+    callback.set_model(keras.Sequential([keras.Input((4,)), L.Dense(1)]))
+    monkeypatch.setattr(keras.Model, "jax_state_sync", lambda x: copies.append(x), raising=False)
+    assert isinstance(callback.model, keras.Sequential)
+    assert bool(copies) == keras_internals.copies_state_to_callbacks()
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's `ops.add`")
 @pytest.mark.parametrize(
     ("width", "calls", "expected"),

@@ -66,6 +66,20 @@ def test_batches_whose_gradients_are_gathered_make_one_step(rng, scaled):
     assert fit(model, rng, FreezeStatistics(5), epochs=1) == [2, 3]
 
 
+class Twice(keras.Sequential):
+    """A model that makes two of the optimizer's steps with each batch."""
+
+    def train_step(self, data):
+        super().train_step(data)
+        return super().train_step(data)
+
+
+def test_a_batch_that_makes_two_steps(rng):
+    model = Twice([keras.Input((4,)), NORMS["ours"](), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    assert fit(model, rng, FreezeStatistics(4)) == [2]
+
+
 def test_several_steps_per_execution(rng):
     model = make_model("ours", steps_per_execution=2)
     fit(model, rng, FreezeStatistics(3))
@@ -82,6 +96,16 @@ class Frozen(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         steps = int(self.model.optimizer.iterations)
         self.seen[steps] = self.model.layers[0].frozen_statistics
+
+
+def test_batches_that_overflow_make_no_step(rng):
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(), initial_scale=2.0**127)
+    model, frozen = make_model("ours", optimizer), Frozen()
+    x = rng.normal(2.0, 3.0, (32, 4)).astype("f4")
+    callbacks = [FreezeStatistics(1), frozen]
+    model.fit(x, x[:, :1], batch_size=4, verbose=0, callbacks=callbacks)
+    assert int(optimizer.iterations) < 6  # of 8 batches
+    assert frozen.seen == {steps: steps >= 1 for steps in range(len(frozen.seen))}
 
 
 def test_an_epoch_that_is_no_multiple_of_an_execution(rng):
