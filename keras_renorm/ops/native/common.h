@@ -46,13 +46,6 @@ inline Part PartOf(const Plan& plan, int64_t task, int64_t across) {
   return part;
 }
 
-// The weight of the value at `element` and `position`. A mask gives 0 or 1.
-KR_INLINE float WeightAt(const Problem& p, int64_t element, int64_t position) {
-  const int64_t i = p.per_element ? element : position;
-  if (p.weighing == Weighing::kMask) return static_cast<const uint8_t*>(p.weights)[i] ? 1.f : 0.f;
-  return static_cast<const float*>(p.weights)[i];
-}
-
 // A vector of weights: entry `at` of the mask or the weights, and the entries after it.
 template <typename V> KR_INLINE V NeighbourWeights(const Problem& p, int64_t at) {
   using Floats = typename LanesOf<V>::Floats;

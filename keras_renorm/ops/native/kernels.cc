@@ -9,7 +9,7 @@
 #include "columns.h"
 #include "formulas.h"
 #include "lanes.h"
-#include "rest.h"
+#include "padded.h"
 #include "runs.h"
 
 namespace keras_renorm {
@@ -69,16 +69,26 @@ template <typename T> void InputGradient(const Problem& p, int64_t task) {
   }
 }
 
+// A pass over a task's part of the tensor, or over the rest of a group's rows.
+template <typename T, void (*kPass)(const Problem&, int64_t), bool kWrites>
+void WithRest(const Problem& p, int64_t task) {
+  const Plan& plan = p.plan;
+  if (plan.rest == 0) return kPass(p, task);
+  const Part part = PartOf(plan, task, plan.vectors);
+  if (part.begin < plan.rows) return kPass(p, task);
+  PaddedRow<T> row(p, part);
+  kPass(row.problem, task % plan.tiles);
+  if (kWrites) row.WriteTo(p.out);
+}
+
 template <typename T> constexpr Kernels Table() {
   return {LanesOf<typename Wide<T>::Vector>::value,
-          Moments<T>,
-          Normalize<T>,
-          GradientSums<T>,
-          InputGradient<T>,
+          WithRest<T, Moments<T>, false>,
+          WithRest<T, Normalize<T>, true>,
+          WithRest<T, GradientSums<T>, false>,
+          WithRest<T, InputGradient<T>, true>,
           Lanes<T>::MergeMoments,
           Lanes<T>::MergeSums,
-          Rest<T>::Normalize,
-          Rest<T>::InputGradient,
           Formulas<T>::FinishForward,
           Formulas<T>::UpdateMoving,
           Formulas<T>::StartBackward,

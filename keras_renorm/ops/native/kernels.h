@@ -97,12 +97,9 @@ struct Kernels {
   void (*normalize)(const Problem&, int64_t task);
   void (*gradient_sums)(const Problem&, int64_t task);
   void (*input_gradient)(const Problem&, int64_t task);
-  // Per group: partial sums and the rest of the rows to totals.
+  // Per group: partial sums to totals.
   void (*merge_moments)(const Problem&, int64_t group);
   void (*merge_sums)(const Problem&, int64_t group);
-  // The rest of the rows of all groups, element by element.
-  void (*normalize_rest)(const Problem&);
-  void (*input_gradient_rest)(const Problem&);
   // Totals to per-channel results, then to the parameters of the next pass.
   void (*finish_forward)(const Problem&, const ForwardChannels&);
   void (*update_moving)(const MovingChannels&);

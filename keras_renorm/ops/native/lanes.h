@@ -4,7 +4,7 @@
 #ifndef KERAS_RENORM_OPS_NATIVE_LANES_H_
 #define KERAS_RENORM_OPS_NATIVE_LANES_H_
 
-#include "rest.h"
+#include "common.h"
 
 namespace keras_renorm {
 namespace KR_ISA {
@@ -63,12 +63,11 @@ template <typename T> struct Lanes {
     }
     for (int64_t c = 0; c < plan.channels; ++c) n[c] = mean[c] = squares[c] = low[c] = 0;
     for (int64_t i = 0; plan.chunks > 0 && i < plan.partials; ++i) {
-      if (Shared(plan, i)) continue;
+      if (Shared(plan, i) || lane_n[i] == 0) continue;  // 0: filled up, or masked
       const int64_t c = ChannelOf(plan, i);
       MergeBlock(n[c], mean[c], low[c], squares[c], lane_mean[i], lane_n[i],
                  lane_n[i] * lane_low[i], lane_squares[i]);
     }
-    if (plan.columns) Rest<T>::AddMoments(p, group, n, mean, low, squares);
   }
 
   static void MergeSums(const Problem& p, int64_t group) {
@@ -97,7 +96,6 @@ template <typename T> struct Lanes {
       first[c] += lane_first[i];
       second[c] += lane_second[i];
     }
-    if (plan.columns) Rest<T>::AddGradientSums(p, group, first, second);
   }
 
   static void SpreadParameters(const Problem& p) {

@@ -104,7 +104,6 @@ struct Work {
   void Normalize() const {
     kernels->spread_parameters(problem);
     PassBack(kernels->normalize);
-    kernels->normalize_rest(problem);
   }
   void GradientSums() const {
     kernels->spread_parameters(problem);
@@ -114,7 +113,6 @@ struct Work {
   void InputGradient() const {
     kernels->spread_parameters(problem);
     PassBack(kernels->input_gradient);
-    kernels->input_gradient_rest(problem);
   }
 
   // Per-channel operands of the separate calls: rows of [channels].

@@ -19,10 +19,12 @@ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Rows to fold into one: the fewest that reach kFoldedWidth in whole vectors.
+// Rows to fold into one: the fewest that reach kFoldedWidth in whole vectors. Where there are not as
+// many, rows of less than a vector are folded to the fewest vectors.
 constexpr int64_t Fold(int64_t row, int64_t rows, int64_t lanes) {
   if (row >= kFoldedWidth) return 1;
   int64_t fold = CeilDiv(kFoldedWidth, row);
+  if (fold > rows && row < lanes) fold = 1;
   while (fold * row % lanes != 0) ++fold;
   return fold <= rows || row < lanes ? fold : 1;
 }
@@ -37,8 +39,19 @@ constexpr int64_t MostPositions(int64_t lanes) {
   }
   return Max(most, Fold(1, kFoldedWidth, lanes));  // one channel: MakePlan makes the inner size 1
 }
+
+// The most values that a folded row has.
+constexpr int64_t MostFolded(int64_t lanes) {
+  int64_t most = 0;
+  for (int64_t row = 1; row < kFoldedWidth; ++row) {
+    most = Max(most, Fold(row, kFoldedWidth, lanes) * row);
+  }
+  return most;
+}
 static_assert(MostPositions(kMostLanes) == kMostPositions, "the kernels' buffers fit all rows");
 static_assert(MostPositions(kMostLanes / 2) <= kMostPositions, "and all rows of float64");
+static_assert(MostFolded(kMostLanes) == kMostFolded, "and so do the rows that are filled up");
+static_assert(MostFolded(kMostLanes / 2) <= kMostFolded, "of float64, too");
 static_assert(kFoldedWidth >= kMostLanes, "a folded row is as long as a vector");
 static_assert(kShortRun >= kMostLanes, "a run is longer than a vector, which may end at its last value");
 static_assert(kSegment >= kShortRun, "and so is a segment");
@@ -87,7 +100,7 @@ Plan MakePlan(int64_t outer, int64_t channels, int64_t inner, int64_t groups, in
   } else {
     PlanRuns(plan, outer / groups);
   }
-  plan.chunks = CeilDiv(plan.rows, plan.chunk_rows);
+  plan.chunks = CeilDiv(plan.rows, plan.chunk_rows) + (plan.rest > 0);
   return plan;
 }
 

@@ -26,13 +26,15 @@ constexpr int64_t kTileVectors = 32;
 constexpr int64_t kTileChannels = 64;
 // Positions in a row of columns, fold * inner: 16 rows of 3 channels and 21 values have so many.
 constexpr int64_t kMostPositions = 336;
+// Values in a folded row: 16 rows of 63 values have so many.
+constexpr int64_t kMostFolded = 1008;
 
 // Two ways through memory, both in memory's order except for the few rows that are taken together:
 //
 // columns  (inner small, as in channels last) rows of `width` values. Sums over the rows are kept per
 //          column, and the columns of a channel are merged at the end. Narrow rows are folded: [N, C]
 //          is read as [N / fold, fold * C]. The last `rest` rows of a group, less than one folded
-//          row, are done apart.
+//          row, are a chunk of their own.
 // runs     (inner large, as in channels first) each channel is a run of `inner` values, cut into
 //          segments. A unit is one segment of one outer index, for all channels.
 //

@@ -166,18 +166,6 @@ template <typename T> KR_INLINE void Stream(T* p, typename Wide<T>::Vector v) { 
 KR_INLINE void FenceStreams() {}
 #endif
 
-// One value at a time, through a vector, for the few rows that fill no vector.
-template <typename T> KR_INLINE typename Wide<T>::Scalar LoadOne(const T* p) {
-  T buffer[LanesOf<typename Wide<T>::Vector>::value] = {};
-  __builtin_memcpy(buffer, p, sizeof(T));
-  return Load(buffer)[0];
-}
-template <typename T> KR_INLINE void StoreOne(T* p, typename Wide<T>::Scalar s) {
-  T buffer[LanesOf<typename Wide<T>::Vector>::value];
-  Store(buffer, Splat<typename Wide<T>::Vector>(s));
-  __builtin_memcpy(p, buffer, sizeof(T));
-}
-
 }  // namespace KR_ISA
 }  // namespace keras_renorm
 
