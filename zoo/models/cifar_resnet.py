@@ -21,12 +21,19 @@ from keras_renorm.typing import Tensor
 from zoo.models.convolution import conv_norm
 from zoo.models.head import Head
 from zoo.models.normalization import Normalizer
+from zoo.models.residual import Block, end_branch, residual_blocks
 
 STAGE_FILTERS = (16, 32, 64)
 
 
 def cifar_resnet(
-    *, depth: int, input_shape: tuple[int, ...], norm: Normalizer, head: Head, name: str
+    *,
+    depth: int,
+    input_shape: tuple[int, ...],
+    norm: Normalizer,
+    head: Head,
+    name: str,
+    stochastic_depth_rate: float = 0.0,
 ) -> keras.Model:
     """Builds a ResNet of `depth` = 6n+2 weighted layers.
 
@@ -36,6 +43,8 @@ def cifar_resnet(
         norm: Makes the normalization layers.
         head: Makes the end of the model.
         name: Name of the model.
+        stochastic_depth_rate: Share of the examples that skip the last branch in training; see
+            `residual_blocks`.
 
     Returns:
         A model of images, with the output of `head`.
@@ -49,22 +58,18 @@ def cifar_resnet(
 
     images = keras.Input(input_shape, name="images")
     x = conv_norm(images, STAGE_FILTERS[0], 3, norm=norm, name="stem")
-    for stage, filters in enumerate(STAGE_FILTERS, start=1):
-        for block in range(1, blocks + 1):
-            strides = 2 if stage > 1 and block == 1 else 1
-            x = _residual_block(
-                x, filters, strides, norm, f"stage{stage}_block{block}", depth=3 * blocks
-            )
+    for block in residual_blocks([blocks] * len(STAGE_FILTERS), stochastic_depth_rate):
+        x = _residual_block(x, block, norm, f"stage{block.stage}_block{block.number}")
     return keras.Model(images, head(x), name=name)
 
 
-def _residual_block(
-    x: Tensor, filters: int, strides: int, norm: Normalizer, name: str, depth: int
-) -> Tensor:
+def _residual_block(x: Tensor, block: Block, norm: Normalizer, name: str) -> Tensor:
     """Two convolutions beside a shortcut: `relu(shortcut(x) + branch(x))`."""
+    filters = STAGE_FILTERS[block.stage - 1]
+    strides = 2 if block.stage > 1 and block.number == 1 else 1
     branch = conv_norm(x, filters, 3, strides, norm=norm, name=f"{name}_1", padding="centered")
     branch = conv_norm(branch, filters, 3, norm=norm, name=f"{name}_2", activation=None)
-    branch = norm.scale_branch(branch, name, depth)
+    branch = end_branch(branch, block, norm, name)
     if strides > 1:
         x = _shortcut(x, filters, strides, norm, f"{name}_shortcut")
     x = keras.layers.Add(name=f"{name}_add")([x, branch])

@@ -146,7 +146,8 @@ def create_model(
             in .h5, written by `model.save_weights` or `keras.applications`. The checkpoint's
             normalization options, such as epsilon, are the defaults of `norm_options`. If
             `num_classes` differs from the checkpoint's, the last layer stays fresh, with a warning.
-        **model_options: Arguments of this model, such as `hidden_units` of "mlp".
+        **model_options: Arguments of this model, such as `hidden_units` of "mlp", or
+            `stochastic_depth_rate` of residual models (see `zoo.models.residual`).
 
     Returns:
         A Keras functional model named `name`. With `auxiliary_head=True`, the default of
@@ -299,7 +300,8 @@ def _check_model_options(name: str, options: Mapping[str, Any]) -> None:
     common = set(inspect.signature(create_model).parameters) - {"name", "model_options"}
     for option in sorted(options.keys() - own):
         allowed = ", ".join(map(repr, sorted(own | common)))
+        others = ", ".join(other for other in list_models() if option in own_options(other))
+        hint = f" It is for {others}." if others else nearest(option, own | common)
         raise ValueError(
-            f"Unknown option {option!r} for model {name!r}.{nearest(option, own | common)} "
-            f"Allowed are {allowed}."
+            f"Unknown option {option!r} for model {name!r}.{hint} Allowed are {allowed}."
         )

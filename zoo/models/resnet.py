@@ -27,6 +27,7 @@ from keras_renorm.typing import Tensor
 from zoo.models.convolution import conv_norm, max_pool
 from zoo.models.head import Head
 from zoo.models.normalization import Normalizer
+from zoo.models.residual import end_branch, residual_blocks
 
 #: Blocks of each stage, conv2 to conv5.
 BLOCKS = {
@@ -39,7 +40,13 @@ BLOCKS = {
 
 
 def resnet(
-    *, depth: int, input_shape: tuple[int | None, ...], norm: Normalizer, head: Head, name: str
+    *,
+    depth: int,
+    input_shape: tuple[int | None, ...],
+    norm: Normalizer,
+    head: Head,
+    name: str,
+    stochastic_depth_rate: float = 0.0,
 ) -> keras.Model:
     """Builds a ResNet of `depth` weighted layers.
 
@@ -49,26 +56,26 @@ def resnet(
         norm: Makes the normalization layers.
         head: Makes the end of the model.
         name: Name of the model.
+        stochastic_depth_rate: Share of the examples that skip the last branch in training; see
+            `residual_blocks`.
 
     Returns:
         A model of images, with the output of `head`.
     """
-    blocks = BLOCKS[depth]
     branch_of = _two_layers if depth < 50 else _bottleneck
 
     images = keras.Input(input_shape, name="images")
     x = conv_norm(images, 64, 7, 2, norm=norm, name="conv1", padding="centered")
     x = max_pool(x, 3, 2, norm=norm, name="pool1")
-    for stage, count in enumerate(blocks, start=2):
-        filters = 64 * 2 ** (stage - 2)
-        for block in range(1, count + 1):
-            strides = 2 if stage > 2 and block == 1 else 1
-            block_name = f"conv{stage}_block{block}"
-            branch = branch_of(x, filters, strides, norm, block_name)
-            branch = norm.scale_branch(branch, block_name, depth=sum(blocks))
-            x = _shortcut(x, branch, strides, norm, block_name)
-            x = keras.layers.Add(name=f"{block_name}_add")([x, branch])
-            x = keras.layers.ReLU(name=f"{block_name}_out")(x)
+    for block in residual_blocks(BLOCKS[depth], stochastic_depth_rate, first_stage=2):
+        filters = 64 * 2 ** (block.stage - 2)
+        strides = 2 if block.stage > 2 and block.number == 1 else 1
+        block_name = f"conv{block.stage}_block{block.number}"
+        branch = branch_of(x, filters, strides, norm, block_name)
+        branch = end_branch(branch, block, norm, block_name)
+        x = _shortcut(x, branch, strides, norm, block_name)
+        x = keras.layers.Add(name=f"{block_name}_add")([x, branch])
+        x = keras.layers.ReLU(name=f"{block_name}_out")(x)
     return keras.Model(images, head(x), name=name)
 
 

@@ -26,11 +26,18 @@ from keras_renorm.typing import Tensor
 from zoo.models.convolution import conv_norm, convolution, max_pool
 from zoo.models.head import Head
 from zoo.models.normalization import Normalizer
+from zoo.models.residual import Block, end_branch, residual_blocks
 from zoo.models.resnet import BLOCKS
 
 
 def resnet_v2(
-    *, depth: int, input_shape: tuple[int | None, ...], norm: Normalizer, head: Head, name: str
+    *,
+    depth: int,
+    input_shape: tuple[int | None, ...],
+    norm: Normalizer,
+    head: Head,
+    name: str,
+    stochastic_depth_rate: float = 0.0,
 ) -> keras.Model:
     """Builds a pre-activation ResNet of `depth` weighted layers.
 
@@ -40,34 +47,32 @@ def resnet_v2(
         norm: Makes the normalization layers.
         head: Makes the end of the model.
         name: Name of the model.
+        stochastic_depth_rate: Share of the examples that skip the last branch in training; see
+            `residual_blocks`.
 
     Returns:
         A model of images, with the output of `head`.
     """
-    blocks = BLOCKS[depth]
+    counts = BLOCKS[depth]
     images = keras.Input(input_shape, name="images")
     x = convolution(images, 64, 7, 2, norm=norm, name="conv1_conv", padding="centered")
     x = max_pool(x, 3, 2, norm=norm, name="pool1")
-    for stage, count in enumerate(blocks, start=2):
-        filters = 64 * 2 ** (stage - 2)
-        for block in range(1, count + 1):
-            strides = 2 if stage < 5 and block == count else 1
-            x = _bottleneck(
-                x, filters, strides, norm, f"conv{stage}_block{block}", depth=sum(blocks)
-            )
+    for block in residual_blocks(counts, stochastic_depth_rate, first_stage=2):
+        last = block.number == counts[block.stage - 2]
+        strides = 2 if block.stage < 5 and last else 1
+        x = _bottleneck(x, strides, block, norm, f"conv{block.stage}_block{block.number}")
     x = norm(x, "post", "relu")
     return keras.Model(images, head(x), name=name)
 
 
-def _bottleneck(
-    x: Tensor, filters: int, strides: int, norm: Normalizer, name: str, depth: int
-) -> Tensor:
+def _bottleneck(x: Tensor, strides: int, block: Block, norm: Normalizer, name: str) -> Tensor:
     """Three convolutions of the normalized input, added to the input itself."""
+    filters = 64 * 2 ** (block.stage - 2)
     active = norm(x, f"{name}_preact", "relu")
     branch = conv_norm(active, filters, 1, norm=norm, name=f"{name}_1")
     branch = conv_norm(branch, filters, 3, strides, norm=norm, name=f"{name}_2", padding="centered")
     branch = convolution(branch, 4 * filters, 1, norm=norm, name=f"{name}_3_conv")
-    branch = norm.scale_branch(branch, name, depth)
+    branch = end_branch(branch, block, norm, name)
     if x.shape[norm.axis] != 4 * filters:
         x = convolution(active, 4 * filters, 1, norm=norm, name=f"{name}_0_conv")
     elif strides > 1:

@@ -29,6 +29,7 @@ from zoo.models.cifar_resnet import STAGE_FILTERS
 from zoo.models.convolution import conv_norm, convolution
 from zoo.models.head import Head
 from zoo.models.normalization import Normalizer
+from zoo.models.residual import Block, end_branch, residual_blocks
 
 # ResNet-1001 is the deepest of the papers. Beyond these a model would build until memory ends.
 _GREATEST_DEPTH = 4000
@@ -43,6 +44,7 @@ def wide_resnet(
     norm: Normalizer,
     head: Head,
     name: str,
+    stochastic_depth_rate: float = 0.0,
 ) -> keras.Model:
     """Builds a wide ResNet.
 
@@ -53,6 +55,8 @@ def wide_resnet(
         norm: Makes the normalization layers.
         head: Makes the end of the model.
         name: Name of the model.
+        stochastic_depth_rate: Share of the examples that skip the last branch in training; see
+            `residual_blocks`.
 
     Returns:
         A model of images, with the output of `head`. Python's limit of recursion is raised for
@@ -64,12 +68,8 @@ def wide_resnet(
     blocks = _blocks_per_stage(depth, width)
     images = keras.Input(input_shape, name="images")
     x = convolution(images, 16, 3, norm=norm, name="stem_conv", use_bias=norm.use_bias)
-    for stage, filters in enumerate(STAGE_FILTERS, start=1):
-        for block in range(1, blocks + 1):
-            strides = 2 if stage > 1 and block == 1 else 1
-            x = _residual_block(
-                x, width * filters, strides, norm, f"stage{stage}_block{block}", depth=3 * blocks
-            )
+    for block in residual_blocks([blocks] * len(STAGE_FILTERS), stochastic_depth_rate):
+        x = _residual_block(x, width, block, norm, f"stage{block.stage}_block{block.number}")
     x = norm(x, "post", "relu")
     # Keras follows a graph by recursion, one level per sum: here, when it copies and when it loads
     # the model. So the limit, 1,000 by default, stays where it is put.
@@ -97,16 +97,16 @@ def _blocks_per_stage(depth: int, width: int) -> int:
     return blocks
 
 
-def _residual_block(
-    x: Tensor, filters: int, strides: int, norm: Normalizer, name: str, depth: int
-) -> Tensor:
+def _residual_block(x: Tensor, width: int, block: Block, norm: Normalizer, name: str) -> Tensor:
     """Two convolutions of the normalized input, added to the input itself."""
+    filters = width * STAGE_FILTERS[block.stage - 1]
+    strides = 2 if block.stage > 1 and block.number == 1 else 1
     active = norm(x, f"{name}_preact", "relu")
     branch = conv_norm(active, filters, 3, strides, norm=norm, name=f"{name}_1", padding="centered")
     branch = convolution(
         branch, filters, 3, norm=norm, name=f"{name}_2_conv", use_bias=norm.use_bias
     )
-    branch = norm.scale_branch(branch, name, depth)
+    branch = end_branch(branch, block, norm, name)
     if strides > 1 or x.shape[norm.axis] != filters:
         x = convolution(
             active, filters, 1, strides, norm=norm, name=f"{name}_0_conv", use_bias=norm.use_bias

@@ -13,6 +13,7 @@ from zoo.errors import UserError, as_user_errors
 from zoo.models import registry
 from zoo.training import fine_tuning, optimizers, pictures, step, times
 from zoo.training.imports import called, is_path
+from zoo.training.keys import KEYS
 from zoo.training.optimizers import HEAD
 
 Config = Mapping[str, Any]
@@ -94,8 +95,8 @@ def _of_every_model(config: Config, dataset: Source) -> dict[str, Any]:
 
 def _own_model(config: Config, dataset: Source) -> keras.Model:
     """Returns the model that the user's function makes."""
-    for key in ("auxiliary_weight", "dropout_rate"):
-        if config[key] is not None:
+    for key in ("auxiliary_weight", "dropout_rate", "stochastic_depth_rate"):
+        if config[key] != KEYS[key].default:
             raise UserError(
                 f"--config.{key} has no effect with a model of your own, received {config[key]}. "
                 "Leave it out, and build it into the model."
@@ -119,17 +120,21 @@ def _own_model(config: Config, dataset: Source) -> keras.Model:
 
 def _model_options(config: Config) -> dict[str, Any]:
     """Returns the arguments that only some models take, and those that are given."""
-    options = {}
-    weight = config["auxiliary_weight"]
-    if "auxiliary_head" in registry.own_options(config["model"]):
+    own, options = registry.own_options(config["model"]), {}
+    for key, option, lacking in (
+        ("auxiliary_weight", "auxiliary_head", "auxiliary classifier"),
+        ("stochastic_depth_rate", "stochastic_depth_rate", "residual branches"),
+    ):
+        if option not in own and config[key] != KEYS[key].default:
+            raise UserError(
+                f"--config.{key}={config[key]} has no effect with model={config['model']}, which "
+                f"has no {lacking}. Leave it out."
+            )
+    if "auxiliary_head" in own:
         options["auxiliary_head"] = auxiliary_weight(config) > 0
-    elif weight is not None:
-        raise UserError(
-            f"--config.auxiliary_weight={weight} has no effect with model={config['model']}, which "
-            "has no auxiliary classifier. Leave it out."
-        )
-    if config["dropout_rate"] is not None:
-        options["dropout_rate"] = config["dropout_rate"]
+    for key in ("dropout_rate", "stochastic_depth_rate"):
+        if config[key] != KEYS[key].default:
+            options[key] = config[key]
     return options
 
 

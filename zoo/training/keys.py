@@ -52,6 +52,13 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             optional=float,
         ),
         Key(
+            "stochastic_depth_rate",
+            0.0,
+            "Share of the images that skip the last residual branch; the share rises linearly to "
+            "it with depth.",
+            BELOW_1,
+        ),
+        Key(
             "auxiliary_weight",
             None,
             "Weight of Inceptions' second loss: 0.4 by default, 0 for none.",

@@ -170,6 +170,10 @@ def test_layers_compute_in_the_precision(dataset, precision, compute, monkeypatc
             r"dropout_rate has no effect with a model of your own, ",
         ),
         (
+            {"stochastic_depth_rate": 0.5},
+            r"stochastic_depth_rate has no effect with a model of your own, received 0\.5\. Leave",
+        ),
+        (
             {"auxiliary_weight": 0.1},
             r"auxiliary_weight has no effect with a model of your",
         ),
@@ -190,6 +194,25 @@ def test_an_auxiliary_weight_needs_such_a_head(dataset):
     ):
         builders.build_model(config(auxiliary_weight=0.3), dataset)
     assert builders.step_options(config()).auxiliary_weight == 0.4
+
+
+def test_stochastic_depth_needs_residual_branches(dataset):
+    message = (
+        r"^--config\.stochastic_depth_rate=0\.3 has no effect with model=mlp, which has no "
+        r"residual branches\. Leave it out\.$"
+    )
+    with pytest.raises(UserError, match=message):
+        builders.build_model(config(stochastic_depth_rate=0.3), dataset)
+    with pytest.raises(UserError, match="Unknown model 'mpl'"):
+        builders.build_model(config(model="mpl", stochastic_depth_rate=0.3), dataset)
+
+
+def test_stochastic_depth_is_where_it_is_asked_for(dataset):
+    model = builders.build_model(config(model="resnet20", stochastic_depth_rate=0.3), dataset)
+    assert model.get_layer("stage3_block3_stochastic_depth").rate == 0.3
+    assert model.get_layer("stage1_block3_stochastic_depth").rate == pytest.approx(0.1)
+    plain = builders.build_model(config(model="resnet20"), dataset)
+    assert not [layer for layer in plain.layers if isinstance(layer, keras.layers.Dropout)]
 
 
 def test_dropout_is_where_it_is_asked_for(dataset):
