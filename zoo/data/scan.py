@@ -5,15 +5,20 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zoo.data.inspection import Finding, quietly_inspect
+from zoo.training.cli import terminal
 from zoo.training.storage import files
 from zoo.weights.places import home_folder
 
 #: A new version voids what older releases remembered.
 _VERSION = 2
+
+#: A look at a million files takes an hour, and a kill in it should cost a minute.
+_REMEMBER_SECONDS = 60.0
 
 #: For each file: size in bytes, time of the last change in nanoseconds, and what was found.
 _Known = dict[str, tuple[int, int, Finding]]
@@ -23,7 +28,8 @@ def scan(root: bytes, paths: Sequence[bytes]) -> list[Finding]:
     """Finds out what files are, and which of them cannot be used.
 
     What is known of a file stays in the cache (`$ZOO_HOME/scans`), and holds while its size and
-    time are the same. A bar shows on a terminal how far it has come.
+    time are the same. It is kept while the others are looked at, too. A bar shows on a terminal how
+    far that has come; elsewhere a line says now and then what takes so long.
 
     Args:
         root: The folder of the files. The cache belongs to its path.
@@ -36,11 +42,24 @@ def scan(root: bytes, paths: Sequence[bytes]) -> list[Finding]:
     known = _read(cache)
     states = {path: _state(path) for path in paths}
     unknown = [path for path in paths if known.get(os.fsdecode(path), ())[:2] != states[path]]
-    for path, finding in zip(unknown, _with_bar(unknown), strict=True):
-        known[os.fsdecode(path)] = (*states[path], finding)
     if unknown:
-        _write(cache, known)
+        _look_at(unknown, states, known, cache)
     return [known[os.fsdecode(path)][2] for path in paths]
+
+
+def _look_at(
+    unknown: list[bytes], states: dict[bytes, tuple[int, int]], known: _Known, cache: Path
+) -> None:
+    """Adds findings to what is known, and remembers them."""
+    written_at = time.monotonic()
+    try:
+        for path, finding in zip(unknown, _with_bar(unknown), strict=True):
+            known[os.fsdecode(path)] = (*states[path], finding)
+            if time.monotonic() - written_at > _REMEMBER_SECONDS:
+                _write(cache, known)
+                written_at = time.monotonic()
+    finally:
+        _write(cache, known)
 
 
 def _state(path: bytes) -> tuple[int, int]:
@@ -75,18 +94,15 @@ def _write(cache: Path, known: _Known) -> None:
         files.write_text(cache, json.dumps({"version": _VERSION, "files": known}))
 
 
-def _with_bar(paths: list[bytes]) -> list[Finding]:
+def _with_bar(paths: list[bytes]) -> Iterator[Finding]:
+    """Yields a finding for each file, and shows what it does."""
     from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
-    return list(
-        track(
-            quietly_inspect(paths),
-            f"looking at {len(paths):,} files",
-            total=len(paths),
-            console=console,
-            disable=not sys.stderr or not console.is_terminal,
-            transient=True,
-        )
-    )
+    console, doing = Console(stderr=True), f"looking at {len(paths):,} files"
+    if not sys.stderr or not console.is_terminal:
+        with terminal.patience(console, doing):
+            yield from quietly_inspect(paths)
+        return
+    found = quietly_inspect(paths)
+    yield from track(found, doing, total=len(paths), console=console, transient=True)

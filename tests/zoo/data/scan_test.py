@@ -1,9 +1,14 @@
+import functools
+import json
 import os
+import time
 
 import pytest
 
+import zoo.data.inspection
 import zoo.data.scan
 from zoo.data.scan import scan
+from zoo.training.cli import terminal
 
 
 @pytest.fixture
@@ -41,6 +46,52 @@ def test_a_file_that_changes_is_looked_at_again(photos, looked_at):
     os.utime(paths[2], ns=(1, 1))
     scan(root, paths)
     assert looked_at[3:] == [paths[1], paths[2]]
+
+
+def test_what_an_interrupted_look_found_is_remembered(photos, looked_at, monkeypatch):
+    root, paths = photos
+
+    def interrupted(paths):
+        yield from map(zoo.data.inspection.inspect, paths[:2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zoo.data.scan, "quietly_inspect", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            scan(root, paths)
+    assert [finding.height for finding in scan(root, paths)] == [40, 43, 46]
+    assert looked_at == paths[2:]
+
+
+def test_a_look_that_is_killed_has_remembered_what_it_found_a_while_ago(photos, home, monkeypatch):
+    root, paths = photos
+    remembered = []
+
+    def inspect(paths):
+        for path in paths:
+            yield zoo.data.inspection.inspect(path)
+            [cache] = (home / "scans").iterdir()
+            remembered.append(len(json.loads(cache.read_text())["files"]))
+
+    monkeypatch.setattr(zoo.data.scan, "quietly_inspect", inspect)
+    monkeypatch.setattr(zoo.data.scan, "_REMEMBER_SECONDS", 0.0)
+    scan(root, paths)
+    assert remembered == [1, 2, 3]
+
+
+def test_a_long_look_says_so_where_there_is_no_terminal(photos, monkeypatch, capsys):
+    root, paths = photos
+    monkeypatch.setattr(terminal, "patience", functools.partial(terminal.patience, seconds=1e-3))
+
+    def inspect(paths):
+        time.sleep(0.1)
+        return map(zoo.data.inspection.inspect, paths)
+
+    monkeypatch.setattr(zoo.data.scan, "quietly_inspect", inspect)
+    scan(root, paths)
+    assert "still looking at 3 files, for 0:00:00 now\n" in capsys.readouterr().err
+    scan(root, paths)
+    assert capsys.readouterr().err == ""
 
 
 def test_files_of_another_split_are_not_forgotten(photos, looked_at):
