@@ -89,13 +89,6 @@ EVERYTHING = {
         "--config.head_rate_factor=2",
         "--config.gauges_every_steps=25",
     ],
-    "residual": [
-        "--config.model=resnet20",
-        "--config.stochastic_depth_rate=0.5",
-        "--config.accumulate=2",
-        "--config.average_decay=0.9",
-        "--config.gauges_every_steps=25",
-    ],
     "rmsprop": [
         "--config.optimizer=rmsprop",
         "--config.optimizer_epsilon=1.0",

@@ -133,6 +133,54 @@ def test_every_file_may_be_gone_unreadable_or_of_another_kind(run_python):
     assert any("unreadable checkpoints/step-00000002 Checkpoint " in line for line in lines)
 
 
+DROPPED = """
+import os, signal
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from zoo.training import evaluation
+from zoo.training.config import default_config
+from zoo.training.run import train
+
+config = default_config().to_dict() | {
+    "model": "wide_resnet_10_1", "stochastic_depth_rate": 0.5, "image_size": 8, "batch_size": 8,
+    "accumulate": 2, "num_steps": 4, "eval_every_steps": 2,
+}
+evaluate, interrupted = evaluation.Evaluator.__call__, []
+def brief(self, stop):
+    if not interrupted and os.path.exists("FOLDER/whole/model.keras"):
+        interrupted.append(os.kill(os.getpid(), signal.SIGTERM))
+        return evaluate(self, stop)
+    return evaluation.Result(0.5, 1.0, 1, 1.0)
+evaluation.Evaluator.__call__ = brief
+found = []
+for run, code in (("whole", 0), ("parts", 128 + signal.SIGTERM), ("parts", 0)):
+    assert train(config, "FOLDER/" + run, Console(quiet=run == "whole")) == code
+    if code == 0:
+        step = f"FOLDER/{run}/checkpoints/step-00000004/variables"
+        reader = tf.train.load_checkpoint(step)
+        # The graph has the names of layers, which are numbered in a process with several models.
+        names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
+        found.append({name: reader.get_tensor(name) for name in names})
+whole, parts = found
+assert whole.keys() == parts.keys()
+for name, value in whole.items():
+    np.testing.assert_array_equal(parts[name], value, name)
+# Two draws for each of the three branches in each step.
+states = [value for value in whole.values() if value.dtype == np.int64 and value.shape == (2,)]
+print("draws", [int(state[1]) for state in states])
+"""
+
+
+@pytest.mark.slow
+def test_the_draws_of_stochastic_depth_are_resumed_bit_for_bit(run_python):
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_python(DROPPED.replace("FOLDER", folder), TF_CPP_MIN_LOG_LEVEL="3", timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from step 2\n" in done.stdout
+    assert "draws [8, 8, 8]\n" in done.stdout
+
+
 CHANGED = """
 import io, json, os, pathlib, signal
 import numpy as np
