@@ -19,7 +19,8 @@ from typing import Any
 import keras
 import numpy as np
 from benchmarking import machine, write_json
-from choose_limits import Case, Settings, draw, parse
+from choose_limits import Settings, parse
+from limit_runs import Case, draw
 
 from keras_renorm import diagnostics, layers
 from keras_renorm.models import batch_norms
