@@ -18,7 +18,7 @@ class CountSteps(keras.callbacks.Callback):
     Use it where a step calls the model several times, as a GAN's step calls its discriminator, or
     where the optimizer gathers gradients over several minibatches (`gradient_accumulation_steps`).
     By itself a layer counts each call of the whole model in training. In `fit` this callback counts
-    `optimizer.iterations`. In a loop of your own, give it the model before the first step, and call
+    the optimizer's steps. In a loop of your own, give it the model before the first step, and call
     `advance()` after each step.
 
     It changes only `update_count`, on which schedules depend. Moving averages and adaptive limits

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_renorm import keras_internals
-from keras_renorm.models import optimizer_of, warn_of_no_steps
+from keras_renorm.models import optimizer_of, steps_of, warn_of_no_steps
 from keras_renorm.ops import arguments
 from keras_renorm.statistics import freeze
 from keras_renorm.statistics.batches import whole_number
@@ -14,7 +14,7 @@ from keras_renorm.statistics.batches import whole_number
 class FreezeStatistics(keras.callbacks.Callback):
     """Calls `keras_renorm.statistics.freeze` before a certain training step.
 
-    Steps are the optimizer's iterations, so a resumed training goes on counting. With
+    Steps are the optimizer's, so a resumed training goes on counting. With
     `gradient_accumulation_steps` several batches make one step. A batch whose gradients overflow
     (`LossScaleOptimizer`) makes none, and a `train_step` may make several. Under JAX such a batch
     counts as one step until its epoch ends. With `steps_per_execution` greater than 1, the freezing
@@ -80,7 +80,7 @@ class FreezeStatistics(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Reads the optimizer's count. A callback may have restored it at the start of training."""
-        # During an epoch only JAX's compiled step knows it.
+        # Under JAX only the compiled step knows it during an epoch.
         self._before_epoch = keras_internals.batches_seen(self._optimizer())
         self._begun = self._before_epoch if self._begun is None else self._begun
 
@@ -88,7 +88,7 @@ class FreezeStatistics(keras.callbacks.Callback):
         """Freezes the statistics at the step."""
         if self._frozen:
             return
-        if self._batches_seen(batch) // self._batches_per_step >= self._at_step:
+        if self._steps(batch) >= self._at_step:
             freeze(self.model, affine_trainable=self._affine_trainable)
             self._frozen = True
 
@@ -97,11 +97,11 @@ class FreezeStatistics(keras.callbacks.Callback):
         if keras_internals.batches_seen(self._optimizer()) == self._begun:
             warn_of_no_steps(self)
 
-    def _batches_seen(self, batch: int) -> int:
+    def _steps(self, batch: int) -> int:
         # Under JAX `fit` steps the model's own optimizer only, and reading it copies all its state.
         if self._given is None and keras_internals.copies_state_to_callbacks():
-            return self._before_epoch + batch
-        return keras_internals.batches_seen(self._optimizer())
+            return (self._before_epoch + batch) // self._batches_per_step
+        return steps_of(self._optimizer())
 
     def _optimizer(self) -> Any:
         """The optimizer that counts."""

@@ -107,9 +107,11 @@ def decided(training: Any, layer: keras.layers.Layer, outputs: Callable[[Any], A
         outputs: A function of True or False.
 
     Raises:
-        TypeError: `training` is a text, or a tensor that is no scalar.
+        TypeError: If `training` is a text, or a tensor that is no scalar.
     """
-    if isinstance(training, str) or len(getattr(training, "shape", ())):
+    shape = getattr(training, "shape", ())
+    known = getattr(shape, "rank", 0) is not None  # TensorFlow may not know the rank
+    if isinstance(training, str) or (known and len(shape)):
         raise TypeError(
             "`training` must be True, False or None, or a scalar boolean tensor; received "
             f"{training!r}. Write training=True in a step of training."

@@ -42,7 +42,7 @@ def inputs(x: Tensor, at: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor
     """`x` as a floating-point tensor, the axis counted from the front, `mask` as booleans.
 
     Raises:
-        TypeError: If `x` is not floating point.
+        TypeError: If `x` is not floating point, or `x` or `mask` is no tensor.
         ValueError: If `axis` or the shape of `mask` does not fit `x`.
     """
     x = keras.ops.convert_to_tensor(numbers("x", x))
@@ -72,19 +72,23 @@ def numbers(name: str, value: Any) -> Any:
 
 def shape(value: Any) -> tuple[int | None, ...]:
     """`value` as a tuple, if it is the shape of one tensor."""
-    sizes = tuple(value) if hasattr(value, "__iter__") and not isinstance(value, str) else (value,)
-    whole = [size for size in sizes if isinstance(size, int | np.integer) and size >= 0]
-    if len(whole) + sizes.count(None) < len(sizes) or sizes == (value,) or isinstance(value, dict):
+    if not _is_shape(value):
         raise TypeError(
             "`input_shape` must be the shape of one tensor, a tuple of sizes, each an integer of 0 "
             f"or more, or None where it is not known; received {value!r}. Write e.g. (None, 8)."
         )
-    return sizes
+    return tuple(value)
+
+
+def _is_shape(value: Any) -> bool:
+    if not hasattr(value, "__iter__") or isinstance(value, str | bytes | dict):
+        return False
+    return all(size is None or (isinstance(size, int | np.integer) and size >= 0) for size in value)
 
 
 def tensors(inputs: Any) -> list[Any]:
-    """The tensors of a structure, if it holds some and nothing else than tensors or arrays."""
-    found: list[Any] = keras.tree.flatten(inputs)
+    """The tensors or arrays of a structure, if it holds some, and nothing else but None."""
+    found: list[Any] = [x for x in keras.tree.flatten(inputs) if x is not None]
     if not found or not all(hasattr(x, "shape") for x in found):
         raise TypeError(
             "`inputs` must be a tensor, or a list, a tuple or a dictionary of tensors; received "
@@ -94,18 +98,24 @@ def tensors(inputs: Any) -> list[Any]:
 
 
 def shapes(value: Any) -> Any:
-    """`value`, if it is the shape of one tensor or a list, a tuple or a dictionary of shapes."""
+    """`value`, if it is a shape, or a list, a tuple or a dictionary of shapes."""
     if isinstance(value, dict):
         return {name: shapes(part) for name, part in value.items()}
-    if isinstance(value, list | tuple) and any(hasattr(part, "__iter__") for part in value):
-        return [shapes(part) for part in value]
-    return shape(value)
+    if _is_shape(value):
+        return tuple(value)
+    if not isinstance(value, list | tuple):
+        raise TypeError(
+            "`input_shape` must be a shape, such as (None, 8), or a list, a tuple or a dictionary "
+            f"of shapes; received {value!r}."
+        )
+    return type(value)(shapes(part) for part in value)
 
 
 def layer_dtype(value: Any) -> Any:
     """`value`, unless it names a dtype in which nothing can be normalised."""
     name = getattr(value, "name", getattr(value, "__name__", value))
-    if name in _NOT_FLOATING:
+    # A dictionary is a policy's configuration.
+    if not isinstance(name, dict) and str(name).removeprefix("torch.") in _NOT_FLOATING:
         raise ValueError(
             f"`dtype` must be floating point, or a policy that computes in it; received {value!r}. "
             "Write e.g. dtype='float32' or dtype='mixed_bfloat16'."

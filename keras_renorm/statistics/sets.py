@@ -104,7 +104,8 @@ def write_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> None:
         ValueError: If there are no sets, or `path` does not end in `.npz`.
         FileExistsError: If the file exists.
     """
-    if not _kept(model):
+    kept = _kept(model)
+    if not kept:
         raise ValueError(
             f"No set of statistics is kept for the model {model.name!r}. Keep one first: "
             "`keras_renorm.statistics.save_set(model, name)`."
@@ -114,7 +115,7 @@ def write_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"`path` must end in '.npz', received {path!r}.")
     arrays: dict[str, Any] = {
         f"{name}/{key}": array
-        for name, statistics_set in _kept(model).items()
+        for name, statistics_set in kept.items()
         for key, array in statistics_set.items()
     }
     with open(path, "xb") as file:
@@ -137,7 +138,7 @@ def read_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> list[s
         ValueError: If `write_sets` did not write the file, or a set in it does not fit the model.
             Then no set is kept.
     """
-    _kept(model)
+    _require_layer(model)
     found = _load(_path(path))
     found = {name: _fitting(model, arrays) for name, arrays in found.items()}
     _SETS.setdefault(model, {}).update(found)
@@ -145,12 +146,16 @@ def read_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> list[s
 
 
 def _kept(model: Any) -> dict[str, StatisticsSet]:
+    _require_layer(model)
+    return _SETS.get(model, {})
+
+
+def _require_layer(model: Any) -> None:
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"`model` must be a model or a layer of Keras, received {model!r} of type "
             f"{type(model).__name__}. Write the model first, then the name or the path."
         )
-    return _SETS.get(model, {})
 
 
 def _path(path: Any) -> str:

@@ -28,8 +28,8 @@ def scan(root: bytes, paths: Sequence[bytes]) -> list[Finding]:
     """Finds out what files are, and which of them cannot be used.
 
     What is known of a file stays in the cache (`$ZOO_HOME/scans`), and holds while its size and
-    time are the same. It is kept while the others are looked at, too. A bar shows on a terminal how
-    far that has come; elsewhere a line says now and then what takes so long.
+    time are the same. The cache is written every minute, and when the look is interrupted. A bar
+    shows on a terminal how far it has come; elsewhere a line says now and then what takes so long.
 
     Args:
         root: The folder of the files. The cache belongs to its path.

@@ -59,7 +59,7 @@ def end_branch(x: Tensor, block: Block, norm: Normalizer, name: str) -> Tensor:
     ```
 
     In training, `kept` is drawn for each example: 0 with the probability `drop_rate`, else 1. In
-    inference all of this factor is 1. Huang et al. draw once for a minibatch, and multiply in
+    inference `kept / (1 - drop_rate)` is 1. Huang et al. draw once for a minibatch, and multiply in
     inference, by 1 - drop_rate, what is divided here in training; so the means are the same.
 
     The layers are `{name}_skip_init` and `{name}_stochastic_depth`. The second is a Dropout, so

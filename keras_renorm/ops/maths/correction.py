@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.ops.maths.moments import Moments, require_moments
+from keras_renorm.ops.maths.moments import Moments, in_dtype_of
 from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Settings
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.typing import Tensor
@@ -105,12 +105,8 @@ def renorm_correction(
     Source: Ioffe 2017, Algorithm 1.
     """
     epsilon = arguments.epsilon(epsilon)
-    require_moments(batch)
+    mean, variance = in_dtype_of(batch, moving_mean, moving_variance)
     dtype = keras.backend.standardize_dtype(batch.mean.dtype)
-    mean, variance = (
-        arguments.converted(arguments.numbers(name, value), dtype)
-        for name, value in (("moving_mean", moving_mean), ("moving_variance", moving_variance))
-    )
     sigma = keras.ops.sqrt(variance + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
     difference = batch.mean - mean + batch.mean_remainder

@@ -86,6 +86,21 @@ def require_moments(batch: Any) -> None:
         )
 
 
+def in_dtype_of(batch: Moments, moving_mean: Any, moving_variance: Any) -> list[Tensor]:
+    """The moving statistics in the dtype of the minibatch's moments.
+
+    Raises:
+        TypeError: If `batch` are no `Moments`, or a moving statistic is no tensor.
+    """
+    require_moments(batch)
+    dtype = keras.backend.standardize_dtype(batch.mean.dtype)
+    named = {"moving_mean": moving_mean, "moving_variance": moving_variance}
+    return [
+        arguments.converted(arguments.numbers(name, values), dtype)
+        for name, values in named.items()
+    ]
+
+
 def moments_and_shift(
     x: Tensor, axis: int, mask: Tensor | None, *, ghosts: bool
 ) -> tuple[Moments, Tensor]:

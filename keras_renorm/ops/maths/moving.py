@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_renorm.ops import arguments
-from keras_renorm.ops.maths.moments import Moments, require_moments
+from keras_renorm.ops.maths.moments import Moments, in_dtype_of, require_moments
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.typing import Tensor
 
@@ -99,7 +99,7 @@ def update_moving_moments(
     Source: Ioffe & Szegedy 2015, section 3.1.
     """
     momentum = arguments.real("momentum", momentum, low=0, high=1)
-    kept = _as_of(batch, moving_mean, moving_variance)
+    kept = in_dtype_of(batch, moving_mean, moving_variance)
     mean, variance = _weighed(kept, momentum)
     step = (1 - momentum) * _over_ghosts(batch.variance - variance, mean, batch)
     return _where_updated(kept, (_moved_mean(mean, batch, momentum), variance + step), batch)
@@ -148,7 +148,7 @@ def update_moving_moments_by_stddev(
     """
     momentum = arguments.real("momentum", momentum, low=0, high=1)
     epsilon = arguments.epsilon(epsilon)
-    kept = _as_of(batch, moving_mean, moving_variance)
+    kept = in_dtype_of(batch, moving_mean, moving_variance)
     mean, variance = _weighed(kept, momentum)
     sigma = keras.ops.sqrt(variance + epsilon)
     sigma_b = keras.ops.sqrt(batch.variance + epsilon)
@@ -166,17 +166,6 @@ def has_update(batch: Moments, *, ops: Any = keras.ops) -> Tensor:
     require_moments(batch)
     finite = ops.logical_and(ops.isfinite(batch.mean), ops.isfinite(batch.variance))
     return ops.logical_and(batch.count > 0, finite)
-
-
-def _as_of(batch: Moments, *moving: Tensor) -> list[Tensor]:
-    """The moving statistics in the dtype of the minibatch's moments."""
-    require_moments(batch)
-    dtype = keras.backend.standardize_dtype(batch.mean.dtype)
-    names = ("moving_mean", "moving_variance")
-    return [
-        arguments.converted(arguments.numbers(name, values), dtype)
-        for name, values in zip(names, moving, strict=True)
-    ]
 
 
 def _weighed(kept: list[Tensor], momentum: float) -> list[Tensor]:

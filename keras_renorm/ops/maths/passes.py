@@ -38,7 +38,8 @@ def relu_gradient(dy: Tensor, y: Tensor) -> Tensor:
     A `y` of less than 2^-25 is 0 in float16, so its gradient is 0. The native passes find `y` from
     `x` again, in float32, and let that gradient through. Here it would take one more pass over `x`.
     """
-    # Not the gradient of TensorFlow's ReLU: outside XLA it multiplies, and 0 * inf is NaN.
+    # Not the gradient of TensorFlow's ReLU: outside XLA it multiplies, and 0 * inf is NaN. Not
+    # `select`, either: its zeros are one more tensor.
     return keras.ops.where(y > 0, dy, 0)
 
 

@@ -52,7 +52,7 @@ struct Plan {
   int64_t segments;
   int64_t rows;        // in a group: rows of the plan, or units
   int64_t chunk_rows;  // rows in a task
-  int64_t chunks;      // tasks along the rows, per group
+  int64_t chunks;      // tasks along the rows, and one for the rest, per group
   int64_t tile;        // vectors in a task (columns), or channels (runs)
   int64_t tiles;
   int64_t partials;    // sums kept by one chunk: vectors * lanes, or channels

@@ -27,6 +27,10 @@ _OF_REPLICAS = (
 )
 
 
+# Makes the function of a step.
+_Maker = Callable[[Settings, Replicas | None], Differentiable]
+
+
 class NativePasses:
     """By the library's passes, for moments that travel between replicas before their use."""
 
@@ -76,10 +80,7 @@ class _Kept(NamedTuple):
     count: Tensor
 
 
-_Making = Callable[[Settings, Replicas | None], Differentiable]
-
-
-def _train(make: _Making, step: Step) -> Trained:
+def _train(make: _Maker, step: Step) -> Trained:
     if step.settings.ghost_size is not None:
         return in_ghosts(functools.partial(_train, make), step)
     function = make(step.settings, step.replicas)

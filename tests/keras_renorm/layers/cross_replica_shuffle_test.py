@@ -84,3 +84,4 @@ def test_shapes_of_the_outputs():
     assert shuffle.compute_output_shape((None, 3)) == ((None, 3), (None, 2))
     assert shuffle.compute_output_shape({"a": (4, 3)}) == ({"a": (4, 3)}, (None, 2))
     assert shuffle.compute_output_shape([(4,), (4, 2)]) == ([(4,), (4, 2)], (None, 2))
+    assert shuffle.compute_output_shape(((4,), (4, 2))) == (((4,), (4, 2)), (None, 2))

@@ -242,11 +242,29 @@ def test_types_of_floating_point_are_taken(made, dtype):
 def test_what_is_no_shape_is_named(made, shape):
     if shape == {} and made not in ONE_TENSOR.values():
         return  # no tensor, and no shape
-    message = (
-        r"`input_shape` must be the shape of one tensor.*; received .*\. Write e\.g\. \(None, 8\)"
-    )
-    with pytest.raises(TypeError, match=message):
+    one = made in ONE_TENSOR.values()
+    what = r"the shape of one tensor.*\(None, 8\)" if one else r"a shape, such as \(None, 8\), or"
+    with pytest.raises(TypeError, match=f"`input_shape` must be {what}"):
         made().compute_output_shape(shape)
+
+
+@pytest.mark.parametrize("made", ONE_TENSOR.values(), ids=ONE_TENSOR)
+def test_the_arguments_of_a_config_make_a_layer(made):
+    """Its `dtype` is a policy's configuration."""
+    config = made(dtype="mixed_bfloat16").get_config()
+    config.pop("num_domains", None)
+    assert made(**config).compute_dtype == "bfloat16"
+
+
+def test_training_may_be_a_tensor_of_unknown_rank(rng):
+    layer = layers.BatchNormalization()
+    layer.build((None, 3))
+    call = tf.function(
+        lambda x, training: layer(x, training=training),
+        input_signature=[tf.TensorSpec((8, 3)), tf.TensorSpec(None, "bool")],
+    )
+    x = rng.normal(2.0, 3.0, (8, 3)).astype("f4")
+    np.testing.assert_allclose(call(x, True), layer(x, training=True), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [3, "abc", (None, -3)])

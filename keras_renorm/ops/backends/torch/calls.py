@@ -102,5 +102,5 @@ def input_gradient(
 
 
 def relu_gradient(dy: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """`dy` where the output `y` of a ReLU is positive, and 0 elsewhere."""
+    """`dy` where the output `y` of a ReLU is positive or NaN, and 0 elsewhere."""
     return torch.ops.aten.threshold_backward.default(dy, y, 0)
