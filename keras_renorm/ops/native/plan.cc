@@ -19,14 +19,19 @@ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// The least number of rows, `fold` or more, that makes whole vectors.
+constexpr int64_t InVectors(int64_t fold, int64_t row, int64_t lanes) {
+  while (fold * row % lanes != 0) ++fold;
+  return fold;
+}
+
 // Rows to fold into one: the fewest that reach kFoldedWidth in whole vectors. Where there are not as
 // many, rows of less than a vector are folded to the fewest vectors.
 constexpr int64_t Fold(int64_t row, int64_t rows, int64_t lanes) {
   if (row >= kFoldedWidth) return 1;
-  int64_t fold = CeilDiv(kFoldedWidth, row);
-  if (fold > rows && row < lanes) fold = 1;
-  while (fold * row % lanes != 0) ++fold;
-  return fold <= rows || row < lanes ? fold : 1;
+  const int64_t fold = InVectors(CeilDiv(kFoldedWidth, row), row, lanes);
+  if (fold <= rows) return fold;
+  return row < lanes ? InVectors(1, row, lanes) : 1;
 }
 
 // The most positions that a row of columns has, folded or not.
