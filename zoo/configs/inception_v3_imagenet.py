@@ -50,8 +50,8 @@ def get_config() -> config_dict.ConfigDict:
     config.norm = "batch_renorm"
     config.norm_momentum = 0.99
     config.norm_scale = False
-    config.r_max, config.r_max_ramp = 3.0, "0.0385,0.308"
-    config.d_max, config.d_max_ramp = 5.0, "0.0385,0.192"
+    config.r_max, config.r_max_ramp = 3.0, "paper"
+    config.d_max, config.d_max_ramp = 5.0, "paper"
     config.auxiliary_weight = 0.4
 
     config.dataset = "imagenet2012"

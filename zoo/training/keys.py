@@ -115,7 +115,8 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "r_max_ramp",
             None,
-            "Two times, such as 0.05,0.35: between them it rises from 1 to r_max, or 3.",
+            "Two times, such as 0.05,0.35: between them it rises from 1 to r_max, or 3. paper: in "
+            "the paper's shares of the run, but not in the first 3 / (1 - norm_momentum) steps.",
             only=_RENORM,
         ),
         Key(
@@ -129,7 +130,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key(
             "d_max_ramp",
             None,
-            "Two times, as for r_max: it rises from 0 to d_max, or 5.",
+            "Two times or paper, as for r_max: it rises from 0 to d_max, or 5.",
             only=_RENORM,
         ),
         Key(

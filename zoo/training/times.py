@@ -2,12 +2,16 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.errors import UserError
 from zoo.training.key import read_time
 from zoo.training.keys import KEYS
+
+#: A ramp in the proportions of the paper.
+PAPER = "paper"
 
 
 def in_steps(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,18 +32,33 @@ def _steps(config: Mapping[str, Any], value: float, rounded: Callable[[float], i
 def ramp(config: Mapping[str, Any], name: str) -> tuple[int, int] | None:
     """Returns the steps at which a ramp begins and ends; None where there is none.
 
+    "paper" stands for the proportions of the Batch Renormalization paper, but not before the moving
+    statistics have settled: see `keras_renorm.schedules.paper`.
+
     Raises:
-        UserError: When it is not two times, the later one second.
+        UserError: When it is neither that nor two times, the later one second.
     """
     if config[name] is None:
         return None
+    if config[name] == PAPER:
+        return _ramp_of_paper(config, name)
     found = _times(config, name, math.floor, math.ceil)
     if len(found) != 2 or not found[0] < found[1]:
         raise UserError(
             f"--config.{name} must be two times, the later one second, such as 0.05,0.35 or "
-            f"150,1050, received {config[name]!r}: {_listed(found)} steps."
+            f"150,1050, or {PAPER}, received {config[name]!r}: {_listed(found)} steps."
         )
     return found[0], found[1]
+
+
+def _ramp_of_paper(config: Mapping[str, Any], name: str) -> tuple[int, int]:
+    from keras_renorm import schedules
+
+    with warnings.catch_warnings():  # zoo.train's lint says it of limits that do not open
+        warnings.simplefilter("ignore")
+        r_max, d_max = schedules.paper(config["num_steps"], momentum=config["norm_momentum"])
+    limit = {"r_max_ramp": r_max, "d_max_ramp": d_max}[name]
+    return math.floor(limit.start_step), math.ceil(limit.end_step)
 
 
 def decay_steps(config: Mapping[str, Any]) -> list[int]:

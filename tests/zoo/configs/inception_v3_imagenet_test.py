@@ -11,5 +11,5 @@ def test_the_recipe_is_one():
     options = builders.norm_options(config)
     assert options["scale"] is False
     assert optimizers.peak_rate(config) == 0.045 / 8
-    assert (options["r_max"].start_step, options["r_max"].end_step) == (5005, 40040)
-    assert (options["d_max"].start_step, options["d_max"].end_step) == (5005, 24960)
+    assert (options["r_max"].start_step, options["r_max"].end_step) == (5000, 40_000)
+    assert (options["d_max"].start_step, options["d_max"].end_step) == (5000, 25_000)

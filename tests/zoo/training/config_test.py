@@ -181,12 +181,12 @@ def test_changes_are_sorted_by_what_they_mean():
         (
             {"r_max_ramp": "0.35,0.05"},
             "--config.r_max_ramp must be two times, the later one second, such as 0.05,0.35 or "
-            "150,1050, received '0.35,0.05': 350, 50 steps.",
+            "150,1050, or paper, received '0.35,0.05': 350, 50 steps.",
         ),
         (
             {"d_max_ramp": "5"},
             "--config.d_max_ramp must be two times, the later one second, such as 0.05,0.35 or "
-            "150,1050, received '5': 5 steps.",
+            "150,1050, or paper, received '5': 5 steps.",
         ),
         (
             {"r_max_ramp": "0.1;0.2"},

@@ -20,6 +20,16 @@ def test_times_are_steps_or_shares_of_the_run():
     assert tiny["log_every_steps"] == 1
 
 
+def test_a_ramp_of_the_paper():
+    both = {"r_max_ramp": "paper", "d_max_ramp": "paper"}
+    whole = config(**both, num_steps=130_000, norm_momentum=0.99)
+    assert times.ramp(whole, "r_max_ramp") == (5_000, 40_000)
+    assert times.ramp(whole, "d_max_ramp") == (5_000, 25_000)
+    short = config(**both, num_steps=300, norm_momentum=0.9)  # closed for three time constants
+    assert times.ramp(short, "r_max_ramp") == (30, 111)
+    assert times.ramp(short, "d_max_ramp") == (30, 77)
+
+
 def test_a_ramp_begins_and_ends():
     assert times.ramp(config(r_max_ramp="0.05,1050"), "r_max_ramp") == (150, 1050)
     assert times.ramp(config(), "d_max_ramp") is None
