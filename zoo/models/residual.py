@@ -63,7 +63,8 @@ def end_branch(x: Tensor, block: Block, norm: Normalizer, name: str) -> Tensor:
     inference, by 1 - drop_rate, what is divided here in training; so the means are the same.
 
     The layers are `{name}_skip_init` and `{name}_stochastic_depth`. The second is a Dropout, so
-    that loading the model needs no code of ours, and a checkpoint holds its random state.
+    that loading the model needs no code of ours. The checkpoints of `zoo.train` hold its random
+    state. A `.keras` file does not, as of every Dropout.
 
     Args:
         x: Feature maps `[B, H, W, C]` or `[B, C, H, W]`.
