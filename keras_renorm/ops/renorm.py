@@ -71,10 +71,10 @@ def batch_renormalization(
         axis: The axis of the channels.
         mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`. Where it is False,
             `x` contributes nothing, even if it is NaN.
-        relu: Whether to take the positive part of `y`. The native library's gradient finds its mask
-            again from `x`, and all others take the mask from `y`. So they part where a float16 `y`
-            of less than 2^-25 is rounded to 0. Where `y` is 0, an inf in its gradient does not come
-            through.
+        relu: Whether to take the positive part of `y`. The gradient's mask is that of the float32
+            value in the native library, and in plain operations under JAX and PyTorch. Elsewhere it
+            is that of `y`. They part where a float16 `y` of less than 2^-25 is rounded to 0.
+            Where `y` is 0, an inf in its gradient does not come through.
         synchronized: Whether the minibatch is that of all replicas together: of the running
             `tf.distribute` strategy, of PyTorch's default process group, or of all devices that
             `jax.shard_map` maps over. Replicas may hold different numbers of positions, or none.
