@@ -275,6 +275,19 @@ def copies_state_to_callbacks() -> bool:
     return keras.backend.backend() == "jax"
 
 
+def adds_in_chains() -> bool:
+    """Whether `keras.ops.sum` may add thousands of float32 numbers one after another.
+
+    JAX's XLA and PyTorch's kernels add in trees. TensorFlow's and NumPy's do not, and what
+    PyTorch's compiler makes of a sum differs between versions.
+    """
+    if keras.backend.backend() != "torch":
+        return keras.backend.backend() != "jax"
+    import torch
+
+    return torch.compiler.is_compiling()
+
+
 def may_mistake_width(layer: Layer) -> bool:
     """Whether a convolution with channels first may add its bias along the width.
 

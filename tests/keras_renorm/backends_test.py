@@ -6,7 +6,7 @@ import pytest
 
 # The tests do not install PyTorch, but test it where it is there.
 BACKENDS = ["tensorflow", "jax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
-EVERYWHERE = ["callbacks/counting", "layers/averaging", "layers/backend"]
+EVERYWHERE = ["callbacks/counting", "layers/averaging", "layers/backend", "ops/maths/sums"]
 # The other tests run under TensorFlow.
 ELSEWHERE = ["convert/backend", "diagnostics/backend", "statistics/backend"]
 SLOW = {

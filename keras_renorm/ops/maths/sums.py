@@ -1,14 +1,16 @@
 """Accurate sums over all axes but the channels'.
 
-Backends add the entries of a long axis one after another in float32. Over 400,000 rows of mean
-1e6 and deviation 1 this puts the variance off by 2e-3 (TensorFlow 2.21, CPU). Adding axis by axis,
-and long axes in blocks, keeps each chain of additions short and the error near 1e-7.
+TensorFlow adds the entries of a long axis one after another in float32. Over 400,000 rows of mean
+1e6 and deviation 1 this puts the variance off by 2e-3 (2.21, CPU). Adding axis by axis, and long
+axes in blocks, keeps each chain of additions short and the error near 1e-7. JAX and PyTorch add in
+trees themselves, with an error of 2e-6 at most (JAX 0.5; 2e-7 in 0.10), in half the time or less.
 """
 
 from typing import Any
 
 import keras
 
+from keras_renorm import keras_internals
 from keras_renorm.ops import arguments
 from keras_renorm.typing import Tensor
 
@@ -22,7 +24,10 @@ def channel_sum(x: Tensor, axis: int, ghosts: bool = False) -> Tensor:
 
     With `ghosts` the first axis stays, too: shape `[G, C]`.
     """
-    for reduced in reversed(summed_axes(len(x.shape), axis, ghosts)):
+    axes = summed_axes(len(x.shape), axis, ghosts)
+    if not keras_internals.adds_in_chains():
+        return keras.ops.sum(x, axis=tuple(axes))
+    for reduced in reversed(axes):
         x = _sum(x, reduced)
     shape = keras.ops.shape(x)
     return keras.ops.reshape(x, (shape[0], shape[axis]) if ghosts else (-1,))
