@@ -6,7 +6,7 @@ import keras
 
 from keras_renorm import keras_internals
 from keras_renorm.layers import BatchRenormalization, DomainBatchRenormalization
-from keras_renorm.models import optimizer_of, require_model, steps_of, warn_of_no_steps
+from keras_renorm.models import StepCounter, require_model
 from keras_renorm.schedules import Schedule
 from keras_renorm.statistics.batches import whole_number
 from keras_renorm.statistics.hooks import retrace_training
@@ -54,7 +54,7 @@ class CountSteps(keras.callbacks.Callback):
         optimizer: keras.optimizers.Optimizer | None = None,
     ) -> None:
         super().__init__()
-        self._given = optimizer
+        self._counter = StepCounter(self, optimizer)
         self._layers: list[BatchRenormalization] = []
         self._begun = self._counted = 0
         if model is not None:
@@ -86,11 +86,11 @@ class CountSteps(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes the counters over."""
         self._take_over(self.model)
-        self._begun = self._counted = self._steps()
+        self._begun = self._counted = self._counter.steps()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the steps since the last time."""
-        steps = self._steps()
+        steps = self._counter.steps()
         if steps > self._counted:
             self.advance(steps - self._counted)
         self._counted = steps
@@ -101,7 +101,7 @@ class CountSteps(keras.callbacks.Callback):
             layer.counts_calls = True
         retrace_training(self.model)
         if self._counted == self._begun:
-            warn_of_no_steps(self)
+            self._counter.warn_of_none()
 
     def _take_over(self, model: Any) -> None:
         self._layers = [x for x in keras_internals.flattened(model) if _has_counter(x)]
@@ -115,9 +115,6 @@ class CountSteps(keras.callbacks.Callback):
         for layer in self._layers:
             layer.counts_calls = False
         retrace_training(model)
-
-    def _steps(self) -> int:
-        return steps_of(optimizer_of(self, self._given))
 
 
 def _has_counter(layer: Any) -> bool:

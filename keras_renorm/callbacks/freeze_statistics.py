@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_renorm import keras_internals
-from keras_renorm.models import optimizer_of, steps_of, warn_of_no_steps
+from keras_renorm.models import StepCounter
 from keras_renorm.ops import arguments
 from keras_renorm.statistics import freeze
 from keras_renorm.statistics.batches import whole_number
@@ -59,50 +59,37 @@ class FreezeStatistics(keras.callbacks.Callback):
                 "up to the step, then write `keras_renorm.statistics.freeze(model, "
                 "affine_trainable=False)`, `model.compile(...)`, and fit on."
             )
-        self._given = optimizer
-        self._before_epoch = 0
+        self._counter = StepCounter(self, optimizer)
         self._begun: int | None = None
-        self._batches_per_step = 1
         self._frozen = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks the optimizer."""
-        if not self._affine_trainable and self._optimizer().use_ema:
+        averages = self._counter.optimizer.use_ema
+        if averages and not self._affine_trainable:
             raise ValueError(
                 "`affine_trainable=False` is not possible with an optimizer that averages the "
                 "weights (`use_ema=True`). Leave one of them out, or fit up to the step, then "
                 "write `keras_renorm.statistics.freeze(model, affine_trainable=False)`, "
                 "`model.compile(...)`, and fit on."
             )
-        self._batches_per_step = self._optimizer().gradient_accumulation_steps or 1
         self._begun = None
         self._frozen = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Reads the optimizer's count. A callback may have restored it at the start of training."""
-        # Under JAX only the compiled step knows it during an epoch.
-        self._before_epoch = keras_internals.batches_seen(self._optimizer())
-        self._begun = self._before_epoch if self._begun is None else self._begun
+        """Reads the optimizer's count."""
+        self._counter.begin_epoch()
+        self._begun = self._counter.steps() if self._begun is None else self._begun
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Freezes the statistics at the step."""
         if self._frozen:
             return
-        if self._steps(batch) >= self._at_step:
+        if self._counter.steps_after(batch) >= self._at_step:
             freeze(self.model, affine_trainable=self._affine_trainable)
             self._frozen = True
 
     def on_train_end(self, logs: Any = None) -> None:
         """Warns if the optimizer made no step."""
-        if keras_internals.batches_seen(self._optimizer()) == self._begun:
-            warn_of_no_steps(self)
-
-    def _steps(self, batch: int) -> int:
-        # Under JAX `fit` steps the model's own optimizer only, and reading it copies all its state.
-        if self._given is None and keras_internals.copies_state_to_callbacks():
-            return (self._before_epoch + batch) // self._batches_per_step
-        return steps_of(self._optimizer())
-
-    def _optimizer(self) -> Any:
-        """The optimizer that counts."""
-        return optimizer_of(self, self._given)
+        if self._counter.steps() == self._begun:
+            self._counter.warn_of_none()

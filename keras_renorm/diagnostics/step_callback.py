@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_renorm.diagnostics.report import Report
-from keras_renorm.models import optimizer_of, steps_of, warn_of_no_steps
+from keras_renorm.models import StepCounter
 from keras_renorm.statistics.batches import whole_number
 
 
@@ -37,9 +37,9 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
     ) -> None:
         super().__init__()
         self._every = whole_number("every_n_steps", every_n_steps)
-        self._optimizer = optimizer
+        self._counter = StepCounter(self, optimizer)
         self._recorded: int | None = None
-        self._begun, self._trained = 0, False
+        self._begun, self._seen, self._trained = 0, 0, False
         self._log_dir = log_dir
         self._writer: Any = None
         if log_dir is not None:
@@ -55,27 +55,33 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Records before the first step; of a model that this step builds, after it."""
-        self._begun, self._trained, self._recorded = self._step(), False, None
+        self._begun = self._seen = self._counter.steps()
+        self._trained, self._recorded = False, None
         if self.model.built:
             self._record_at(self._begun)
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Reads the count, which each batch adds to."""
+        self._counter.begin_epoch()
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Records when another `every_n_steps` are done."""
-        step, self._trained = self._step(), True
+        step, self._trained = self._counter.steps_after(batch + 1), True
         # With steps_per_execution a call makes several steps, and may jump over the multiple.
-        if self._recorded is None or step // self._every > self._recorded // self._every:
-            self._record_at(step)
+        if self._recorded is None or step // self._every > self._seen // self._every:
+            self._record_at(self._counter.steps())
+        self._seen = step
 
     def on_train_end(self, logs: Any = None) -> None:
         """Records after the last step, closes the log, and warns if there was no step."""
-        step = self._step()
+        step = self._counter.steps()
         if step != self._recorded and self.model.built:
             self._record_at(step)
         if self._writer is not None:
             self._writer.close()
             self._writer = None
         if self._trained and step == self._begun:
-            warn_of_no_steps(self)
+            self._counter.warn_of_none()
 
     def log(self, report: Report, step: int) -> None:
         """Writes a report's scalars and findings for TensorBoard, if there is a `log_dir`.
@@ -100,9 +106,6 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
     def _record_at(self, step: int) -> None:
         self.record(step)
         self._recorded = step
-
-    def _step(self) -> int:
-        return steps_of(optimizer_of(self, self._optimizer))
 
 
 def _summaries() -> Any:

@@ -9,13 +9,7 @@ training has made, and whose steps a callback counts.
 from keras_renorm.models.calls import Call, Calls, Value, calls
 from keras_renorm.models.graphs import Graph, Use, called_by, graphs_in, is_graph
 from keras_renorm.models.members import batch_norms, is_batch_norm, named_layers, require_model
-from keras_renorm.models.stepping import (
-    at_step,
-    optimizer_of,
-    steps_of,
-    steps_so_far,
-    warn_of_no_steps,
-)
+from keras_renorm.models.stepping import StepCounter, at_step, steps_so_far
 from keras_renorm.models.watching import Around, draws_kept, replaced, watched
 
 __all__ = [
@@ -23,6 +17,7 @@ __all__ = [
     "Call",
     "Calls",
     "Graph",
+    "StepCounter",
     "Use",
     "Value",
     "at_step",
@@ -34,11 +29,8 @@ __all__ = [
     "is_batch_norm",
     "is_graph",
     "named_layers",
-    "optimizer_of",
     "replaced",
     "require_model",
-    "steps_of",
     "steps_so_far",
-    "warn_of_no_steps",
     "watched",
 ]

@@ -32,47 +32,79 @@ def steps_so_far(model: keras.Model) -> int | None:
     optimizer = getattr(model, "optimizer", None)
     if known is not None or optimizer is None:
         return known
-    return steps_of(optimizer)
+    return _steps_of(optimizer)
 
 
-def steps_of(optimizer: Any) -> int:
+class StepCounter:
+    """The steps of an optimizer in `fit`, for a callback.
+
+    Args:
+        callback: The callback.
+        given: The optimizer whose steps count, or None for the model's.
+    """
+
+    def __init__(self, callback: keras.callbacks.Callback, given: Any) -> None:
+        self._callback, self._given = callback, given
+        self._batches, self._batches_per_step = 0, 1
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer. For a `LossScaleOptimizer` it is the inner optimizer.
+
+        Raises:
+            TypeError: If the given one is no optimizer of Keras.
+            ValueError: If there is none.
+        """
+        kind, optimizer = type(self._callback).__name__, self._given
+        if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                f"`optimizer` must be an optimizer of Keras, received {optimizer!r} of type "
+                f"{type(optimizer).__name__}. Write {kind}(..., optimizer=...) with the object "
+                "that `train_step` uses."
+            )
+        model = self._callback.model  # Under JAX it gets the state of the step first.
+        optimizer = model.optimizer if optimizer is None else optimizer
+        if optimizer is None:
+            raise ValueError(
+                f"{kind} counts the steps of an optimizer, and the model {model.name!r} is "
+                "compiled without one. Give it the one that `train_step` uses: "
+                f"{kind}(..., optimizer=...)."
+            )
+        return getattr(optimizer, "inner_optimizer", optimizer)
+
+    def begin_epoch(self) -> None:
+        """Reads the count before an epoch: a callback may have restored it as training began."""
+        self._batches = keras_internals.batches_seen(self.optimizer)
+        self._batches_per_step = self.optimizer.gradient_accumulation_steps or 1
+
+    def steps(self) -> int:
+        """The steps so far."""
+        return _steps_of(self.optimizer)
+
+    def steps_after(self, batches: int) -> int:
+        """The steps so far, after so many batches of the epoch.
+
+        Under JAX reading the count copies all state, and `fit` steps the model's own optimizer
+        only. So there each batch of the epoch counts, even if its gradients overflowed.
+        """
+        if self._given is None and keras_internals.copies_state_to_callbacks():
+            return (self._batches + batches) // self._batches_per_step
+        return self.steps()
+
+    def warn_of_none(self) -> None:
+        """Warns that the optimizer made no step in a training: it may be the wrong one."""
+        kind = type(self._callback).__name__
+        warnings.warn(
+            f"{kind} counted nothing: the optimizer made no step. If the model's `train_step` uses "
+            f"another one, write {kind}(..., optimizer=...).",
+            stacklevel=3,
+        )
+
+
+def _steps_of(optimizer: Any) -> int:
     """The steps that an optimizer of Keras made. Gradients that it gathers are one step.
 
     Not `iterations`, which counts the gathered minibatches in Keras 3.4.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return keras_internals.batches_seen(inner) // (inner.gradient_accumulation_steps or 1)
-
-
-def optimizer_of(callback: keras.callbacks.Callback, given: Any) -> Any:
-    """The given optimizer, or the model's. For a `LossScaleOptimizer` it is the inner optimizer.
-
-    Raises:
-        TypeError: If `given` is no optimizer of Keras.
-        ValueError: If there is none.
-    """
-    kind = type(callback).__name__
-    if given is not None and not isinstance(given, keras.optimizers.Optimizer):
-        raise TypeError(
-            f"`optimizer` must be an optimizer of Keras, received {given!r} of type "
-            f"{type(given).__name__}. Write {kind}(..., optimizer=...) with the object that "
-            "`train_step` uses."
-        )
-    model = callback.model  # Under JAX this brings the state of the step to the variables.
-    optimizer = model.optimizer if given is None else given
-    if optimizer is None:
-        raise ValueError(
-            f"{kind} counts the steps of an optimizer, and the model {model.name!r} is compiled "
-            f"without one. Give it the one that `train_step` uses: {kind}(..., optimizer=...)."
-        )
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def warn_of_no_steps(callback: keras.callbacks.Callback) -> None:
-    """Warns that an optimizer made no step in a training: it may be the wrong one."""
-    kind = type(callback).__name__
-    warnings.warn(
-        f"{kind} counted nothing: the optimizer made no step. If the model's `train_step` uses "
-        f"another one, write {kind}(..., optimizer=...).",
-        stacklevel=3,
-    )

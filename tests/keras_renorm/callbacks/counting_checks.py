@@ -4,7 +4,8 @@ import keras
 import pytest
 
 from keras_renorm import layers, schedules
-from keras_renorm.callbacks import CountSteps, RenormHistory
+from keras_renorm.callbacks import CountSteps, FreezeStatistics, LogDiagnostics, RenormHistory
+from keras_renorm.diagnostics import lint
 
 L = keras.layers
 
@@ -46,6 +47,14 @@ def by_padded_frames():
     norm = renorm()
     frames = [L.Reshape((5, 4)), L.Masking(), L.TimeDistributed(norm)]
     return keras.Sequential([*frames, L.GlobalAveragePooling1D(), L.Dense(1)]), norm
+
+
+def recorder():
+    return LogDiagnostics([lambda model: lint(model)], every_n_steps=1000)
+
+
+def freezer():
+    return FreezeStatistics(1000)
 
 
 MODELS = {make.__name__: make for make in (alone, shared, within, by_frames, by_padded_frames)}
@@ -163,3 +172,18 @@ def test_a_step_without_side_effects_counts_in_a_scope(rng):
         counter.advance(2)
     assert int(scope.get_current_value(norm.update_count)) == 2
     assert counted(norm) == 0
+
+
+@pytest.mark.parametrize("make", [recorder, freezer])
+def test_a_callback_reads_the_state_of_training_only_when_it_needs_it(rng, monkeypatch, make):
+    """Under JAX each reading copies all weights out of the compiled step, and in again."""
+    model, _ = alone()
+    model.compile("sgd", "mse")
+    callback, read = make(), []
+    kind = type(callback)
+    monkeypatch.setattr(
+        kind, "model", property(lambda self: read.append(1) or super(kind, self).model)
+    )
+    model.fit(*data("alone", 12, rng), batch_size=4, verbose=0, callbacks=[callback])
+    few, many = len(read), 12
+    assert few < many or keras.backend.backend() != "jax"
