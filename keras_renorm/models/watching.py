@@ -39,7 +39,7 @@ class _Hooked:
 
     def __init__(self, layer: Any, name: str) -> None:
         self._method = getattr(type(layer), name, None)
-        self._layer = layer
+        self._layer, self._name = layer, name
         self._hooks: list[tuple[int, _Hook]] = []
         self.underneath: Callable[..., Any] | None = vars(layer).get(name)
 
@@ -53,10 +53,12 @@ class _Hooked:
         """Puts a hook of this thread on top."""
         self._hooks.append((threading.get_ident(), hook))
 
-    def remove(self, hook: _Hook) -> bool:
-        """Removes a hook. Returns whether it was the last."""
+    def remove(self, hook: _Hook) -> None:
+        """Removes a hook. With the last one the method is back, unless others replaced it."""
         self._hooks = [one for one in self._hooks if one[1] is not hook]
-        return not self._hooks
+        if not self._hooks and vars(self._layer).get(self._name) is self:
+            del vars(self._layer)[self._name]
+            put_underneath(self._layer, self._name, self.underneath)
 
     def _run(self, hooks: list[_Hook], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if hooks:
@@ -135,22 +137,20 @@ def draws_kept(model: keras.layers.Layer) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def _hooked(hooks: Iterable[tuple[Any, str, _Hook]]) -> Iterator[None]:
-    undo: list[tuple[Any, str, _Hook]] = []
+    undo: list[tuple[_Hooked, _Hook]] = []
     try:
         for layer, name, hook in hooks:
             with lock:
-                if not isinstance(vars(layer).get(name), _Hooked):
-                    vars(layer)[name] = _Hooked(layer, name)
-                vars(layer)[name].add(hook)
-                undo.append((layer, name, hook))
+                hooked = vars(layer).get(name)
+                if not isinstance(hooked, _Hooked):
+                    hooked = vars(layer)[name] = _Hooked(layer, name)
+                hooked.add(hook)
+                undo.append((hooked, hook))
         yield
     finally:
-        for layer, name, hook in undo:
+        for hooked, hook in undo:
             with lock:
-                found = vars(layer)[name]
-                if found.remove(hook):
-                    del vars(layer)[name]
-                    put_underneath(layer, name, found.underneath)
+                hooked.remove(hook)
 
 
 def _calling(function: Callable[..., Any]) -> _Hook:

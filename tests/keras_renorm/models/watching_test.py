@@ -168,3 +168,13 @@ def test_draws_go_on_from_where_they_are_said_to_and_are_as_before_afterwards():
         draw_and_fail(model, zeros)
     for one, state in zip(draws, before, strict=True):
         np.testing.assert_array_equal(numpy(one.seed.state), state)
+
+
+def test_what_others_put_there_meanwhile_stays():
+    layer = keras.layers.ReLU()
+    with models.replaced([(layer, "call", one)]):
+        vars(layer)["call"] = two
+    assert vars(layer)["call"] is two
+    with models.replaced([(layer, "call", one)]):
+        del vars(layer)["call"]
+    assert "call" not in vars(layer)
