@@ -67,10 +67,12 @@ def measured(model: Any, layers: list[Any], batch: Batch) -> Cost:
 
 
 def _bytes(value: Any) -> int:
-    """Memory of a tensor; 0 where a size is unknown, as in a function of its own."""
+    """Memory of a tensor; 0 where a size is unknown, as in a function of its own, or of a None."""
+    if not hasattr(value, "dtype"):
+        return 0
     ragged = backends.current().ragged(value)
     value = value if ragged is None else ragged.values
-    shape = tuple(getattr(value, "shape", ()))
+    shape = tuple(value.shape)
     if not all(isinstance(length, int) for length in shape):
         return 0
     bits = re.search(r"\d+", keras.backend.standardize_dtype(value.dtype))

@@ -77,3 +77,21 @@ def test_nothing_changes():
     assert [sorted(vars(layer)) for layer in model.layers] == attributes
     for old, new in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(new), old)
+
+
+def test_outputs_that_are_no_tensors_take_no_memory():
+    class Pair(keras.layers.Layer):
+        def call(self, x):
+            return x, None, 3
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.pair, self.norm = Pair(), layers.BatchNormalization()
+
+        def call(self, x, training=None):
+            return self.norm(self.pair(x)[0], training=training)
+
+    model = Net()
+    model(X)
+    assert cost(model).norms == 1
