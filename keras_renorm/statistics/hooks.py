@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -63,7 +63,9 @@ def fresh_functions(model: keras.layers.Layer) -> Iterator[None]:
     """
     fresh: list[_FunctionOfThread] = []
     try:
-        fresh += [_FunctionOfThread(part, name) for part in _models(model) for name in _FUNCTIONS]
+        for part in _models(model):
+            for name in _FUNCTIONS:
+                fresh.append(_FunctionOfThread(part, name))
         yield
     finally:
         for function in reversed(fresh):
@@ -72,15 +74,17 @@ def fresh_functions(model: keras.layers.Layer) -> Iterator[None]:
 
 def retrace_training(model: keras.layers.Layer) -> None:
     """Makes `fit` trace its step anew, from the next step on if `fit` is running."""
-    for part in _models(model):
-        if part.train_function is not None:
-            part.make_train_function(force=True)
+    _remake(model, _FUNCTIONS[:1])
 
 
 def retrace(model: keras.layers.Layer) -> None:
     """Makes `fit`, `evaluate` and `predict` trace anew."""
+    _remake(model, _FUNCTIONS)
+
+
+def _remake(model: keras.layers.Layer, names: Iterable[str]) -> None:
     for part in _models(model):
-        for name in _FUNCTIONS:
+        for name in names:
             if getattr(part, name) is not None:
                 getattr(part, f"make_{name}")(force=True)
 

@@ -141,3 +141,17 @@ def test_fit_that_is_running_traces_its_next_step_anew(x):
     model.fit(x, x, batch_size=1, verbose=0, callbacks=[Hook()])
     assert steps == [0, 1, 2, 3]
     assert set(calls) == {2}
+
+
+def test_the_old_functions_are_back_if_one_cannot_be_made_anew(x):
+    class Own(keras.Sequential):
+        def make_predict_function(self):
+            raise OSError("not again")
+
+    model = Own([keras.Input((3,)), layers.BatchNormalization()])
+    model.compile("sgd", "mse")
+    model.evaluate(x, x, verbose=0)
+    kept = model.test_function
+    with pytest.raises(TypeError, match="force"), hooks.fresh_functions(model):
+        pytest.fail("entered")
+    assert model.test_function is kept
