@@ -128,7 +128,9 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
     rows = tuple(
         _row(names[layer], layer, number, len(outputs), own[layer][number], gap(other, output))
         for layer, outputs in inference.items()
-        for number, (output, other) in enumerate(zip(outputs, training[layer], strict=True))
+        for number, (output, other) in enumerate(
+            zip(outputs, training.get(layer, []), strict=False)
+        )
     )
     untouched = [name for layer, name in names.items() if is_untouched(layer)]
     # Before the first step of a training there are no statistics yet, which is no fault.
@@ -139,7 +141,8 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
         worst = max(rows, key=lambda row: row.total)
         remedy = f"Gaps add up from layer to layer. {_remedy(worst.kind, left_out(model))}"
         findings += output_findings(model.name, output, remedy)
-    notes = (*_notes(model, names, untouched), *_lag(*square_distances(changes)))
+    unequal = [n for x, n in names.items() if len(inference.get(x, [])) != len(training.get(x, []))]
+    notes = (*_notes(model, names, untouched, unequal), *_lag(*square_distances(changes)))
     return TrainInferenceGapReport(tuple(findings), notes, rows, output)
 
 
@@ -249,7 +252,9 @@ def _row(name: str, layer: Any, number: int, calls: int, own: float, total: floa
     return LayerGap(name + suffix, kind(layer), own, total)
 
 
-def _notes(model: keras.Model, names: dict[Any, str], untouched: list[str]) -> Iterator[str]:
+def _notes(
+    model: keras.Model, names: dict[Any, str], untouched: list[str], unequal: list[str]
+) -> Iterator[str]:
     """Notes on what was left out, and on what explains a gap."""
     yield from noise(model)
     if not names:
@@ -259,6 +264,11 @@ def _notes(model: keras.Model, names: dict[Any, str], untouched: list[str]) -> I
         yield f"Frozen, so without a gap of their own: {listing(frozen)}."
     if untouched:
         yield f"With moving statistics that no step has updated yet: {listing(untouched)}."
+    if unequal:
+        yield (
+            "Not called as often in training as in inference, so only the calls of both are "
+            f"compared: {listing(unequal)}."
+        )
 
 
 def _findings(rows: Sequence[LayerGap], left_out: Sequence[str]) -> Iterator[Finding]:

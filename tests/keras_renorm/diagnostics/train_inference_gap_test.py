@@ -347,3 +347,24 @@ def test_statistics_that_lag_where_nothing_clips_are_noted(rng, mask):
     with pytest.warns(UserWarning, match="the new statistics are likely to cost accuracy"):
         settle(settle_and_forget, x)
     assert train_inference_gap(settle_and_forget, x).notes == ()
+
+
+@pytest.mark.parametrize("more", ["training", "inference"])
+def test_calls_of_one_mode_only_are_left_out_and_noted(rng, more):
+    class Twice(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = BatchNormalization(name="norm")
+
+        def call(self, x, training=None):
+            y = self.norm(x, training=training)
+            return self.norm(2 * y, training=training) if training == (more == "training") else y
+
+    model, x = Twice(), rng.normal(size=(8, 3)).astype("f4")
+    model(x)
+    report = train_inference_gap(model, x)
+    assert len(report.layers) == 1
+    assert (
+        "Not called as often in training as in inference, so only the calls of both are compared: "
+        "norm."
+    ) in report.notes
