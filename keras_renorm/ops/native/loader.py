@@ -160,7 +160,8 @@ def check_ffi(runtime: str, version: int) -> None:
     own = int(load().handle.keras_renorm_ffi_version())
     if own // 1000 == version // 1000 and own <= version:
         return
-    found = "an older version" if version < 0 else "version {}.{}".format(*divmod(version, 1000))
+    major, minor = divmod(version, 1000)
+    found = "an old or unknown version" if version < 0 else f"version {major}.{minor}"
     raise NativeLibraryError(
         f"{runtime} has {found} of XLA's foreign function interface, and the native library needs "
         f"{own // 1000}.{own % 1000} or a later one of {own // 1000}"

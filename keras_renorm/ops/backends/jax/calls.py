@@ -37,12 +37,16 @@ def register() -> loader.NativeLibrary:
 
 
 def _ffi_version() -> int:
-    """The version of the interface to XLA for `loader.check_ffi`, from the header that holds it."""
+    """The version of the interface to XLA for `loader.check_ffi`, from the header that holds it.
+
+    -1 where the header is not there, or has no version.
+    """
     if not hasattr(jax, "ffi"):  # before 0.5
         return -1
-    header = pathlib.Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h").read_text(encoding="utf-8")
+    path = pathlib.Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h")
+    header = path.read_text(encoding="utf-8") if path.is_file() else ""
     numbers = re.findall(r"define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header)
-    return 1000 * int(numbers[0]) + int(numbers[1])
+    return 1000 * int(numbers[0]) + int(numbers[1]) if len(numbers) == 2 else -1
 
 
 def forward(arguments: Arguments, constants: Constants, settings: Settings) -> Forward:

@@ -114,3 +114,14 @@ def flags_of_memory(address):
         elif inside and key == "VmFlags:":
             return values
     raise AssertionError(f"no mapping holds {address:#x}")
+
+
+@pytest.mark.parametrize("header", [None, "", "#define XLA_FFI_API_MAJOR 0"])
+def test_without_a_version_in_the_header_the_library_is_not_taken(tmp_path, monkeypatch, header):
+    if header is not None:
+        path = tmp_path / "xla" / "ffi" / "api" / "c_api.h"
+        path.parent.mkdir(parents=True)
+        path.write_text(header)
+    monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
+    with pytest.raises(loader.NativeLibraryError, match=r"^JAX \d.* has an old or unknown version"):
+        jax_calls.register.__wrapped__()
