@@ -9,7 +9,6 @@ import importlib.util
 import keras
 
 from keras_renorm.ops.backends.interface import Backend
-from keras_renorm.ops.backends.plain import PlainBackend
 
 __all__ = ["Backend", "current"]
 
@@ -29,6 +28,6 @@ def current() -> Backend:
 def _make(name: str) -> Backend:
     package = f"{__name__}.{name}"
     if importlib.util.find_spec(package) is None:
-        return PlainBackend(name)
+        return Backend(name)
     backend: Backend = importlib.import_module(f"{package}.backend").BACKEND
     return backend

@@ -1,12 +1,15 @@
 """What every backend gives to the steps and to the rest of the package.
 
-A backend is one object (`keras_renorm.ops.backends.current`) that fulfils `Backend`. A member that
-a backend lacks is None.
+A backend is one object, `keras_renorm.ops.backends.current()`. A `Backend` lacks all that a backend
+may lack, so the steps run in plain operations, which the backend differentiates itself. Subclasses
+override what they have.
 """
 
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
+
+import keras
 
 from keras_renorm.ops.backends.kernels import (
     Differentiable,
@@ -16,47 +19,11 @@ from keras_renorm.ops.backends.kernels import (
     Passes,
     StepCalls,
 )
+from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.typing import Tensor
 
 Elsewhere = Literal["fused", "composite"]
-
-
-class Collective(Protocol):
-    """The replicas that run the same step together, as the backend knows them."""
-
-    @property
-    def size(self) -> int:
-        """The number of replicas."""
-        ...
-
-    @property
-    def wide(self) -> Literal["float64", "float32"]:
-        """The type in which moments and sums travel."""
-        ...
-
-    @property
-    def has_gradient(self) -> bool:
-        """Whether the backend differentiates `all_reduce`."""
-        ...
-
-    @property
-    def moves_rows(self) -> bool:
-        """Whether a tensor's size may depend on exchanged values, as moving rows needs."""
-        ...
-
-    @property
-    def index(self) -> Tensor:
-        """The place of this replica, from 0."""
-        ...
-
-    def all_reduce(self, operation: Literal["SUM", "MEAN"], value: Tensor) -> Tensor:
-        """The sum or the mean of every replica's `value`, the same on all replicas."""
-        ...
-
-    def uniform(self, count: Tensor, seed: Tensor) -> Tensor:
-        """`count` random numbers that depend on `seed`, `[2]`, and on no device."""
-        ...
 
 
 class Ragged(Protocol):
@@ -84,68 +51,87 @@ class Ragged(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """A backend of Keras, as this package sees it."""
+class Backend:
+    """A backend of Keras. This one has plain operations only.
 
-    @property
-    def name(self) -> str:
-        """Keras's name for the backend."""
-        ...
+    Some members belong together. A subclass with `step_calls`, `native_passes` or
+    `inference_passes` also overrides `native_problem`, `off_cpu` and `differentiable`. A subclass
+    whose `replicas` have no gradient overrides `differentiable`.
 
-    @property
-    def title(self) -> str:
-        """The backend's name in messages."""
-        ...
+    Args:
+        name: Keras's name for the backend.
+        title: The backend's name in messages, by default the same.
+
+    Attributes:
+        elsewhere: The lowering on devices other than the CPU.
+        fused: The backend's own fused batch norm for training.
+        fused_inference: The backend's own batch norm for inference.
+        prefers_plain_passes: Whether a gradient by hand in plain operations is better than the
+            backend's own. It keeps less, but has no forward derivative under JAX.
+        compiles: Whether `compiled` compiles, unless `eager` is True.
+        synchronizes: Whether the moments of a minibatch can be those of all replicas.
+        takes_strings: Whether tensors may hold strings.
+        untraced: A sentence that says what to write so that a call is not traced.
+        leaks: The errors when a tensor of a traced loop is used outside the loop.
+    """
+
+    elsewhere: Elsewhere = "composite"
+    fused: FusedKernel | None = None
+    fused_inference: FusedInference | None = None
+    prefers_plain_passes = False
+    compiles = False
+    synchronizes = False
+    takes_strings = False
+    untraced = "Run the gauge where nothing is compiled."
+    leaks: tuple[type[Exception], ...] = ()
+
+    def __init__(self, name: str, title: str | None = None) -> None:
+        self.name = name
+        self.title = title or name
 
     # For inputs that are no dense tensors.
 
-    @property
-    def takes_strings(self) -> bool:
-        """Whether tensors may hold strings."""
-        ...
-
     def ragged(self, x: Any) -> Ragged | None:
         """The values of a ragged tensor, or None for any other tensor."""
-        ...
+        return None
 
     def is_sparse(self, x: Any) -> bool:
         """Whether `x` is a sparse tensor."""
-        ...
+        # Symbolic ones cannot be told: Keras calls `2 * x` sparse for a dense x.
+        return False
 
     def required(self, x: Tensor, holds: Tensor, message: str) -> Tensor:
         """`x`. A graph that can stop raises an error of this message unless all `holds`."""
-        ...
+        return x
 
     # For the steps.
 
     def native_problem(self) -> str | None:
-        """Why the native library cannot be used, or None once it is loaded and registered."""
-        ...
+        """Why the native library cannot be used, or None once it is loaded and registered.
+
+        Raises:
+            ValueError: If one of the backend's environment variables has a wrong value.
+        """
+        return f"the native library does not serve the {self.name} backend"
 
     def off_cpu(self) -> str | None:
-        """Why computation here and now is not on one CPU, or None where it is."""
-        ...
+        """Why computation here and now is not on one CPU, or None where it is.
+
+        Without the library it is the library's problem, which then nobody is warned of.
+        """
+        return self.native_problem()
 
     def own_operations_only(self) -> str | None:
         """Why the library must not be called here and now, or None where it may."""
-        ...
-
-    def check_environment(self) -> None:
-        """Raises a ValueError if one of the backend's environment variables has a wrong value."""
-        ...
-
-    @property
-    def elsewhere(self) -> Elsewhere:
-        """The lowering on devices other than the CPU."""
-        ...
+        return None
 
     def step_calls(self, x: Tensor) -> StepCalls | None:
         """The library's calls, if they take `x`."""
-        ...
+        return None
 
     def native_passes(self, x: Tensor) -> Passes | None:
         """The library's passes, if they take `x`."""
-        ...
+        return None
 
     def inference_passes(
         self, x: Tensor, *, portable: bool, demanded: bool
@@ -157,25 +143,7 @@ class Backend(Protocol):
             portable: Whether TensorFlow's graphs must run without the library.
             demanded: Whether the user demands the library.
         """
-        ...
-
-    @property
-    def fused(self) -> FusedKernel | None:
-        """The backend's own fused batch norm for training."""
-        ...
-
-    @property
-    def fused_inference(self) -> FusedInference | None:
-        """The backend's own batch norm for inference."""
-        ...
-
-    @property
-    def prefers_plain_passes(self) -> bool:
-        """Whether a gradient by hand in plain operations is better than the backend's own.
-
-        A gradient by hand keeps less, but has no forward derivative under JAX.
-        """
-        ...
+        return None
 
     def differentiable(
         self, function: Differentiable, arguments: Arguments, constants: Any
@@ -187,7 +155,7 @@ class Backend(Protocol):
             arguments: The operands that have a gradient.
             constants: A named tuple whose entries are tensors without gradient, or None.
         """
-        ...
+        raise NotImplementedError(f"{self.title} attaches no gradient by hand.")
 
     def of_this_graph(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The tensors, made tensors of the traced graph if there is one.
@@ -195,11 +163,11 @@ class Backend(Protocol):
         Raises:
             ValueError: The graph differentiates them forwards, past a gradient by hand.
         """
-        ...
+        return tuple(tensors)
 
     def pinned(self, constant: Tensor) -> Tensor:
         """The same values, which a compiled gradient does not compute again."""
-        ...
+        return constant
 
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Makes a function without gradient cheap where operations run one by one.
@@ -208,53 +176,33 @@ class Backend(Protocol):
             function: A function of tensors in tuples. By name it takes the numbers `momentum` and
                 `epsilon`, and `ops`: `keras.ops` or NumPy.
         """
-        ...
+        return function
 
     def in_one_pass(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """`function(*tensors, settings=...)` in one pass, even where operations run one by one."""
-        ...
+        return function
 
-    def collective(self) -> Collective | None:
+    def replicas(self) -> Replicas | None:
         """The replicas that run this function together, or None for a single one."""
-        ...
+        return None
 
     # For the rest of the package.
 
     def in_replica(self) -> bool:
         """Whether this runs in a replica of a strategy, which may have only one."""
-        ...
-
-    @property
-    def synchronizes(self) -> bool:
-        """Whether the moments of a minibatch can be those of all replicas."""
-        ...
+        return False
 
     def is_traced(self, x: Any) -> bool:
         """Whether `x` has no values yet, because a function is traced or compiled."""
-        ...
-
-    @property
-    def untraced(self) -> str:
-        """A sentence that says what to write so that a call is not traced."""
-        ...
+        return isinstance(x, keras.KerasTensor)
 
     def graph(self) -> Any:
         """The graph that is traced here and now, or None where there is none to tell apart."""
-        ...
-
-    @property
-    def leaks(self) -> tuple[type[Exception], ...]:
-        """The errors when a tensor of a traced loop is used outside the loop."""
-        ...
+        return None
 
     def number_of_replicas(self, variables: Sequence[Any]) -> int:
         """How many replicas `variables` were made for."""
-        ...
-
-    @property
-    def compiles(self) -> bool:
-        """Whether `compiled` compiles, unless `eager` is True."""
-        ...
+        return 1
 
     def compiled(
         self, function: Callable[..., Any], variables: Sequence[Any], *, eager: bool
@@ -271,12 +219,17 @@ class Backend(Protocol):
             A function of structures of arrays: one part for each replica, and what the replicas
             share. It returns what `function` returns on the first replica.
         """
-        ...
+
+        def run(parts: Sequence[Any], shared: Any) -> Any:
+            with self.without_gradients():
+                return function((), *parts, shared)
+
+        return run
 
     def without_gradients(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which nothing is recorded for gradients."""
-        ...
+        return contextlib.nullcontext()
 
     def generators_kept(self) -> contextlib.AbstractContextManager[Any]:
         """A context that leaves the process's random generators as they were."""
-        ...
+        return contextlib.nullcontext()

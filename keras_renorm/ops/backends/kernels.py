@@ -87,7 +87,7 @@ class InferencePasses(Protocol):
         ...
 
 
-class Passes(Protocol):
+class Passes(InferencePasses, Protocol):
     """The passes over a tensor that a step of training takes. None has a gradient of its own.
 
     `keras_renorm.ops.maths.passes` has their formulas in plain operations.
@@ -95,16 +95,6 @@ class Passes(Protocol):
 
     def moments(self, x: Tensor, mask: Tensor | None, settings: Settings) -> tuple[Moments, Tensor]:
         """The moments of the positions that count, and the value near the mean to centre `x` at."""
-        ...
-
-    def normalize(self, x: Tensor, affine: Affine, settings: Settings) -> Tensor:
-        """As in `InferencePasses`."""
-        ...
-
-    def gradient_sums(
-        self, dy: Tensor, x: Tensor, affine: Affine, mask: Tensor | None, settings: Settings
-    ) -> Sums:
-        """As in `InferencePasses`."""
         ...
 
     def input_gradient(

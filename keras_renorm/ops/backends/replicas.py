@@ -6,51 +6,55 @@ from them, and variances, as float64 where the backend has it. Each merges them 
 the same order, so all get the same bits.
 """
 
+import abc
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 
 from keras_renorm.ops import backends
-from keras_renorm.ops.backends.interface import Collective
 from keras_renorm.ops.maths.moments import Moments, merged
 from keras_renorm.typing import Tensor
 
 
-class Replicas:
+class Replicas(abc.ABC):
     """The replicas that run a function together. `Replicas.running()` finds them.
 
-    Args:
-        collective: How the backend exchanges tensors among the replicas.
+    Attributes:
+        has_gradient: Whether the backend differentiates an exchange.
+        moves_rows: Whether replicas can exchange rows, each its own number of rows.
     """
 
-    def __init__(self, collective: Collective) -> None:
-        self._collective = collective
+    has_gradient = True
+    moves_rows = True
 
-    @classmethod
-    def running(cls) -> "Replicas | None":
+    @staticmethod
+    def running() -> "Replicas | None":
         """The replicas of the running function, or None for a single one."""
-        collective = backends.current().collective()
-        return None if collective is None else cls(collective)
+        return backends.current().replicas()
 
     @property
+    def wide(self) -> Literal["float64", "float32"]:
+        """The type in which moments and sums travel: float64 where the backend has it."""
+        return "float64"
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """The number of replicas."""
+
+    @property
+    @abc.abstractmethod
     def index(self) -> Tensor:
         """The place of this replica, from 0."""
-        return self._collective.index
 
-    @property
-    def has_gradient(self) -> bool:
-        """Whether the backend differentiates an exchange."""
-        return self._collective.has_gradient
+    @abc.abstractmethod
+    def all_reduce(self, operation: Literal["SUM", "MEAN"], value: Tensor) -> Tensor:
+        """The sum or the mean of every replica's `value`, the same on all replicas."""
 
-    @property
-    def moves_rows(self) -> bool:
-        """Whether replicas can exchange rows, each its own number of rows."""
-        return self._collective.moves_rows
-
+    @abc.abstractmethod
     def uniform(self, count: Tensor, seed: Tensor) -> Tensor:
         """`count` random numbers in [0, 1) that depend on `seed`, `[2]`, and not on the replica."""
-        return self._collective.uniform(count, seed)
 
     def merge(self, local: Moments) -> Moments:
         """The moments of the union of all replicas' positions, by `moments.merged`.
@@ -61,7 +65,7 @@ class Replicas:
         Returns:
             The merged moments, the same on every replica.
         """
-        own = keras.ops.stack([keras.ops.cast(v, self._collective.wide) for v in local])
+        own = keras.ops.stack([keras.ops.cast(v, self.wide) for v in local])
         every = Moments(*keras.ops.unstack(self.gather(own), len(local), axis=1))
         return merged(every, local.mean.dtype)
 
@@ -88,12 +92,12 @@ class Replicas:
         Returns:
             Tensor of that shape, with an axis in front that counts the replicas.
         """
-        replicas = self._collective.size
+        replicas = self.size
         mine = keras.ops.reshape(
             keras.ops.arange(replicas) == self.index, (replicas, *(1 for _ in own.shape))
         )
         slot = keras.ops.where(mine, own, keras.ops.zeros_like(own))
-        return self._collective.all_reduce("SUM", slot)
+        return self.all_reduce("SUM", slot)
 
     def exchange(self, rows: Tensor, put: Tensor, take: Tensor, total: Tensor) -> Tensor:
         """Rows of a table that all replicas fill together. One collective, and one backward.
@@ -113,7 +117,7 @@ class Replicas:
         @keras.ops.custom_gradient
         def forward(rows: Tensor) -> Any:
             table = keras.ops.scatter(keras.ops.expand_dims(put, 1), rows, shape)
-            taken = keras.ops.take(self._collective.all_reduce("SUM", table), take, axis=0)
+            taken = keras.ops.take(self.all_reduce("SUM", table), take, axis=0)
 
             def backward(*given: Tensor, upstream: Tensor | None = None) -> Tensor:
                 # PyTorch gives the gradient by name, and `rows` beside it.
@@ -124,7 +128,7 @@ class Replicas:
         return forward(rows)
 
     def _reduce(self, operation: Literal["SUM", "MEAN"], vectors: Sequence[Tensor]) -> list[Tensor]:
-        wide = self._collective.wide
+        wide = self.wide
         packed = keras.ops.stack([keras.ops.cast(vector, wide) for vector in vectors])
-        total = keras.ops.cast(self._collective.all_reduce(operation, packed), vectors[0].dtype)
+        total = keras.ops.cast(self.all_reduce(operation, packed), vectors[0].dtype)
         return keras.ops.unstack(total, len(vectors))

@@ -92,7 +92,6 @@ def lowering() -> Lowering:
     problem = backend.native_problem()
     if problem is not None:
         return _without_library(problem, demanded)
-    backend.check_environment()
     if demanded is not None:
         return Lowering(demanded, f"{VARIABLE}={demanded}")
     elsewhere = backend.off_cpu()

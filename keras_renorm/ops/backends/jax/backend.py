@@ -8,16 +8,15 @@ from typing import Any
 import jax
 from jax.experimental import sparse
 
-from keras_renorm.ops.backends.interface import Backend, Collective
+from keras_renorm.ops.backends.interface import Backend
 from keras_renorm.ops.backends.jax import calls, derivatives
 from keras_renorm.ops.backends.jax.collective import MappedDevices
 from keras_renorm.ops.backends.kernels import Differentiable, StepCalls
-from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
 
 
-class Jax(PlainBackend):
+class Jax(Backend):
     """See `keras_renorm.ops.backends.interface.Backend`."""
 
     compiles = True
@@ -62,9 +61,9 @@ class Jax(PlainBackend):
         """By `jax.jit`, even where operations run one by one."""
         return _compiled(function, "settings")
 
-    def collective(self) -> Collective | None:
+    def replicas(self) -> MappedDevices | None:
         """The devices of `jax.shard_map`."""
-        return MappedDevices.running()
+        return MappedDevices.found()
 
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is a tracer."""
@@ -87,4 +86,4 @@ def _compiled(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
     return jax.jit(function, inline=True, static_argnames=static)
 
 
-BACKEND: Backend = Jax("jax", "JAX")
+BACKEND = Jax("jax", "JAX")

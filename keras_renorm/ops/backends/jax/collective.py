@@ -4,22 +4,23 @@ from typing import Literal
 
 import jax
 
+from keras_renorm.ops.backends.replicas import Replicas
 
-class MappedDevices:
-    """See `keras_renorm.ops.backends.interface.Collective`: the devices of all manual axes.
+
+class MappedDevices(Replicas):
+    """See `keras_renorm.ops.Replicas`: the devices of all manual axes.
 
     Args:
         axes: The names of the axes.
     """
 
-    has_gradient = True
     moves_rows = False
 
     def __init__(self, axes: tuple[str, ...]) -> None:
         self._axes = axes
 
     @classmethod
-    def running(cls) -> "MappedDevices | None":
+    def found(cls) -> "MappedDevices | None":
         """The devices of the running function, or None outside `jax.shard_map` and `jax.pmap`.
 
         A single device counts, too: its results have the same types as those of several. In older

@@ -8,10 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_renorm.ops.backends.interface import Backend, Collective, Elsewhere, Ragged
+from keras_renorm.ops.backends.interface import Backend, Elsewhere, Ragged
 from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses, Passes, StepCalls
-from keras_renorm.ops.backends.plain import PlainBackend
-from keras_renorm.ops.backends.tensorflow import calls, derivatives, devices, passes, runtime
+from keras_renorm.ops.backends.tensorflow import calls, derivatives, devices, runtime
 from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
 from keras_renorm.ops.backends.tensorflow.fused import InferenceKernel, TrainingKernel
 from keras_renorm.ops.backends.tensorflow.ragged import RaggedRows
@@ -19,7 +18,7 @@ from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
 
 
-class TensorFlow(PlainBackend):
+class TensorFlow(Backend):
     """See `keras_renorm.ops.backends.interface.Backend`."""
 
     fused = TrainingKernel()
@@ -47,7 +46,12 @@ class TensorFlow(PlainBackend):
             return tf.identity(x)
 
     def native_problem(self) -> str | None:
-        """Why TensorFlow does not take the library, or None."""
+        """Why TensorFlow does not take the library, or None.
+
+        Raises:
+            ValueError: If KERAS_RENORM_CALLS is neither `xla` nor unset.
+        """
+        runtime.always_for_xla()
         return loader.problem(runtime.register)
 
     def off_cpu(self) -> str | None:
@@ -60,23 +64,19 @@ class TensorFlow(PlainBackend):
         """On a GPU cuDNN, where it fits; on a TPU plain operations, which XLA compiles."""
         return "fused" if devices.on_gpu() else "composite"
 
-    def check_environment(self) -> None:
-        """Raises unless KERAS_RENORM_CALLS is `xla` or unset."""
-        runtime.always_for_xla()
-
     def step_calls(self, x: tf.Tensor) -> StepCalls | None:
         """The library's ops, or modules that XLA compiles."""
         return calls
 
     def native_passes(self, x: tf.Tensor) -> Passes | None:
         """The library's passes."""
-        return passes
+        return calls
 
     def inference_passes(
         self, x: tf.Tensor, *, portable: bool, demanded: bool
     ) -> InferencePasses | None:
         """The passes of training, which an exported graph must not hold."""
-        return None if portable else passes
+        return None if portable else calls
 
     def differentiable(
         self, function: Differentiable, arguments: Arguments, constants: Any
@@ -102,9 +102,9 @@ class TensorFlow(PlainBackend):
 
         return call
 
-    def collective(self) -> Collective | None:
+    def replicas(self) -> StrategyReplicas | None:
         """The replicas of the running strategy."""
-        return StrategyReplicas.running()
+        return StrategyReplicas.found()
 
     def in_replica(self) -> bool:
         """Whether a `tf.distribute` strategy runs this."""
@@ -185,4 +185,4 @@ def _tensors(arrays: Any) -> Any:
     )
 
 
-BACKEND: Backend = TensorFlow("tensorflow", "TensorFlow")
+BACKEND = TensorFlow("tensorflow", "TensorFlow")

@@ -1,4 +1,7 @@
-"""The native library's calls as functions of TensorFlow tensors."""
+"""The native library's calls as functions of TensorFlow tensors. None has a gradient of its own.
+
+See `keras_renorm.ops.backends.kernels.StepCalls` and `Passes`.
+"""
 
 from collections.abc import Sequence
 
@@ -6,8 +9,12 @@ import tensorflow as tf
 
 from keras_renorm.ops.backends.kernels import Forward
 from keras_renorm.ops.backends.tensorflow import runtime, stablehlo
-from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings
+from keras_renorm.ops.maths import passes
+from keras_renorm.ops.maths.moments import Moments, rounded
+from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings, Sums
 from keras_renorm.ops.native import layout, loader
+
+relu_gradient = passes.relu_gradient
 
 Sizes = Sequence[int | stablehlo.Quotient | None]
 
@@ -44,14 +51,13 @@ def backward(
     return Arguments(*_call("backward", operands, results, settings))
 
 
-def moments(x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> tuple[tf.Tensor, ...]:
-    """Count, mean, biased variance, and what rounding took from the mean, `[C]` each, in float64.
-
-    Replicas merge them. Without a position all are 0.
-    """
+def moments(x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> tuple[Moments, tf.Tensor]:
+    """The moments of the positions that count, 0 where none does, and their mean."""
     operands = [x, *_optional(mask, x, settings.axis)]
     (found,) = _call("moments", operands, [(tf.float64, (4, x.shape[settings.axis]))], settings)
-    return tuple(tf.unstack(found, 4))
+    count, mean, variance, rest = tf.unstack(found, 4)
+    batch = rounded(count, mean, rest, variance, wide(x.dtype))
+    return batch, batch.mean
 
 
 def normalize(x: tf.Tensor, affine: Affine, settings: Settings) -> tf.Tensor:
@@ -63,12 +69,12 @@ def normalize(x: tf.Tensor, affine: Affine, settings: Settings) -> tf.Tensor:
 
 def gradient_sums(
     dy: tf.Tensor, x: tf.Tensor, affine: Affine, mask: tf.Tensor | None, settings: Settings
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sums of `dy`, and of `dy` times the centred value, `[C]` each, in float64."""
+) -> Sums:
+    """The sums of `dy`, and of `dy` times the centred value, `[C]` each."""
     operands = [dy, x, _pack(affine, wide(x.dtype)), *_optional(mask, x, settings.axis)]
     results = [(tf.float64, (2, x.shape[settings.axis]))]
-    first, second = tf.unstack(_call("gradient_sums", operands, results, settings)[0], 2)
-    return first, second
+    (sums,) = _call("gradient_sums", operands, results, settings)
+    return Sums(*tf.unstack(tf.cast(sums, wide(x.dtype)), 2))
 
 
 def input_gradient(

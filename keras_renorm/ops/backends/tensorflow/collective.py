@@ -4,23 +4,21 @@ from typing import Literal
 
 import tensorflow as tf
 
+from keras_renorm.ops.backends.replicas import Replicas
 
-class StrategyReplicas:
-    """See `keras_renorm.ops.backends.interface.Collective`.
+
+class StrategyReplicas(Replicas):
+    """See `keras_renorm.ops.Replicas`.
 
     Args:
         context: The context of the running replica.
     """
 
-    wide: Literal["float64", "float32"] = "float64"
-    has_gradient = True
-    moves_rows = True
-
     def __init__(self, context: tf.distribute.ReplicaContext) -> None:
         self._context = context
 
     @classmethod
-    def running(cls) -> "StrategyReplicas | None":
+    def found(cls) -> "StrategyReplicas | None":
         """The replicas of the running function, or None for a single one."""
         context = tf.distribute.get_replica_context()
         alone = context is None or context.num_replicas_in_sync == 1

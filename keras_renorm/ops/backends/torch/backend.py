@@ -7,9 +7,8 @@ from typing import Any
 import keras
 import torch
 
-from keras_renorm.ops.backends.interface import Backend, Collective, Elsewhere
+from keras_renorm.ops.backends.interface import Backend, Elsewhere
 from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses, Passes, StepCalls
-from keras_renorm.ops.backends.plain import PlainBackend
 from keras_renorm.ops.backends.torch import calls, derivatives, fused, operators
 from keras_renorm.ops.backends.torch.collective import Processes
 from keras_renorm.ops.maths.operands import Arguments
@@ -20,7 +19,7 @@ from keras_renorm.ops.native import loader
 _LARGE = 1 << 19
 
 
-class Torch(PlainBackend):
+class Torch(Backend):
     """See `keras_renorm.ops.backends.interface.Backend`."""
 
     elsewhere: Elsewhere = "fused"
@@ -71,9 +70,9 @@ class Torch(PlainBackend):
         """A copy where PyTorch compiles."""
         return derivatives.pinned(constant)
 
-    def collective(self) -> Collective | None:
+    def replicas(self) -> Processes | None:
         """The processes of the default process group."""
-        return Processes.running()
+        return Processes.found()
 
     def is_traced(self, x: Any) -> bool:
         """Whether PyTorch compiles, traces or exports here and now."""
@@ -93,4 +92,4 @@ def _compiles() -> bool:
     return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
-BACKEND: Backend = Torch("torch", "PyTorch")
+BACKEND = Torch("torch", "PyTorch")

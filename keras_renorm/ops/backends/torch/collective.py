@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch import distributed
 
+from keras_renorm.ops.backends.replicas import Replicas
 
-class Processes:
-    """See `keras_renorm.ops.backends.interface.Collective`: the default process group."""
 
-    wide: Literal["float64", "float32"] = "float64"
+class Processes(Replicas):
+    """See `keras_renorm.ops.Replicas`: the default process group."""
+
     has_gradient = False
-    moves_rows = True
 
     @classmethod
-    def running(cls) -> "Processes | None":
+    def found(cls) -> "Processes | None":
         """The processes of the group, or None without a group or in a group of one."""
         if not distributed.is_available() or not distributed.is_initialized():
             return None

@@ -8,8 +8,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_renorm.ops import backends
-from keras_renorm.ops.backends.plain import PlainBackend
-from keras_renorm.ops.backends.replicas import Replicas
+from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps.fused import Fused
 from keras_renorm.ops.steps.step import Step
@@ -32,14 +31,14 @@ def make(rng):
 def test_it_takes_what_the_kernel_takes_on_one_replica(make):
     fits = Fused().fits
     assert fits(make())
-    assert not fits(make(replicas=Replicas(None)))
+    assert not fits(make(replicas=StrategyReplicas(None)))
     assert not fits(make(mask=tf.ones((9, 5, 1), tf.bool)))
     assert not fits(make(ghost_size=3))
     assert not fits(make(axis=1))
 
 
 def test_a_backend_without_a_kernel_has_none_that_fits(make, monkeypatch):
-    monkeypatch.setattr(backends, "current", lambda: PlainBackend("fourth"))
+    monkeypatch.setattr(backends, "current", lambda: backends.Backend("fourth"))
     assert not Fused().fits(make())
 
 

@@ -16,8 +16,6 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_renorm.ops import backends
-from keras_renorm.ops.backends.plain import PlainBackend
-from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.native import loader
@@ -243,7 +241,6 @@ STEP = [
     *("steps.lowerings", "steps.one_call", "steps.pass_by_pass", "steps.plain", "steps.step"),
     *("steps.training", "backends.replicas", "backends.tensorflow.backend"),
     *("backends.tensorflow.calls", "backends.tensorflow.derivatives", "backends.tensorflow.fused"),
-    "backends.tensorflow.passes",
 ]
 
 
@@ -262,6 +259,7 @@ def test_autograph_takes_every_function(name):
     """Or it warns of the function where someone's tf.function calls it, and asks for a report."""
     module = importlib.import_module(f"keras_renorm.ops.{name}")
     own = [f for f in functions_of(module) if f.__code__.co_filename == module.__file__]
+    own = [f for f in own if not getattr(f, "__isabstractmethod__", False)]
     assert own
     for function in own:
         tf.autograph.to_graph(function)
@@ -278,12 +276,12 @@ def on(monkeypatch):
     return on
 
 
-PLAIN = PlainBackend("fourth")
+PLAIN = backends.Backend("fourth")
 
 
 def test_every_way_to_train_is_reached(rng, on):
     alone, own = Case(rng, (5, 3)).step(), backends.current()
-    several = dataclasses.replace(alone, replicas=Replicas(StrategyReplicas(None)))
+    several = dataclasses.replace(alone, replicas=StrategyReplicas(None))
     found = []
     for backend, name in (*((own, name) for name in NAMES), (PLAIN, "")):
         on(backend, name)

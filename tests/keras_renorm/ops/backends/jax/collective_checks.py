@@ -178,8 +178,8 @@ def test_a_mesh_of_one_device_gives_results_of_the_same_types():
 
 
 def test_nobody_elsewhere():
-    assert MappedDevices.running() is None
-    found = jax.jit(lambda x: x + (MappedDevices.running() is None))(0)
+    assert MappedDevices.found() is None
+    found = jax.jit(lambda x: x + (MappedDevices.found() is None))(0)
     assert found == 1
 
 

@@ -7,7 +7,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_renorm.ops.backends.tensorflow import calls, passes
+from keras_renorm.ops.backends.tensorflow import calls
 from keras_renorm.ops.backends.tensorflow.backend import BACKEND
 from keras_renorm.ops.backends.tensorflow.runtime import CALLS_VARIABLE
 from keras_renorm.ops.native import loader
@@ -22,13 +22,13 @@ def test_it_takes_the_library():
 def test_what_it_has():
     x = tf.zeros((4, 3))
     assert BACKEND.step_calls(x) is calls
-    assert BACKEND.native_passes(tf.zeros((4, 3))) is passes
-    assert BACKEND.inference_passes(x, portable=False, demanded=False) is passes
+    assert BACKEND.native_passes(tf.zeros((4, 3))) is calls
+    assert BACKEND.inference_passes(x, portable=False, demanded=False) is calls
     assert BACKEND.inference_passes(x, portable=True, demanded=True) is None
     assert BACKEND.prefers_plain_passes
     assert BACKEND.synchronizes
     assert BACKEND.elsewhere == "composite"
-    assert BACKEND.collective() is None
+    assert BACKEND.replicas() is None
 
 
 def test_an_accelerator_is_elsewhere_unless_the_scope_says_cpu(monkeypatch):
@@ -63,10 +63,10 @@ def test_what_has_no_gradient_is_computed_by_numpy_unless_an_accelerator_would_w
 def test_the_environment_is_checked(monkeypatch):
     for value in ("", "xla"):
         monkeypatch.setenv(CALLS_VARIABLE, value)
-        BACKEND.check_environment()
+        BACKEND.native_problem()
     monkeypatch.setenv(CALLS_VARIABLE, "ops")
     with pytest.raises(ValueError, match="KERAS_RENORM_CALLS='ops' must be xla"):
-        BACKEND.check_environment()
+        BACKEND.native_problem()
 
 
 def test_what_is_traced_and_what_is_of_this_graph():

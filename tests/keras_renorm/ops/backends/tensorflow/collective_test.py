@@ -19,15 +19,15 @@ def strategy():
 
 def run(strategy, function):
     """What `function` of the replicas returns on each."""
-    result = tf.function(lambda: strategy.run(lambda: function(StrategyReplicas.running())))()
+    result = tf.function(lambda: strategy.run(lambda: function(StrategyReplicas.found())))()
     return [value.numpy() for value in strategy.experimental_local_results(result)]
 
 
 def test_there_are_none_outside_and_on_one_device(strategy):
-    assert StrategyReplicas.running() is None
+    assert StrategyReplicas.found() is None
     with strategy.scope():
-        assert StrategyReplicas.running() is None
-    assert tf.distribute.OneDeviceStrategy("CPU:0").run(StrategyReplicas.running) is None
+        assert StrategyReplicas.found() is None
+    assert tf.distribute.OneDeviceStrategy("CPU:0").run(StrategyReplicas.found) is None
 
 
 def test_size_and_index(strategy):

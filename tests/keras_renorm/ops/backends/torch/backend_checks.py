@@ -6,34 +6,37 @@ import keras
 import pytest
 import torch
 
-from keras_renorm.ops.backends import interface
+from keras_renorm.ops import Replicas
+from keras_renorm.ops.backends import Backend, kernels
 from keras_renorm.ops.backends.torch import calls, fused
 from keras_renorm.ops.backends.torch.backend import BACKEND
 from keras_renorm.ops.backends.torch.collective import Processes
 
 KEPT = [
-    (interface.Backend, BACKEND),
-    (interface.StepCalls, calls),
-    (interface.InferencePasses, calls),
-    (interface.Passes, calls),
-    (interface.Collective, Processes),
-    (interface.FusedKernel, fused),
+    (Backend, BACKEND),
+    (Replicas, Processes),
+    (kernels.StepCalls, calls),
+    (kernels.InferencePasses, calls),
+    (kernels.Passes, calls),
+    (kernels.FusedKernel, fused),
 ]
 
 
 @pytest.mark.parametrize(("promise", "keeper"), KEPT)
 def test_promises_are_kept_by_name(promise, keeper):
-    for name in (name for name in vars(promise) if not name.startswith("_")):
-        promised, kept = getattr(promise, name), getattr(keeper, name)
-        if not isinstance(promised, property):
-            expected = list(inspect.signature(promised).parameters)
-            found = list(inspect.signature(kept).parameters)
-            assert [n for n in found if n != "self"] == expected[1:]
+    promised = {n: f for n, f in vars(promise).items() if inspect.isfunction(f) and n[0] != "_"}
+    assert promised
+    for name, function in promised.items():
+        expected, found = (
+            [n for n in inspect.signature(f).parameters if n != "self"]
+            for f in (function, getattr(keeper, name))
+        )
+        assert found == expected
 
 
 def test_it_synchronizes_where_there_is_a_process_group():
     assert BACKEND.synchronizes
-    assert BACKEND.collective() is None
+    assert BACKEND.replicas() is None
 
 
 def test_it_takes_the_library_for_its_types_on_the_cpu():

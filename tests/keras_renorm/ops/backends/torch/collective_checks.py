@@ -20,13 +20,13 @@ def group(tmp_path):
 
 
 def test_nobody_without_a_group():
-    assert Processes.running() is None
+    assert Processes.found() is None
     assert ops.Replicas.running() is None
 
 
 @pytest.mark.usefixtures("group")
 def test_nobody_in_a_group_of_one():
-    assert Processes.running() is None
+    assert Processes.found() is None
 
 
 @pytest.mark.usefixtures("group")
