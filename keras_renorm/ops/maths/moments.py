@@ -7,7 +7,7 @@ import keras
 
 from keras_renorm.ops import arguments
 from keras_renorm.ops.maths.masks import select
-from keras_renorm.ops.maths.sums import at_least, channel_sum, spread, summed_axes
+from keras_renorm.ops.maths.sums import apart, at_least, channel_sum, spread, summed_axes
 from keras_renorm.typing import Tensor
 
 # Beyond it sums of squares may overflow, depending on the number of positions.
@@ -212,7 +212,7 @@ def _shift(
     """A value near the mean of each channel, without gradient."""
     if mask is not None:
         masked = select(mask, keras.ops.cast(x, dtype))
-        return keras.ops.stop_gradient(channel_sum(masked, axis, ghosts) / divisor)
+        return keras.ops.stop_gradient(apart(channel_sum(masked, axis, ghosts) / divisor))
     # About the square root of each axis's length, evenly spaced. With k of n positions sampled the
     # variance loses about log2(n / k) bits, even if all k are outliers. The first row alone (k = 1)
     # would lose log2(n): 17 of float32's 24 bits for a feature map of 32x56x56.
@@ -225,7 +225,7 @@ def _shift(
     sample = x[tuple(slices)]
     size = at_least(1, _count(sample, axis, None, dtype, ghosts))
     total = channel_sum(keras.ops.cast(sample, dtype), axis, ghosts)
-    return keras.ops.stop_gradient(total / size)
+    return keras.ops.stop_gradient(apart(total / size))
 
 
 def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from keras_renorm import layers, ops
+from keras_renorm.ops import reference
 from keras_renorm.ops.backends.jax.collective import MappedDevices
 
 MESH = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
@@ -150,6 +151,25 @@ def test_means_that_are_large_lose_no_variance(rng):
     np.testing.assert_allclose(variance, np.var(np.float64(x), (0, 1)), rtol=1e-5)
     np.testing.assert_allclose(mean + rest, np.mean(np.float64(x), (0, 1)), rtol=0, atol=1e-4)
     np.testing.assert_array_equal(count, 4000)
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 3), (64, 8, 8, 4)])
+def test_masked_means_that_are_large_lose_no_digit(rng, shape):
+    """Where XLA adds to the product of a division it rounds once, elsewhere twice."""
+    x = (rng.normal(size=shape) + 1e6).astype("f4")
+    mask = rng.random((*shape[:-1], 1)) > 0.4
+    zero, one = np.zeros(shape[-1], "f4"), np.ones(shape[-1], "f4")
+
+    def normalized(x, mask):
+        given = {"momentum": 0.9, "r_max": 1.0, "d_max": 0.0, "mask": mask, "synchronized": True}
+        return ops.training_step(x, 1e6 * one, one, one, zero, **given)[0]
+
+    y = jax.jit(jax.shard_map(normalized, mesh=MESH, in_specs=(ROWS, ROWS), out_specs=ROWS))(
+        x, mask
+    )
+    mean, variance, _ = reference.moments(x, np.broadcast_to(mask, shape))
+    desired = (np.float64(x) - mean) / np.sqrt(variance + 1e-3)
+    np.testing.assert_allclose(np.where(mask, y, 0), np.where(mask, desired, 0), atol=1e-5)
 
 
 def test_without_synchronization_each_device_is_on_its_own(rng):
