@@ -365,6 +365,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return inference_step(given.x, *vectors, mask=mask, **options)
 
         y = call_inputs.decided(training, self, outputs)
+        # `__call__` casts the inputs before. `call` and `stateless_call` do not.
+        y = keras.ops.cast(y, self.compute_dtype)
         return given.restored(y if relu else self.activation(y))
 
     def _train(

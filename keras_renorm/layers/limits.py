@@ -215,7 +215,8 @@ def _number(name: str, value: Any) -> float:
     """A limit as the step takes it, where a tensor below the least value counts as that."""
     if arguments.is_number(value):
         return arguments.real(name, value, low=LEAST[name])
-    return float(np.maximum(LEAST[name], keras.ops.convert_to_numpy(value)))  # NaN stays NaN
+    value = keras.ops.convert_to_numpy(arguments.limit(name, value, "float32"))
+    return float(np.maximum(LEAST[name], value))  # NaN stays NaN
 
 
 def of_clipping(clipping: Mapping[str, float]) -> tuple[float, float]:

@@ -220,6 +220,22 @@ def stateless(layer, x, training):
     return call(*values, keras.ops.convert_to_tensor(x), training=training)
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["BatchRenormalization", "DomainBatchNormalization"])
+def test_calls_past_the_cast_of_inputs_have_the_compute_dtype(rng, kind, training, policy):
+    domains = (2,) if "Domain" in kind else ()
+    layer = getattr(layers, kind)(*domains, dtype=policy)
+    layer.build((4, 3))
+    x = keras.ops.convert_to_tensor(rng.normal(size=(4, 3)).astype("f4"))
+    options = {"training": training, **({"domain": 1} if domains else {})}
+    groups = layer.trainable_variables, layer.non_trainable_variables
+    values = [[v.value for v in group] for group in groups]
+    outputs = layer.call(x, **options), layer.stateless_call(*values, x, **options)[0]
+    found = [keras.backend.standardize_dtype(y.dtype) for y in outputs]
+    assert found == [policy.removeprefix("mixed_")] * 2
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_training_may_be_a_tensor(rng, training):
     x = rng.normal(2.0, 3.0, (8, 4)).astype("f4")

@@ -961,3 +961,18 @@ def test_an_adaptive_limit_beside_a_schedule(rng):
             other.set_weights([np.array(variable) for variable in given.variables])
             assert other.current_limits().d_max == adapts.current_limits().d_max
             assert layer.current_limits().r_max == 2.0
+
+
+@pytest.mark.parametrize("wrong", [None, "3", np.ones(2)])
+def test_current_limits_refuse_what_a_call_refuses_of_a_schedule(wrong):
+    class Own(schedules.Schedule):
+        def __call__(self, step):
+            return wrong
+
+        def get_config(self):
+            return {}
+
+    layer = layers.BatchRenormalization(r_max=Own(), d_max=1.0)
+    layer.build((None, 3))
+    with pytest.raises(TypeError, match="`r_max` must be a number or a scalar tensor, received"):
+        layer.current_limits()
