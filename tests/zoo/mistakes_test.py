@@ -97,7 +97,10 @@ MISTAKES = {
         ),
         ((NEW, "--config.weights=nowhere.keras"), "--config.weights=nowhere.keras: there is no s"),
         ((NEW, "--config.weights=garbage.keras"), "garbage.keras is damaged: it is not a whole"),
-        ((NEW, "--config.weights=small.keras"), "does not fit: layer hidden1_dense has weights of"),
+        (
+            (NEW, "--config.weights=small.keras"),
+            "does not fit: layer hidden1_dense has weights kernel (784, 100) here",
+        ),
         ((NEW, "--config.weights=one.png"), "one.png"),
         ((NEW, "--config.weights=resnet20.fashion_mnist"), "resnet20.fashion_mnist"),
         ((NEW, "--config.freeze=nothing*"), "--config.freeze: 'nothing*' matches no layer."),

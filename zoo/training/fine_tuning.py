@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_renorm import keras_internals
 from keras_renorm.layers import BatchRenormalization
 from zoo.errors import UserError, nearest
 from zoo.training.optimizers import HEAD
@@ -24,8 +25,9 @@ def is_model_file(config: Mapping[str, Any]) -> bool:
 def load_file(model: keras.Model, path: str) -> None:
     """Gives a model the weights of the layers of the same names in a `.keras` file.
 
-    The classifier stays fresh if its classes differ. So do the counters of the norms, which
-    schedules go by.
+    A layer takes all of its weights in their order, those of the layers in it among them. The
+    classifier stays fresh if its classes differ. So do the counters of the norms, which schedules
+    go by.
 
     Args:
         model: The model.
@@ -39,23 +41,33 @@ def load_file(model: keras.Model, path: str) -> None:
     stored = model_files.load(Path(path))
     theirs = {layer.name: _weights(layer) for layer in stored.layers}
     for layer in model.layers:
-        ours, found = _weights(layer), theirs.get(layer.name, {})
-        shapes = [{name: tuple(w.shape) for name, w in both.items()} for both in (ours, found)]
-        if shapes[0] == shapes[1]:
-            for name, weight in ours.items():
-                weight.assign(found[name])
-            if isinstance(layer, BatchRenormalization):
-                layer.trust_statistics()
+        ours, found = _weights(layer), theirs.get(layer.name, [])
+        here, there = _described(ours), _described(found)
+        if here == there:
+            for weight, value in zip(ours, found, strict=True):
+                weight.assign(value)
+            _trust_statistics(layer)
         elif layer.name not in HEAD:
             raise UserError(
-                f"--config.weights={path} does not fit: layer {layer.name} has weights of shapes "
-                f"{shapes[0]} here and {shapes[1]} there."
+                f"--config.weights={path} does not fit: layer {layer.name} has weights {here} here "
+                f"and {there} there."
             )
 
 
-def _weights(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Returns a layer's weights by their names, without the states of schedules and limits."""
-    return {weight.name: weight for weight in layer.weights if weight.name not in _STATES}
+def _weights(layer: keras.layers.Layer) -> list[Any]:
+    """Returns a layer's weights in their order, without the states of schedules and limits."""
+    return [weight for weight in layer.weights if weight.name not in _STATES]
+
+
+def _described(weights: list[Any]) -> str:
+    """Returns names and shapes: a layer that holds layers has several weights of one name."""
+    return ", ".join(f"{weight.name} {tuple(weight.shape)}" for weight in weights) or "none"
+
+
+def _trust_statistics(layer: keras.layers.Layer) -> None:
+    for inner in keras_internals.flattened(layer):
+        if isinstance(inner, BatchRenormalization):
+            inner.trust_statistics()
 
 
 def freeze(model: keras.Model, patterns: str | None) -> None:

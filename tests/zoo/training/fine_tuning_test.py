@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import zoo
+from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from zoo.errors import UserError
 from zoo.training import fine_tuning
 
@@ -45,7 +46,8 @@ def test_a_file_that_does_not_fit_is_refused(stored, tmp_path):
     path, _ = stored
     other = zoo.create_model("mlp", num_classes=3, input_shape=(4, 4, 1), hidden_units=(5, 7))
     with pytest.raises(
-        UserError, match=r"does not fit: layer hidden2_dense has weights of shapes \{'"
+        UserError,
+        match=r"layer hidden2_dense has weights kernel \(5, 7\) here and kernel \(5, 6\) there\.$",
     ):
         fine_tuning.load_file(other, str(path))
     for name in ("nowhere.keras", "text.keras"):
@@ -55,6 +57,40 @@ def test_a_file_that_does_not_fit_is_refused(stored, tmp_path):
             match=rf"{name}(: there is no such| is damaged: it is not a whole \.keras) file\.$",
         ):
             fine_tuning.load_file(other, str(tmp_path / name))
+
+
+def nested(rng=None, units=5, norm=BatchRenormalization):
+    """A model whose layers hold layers, some with weights of one name; random ones with `rng`."""
+    backbone = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(units), norm(), keras.layers.Dense(3), norm()],
+        name="backbone",
+    )
+    inputs = keras.Input((6, 4))
+    x = keras.layers.TimeDistributed(backbone, name="each")(inputs)
+    x = keras.layers.Bidirectional(keras.layers.LSTM(2), name="both")(x)
+    outputs = keras.layers.Dense(3, name="logits")(x)
+    model = keras.Model(inputs, outputs)
+    if rng is not None:
+        model.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("norm", [BatchRenormalization, BatchNormalization])
+def test_layers_that_hold_layers_get_all_their_weights(tmp_path, rng, norm):
+    trained = nested(rng)
+    trained.save(tmp_path / "model.keras")
+    fresh = nested(norm=norm)
+    fine_tuning.load_file(fresh, str(tmp_path / "model.keras"))
+    x = rng.normal(size=(2, 6, 4)).astype(np.float32)
+    np.testing.assert_allclose(fresh(x), trained(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_inside_a_layer_that_does_not_fit_is_refused(tmp_path, rng):
+    nested(rng).save(tmp_path / "model.keras")
+    with pytest.raises(
+        UserError, match=r"layer each has weights .*kernel \(4, 6\), .* here and kernel \(4, 5\), "
+    ):
+        fine_tuning.load_file(nested(units=6), str(tmp_path / "model.keras"))
 
 
 def test_patterns_freeze_layers_and_never_the_head():
