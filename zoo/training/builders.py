@@ -70,7 +70,8 @@ def build_model(config: Config, dataset: Source) -> keras.Model:
                 weights=None if fine_tuning.is_model_file(config) else config["weights"],
             )
     if fine_tuning.is_model_file(config):
-        fine_tuning.load_file(model, config["weights"])
+        kept = config["norm_epsilon"] is not None
+        fine_tuning.load_file(model, config["weights"], keep_epsilon=kept)
     fine_tuning.freeze(model, config["freeze"])
     return model
 

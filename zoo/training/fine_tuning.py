@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from keras.layers import Layer
 
 from keras_renorm import keras_internals
 from keras_renorm.layers import BatchRenormalization
+from keras_renorm.models.members import is_batch_norm
 from zoo.errors import UserError, nearest
 from zoo.training.optimizers import HEAD
 from zoo.training.storage import model_files
@@ -22,31 +24,32 @@ def is_model_file(config: Mapping[str, Any]) -> bool:
     return str(config["weights"] or "").endswith(".keras")
 
 
-def load_file(model: keras.Model, path: str) -> None:
+def load_file(model: keras.Model, path: str, *, keep_epsilon: bool = False) -> None:
     """Gives a model the weights of the layers of the same names in a `.keras` file.
 
-    A layer takes all of its weights in their order, those of the layers in it among them. The
-    classifier stays fresh if its classes differ. So do the counters of the norms, which schedules
-    go by.
+    A layer takes all of its weights in their order, those of the layers in it among them, and its
+    norms take the epsilon that they were trained with. The classifier stays fresh if its classes
+    differ. So do the counters of the norms, which schedules go by.
 
     Args:
         model: The model.
         path: The file.
+        keep_epsilon: Whether the norms keep the model's own epsilon.
 
     Raises:
         UserError: When there is no such file, or another layer does not fit.
     """
     if not Path(path).is_file():
         raise UserError(f"--config.weights={path}: there is no such file.")
-    stored = model_files.load(Path(path))
-    theirs = {layer.name: _weights(layer) for layer in stored.layers}
+    stored = {layer.name: layer for layer in model_files.load(Path(path)).layers}
     for layer in model.layers:
-        ours, found = _weights(layer), theirs.get(layer.name, [])
-        here, there = _described(ours), _described(found)
+        trained = stored.get(layer.name, Layer())
+        ours, theirs = _weights(layer), _weights(trained)
+        here, there = _described(ours), _described(theirs)
         if here == there:
-            for weight, value in zip(ours, found, strict=True):
+            for weight, value in zip(ours, theirs, strict=True):
                 weight.assign(value)
-            _trust_statistics(layer)
+            _settle_norms(layer, trained, keep_epsilon)
         elif layer.name not in HEAD:
             raise UserError(
                 f"--config.weights={path} does not fit: layer {layer.name} has weights {here} here "
@@ -54,7 +57,7 @@ def load_file(model: keras.Model, path: str) -> None:
             )
 
 
-def _weights(layer: keras.layers.Layer) -> list[Any]:
+def _weights(layer: Layer) -> list[Any]:
     """Returns a layer's weights in their order, without the states of schedules and limits."""
     return [weight for weight in layer.weights if weight.name not in _STATES]
 
@@ -64,10 +67,17 @@ def _described(weights: list[Any]) -> str:
     return ", ".join(f"{weight.name} {tuple(weight.shape)}" for weight in weights) or "none"
 
 
-def _trust_statistics(layer: keras.layers.Layer) -> None:
-    for inner in keras_internals.flattened(layer):
-        if isinstance(inner, BatchRenormalization):
-            inner.trust_statistics()
+def _settle_norms(layer: Layer, trained: Layer, keep_epsilon: bool) -> None:
+    """Lets the norms in a layer go by the statistics that they have got."""
+    for norm, origin in zip(_norms(layer), _norms(trained), strict=True):
+        if not keep_epsilon:
+            norm.epsilon = origin.epsilon
+        if isinstance(norm, BatchRenormalization):
+            norm.trust_statistics()
+
+
+def _norms(layer: Layer) -> list[Any]:
+    return [inner for inner in keras_internals.flattened(layer) if is_batch_norm(inner)]
 
 
 def freeze(model: keras.Model, patterns: str | None) -> None:

@@ -146,6 +146,18 @@ def test_a_model_of_the_users_own(dataset, tmp_path):
         builders.build_model(config(model=f"{path}:other"), dataset)
 
 
+def test_the_epsilon_is_that_of_a_model_file_unless_another_is_asked_for(dataset, tmp_path):
+    path = str(tmp_path / "model.keras")
+    builders.build_model(config(norm_epsilon=0.5), dataset).save(path)
+
+    def epsilons(**values):
+        model = builders.build_model(config(weights=path, **values), dataset)
+        return {layer.epsilon for layer in model.layers if isinstance(layer, BatchRenormalization)}
+
+    assert epsilons() == {0.5}
+    assert epsilons(norm_epsilon=0.25) == {0.25}
+
+
 @pytest.mark.parametrize(
     ("precision", "compute"), [("float32",) * 2, ("bfloat16",) * 2, ("float16",) * 2]
 )

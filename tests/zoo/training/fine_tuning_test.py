@@ -1,3 +1,4 @@
+import functools
 import re
 
 import keras
@@ -76,8 +77,8 @@ def nested(rng=None, units=5, norm=BatchRenormalization):
 
 
 @pytest.mark.parametrize("norm", [BatchRenormalization, BatchNormalization])
-def test_layers_that_hold_layers_get_all_their_weights(tmp_path, rng, norm):
-    trained = nested(rng)
+def test_layers_that_hold_layers_get_all_their_weights_and_the_epsilon(tmp_path, rng, norm):
+    trained = nested(rng, norm=functools.partial(BatchRenormalization, epsilon=0.5))
     trained.save(tmp_path / "model.keras")
     fresh = nested(norm=norm)
     fine_tuning.load_file(fresh, str(tmp_path / "model.keras"))
