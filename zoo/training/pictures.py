@@ -20,6 +20,7 @@ from zoo.trained.card import Card, read_card
 from zoo.training.cli import terminal
 from zoo.training.distribution.clusters import read_cluster
 from zoo.training.storage import files
+from zoo.weights import find
 from zoo.weights.records import RECORDS
 
 Config = Mapping[str, Any]
@@ -68,10 +69,13 @@ def needed_by(model: str, weights: str | None) -> Preparation:
     """
     if weights is None:
         return Preparation()
-    if weights.endswith(".keras") and Path(weights).is_file():
-        found = read_card(Path(weights))
+    path = Path(weights).expanduser()
+    if path.suffix == ".keras" and path.is_file():
+        found = read_card(path)
         return Preparation() if found is None else found.preparation
     record = RECORDS.get(weights) or RECORDS.get(f"{model}.{weights}")
+    if record is None and path.is_file():
+        record = find(model, path).kin
     if record is None:
         return Preparation()
     return Preparation(channels=record.input_shape[2], pixels=record.preprocessing)

@@ -1,6 +1,7 @@
 import json
 import re
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -112,6 +113,14 @@ def test_images_are_prepared_as_weights_need(weights, pixels, channels):
     assert (found.pixels, found.channels) == (pixels, channels)
     asked = pictures.preparation(values | {"pixels": "tf", "image_channels": 3})
     assert (asked.pixels, asked.channels) == ("tf", 3)
+
+
+def test_a_file_of_keras_applications_needs_the_same_pixels_as_its_published_weights(tmp_path):
+    path = tmp_path / "anything.weights.h5"
+    keras.applications.ResNet50V2(weights=None, include_top=False).save_weights(path)
+    published = pictures.needed_by("resnet50v2", "keras_imagenet_notop")
+    assert published.pixels == "tf"
+    assert pictures.needed_by("resnet50v2", str(path)) == published
 
 
 def test_pixels_are_mapped_as_a_model_file_says(tmp_path):
