@@ -1,6 +1,18 @@
-"""Some steps of every recipe, on images that TensorFlow Datasets makes up."""
+"""Some steps of every recipe, on images that TensorFlow Datasets makes up; documented commands."""
+
+import re
+import shlex
+from pathlib import Path
 
 import pytest
+
+import zoo
+from zoo.training import fine_tuning
+from zoo.training.cli.recipes import DEFAULT_RECIPE, load_recipe
+
+ROOT = Path(__file__).parents[2]
+#: A command, with the lines of flags that follow, after a backslash or not.
+COMMAND = re.compile(r"(?:python -m zoo\.train|keras-renorm-train) (?:.|\n\s+(?=--))*")
 
 RUN = """
 import pathlib, sys
@@ -61,3 +73,22 @@ def test_every_recipe_trains_on_mock_data(run_python, tmp_path):
     *trained, count = done.stdout.splitlines()
     assert len(trained) == int(count) >= 9
     assert all(line.endswith(" True") for line in trained)
+
+
+def freezing_commands():
+    """The arguments of each command in docstrings and documents that freezes layers."""
+    paths = [*ROOT.glob("zoo/**/*.py"), *ROOT.glob("docs/**/*.md"), ROOT / "README.md"]
+    for path in paths:
+        for command in COMMAND.findall(path.read_text(encoding="utf-8")):
+            if "--config.freeze=" in command:
+                words = shlex.split(re.sub(r"\\*\n", " ", command))
+                given = dict(word[2:].split("=", 1) for word in words if "=" in word)
+                yield pytest.param(given, id=path.name)
+
+
+@pytest.mark.parametrize("given", [*freezing_commands()])
+def test_every_command_that_freezes_layers_names_layers_of_its_model(given):
+    recipe = load_recipe(given.get("config", DEFAULT_RECIPE))
+    model = zoo.create_model(given.get("config.model", recipe.model))
+    fine_tuning.freeze(model, given["config.freeze"])
+    assert not all(layer.trainable for layer in model.layers)

@@ -7,12 +7,13 @@ evaluation. With photos/train/CLASS and photos/val/CLASS, val is for evaluation.
 images fit beside a large model.
 
 The images are resized to 64 pixels, with Inception's crops of at least half of an image, and flips.
-Any model of zoo.list takes them, with weights or without:
+The models of zoo.list take them, with weights or without, except Inceptions: inception_v3 needs
+--config.image_size=107 or more, inception_bn 65, and with --config.auxiliary_weight=0 75 and 32.
+A ResNet-50 that begins with the weights of ImageNet, its first layers frozen:
 
     python -m zoo.train --workdir=runs/resnet50 --config=fine_tune --config.data_dir=photos \
         --config.model=resnet50 --config.weights=keras_imagenet --config.image_size=224 \
-        --config.freeze='stem*,stage1*'
-
+        --config.freeze='conv1*,conv2*'
 
 On 180 images of three classes of Fashion-MNIST, written as JPEGs of some 250 pixels, seed 0 reached
 94.4 % of the 36 that were held out, in 85 s on two cores of an Intel Xeon that had other work. The
