@@ -205,10 +205,10 @@ class _BatchChanges:
     def __call__(self, images: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
         """Returns images as the model takes them, and labels or probabilities."""
         chosen = self._augmentation
-        if chosen.crop == "pad":
-            images = self._moved(images, seed)
         if images.dtype == tf.uint8:
             images = self._preparation.batch(images)
+        if chosen.crop == "pad":
+            images = self._moved(images, seed)
         images = tf.ensure_shape(images, [len(self._taken), *images.shape[1:]])
         labels = tf.ensure_shape(labels, [len(self._taken)])
         seeds = tf.unstack(tf.random.split(_other(seed, 2), 5, alg="philox"))

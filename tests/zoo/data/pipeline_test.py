@@ -18,6 +18,7 @@ from zoo.data import (
     pad_crop_flip,
     training_batches,
 )
+from zoo.data.sources import Streamed
 
 #: Prints, in its own process, the hash of what a run from step 3 on would see.
 HASH_IN_A_FRESH_PROCESS = """
@@ -195,6 +196,19 @@ def test_minibatches_are_functions_of_the_step_whoever_makes_them(
             np.testing.assert_array_equal(part[rows], images[rows])
             np.testing.assert_array_equal(part_labels[rows], labels[rows])
             assert not np.any(part[others])
+
+
+@pytest.mark.parametrize("augmentation", [change for change in EVERYTHING if not change.one_by_one])
+def test_images_are_changed_alike_in_memory_and_streamed(augmentation):
+    kept = make_dataset()
+    streamed = Streamed(
+        *(kept.name, kept.split, kept.class_names, kept.image_shape, len(kept)),
+        *(kept.fetch, kept.read, lambda: kept.labels),
+    )
+    made = [as_arrays(changed_batches(source, augmentation)) for source in (kept, streamed)]
+    for one, other in zip(*made, strict=True):
+        np.testing.assert_allclose(one[0], other[0], atol=1e-6)
+        np.testing.assert_array_equal(one[1], other[1])
 
 
 @pytest.mark.parametrize("augmentation", EVERYTHING)
