@@ -192,6 +192,8 @@ def _cut(pixels: Any, window: Any) -> Any:
 def with_channels(images: Any, channels: int | None) -> Any:
     """Returns images with the wanted number of channels: grey ones as coloured, or the reverse.
 
+    What follows the colours, such as how opaque a pixel is, is left out.
+
     Args:
         images: Pixels `[..., C]`.
         channels: 1, 3, or None for those that they have.
@@ -199,9 +201,11 @@ def with_channels(images: Any, channels: int | None) -> Any:
     has = images.shape[-1]
     if channels is None or has == channels:
         return images
-    if channels == 3:
-        return tf.image.grayscale_to_rgb(images[..., :1])
-    return tf.image.rgb_to_grayscale(images[..., :3])
+    colours = images[..., : 3 if has >= 3 else 1]
+    if colours.shape[-1] == channels:
+        return colours
+    change = tf.image.grayscale_to_rgb if channels == 3 else tf.image.rgb_to_grayscale
+    return change(colours)
 
 
 def decode_with_pillow(contents: bytes, channels: int) -> npt.NDArray[np.uint8]:

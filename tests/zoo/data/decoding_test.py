@@ -107,6 +107,15 @@ def test_channels_that_are_there_stay():
     assert with_channels(images, 1).shape == (2, 3, 3, 1)
 
 
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("RGBA", 1), ("LA", 3), ("LA", 1)])
+def test_opacity_is_left_out(rng, mode, channels):
+    image = PIL.Image.fromarray(rng.integers(0, 256, (5, 6, len(mode)), np.uint8), mode)
+    found = with_channels(tf.constant(np.asarray(image)), channels).numpy().astype(int)
+    seen = image.convert(mode[:-1]).convert("L" if channels == 1 else "RGB")
+    expected = np.asarray(seen).reshape(5, 6, channels)
+    assert np.abs(found - expected).max() <= 1  # the weights of grey are rounded differently
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("orientation", [1, 3, 8])
 def test_orientation_is_found_in_the_bytes_of_a_file(make_picture, encode, orientation, order):
