@@ -109,12 +109,14 @@ def _own_model(config: Config, dataset: Source) -> keras.Model:
         )
     model = called(config, "model", keras.Model, **_of_every_model(config, dataset))
     names = [layer.name for layer in model.layers]
-    if HEAD[0] not in names or model.output_shape[-1] != dataset.num_classes:
+    # A subclassed model has no outputs, and one that is not built has none yet.
+    shapes = [tuple(output.shape) for output in getattr(model, "outputs", None) or ()]
+    if HEAD[0] not in names or [shape[-1] for shape in shapes] != [dataset.num_classes]:
         raise UserError(
             f"--config.model={config['model']} must return a functional model from images to "
             f"{dataset.num_classes} probabilities, in which the layer before the softmax is called "
-            f"'logits'; received the layers {', '.join(names)} and outputs of shape "
-            f"{model.output_shape}."
+            f"'logits'; received the layers {', '.join(names)} and "
+            f"{', '.join(f'outputs of shape {shape}' for shape in shapes) or 'no known outputs'}."
         )
     return model
 

@@ -138,12 +138,22 @@ def test_a_model_of_the_users_own(dataset, tmp_path):
         "def other(**options):\n"
         "    return zoo.create_model('mlp', classifier_activation=None, include_top=False,\n"
         "                            **options)\n"
+        "import keras\n"
+        "def unbuilt(**options):\n"
+        "    return keras.Sequential([keras.layers.Dense(4, name='logits')])\n"
+        "class Subclassed(keras.Model):\n"
+        "    def __init__(self, **options):\n"
+        "        super().__init__()\n"
+        "        self.logits = keras.layers.Dense(4, name='logits')\n"
     )
     model = builders.build_model(config(model=f"{path}:make"), dataset)
     assert model.get_layer("hidden1_dense").units == 7
     assert builders.logits_of(model).output_shape == (None, 4)
     with pytest.raises(UserError, match="in which the layer before the softmax is called 'logits'"):
         builders.build_model(config(model=f"{path}:other"), dataset)
+    for name in ("unbuilt", "Subclassed"):
+        with pytest.raises(UserError, match=r"received the layers logits and no known outputs\.$"):
+            builders.build_model(config(model=f"{path}:{name}"), dataset)
 
 
 def test_the_epsilon_is_that_of_a_model_file_unless_another_is_asked_for(dataset, tmp_path):
