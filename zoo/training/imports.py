@@ -1,5 +1,6 @@
 """What a recipe names by an import path: a user's own optimizer, schedule, model or images."""
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -30,7 +31,7 @@ def imported(config: Mapping[str, Any], key: str) -> Callable[..., Any]:
     place, _, name = path.rpartition(":")
     where = f"--config.{key}={path}"
     try:
-        module = _file(Path(place)) if place.endswith(".py") else _module(place)
+        module = import_file(Path(place)) if place.endswith(".py") else _module(place)
     except (Exception, SystemExit) as error:  # It is the user's code: anything can come out of it.
         raise UserError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
@@ -75,11 +76,31 @@ def _module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _file(path: Path) -> Any:
-    """Imports a file."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def import_file(path: Path) -> Any:
+    """Returns the module in a Python file, which runs once unless it changes.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ImportError: When its name is not that of a Python file.
+        Exception: Whatever the file raises.
+    """
+    return _run(path.resolve(), path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _run(path: Path, changed_at: int) -> Any:
+    """Runs a file as a module of its own, with the file's name if no other module has it."""
+    name = f"{path.stem} in {path.parent}, {changed_at}" if path.stem in sys.modules else path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError("it is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # where dataclasses and others look up what an annotation names
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

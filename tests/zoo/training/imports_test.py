@@ -1,4 +1,8 @@
+import importlib
+import json
+import os
 import re
+import sys
 
 import pytest
 
@@ -17,6 +21,46 @@ def test_modules_and_files_give_what_they_hold(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
     assert called({"model": "my_own_module:make"}, "model", int, x=1) == 2
+
+
+#: What dataclasses find only for a module that Python knows.
+ANNOTATED = """
+from __future__ import annotations
+import dataclasses
+
+@dataclasses.dataclass
+class Made:
+    x: int
+"""
+
+
+def test_a_file_runs_once_until_it_changes(tmp_path):
+    path = tmp_path / "annotated.py"
+    path.write_text(ANNOTATED)
+    key = {"model": f"{path}:Made"}
+    made = imported(key, "model")
+    assert made(1) == made(1)
+    assert imported(key, "model") is made
+    assert imported({"model": f"{tmp_path}/../{tmp_path.name}/annotated.py:Made"}, "model") is made
+    path.write_text(ANNOTATED.replace("x: int", "y: int"))
+    os.utime(path, ns=(1, 1))
+    assert imported(key, "model")(y=1).y == 1
+
+
+def test_a_file_does_not_take_the_name_of_a_module(tmp_path):
+    (tmp_path / "json.py").write_text(ANNOTATED)
+    assert imported({"model": f"{tmp_path}/json.py:Made"}, "model")(1).x == 1
+    assert importlib.import_module("json") is json
+
+
+def test_a_file_that_fails_is_no_module(tmp_path):
+    path = tmp_path / "half_way.py"
+    path.write_text("1 / 0")
+    for text, name in (("1 / 0", "ZeroDivisionError"), ("nothing", "NameError")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=name):
+            imported({"model": f"{path}:make"}, "model")
+        assert "half_way" not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ it. Those in `zoo/configs` go by their names, a user's own by its path.
 """
 
 import ast
-import importlib.util
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ml_collections import config_dict
 
 from zoo.errors import UserError, nearest
 from zoo.training.config import check_key, default_config
+from zoo.training.imports import import_file
 from zoo.training.keys import KEYS
 
 RECIPES_FOLDER = Path(__file__).parents[2] / "configs"
@@ -63,11 +64,8 @@ def load_recipe(name: str) -> config_dict.ConfigDict:
 def _run_recipe(path: Path) -> Any:
     """Returns what `get_config()` of the file gives, whatever the file holds."""
     try:
-        spec = importlib.util.spec_from_file_location("recipe", path)
-        if spec is None or spec.loader is None:
-            raise ImportError("it is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        ours = path.parent == RECIPES_FOLDER
+        module = importlib.import_module(f"zoo.configs.{path.stem}") if ours else import_file(path)
         return module.get_config()
     except (Exception, SystemExit) as error:  # It is the user's code: anything can come out of it.
         raise UserError(f"--config={path} failed: {type(error).__name__}: {error}") from error

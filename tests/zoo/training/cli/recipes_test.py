@@ -1,4 +1,5 @@
 import re
+import sys
 
 import pytest
 from ml_collections import config_dict
@@ -6,6 +7,7 @@ from ml_collections import config_dict
 from zoo.errors import UserError
 from zoo.training.cli import recipes
 from zoo.training.config import check_values, default_config
+from zoo.training.imports import imported
 
 BEGINNING = "from zoo.training.config import default_config\n"
 
@@ -29,12 +31,26 @@ def test_the_committed_recipes_are_found_and_valid():
         assert config.is_locked
         assert set(config) == set(default_config())
         check_values(config)
+        assert name not in sys.modules  # which leaves it to a module of the user's
 
 
 def test_a_file_of_the_users_own_is_a_recipe(recipe_file):
     config = recipes.load_recipe(recipe_file("config.num_steps = 7\n    return config"))
     assert config.num_steps == 7
     assert config.is_locked
+
+
+def test_a_file_may_hold_what_the_run_needs_too(tmp_path):
+    path = tmp_path / "with_optimizer.py"
+    path.write_text(
+        "from __future__ import annotations\nimport dataclasses\n"
+        "@dataclasses.dataclass\nclass Options:\n    rate: float = 0.5\n"
+        f"{BEGINNING}def get_config():\n    config = default_config()\n"
+        "    config.learning_rate = Options().rate\n    return config\n"
+    )
+    assert recipes.load_recipe(str(path)).learning_rate == 0.5
+    made = imported({"optimizer": f"{path}:Options"}, "optimizer")
+    assert made is sys.modules[made.__module__].Options
 
 
 def test_data_dir_may_be_none_and_keeps_its_type(recipe_file):
