@@ -7,7 +7,8 @@ python -m zoo.convert --kind=keras_applications --model=resnet50 --source=FILE
 
 keras_renorm: a saved Keras model, whose batch norms, with renorm=True or without, become layers of
 keras_renorm. tf_keras: the same for the Keras 2 of older programs, which must be installed.
-keras_applications: a file of weights. Nothing is overwritten.
+keras_applications: a file of weights. Nothing is overwritten, and nothing is written whose outputs
+are not those of the source.
 """
 
 from typing import Any

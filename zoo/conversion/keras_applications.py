@@ -1,7 +1,6 @@
 """Converts weights of keras.applications to those of the same model here."""
 
 import pathlib
-import tempfile
 from collections.abc import Callable
 
 import keras
@@ -59,14 +58,6 @@ def convert(name: str, path: pathlib.Path, norm: str, theirs: keras.Model) -> ke
     return ours
 
 
-def convert_model(name: str, theirs: keras.Model, norm: str) -> keras.Model:
-    """Returns our model with the weights of a model in memory; see `convert`."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "theirs.weights.h5")
-        theirs.save_weights(path)
-        return convert(name, path, norm, theirs)
-
-
 def convert_file(
     source: pathlib.Path,
     output: pathlib.Path,
@@ -103,9 +94,6 @@ def convert_file(
         theirs.load_weights(source)
     except ValueError as error:
         raise UserError(f"Keras cannot load {source}: {error}") from error
-    difference = comparing.largest_difference(
-        lambda x: theirs(x, training=False), lambda x: ours(x, training=False), ours
-    )
-    comparing.write(ours.save_weights, output, difference, report)
+    comparing.write(theirs, ours, ours.save_weights, output, report)
     options = dict(find(name, source).norm_options)
     report(f"Load it into a model with norm_options={options!r}.")

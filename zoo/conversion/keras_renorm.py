@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import keras
 
-from keras_renorm import convert
 from keras_renorm.models.members import batch_norms
 from zoo.conversion import comparing
 from zoo.errors import UserError, as_user_errors
@@ -48,11 +47,4 @@ def convert_file(source: pathlib.Path, output: pathlib.Path, report: Callable[[s
     theirs = load_model(source)
     with as_user_errors(ValueError):
         batch_norms(theirs)  # raises if there is none
-    try:
-        ours = convert.from_keras(theirs, report=lambda found: report(str(found)))
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from error
-    difference = comparing.largest_difference(
-        lambda x: theirs(x, training=False), lambda x: ours(x, training=False), ours
-    )
-    comparing.write(ours.save, output, difference, report)
+    comparing.write_with_our_layers(theirs, theirs, output, report)

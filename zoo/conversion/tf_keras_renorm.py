@@ -8,9 +8,8 @@ from typing import Any
 
 import keras
 
-from keras_renorm import convert
 from zoo.conversion import comparing
-from zoo.errors import UserError
+from zoo.errors import UserError, as_user_errors
 
 #: Arguments of tf_keras's batch norm that Keras 3 lacks. `fused` says how it computes, not what.
 _DROPPED = ("fused", "virtual_batch_size", "adjustment")
@@ -119,11 +118,6 @@ def convert_file(source: pathlib.Path, output: pathlib.Path, report: Callable[[s
     """
     comparing.check_files(source, output, ".keras")
     theirs = load_theirs(source)
-    try:
-        ours = convert.from_keras(to_keras_3(theirs), report=lambda found: report(str(found)))
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from error
-    difference = comparing.largest_difference(
-        lambda x: theirs(x, training=False), lambda x: ours(x, training=False), ours
-    )
-    comparing.write(ours.save, output, difference, report)
+    with as_user_errors(ValueError, TypeError):
+        model = to_keras_3(theirs)
+    comparing.write_with_our_layers(theirs, model, output, report)

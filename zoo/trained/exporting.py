@@ -15,6 +15,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from keras_renorm import convert
+from zoo.conversion import comparing
 from zoo.data.decoding import PILLOW, Encoded, Image, as_encoded
 from zoo.data.preparation import Preparation
 from zoo.data.sources import Source
@@ -30,14 +31,8 @@ from zoo.weights.record import Preprocessing
 #: What a format's file or folder ends in.
 FORMATS = {"keras": ".keras", "saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
 
-#: Probabilities may differ by that: batch norms are folded in another order of rounding.
-_TOLERANCE = 1e-3
-
 #: So many images are compared.
 _COMPARED = 16
-
-#: Runs what was written: from images, prepared or as they are stored, to probabilities.
-_Run = Callable[[Any], Any]
 
 
 def export(
@@ -89,12 +84,7 @@ def export(
     try:
         with writing(path):
             found = _write(kind, trained, folded, temporary, contents)
-            difference = float(np.max(np.abs(found - expected)))
-            if not difference <= _TOLERANCE:
-                raise UserError(
-                    "What was exported does not do what the model does: a probability differs by "
-                    f"{difference:.3g}, more than {_TOLERANCE:g}. Nothing was written."
-                )
+            difference = comparing.largest_difference([expected], [found])
             places.new_path(output, FORMATS[kind], f" for --format={kind}")  # it took minutes
             os.rename(temporary, path)
     finally:
