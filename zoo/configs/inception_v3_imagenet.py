@@ -7,11 +7,14 @@ It takes imagenet2012 of TensorFlow Datasets, prepared with file_format="array_r
 each; here a minibatch is of 32 images, and --config.strategy and --config.batch_size give more.
 Gauges are recorded on one device only.
 
-RMSProp with a decay of the squares of 0.9 and an epsilon of 1, a learning rate that falls by 0.94
-every two passes, an auxiliary classifier, averages of all weights, gamma fixed to 1, Inception's
-crops and colours: all as in Szegedy et al. 2015 (Rethinking the Inception Architecture), section 8,
-where the Batch Renormalization paper is silent. r_max and d_max rise as in its section 4: r_max
-from 1 to 3 between 5,000 and 40,000 of 130,000 steps, d_max from 0 to 5 between 5,000 and 25,000.
+RMSProp with a decay of the squares of 0.9 and an epsilon of 1, an auxiliary classifier, averages of
+all weights, gamma fixed to 1, Inception's crops and colours: all as in Szegedy et al. 2015
+(Rethinking the Inception Architecture), section 8, where the Batch Renormalization paper is silent.
+The learning rate falls by 0.94 every two passes there, and every 1,599 steps here. Both are the
+same at the paper's 1,600 images a step: with minibatches of 32 those steps are 0.04 passes, which
+--config.decay_every_steps changes. r_max and d_max rise as in section 4 of the Batch
+Renormalization paper: r_max from 1 to 3 between 5,000 and 40,000 of 130,000 steps, d_max from 0 to
+5 between 5,000 and 25,000.
 
 The rate of 0.045 is for a minibatch of 256 and scales with yours, as in the authors' later code for
 TPUs, 0.165 for 1,024. As a rate for the 1,600 of all replicas it leaves a few images without an
