@@ -82,8 +82,10 @@ class _Prepared:
         names = list(self._info.splits)
         evaluation = [name for name in ("validation", "test") if name in names]
         if "train" in names and not evaluation:
-            share = round(100 * (1 - held_out))
-            parts = {"train": f"train[:{share}%]", EVALUATION: f"train[{share}%:]"}
+            count = self._count("train")
+            # The first of those that are held out. Each part has an image where it can.
+            first = count - min(max(1, round(held_out * count)), count - 1)
+            parts = {"train": f"train[:{first}]", EVALUATION: f"train[{first}:]"}
             return parts.get(split, split)
         return evaluation[0] if split == EVALUATION and evaluation else split
 
@@ -95,11 +97,14 @@ class _Prepared:
     def _count(self, split: str) -> int:
         """Number of images of a split."""
         try:
-            return int(self._info.splits[split].num_examples)
+            count = int(self._info.splits[split].num_examples)
         except (KeyError, ValueError) as error:
             raise DatasetError(
                 f"Dataset {self._name!r} has no split {split!r}, only {list(self._info.splits)}."
             ) from error
+        if not count:
+            raise DatasetError(f"Dataset {self._name!r} has no images in its split {split!r}.")
+        return count
 
     def in_memory(self, split: str) -> Dataset:
         """Returns the images and labels of a split."""
@@ -213,7 +218,7 @@ def _unknown(name: str, known: list[str]) -> str:
     return (
         f"Unknown dataset {name!r}.{nearest(name, [PACKAGED, *known])} Allowed are "
         f"{', '.join(map(repr, SUGGESTED))} and every image classification set of TensorFlow "
-        "Datasets with uint8 images of one size."
+        "Datasets with uint8 images."
     )
 
 

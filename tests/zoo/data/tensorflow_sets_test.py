@@ -109,7 +109,7 @@ def test_files_that_do_not_fit_need_another_format(store, monkeypatch):
     [
         (("train", "validation", "test"), "validation", 10),
         (("train", "test"), "test", 10),
-        (("train",), "train[70%:]", 3),
+        (("train",), "train[7:]", 3),
     ],
 )
 def test_evaluation_is_on_what_there_is(store, splits, split, count):
@@ -117,6 +117,26 @@ def test_evaluation_is_on_what_there_is(store, splits, split, count):
     source = open_split("tiny", "evaluation", data_dir, 0.3)
     assert (source.split, len(source)) == (split, count)
     assert len(open_split("tiny", "train", data_dir, 0.3)) == (10 if len(splits) > 1 else 7)
+
+
+@pytest.mark.parametrize(("held_out", "counts"), [(0.004, (9, 1)), (0.25, (8, 2)), (0.99, (1, 9))])
+def test_a_share_is_held_out_to_the_image(store, held_out, counts):
+    data_dir = store("array_record", splits=("train",))
+    for split, count in zip(("train", "evaluation"), counts, strict=True):
+        assert len(open_split("tiny", split, data_dir, held_out)) == count
+
+
+def test_a_split_without_images_is_named(store):
+    with pytest.raises(
+        DatasetError, match=r"^Dataset 'tiny' has no images in its split 'train\[:0\]'"
+    ):
+        open_split("tiny", "train[:0]", store("array_record"), 0.2)
+
+
+def test_an_unknown_name_is_told_what_is_taken():
+    message = r"every image classification set of TensorFlow Datasets with uint8 images\.$"
+    with pytest.raises(DatasetError, match=message):
+        open_split("unheard_of", "train", None, 0.2)
 
 
 def test_a_split_that_is_not_there_is_named(store):
