@@ -64,10 +64,15 @@ def views(preparation: Preparation, crops: int, input_shape: tuple[int, ...]) ->
         input_shape: The model's, `(H, W, C)`.
 
     Raises:
+        ValueError: If `crops` is not one of them.
         UserError: If `crops` is above 2, and the model's images are no squares.
 
     Source: Ioffe & Szegedy 2015, section 4.2.3, evaluate with 144.
     """
+    if crops not in CROPS:
+        raise ValueError(
+            f"`crops` must be one of {', '.join(map(str, CROPS))}, received {crops!r}."
+        )
     if crops == 1:
         return [preparation]
     height, width, _ = input_shape

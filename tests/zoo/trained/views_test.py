@@ -72,3 +72,10 @@ def test_crops_are_squares_of_one_size(shape):
     message = f"--crops=10 is for models of square images of one size, received a model of {shape}."
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         views(Preparation(), 10, shape)
+
+
+@pytest.mark.parametrize("crops", [0, 3, 143])
+def test_another_number_of_crops_is_refused(crops):
+    message = rf"^`crops` must be one of 1, 2, 10, 144, received {crops}\.$"
+    with pytest.raises(ValueError, match=message):
+        views(PREPARED, crops, (16, 16, 3))
