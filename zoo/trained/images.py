@@ -130,13 +130,23 @@ def find_files(names: Sequence[str], trained: Trained) -> Found:
     Raises:
         UserError: If a name does not exist, or no image can be read.
     """
+    below: dict[bytes, list[bytes]] = {}
     paths: list[bytes] = []
     for name in names:
         path = os.path.expanduser(os.fsencode(name))
         if not os.path.lexists(path):
             raise UserError(f"There is no file or folder {name!r}.")
-        paths += files_below(path) if os.path.isdir(path) else [path]
-    findings = scan(os.fsencode("/".join(names)), paths)
+        folder = path if os.path.isdir(path) else os.path.dirname(path)
+        mine = files_below(path) if folder == path else [path]
+        below.setdefault(folder, []).extend(mine)
+        paths += mine
+    # What is known of a file belongs to its folder, however many are named with it.
+    known = {
+        path: finding
+        for folder, mine in below.items()
+        for path, finding in zip(mine, scan(folder, mine), strict=True)
+    }
+    findings = [known[path] for path in paths]
     usable = [i for i, finding in enumerate(findings) if not finding.problem]
     problems = {
         os.fsdecode(paths[i]): finding.problem

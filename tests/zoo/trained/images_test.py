@@ -40,3 +40,10 @@ def test_files_and_folders_are_found_in_order(trained, photos):
     ]
     made, labels = probabilities(trained, found.source, 4)
     assert (made.shape, labels.shape) == ((6, 3), (6,))
+
+
+def test_a_look_is_remembered_by_folder_and_not_by_list(trained, photos, home):
+    red, blue = photos / "red", photos / "blue"
+    for names in ([red], [red / "0.jpg"], [red / "0.jpg", red / "1.png"], [blue, red / "1.png"]):
+        find_files(list(map(str, names)), trained)
+    assert len(list((home / "scans").iterdir())) == 2
