@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zoo.training.storage import files
 from zoo.weights.errors import WrongHashError
 from zoo.weights.record import HashKind, Record
 
@@ -28,12 +29,9 @@ def hash_of(file: io.BufferedReader, kind: HashKind) -> str:
         "sha256": hashlib.sha256,
         "md5": lambda: hashlib.md5(usedforsecurity=False),
     }
-    digest = digests[kind]()
+    digest = files.digest_of(file, digests[kind]())
     file.seek(0)
-    while part := file.read(1 << 20):
-        digest.update(part)
-    file.seek(0)
-    return str(digest.hexdigest())
+    return digest
 
 
 def matches(record: Record, file: io.BufferedReader) -> bool:

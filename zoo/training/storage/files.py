@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 # Files with this prefix in a folder of ours are unfinished: the next run may delete them.
 TEMPORARY_PREFIX = ".tmp-"
@@ -29,7 +29,24 @@ def sync(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Returns the hash of a file in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return digest_of(file, hashlib.sha256())
+
+
+def digest_of(file: BinaryIO, algorithm: Any) -> str:
+    """Returns the hash of an open file from its beginning to its end, read part by part.
+
+    Args:
+        file: The file.
+        algorithm: What `hashlib` makes, such as `hashlib.sha256()`.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    file.seek(0)
+    while part := file.read(1 << 20):
+        algorithm.update(part)
+    return str(algorithm.hexdigest())
 
 
 def is_whole_zip(path: Path) -> bool:

@@ -1,10 +1,23 @@
 import errno
+import hashlib
 import json
+import tracemalloc
 import zipfile
 
 import pytest
 
 from zoo.training.storage import files
+
+
+def test_a_hash_takes_little_memory(tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(bytes(2**25))
+    tracemalloc.start()
+    found = files.sha256(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == hashlib.sha256(bytes(2**25)).hexdigest()
+    assert most < 2**23
 
 
 def test_a_file_is_replaced_when_the_body_succeeds(tmp_path):
