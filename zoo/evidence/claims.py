@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 Verdict = Literal["held", "not held", "not decided"]
 
-#: A run's numbers: `Results[arm][metric]` has one for each seed.
-Results = Mapping[str, Mapping[str, Sequence[float]]]
+#: A run's numbers: `Results[arm][metric]` has one for each seed, None where a run has none.
+Results = Mapping[str, Mapping[str, Sequence[float | None]]]
 
 # Student's t at 95 %, two-sided, by degrees of freedom; and the normal distribution's quantile.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -32,8 +32,9 @@ class Finding(NamedTuple):
     """What the runs say of a claim.
 
     Attributes:
-        difference: Mean over the seeds of the left side minus the right one.
-        error: Half the width of its 95 % interval.
+        difference: Mean over the seeds of the left side minus the right one. NaN where a run lacks
+            a number.
+        error: Half the width of its 95 % interval. Infinite where there is none.
         verdict: What follows.
     """
 
@@ -53,7 +54,8 @@ class Claim:
     ```
 
     and not decided in between. The seeds of both sides are the same, and so are their data: the
-    differences are taken seed by seed. With one seed nothing is decided.
+    differences are taken seed by seed. With one seed nothing is decided, nor where a run lacks a
+    number, as one that diverged does: the seeds that are left are not a fair sample.
 
     Attributes:
         text: The claim, in a sentence.
@@ -86,10 +88,16 @@ class Claim:
             results: The results of every arm that the claim is about.
         """
         left = results[self.left.arm][self.left.metric]
-        right: Sequence[float] = [self.right] * len(left) if isinstance(self.right, float) else ()
+        right: Sequence[float | None]
         if isinstance(self.right, Term):
             right = results[self.right.arm][self.right.metric]
-        difference, error = interval([a - b for a, b in zip(left, right, strict=True)])
+        else:
+            right = [self.right] * len(left)
+        pairs = list(zip(left, right, strict=True))
+        differences = [a - b for a, b in pairs if a is not None and b is not None]
+        if len(differences) < len(pairs):
+            return Finding(math.nan, math.inf, "not decided")
+        difference, error = interval(differences)
         return Finding(difference, error, self._verdict(difference, error))
 
     def _verdict(self, difference: float, error: float) -> Verdict:

@@ -1,6 +1,6 @@
 """What is measured of a run: in its records, and of its trained model.
 
-Accuracies are shares of 1. A run that diverged has the accuracy of a guess.
+Accuracies are shares of 1. A run that diverged has the accuracy of a guess, and no other number.
 """
 
 import functools
@@ -19,6 +19,7 @@ from zoo.data import datasets, pipeline
 from zoo.data.dataset import Dataset
 from zoo.evidence import dealing, domains, moving_averages  # noqa: F401  # layers of saved models
 from zoo.evidence.corruptions import CORRUPTIONS
+from zoo.evidence.page import NUMBERS
 from zoo.trained.opening import load_model
 from zoo.training import builders, evaluation
 from zoo.training.records.metrics import Record
@@ -72,9 +73,13 @@ def of_model(
 
 
 def of_diverged(config: Mapping[str, Any], measures: Sequence[str]) -> dict[str, float]:
-    """Returns the numbers of a run whose loss was not finite: accuracies of a guess."""
+    """Returns the numbers of a run whose loss was not finite: accuracies of a guess alone.
+
+    A guess has no kernel norm and no gap, and the run ended before it had one.
+    """
     chance = 1 / datasets.load(config["dataset"], "test", config["data_dir"]).num_classes
-    names = ("accuracy", "best_accuracy", "training_accuracy", *measures)
+    accuracies = [name for name in measures if name not in NUMBERS]
+    names = ("accuracy", "best_accuracy", "training_accuracy", *accuracies)
     return dict.fromkeys(names, chance) | {"diverged": 1.0}
 
 

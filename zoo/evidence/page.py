@@ -22,7 +22,8 @@ greater than another is *held* if the 95 % interval of the mean difference over 
 (Student's t, seed by seed) lies above 0, *not held* if it lies below, and *not decided* otherwise.
 A claim that two are equal has the largest difference that counts as equal. What does not hold
 stands here with its numbers. Accuracies are shares of the test images in %, with the deviation over
-the seeds.
+the seeds. A run that diverged counts with the accuracy of a guess, and with its full length as the
+steps to a target. It has no other number, and a claim about one is *not decided*.
 """
 
 
@@ -70,7 +71,9 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def found(claim: Mapping[str, Any]) -> str:
-    """Returns the difference with its interval, in points for accuracies."""
+    """Returns the difference with its interval, in points for accuracies, or a dash for none."""
+    if claim["difference"] is None:
+        return "-"
     text = f"{shown(claim['metric'], claim['difference']):+}"
     return text if claim["error"] is None else f"{text} ± {shown(claim['metric'], claim['error'])}"
 
@@ -92,14 +95,14 @@ def _table(experiment: Experiment, document: Mapping[str, Any]) -> str:
     return "\n".join([head, f"|---{'|---' * len(columns)}|", *rows, ""])
 
 
-def cell(numbers: Mapping[str, Sequence[float]], column: str) -> str:
-    """Returns a mean and the deviation over the seeds."""
-    if column not in numbers:
+def cell(numbers: Mapping[str, Sequence[float | None]], column: str) -> str:
+    """Returns a mean and the deviation over the seeds that have a number, or a dash for none."""
+    values = [value for value in numbers.get(column, ()) if value is not None]
+    if not values:
         return "-"
-    values = numbers[column]
     spread = f" ± {shown(column, stdev(values))}" if len(values) > 1 else ""
-    diverged = sum(numbers.get("diverged", ()))
-    failed = f" ({diverged:.0f} diverged)" if diverged and column == "accuracy" else ""
+    diverged = numbers.get("diverged", ()).count(1.0)
+    failed = f" ({diverged} diverged)" if diverged and column == "accuracy" else ""
     return f"{shown(column, fmean(values))}{spread}{failed}"
 
 

@@ -1,6 +1,5 @@
 """An experiment as a picture: test accuracy against steps, where each seed ended, percentiles."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -34,7 +33,8 @@ def draw(document: dict[str, Any], metric: str, path: Path) -> None:
     for number, arm in enumerate(arms):
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
         _draw_curve(curves, document["curves"][arm], style)
-        values = [shown(metric, value) for value in document["arms"][arm].get(metric, [])]
+        numbers = document["arms"][arm].get(metric, [])
+        values = [shown(metric, number) for number in numbers if number is not None]
         _draw_ends(ends, number, values, style["color"])
     curves.set_xlabel("steps")
     curves.set_ylabel("test accuracy (%): mean and range of the seeds")
@@ -61,10 +61,9 @@ def _draw_curve(axes: Any, curves: Sequence[Sequence[tuple[int, float]]], style:
 
 
 def _draw_ends(axes: Any, row: int, values: Sequence[float], color: str) -> None:
-    finite = [value for value in values if math.isfinite(value)]
-    axes.plot(finite, [row] * len(finite), "o", color=color, alpha=0.4, markersize=4)
-    if finite:
-        axes.plot(fmean(finite), row, "|", color=color, markersize=14, markeredgewidth=2)
+    axes.plot(values, [row] * len(values), "o", color=color, alpha=0.4, markersize=4)
+    if values:
+        axes.plot(fmean(values), row, "|", color=color, markersize=14, markeredgewidth=2)
 
 
 def _draw_percentiles(figure: Any, followed: dict[str, Sequence[Sequence[float]]]) -> None:

@@ -1,5 +1,6 @@
 """Makes a document of what runs gave: numbers, verdicts, and what they were measured on."""
 
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -8,8 +9,9 @@ from typing import Any
 
 from zoo.evidence import percentiles
 from zoo.evidence.claims import Claim
-from zoo.evidence.experiment import Experiment
+from zoo.evidence.experiment import Experiment, Run
 from zoo.evidence.runs import Measured
+from zoo.training.cli.recipes import load_recipe
 
 
 def document(
@@ -17,13 +19,17 @@ def document(
 ) -> dict[str, Any]:
     """Returns all that a page shows of an experiment, ready for JSON.
 
+    `arms[arm][metric]` has a number for each seed, or None where a run that diverged has none.
+    `diverged` is 1 for such a run, and 0 for the others of its arm.
+
     Args:
         name: Name of the experiment.
         experiment: What was run.
         scale: Name of the scale.
         measured: What each run gave.
     """
-    arms = {arm.name: _numbers(experiment, arm.name, measured) for arm in experiment.arms}
+    firsts = list(experiment.runs(scale, seeds=1))
+    arms = {first.arm.name: _numbers(experiment, first, measured) for first in firsts}
     curves = {arm.name: _curves(arm.name, measured) for arm in experiment.arms}
     return {
         "name": name,
@@ -40,38 +46,47 @@ def document(
     }
 
 
-def steps_to(curve: Sequence[tuple[int, float]], accuracy: float) -> float:
+def steps_to(curve: Sequence[tuple[int, float]], accuracy: float, num_steps: int) -> float:
     """Returns the step of the first evaluation with an accuracy.
 
     Args:
         curve: Step and accuracy of each evaluation.
         accuracy: What must be reached.
+        num_steps: Length of a whole run.
 
     Returns:
-        The step. It is the last one, a lower bound, for a run that never gets there, and 0 for a
-        run without evaluations.
+        The step. It is the length of a whole run, a lower bound, for a run that never gets there,
+        also where it diverged before.
     """
-    reached = (step for step, value in curve if value >= accuracy)
-    return float(next(reached, curve[-1][0] if curve else 0))
+    return float(next((step for step, value in curve if value >= accuracy), num_steps))
 
 
 def _numbers(
-    experiment: Experiment, arm: str, measured: Sequence[Measured]
-) -> dict[str, list[float]]:
-    """Returns each metric's numbers by seed."""
-    runs = [run for run in measured if run.arm == arm]
-    numbers = {metric: [run.numbers[metric] for run in runs] for metric in _shared(runs)}
+    experiment: Experiment, first: Run, measured: Sequence[Measured]
+) -> dict[str, list[float | None]]:
+    """Returns each metric's numbers by seed.
+
+    Args:
+        experiment: What was run.
+        first: The arm's run with the first seed.
+        measured: What each run gave.
+    """
+    arm = first.arm
+    runs = [run for run in measured if run.arm == arm.name]
+    names = [*dict.fromkeys(name for run in runs for name in run.numbers), *arm.measures]
+    numbers: dict[str, list[float | None]]
+    numbers = {name: [run.numbers.get(name) for run in runs] for name in names}
+    if "diverged" in numbers:
+        numbers["diverged"] = [value or 0.0 for value in numbers["diverged"]]
     if experiment.target is not None:
-        numbers["steps_to_target"] = [steps_to(run.curve, experiment.target) for run in runs]
-    if all(run.percentiles for run in runs):
+        length = {**load_recipe(first.recipe), **first.keys}["num_steps"]
+        reached = (steps_to(run.curve, experiment.target, length) for run in runs)
+        numbers["steps_to_target"] = list(reached)
+    if arm.follows:
         for metric in (percentiles.drift, percentiles.widening):
-            numbers[metric.__name__] = [metric(run.percentiles) for run in runs]
+            found = (metric(run.percentiles) if run.percentiles else None for run in runs)
+            numbers[metric.__name__] = list(found)
     return numbers
-
-
-def _shared(runs: Sequence[Measured]) -> list[str]:
-    """Returns the metrics that all of these runs have."""
-    return [key for key in runs[0].numbers if all(key in run.numbers for run in runs)]
 
 
 def _curves(arm: str, measured: Sequence[Measured]) -> list[list[tuple[int, float]]]:
@@ -91,10 +106,15 @@ def _claim(claim: Claim, arms: dict[str, Any]) -> dict[str, Any]:
         "paper": claim.paper,
         "rule": claim.rule,
         "metric": claim.left.metric,
-        "difference": difference,
-        "error": None if error == float("inf") else error,
+        "difference": _finite(difference),
+        "error": _finite(error),
         "verdict": verdict,
     }
+
+
+def _finite(number: float) -> float | None:
+    """Returns a number as JSON has it."""
+    return number if math.isfinite(number) else None
 
 
 def _where() -> dict[str, Any]:

@@ -73,6 +73,14 @@ def test_one_seed_decides_nothing():
     assert claim(within=2.0).find(results).verdict == "not decided"
 
 
+def test_a_number_that_a_run_lacks_decides_nothing():
+    results = RESULTS | {"a": {"accuracy": [0.80, None, 0.84]}}
+    for changes in ({}, {"right": 0.5}, {"within": 2.0}, {"left": Term("b"), "right": Term("a")}):
+        found = claim(**changes).find(results)
+        assert math.isnan(found.difference)
+        assert found.verdict == "not decided"
+
+
 def test_seeds_must_be_the_same():
     results = {"a": {"accuracy": [1.0, 1.0]}, "b": {"accuracy": [1.0]}}
     with pytest.raises(ValueError, match="shorter"):

@@ -71,8 +71,8 @@ def test_minibatch_statistics_are_of_minibatches_as_in_training(workdir, config)
     assert found == pytest.approx(np.mean(right), abs=2 / len(right))
 
 
-def test_a_run_that_diverged_guesses(config):
-    found = measures.of_diverged(config, ["precise"])
+def test_a_run_that_diverged_guesses_and_has_no_other_number(config):
+    found = measures.of_diverged(config, ["precise", "kernel_norm", "gap"])
     assert found == {
         "accuracy": 0.1,
         "best_accuracy": 0.1,

@@ -8,9 +8,15 @@ def test_arms_curves_and_diverged_runs_are_drawn(tmp_path):
             "whole": {"accuracy": [0.4, 0.5]},
             "diverged": {"accuracy": [0.1, 0.1]},
             "without": {},
+            "partly": {"accuracy": [0.4, None]},
         },
         "percentiles": {"whole": [(10, -1.0, 0.0, 1.0), (20, -2.0, 0.5, 2.0)]},
-        "curves": {"whole": [curve, curve], "diverged": [curve[:1], curve], "without": []},
+        "curves": {
+            "whole": [curve, curve],
+            "diverged": [curve[:1], curve],
+            "without": [],
+            "partly": [curve, []],
+        },
     }
     path = tmp_path / "picture.png"
     picture.draw(document, "accuracy", path)
