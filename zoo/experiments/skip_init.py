@@ -59,7 +59,7 @@ EXPERIMENT = Experiment(
         ),
     ),
     scales={
-        "smoke": Scale({"num_steps": 2, "batch_size": 8, "model": "wide_resnet_10_1"}, 2, "1 min"),
+        "smoke": Scale({"num_steps": 2, "batch_size": 8, "image_size": 8}, 2, "1 min"),
         "default": Scale({}, 3, "not run"),
         "full": Scale({"dataset": "cifar10", "num_steps": 150_000, "batch_size": 64}, 3, "not run"),
     },

@@ -31,6 +31,14 @@ def test_every_run_is_one_that_zoo_train_takes(name, scale):
 
 
 @pytest.mark.parametrize("name", reproduce.names())
+@pytest.mark.parametrize("scale", SCALES)
+def test_arms_leave_a_scale_its_effect(name, scale):
+    experiment = reproduce.load(name)
+    for run in experiment.runs(scale, seeds=1):
+        assert run.keys.items() >= experiment.scales[scale].keys.items()
+
+
+@pytest.mark.parametrize("name", reproduce.names())
 def test_claims_are_about_what_is_measured(name):
     experiment = reproduce.load(name)
     known = {"accuracy", "best_accuracy", "training_accuracy"}
