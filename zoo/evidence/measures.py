@@ -22,11 +22,10 @@ from zoo.evidence.corruptions import CORRUPTIONS
 from zoo.evidence.page import NUMBERS
 from zoo.trained.opening import load_model
 from zoo.training import builders, evaluation
+from zoo.training.norms import PRECISE_SAMPLES
 from zoo.training.records.metrics import Record
 from zoo.training.storage.workdir import Workdir
 
-#: Number of training images for precise statistics.
-PRECISE_SAMPLES = 2000
 #: Number of corrupted images for adapted statistics.
 ADAPTED_SAMPLES = 1000
 #: Minibatches over which the gap between training and inference is averaged.

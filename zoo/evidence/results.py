@@ -4,7 +4,6 @@ import math
 import os
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from zoo.evidence import percentiles
@@ -124,9 +123,10 @@ def _where() -> dict[str, Any]:
 
     import keras_renorm
     from keras_renorm import ops
+    from zoo.training.records.environment import processor
 
     return {
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "machine": f"{processor()}, {os.cpu_count()} cores",
         "versions": {
             "keras_renorm": keras_renorm.__version__,
             "keras": keras.__version__,
@@ -135,10 +135,3 @@ def _where() -> dict[str, Any]:
         },
         "kernels": ops.lowering(),
     }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

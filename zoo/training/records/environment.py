@@ -27,7 +27,7 @@ def environment() -> dict[str, Any]:
         "kernels": dict(ops.lowering()._asdict()),
         "machine": {
             "system": platform.platform(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "gpus": [_name(gpu) for gpu in tf.config.list_physical_devices("GPU")],
         },
@@ -69,7 +69,7 @@ def _versions() -> dict[str, str | None]:
     return versions
 
 
-def _processor() -> str:
+def processor() -> str:
     """Returns the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
