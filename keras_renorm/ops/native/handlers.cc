@@ -2,14 +2,12 @@
 
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <string>
-#include <thread>
-#include <utility>
 #include <vector>
 
 #include "calls.h"
 #include "xla_ffi.h"
+#include "xla_pool.h"
 
 namespace keras_renorm {
 namespace {
@@ -26,42 +24,6 @@ Element ElementOf(int type) {
     default: return Element::kOther;
   }
 }
-
-// Whether there was no error. Gives XLA's errors back.
-bool Succeeds(const ffi::Api* api, ffi::Error* error) {
-  if (error == nullptr) return true;
-  ffi::DestroyError destroy = {sizeof destroy, nullptr, error};
-  api->destroy_error(&destroy);
-  return false;
-}
-
-class XlaPool : public Pool {
- public:
-  explicit XlaPool(const ffi::CallFrame& frame) : api_(frame.api), context_(frame.context) {}
-
-  int64_t threads() const override {
-    int64_t threads = 0;
-    if (!ffi::CountsThreads(*api_)) return std::thread::hardware_concurrency();
-    ffi::CountThreads count = {sizeof count, nullptr, context_, &threads};
-    return Succeeds(api_, api_->count_threads(&count)) ? threads : 0;
-  }
-
-  void Schedule(std::function<void()> task) override {
-    auto* const data = new std::function<void()>(std::move(task));
-    ffi::Schedule schedule = {sizeof schedule, nullptr, context_, RunTask, data};
-    if (!Succeeds(api_, api_->schedule(&schedule))) RunTask(data);
-  }
-
- private:
-  static void RunTask(void* data) {
-    auto* const task = static_cast<std::function<void()>*>(data);
-    (*task)();
-    delete task;
-  }
-
-  const ffi::Api* const api_;
-  ffi::Context* const context_;
-};
 
 Error ReadBuffers(const ffi::Buffers& buffers, std::vector<Tensor>& tensors) {
   for (int64_t i = 0; i < buffers.count; ++i) {
