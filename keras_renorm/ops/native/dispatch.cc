@@ -26,7 +26,7 @@ enum class Isa { kBaseline, kAvx2, kAvx512 };
 
 #ifdef KR_X86_VARIANTS
 // Whether to use a set that the processor has. KERAS_RENORM_INSTRUCTION_SET can name a lesser one, for
-// tests: every set must give the same numbers.
+// tests: every set must give the same numbers. loader.py refuses other names.
 bool Allowed(const char* isa) {
   const char* most = std::getenv("KERAS_RENORM_INSTRUCTION_SET");
   if (most == nullptr || *most == '\0' || std::strcmp(most, "avx512") == 0) return true;

@@ -17,6 +17,11 @@ HANDLERS = ("forward", "backward", "moments", "normalize", "gradient_sums", "inp
 
 LIBRARY = "libkeras_renorm.so"
 
+INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
+"""The library's kernels. The environment variable below can name the most that is used."""
+
+_MOST = "KERAS_RENORM_INSTRUCTION_SET"
+
 _REINSTALL = "reinstall keras_renorm to rebuild it"
 _INTERPRETER = pathlib.Path("/proc/self/exe")  # a file for this processor
 _ELF_64 = b"\x7fELF\x02"
@@ -131,13 +136,25 @@ def _check_abi(handle: ctypes.CDLL, path: pathlib.Path) -> None:
         )
 
 
+def _check_instruction_set() -> None:
+    """Raises for a name that the library would take for `baseline`."""
+    most = os.environ.get(_MOST, "")
+    if most and most not in INSTRUCTION_SETS:
+        raise NativeLibraryError(
+            f"the environment variable {_MOST} must be {', '.join(INSTRUCTION_SETS[:-1])} or "
+            f"{INSTRUCTION_SETS[-1]}, received {most!r}. Leave it out for the fastest kernels"
+        )
+
+
 @functools.cache
 def load() -> NativeLibrary:
     """Loads the native library, once per process.
 
     Raises:
-        NativeLibraryError: The library is missing, damaged, or of another version.
+        NativeLibraryError: The library is missing, damaged, or of another version, or kernels are
+            wanted that it does not have.
     """
+    _check_instruction_set()
     path = library_path()
     handle = _open(path)
     _check_abi(handle, path)

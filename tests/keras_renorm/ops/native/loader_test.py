@@ -43,6 +43,13 @@ def test_loads(fresh):
     assert set(loader.handlers()) == {f"keras_renorm_{name}" for name in loader.HANDLERS}
 
 
+def test_kernels_that_there_are_not(fresh, monkeypatch):
+    monkeypatch.setenv("KERAS_RENORM_INSTRUCTION_SET", "avx5")
+    message = r"INSTRUCTION_SET must be avx512, avx2 or baseline, received 'avx5'\. Leave it out"
+    with pytest.raises(loader.NativeLibraryError, match=message):
+        fresh()
+
+
 def test_a_missing_library(fresh, elsewhere):
     with pytest.raises(
         loader.NativeLibraryError, match=r"is not there: .* a C\+\+ compiler\. .* --no-ca"
