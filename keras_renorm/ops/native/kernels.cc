@@ -1,6 +1,6 @@
 // All kernels of one instruction set. The file is compiled once per set, and KR_ISA names the set's
-// namespace. Use no template or inline function of a shared namespace here: the linker might keep a
-// copy with instructions that another processor lacks.
+// namespace. Use no template or inline function of a shared namespace here, unless it is always_inline:
+// the linker might keep a copy with instructions that another processor lacks.
 
 #ifndef KR_ISA
 #error "compile with -DKR_ISA=avx512, avx2 or baseline"

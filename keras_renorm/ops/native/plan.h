@@ -58,7 +58,8 @@ struct Plan {
   int64_t partials;    // sums kept by one chunk: vectors * lanes, or channels
   bool plain;          // whether partial i is channel i, for every i
 
-  int64_t group_size() const { return outer / groups * channels * inner; }
+  // kernels.cc uses it, and so needs it inlined.
+  __attribute__((always_inline)) int64_t group_size() const { return outer / groups * channels * inner; }
   int64_t tasks() const { return groups * chunks * tiles; }
   int64_t size() const { return outer * channels * inner; }
 };
