@@ -68,5 +68,7 @@ def all_finite(variables: list[Any]) -> bool:
 
 
 def _not_finite(tensors: list[Any]) -> Any:
-    """Returns how many numbers are not finite, as int64."""
-    return tf.add_n([tf.math.count_nonzero(~tf.math.is_finite(tensor)) for tensor in tensors])
+    """Returns how many numbers are not finite, as int64. Whole numbers and booleans all are."""
+    floating = [tensor for tensor in tensors if tensor.dtype.is_floating]
+    counts = [tf.math.count_nonzero(~tf.math.is_finite(tensor)) for tensor in floating]
+    return tf.add_n([tf.zeros([], tf.int64), *counts])

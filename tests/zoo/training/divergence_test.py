@@ -23,3 +23,13 @@ def test_the_first_layer_is_named(model, name, value):
     layer.bias.assign([value, *([0.0] * (layer.units - 1))])
     assert first_not_finite(model, tf.ones([5, 3])) == name
     assert not all_finite(model.trainable_variables)
+
+
+def test_outputs_that_are_no_floating_point_numbers_are_passed_over():
+    inputs = keras.Input((3,))
+    label = keras.layers.Lambda(lambda x: tf.argmax(x, axis=-1), name="label")(inputs)
+    outputs = keras.layers.Dense(2, name="last")(inputs)
+    model = keras.Model(inputs, [outputs, label])
+    assert first_not_finite(model, tf.ones([5, 3])) is None
+    model.get_layer("last").bias.assign([np.nan, 0.0])
+    assert first_not_finite(model, tf.ones([5, 3])) == "last"
