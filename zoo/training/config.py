@@ -114,6 +114,8 @@ def _check_step(config: Mapping[str, Any]) -> None:
             f"--config.num_replicas must be at most batch_size ({config['batch_size']}), received "
             f"{config['num_replicas']}."
         )
+    if config["strategy"] == "mirrored":
+        check_parts(config, config["num_replicas"])
     if config["jit"] and config["synchronized"] and config["strategy"] != "none":
         raise UserError(
             "--config.jit compiles each replica's passes, and synchronized moments travel between "
@@ -123,6 +125,20 @@ def _check_step(config: Mapping[str, Any]) -> None:
         raise UserError(
             "--config.head_rate_factor must be 1 with an optimizer of your own, received "
             f"{config['head_rate_factor']}."
+        )
+
+
+def check_parts(config: Mapping[str, Any], replicas: int) -> None:
+    """Raises a `UserError` unless each part of each replica's rows has a row.
+
+    Args:
+        config: The config.
+        replicas: How many there are.
+    """
+    if config["accumulate"] * replicas > config["batch_size"]:
+        raise UserError(
+            "--config.accumulate x replicas must be at most batch_size "
+            f"({config['batch_size']}), received {config['accumulate']} x {replicas}."
         )
 
 

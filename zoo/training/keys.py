@@ -338,7 +338,12 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         ),
         Key("clip_norm", 0.0, "Limit of the norm of all gradients together; 0: none.", AT_LEAST_0),
         Key("label_smoothing", 0.0, "Share of the label that all classes get.", BELOW_1),
-        Key("accumulate", 1, "Parts in which a minibatch is computed, to save memory.", AT_LEAST_1),
+        Key(
+            "accumulate",
+            1,
+            "Parts in which a minibatch, or a replica's share of it, is computed, to save memory.",
+            AT_LEAST_1,
+        ),
         Key(
             "average_decay",
             0.0,

@@ -51,8 +51,9 @@ class Options:
         label_smoothing: Share e of a label that is spread over all K classes in the objective. The
             reported loss is without it. (Szegedy et al. 2016, section 7)
         clip_norm: Largest norm of all gradients together; 0 for no limit.
-        parts: Number of equal parts of each replica's rows. They go through the model one after the
-            other, which takes the memory of one, and each is normalized by itself.
+        parts: Number of parts of each replica's rows, at most as many as rows, and of as equal a
+            size as they allow. They go through the model one after the other, which takes the
+            memory of one, and each is normalized by itself.
         jit: Whether XLA compiles the forward and the backward pass.
     """
 

@@ -222,6 +222,10 @@ def test_changes_are_sorted_by_what_they_mean():
             "statistics, received strategy=none and norm=none.",
         ),
         (
+            {"strategy": "mirrored", "num_replicas": 2, "batch_size": 8, "accumulate": 8},
+            "--config.accumulate x replicas must be at most batch_size (8), received 8 x 2.",
+        ),
+        (
             {"jit": True, "synchronized": True, "strategy": "mirrored"},
             "--config.jit compiles each replica's passes, and synchronized moments travel between "
             "the replicas within them: give one of the two, or strategy=none.",
@@ -231,6 +235,15 @@ def test_changes_are_sorted_by_what_they_mean():
 def test_values_that_do_not_go_together_are_refused(values, message):
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         configs.check_values(changed(**values))
+
+
+def test_a_part_of_each_replica_needs_a_row():
+    values = changed(strategy="mirrored", num_replicas=3, batch_size=8, accumulate=2)
+    configs.check_values(values)  # of 2, 3 and 3 rows
+    configs.check_parts(values, replicas=4)
+    message = r"--config\.accumulate x replicas must be at most batch_size \(8\), received 2 x 5\."
+    with pytest.raises(UserError, match=f"^{message}$"):
+        configs.check_parts(values, replicas=5)
 
 
 def test_a_key_without_an_effect_is_refused():

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from zoo.errors import UserError
 from zoo.training import builders
+from zoo.training.config import check_parts
 from zoo.training.distribution.clusters import Cluster
 from zoo.training.distribution.rendezvous import await_others
 
@@ -38,11 +39,7 @@ def make_strategy(
     if config["strategy"] == "none":
         return tf.distribute.get_strategy()
     strategy = _connected(cluster, connect_seconds)
-    if config["batch_size"] < strategy.num_replicas_in_sync:
-        raise UserError(
-            "--config.batch_size must be at least the number of replicas, which is "
-            f"{strategy.num_replicas_in_sync} here, received {config['batch_size']}."
-        )
+    check_parts(config, strategy.num_replicas_in_sync)
     return strategy
 
 

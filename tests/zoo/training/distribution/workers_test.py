@@ -26,7 +26,8 @@ from zoo.training.distribution.workers import Workers
 
 cluster = read_cluster("multi_worker")
 me = cluster.index
-workers = Workers(make_strategy({"strategy": "multi_worker", "batch_size": 2}, cluster), cluster)
+config = {"strategy": "multi_worker", "batch_size": 2, "accumulate": 1}
+workers = Workers(make_strategy(config, cluster), cluster)
 
 def fail(*indices):
     if me in indices:
