@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,16 @@ _TYPES: dict[type, tuple[Any, str]] = {
 }
 _HELP_COLUMNS = 98
 _A_TIME = "a number of steps, or a share of num_steps such as 0.05"
+
+
+def up(steps: float) -> int:
+    """Rounds a time up, to at least one step."""
+    return max(math.ceil(steps), 1)
+
+
+def down(steps: float) -> int:
+    """Rounds a time down, but to no less than one step, where 0 means never."""
+    return max(math.floor(steps), 1)
 
 
 @dataclasses.dataclass(frozen=True)

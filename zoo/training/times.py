@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.training.key import read_time
+from zoo.training.key import read_time, up
 from zoo.training.keys import KEYS
 
 #: A ramp in the proportions of the paper.
@@ -21,12 +21,11 @@ def in_steps(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _steps(config: Mapping[str, Any], value: float, rounded: Callable[[float], int]) -> int:
-    """Returns a time in steps; a share that is rounded upwards is at least one step."""
-    if isinstance(value, int):
-        return value
+    """Returns a time in steps, a share rounded as the key says."""
+    if isinstance(value, int) or value == 0:
+        return int(value)
     # 0.29 * 100 is 28.999999999999996.
-    steps = rounded(round(value * config["num_steps"], 6))
-    return max(steps, 1) if value > 0 and rounded is math.ceil else steps
+    return rounded(round(value * config["num_steps"], 6))
 
 
 def ramp(config: Mapping[str, Any], name: str) -> tuple[int, int] | None:
@@ -42,7 +41,7 @@ def ramp(config: Mapping[str, Any], name: str) -> tuple[int, int] | None:
         return None
     if config[name] == PAPER:
         return _ramp_of_paper(config, name)
-    found = _times(config, name, math.floor, math.ceil)
+    found = _times(config, name, math.floor, up)
     if len(found) != 2 or not found[0] < found[1]:
         raise UserError(
             f"--config.{name} must be two times, the later one second, such as 0.05,0.35 or "

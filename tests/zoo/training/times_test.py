@@ -20,6 +20,13 @@ def test_times_are_steps_or_shares_of_the_run():
     assert tiny["log_every_steps"] == 1
 
 
+def test_no_share_above_0_turns_into_never():
+    values = config(freeze_statistics_at_step=0.0001, warmup_steps=0.0001)
+    assert times.in_steps(values)["freeze_statistics_at_step"] == 1
+    assert times.in_steps(values)["warmup_steps"] == 0  # a warm-up of less than a step is none
+    assert times.in_steps(config(freeze_statistics_at_step=0.0))["freeze_statistics_at_step"] == 0
+
+
 def test_a_ramp_of_the_paper():
     both = {"r_max_ramp": "paper", "d_max_ramp": "paper"}
     whole = config(**both, num_steps=130_000, norm_momentum=0.99)
