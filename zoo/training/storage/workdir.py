@@ -160,6 +160,8 @@ class Workdir:
         if values == before:
             return
         if self.model.exists() and self.changes(config).longer:
-            # A run that has a model is finished, and this one goes on.
-            os.replace(self.model, self.model.with_stem(f"model-{before['num_steps']:08d}"))
+            # A run that has a model, which is renamed last, is finished. This one goes on.
+            for path in (self.evaluation, self.averaged, self.model):
+                if path.exists():
+                    os.replace(path, path.with_stem(f"{path.stem}-{before['num_steps']:08d}"))
         files.write_json(self.config, values)

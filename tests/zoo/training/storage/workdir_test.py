@@ -84,13 +84,19 @@ def test_a_key_that_a_later_release_added_has_its_default(tmp_path):
 def test_a_run_may_become_longer_and_not_shorter(tmp_path):
     before = default_config().to_dict()
     with Workdir(tmp_path).opened(before):
-        (tmp_path / "model.keras").write_text("of 1000 steps")
+        for name in ("model.keras", "model_averaged.keras", "evaluation.json"):
+            (tmp_path / name).write_text("of 1000 steps")
     workdir = Workdir(tmp_path)
     longer = before | {"num_steps": 2000}
     workdir.check(longer)
     assert workdir.changes(longer).longer == {"num_steps": (1000, 2000)}
     with workdir.opened(longer):
-        assert listing(tmp_path) == ["config.json", "model-00001000.keras"]
+        assert listing(tmp_path) == [
+            "config.json",
+            "evaluation-00001000.json",
+            "model-00001000.keras",
+            "model_averaged-00001000.keras",
+        ]
         assert workdir.read_config() == longer
     with pytest.raises(UserError, match=r"num_steps \(there 2000, here 1000\)"):
         workdir.check(before)
