@@ -58,7 +58,7 @@ class Keeper:
             The state that was saved with it, or a fresh one, and the step of the last evaluation.
 
         Raises:
-            UserError: When the run has records and no checkpoint, or none that is usable.
+            UserError: When the run has lost its checkpoints, or none of them is usable.
         """
         setup = self._setup
         restored = setup.workers.chiefs(self._restored)
@@ -76,10 +76,11 @@ class Keeper:
         config, workdir = self._setup.config, self._workdir
         state = self._store.restore()
         records = metrics.read(workdir.metrics, self._setup.warn)
-        if state is None and records and records[-1].step > config["checkpoint_every_steps"]:
+        if state is None and workdir.saved:
+            last = records[-1].step if records else 0
             raise UserError(
-                f"{workdir.path} has records up to step {records[-1].step} and no checkpoint: the "
-                "run cannot be resumed. To train from the beginning, choose another --workdir."
+                f"{workdir.path} has records up to step {last} and no checkpoint any more: the run "
+                "cannot be resumed. To train from the beginning, choose another --workdir."
             )
         step = 0 if state is None else state["step"]
         if not records and step >= config["log_every_steps"]:
@@ -122,6 +123,7 @@ class Keeper:
         if setup.workers.is_chief:
             outputs.sync()
             self._store.save(state.step, dataclasses.asdict(state))
+            self._workdir.note_checkpoints(True)
 
     def prune(self) -> None:
         """Removes the checkpoints that need not stay."""
@@ -132,6 +134,7 @@ class Keeper:
         """Removes the checkpoint of a step, if there is one."""
         if self._setup.workers.is_chief:
             self._store.remove(step)
+            self._workdir.note_checkpoints(bool(self._store.newest_first()))
 
     def diverged(self, step: int, loss: float, images: Any = None) -> DivergedError:
         """Returns the error for a loss that is not finite. No checkpoint holds such a step."""

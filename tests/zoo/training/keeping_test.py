@@ -1,13 +1,93 @@
 """What a training leaves behind, and what it is resumed from."""
 
+import contextlib
 import re
 import shutil
+import types
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_renorm
+from zoo.errors import UserError
+from zoo.training.keeping import Keeper
+from zoo.training.records.metrics import MetricsLog, Record
+from zoo.training.state import State
+from zoo.training.storage.workdir import Workdir
+
+CONFIG = {
+    "keep_checkpoints": 1,
+    "keep_every_steps": 0,
+    "keep_best": True,
+    "log_every_steps": 10,
+    "checkpoint_every_steps": 100,
+}
+
+
+@contextlib.contextmanager
+def keeping(path, **changes):
+    """A keeper of a run of one variable, in an opened folder."""
+    config = CONFIG | changes
+    workdir = Workdir(path)
+    setup = types.SimpleNamespace(
+        config=config,
+        variables=[tf.Variable(1.0)],
+        model=types.SimpleNamespace(trainable_variables=[keras.Variable(1.0)]),
+        own_statistics=types.SimpleNamespace(gather=lambda: None, scatter=lambda: None),
+        workers=types.SimpleNamespace(
+            is_chief=True, chiefs=lambda work: work(), copy_from_chief=lambda variables: None
+        ),
+        say=print,
+        warn=print,
+    )
+    with workdir.opened(config):
+        yield Keeper(setup, workdir), workdir
+
+
+def save(keeper, step):
+    keeper.save(State(step=step), types.SimpleNamespace(sync=lambda: None))
+
+
+def record(step, accuracy, split="test"):
+    return Record(step, split, 1.0, accuracy, 0.1, None, None, 1.0, 1.0)
+
+
+def write_records(workdir, *found):
+    with MetricsLog(workdir.metrics, 0) as log:
+        for one in found:
+            log.write(one)
+
+
+@pytest.mark.parametrize("every", [5, 100])
+def test_a_run_that_lost_its_checkpoints_does_not_start_again(tmp_path, every):
+    """Not where it saved before `checkpoint_every_steps` either, as by a signal."""
+    with keeping(tmp_path) as (keeper, workdir):
+        save(keeper, 40)
+        write_records(workdir, record(40, 0.5, "train"))
+    shutil.rmtree(workdir.checkpoints)
+    with keeping(tmp_path, checkpoint_every_steps=every) as (keeper, workdir):
+        message = r"has records up to step 40 and no checkpoint any more: the run cannot be resumed"
+        with pytest.raises(UserError, match=message):
+            keeper.resume()
+
+
+@pytest.mark.parametrize("every", [5, 100])
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path, every):
+    with keeping(tmp_path) as (keeper, workdir):
+        assert keeper.resume() == (State(), 0)
+        write_records(workdir, record(40, 0.5, "train"))
+    with keeping(tmp_path, checkpoint_every_steps=every) as (keeper, workdir):
+        assert keeper.resume()[0] == State()
+
+
+def test_a_run_whose_one_checkpoint_diverged_starts_again(tmp_path):
+    with keeping(tmp_path) as (keeper, workdir):
+        save(keeper, 40)
+        keeper.forget(40)
+    with keeping(tmp_path) as (keeper, workdir):
+        assert keeper.resume()[0] == State()
 
 
 def test_the_model_gives_probabilities_and_holds_its_schedule(finished_run):
@@ -80,6 +160,6 @@ def test_a_run_whose_checkpoints_are_gone_or_all_damaged_does_not_start_again(
     shutil.rmtree(workdir / "checkpoints")
     done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
     assert done.returncode == 2
-    assert "has records up to step 120 and no checkpoint" in done.stderr
+    assert "has records up to step 120 and no checkpoint any more" in done.stderr
     assert done.stderr.count("\n") == 1
     assert (workdir / "metrics.jsonl").read_text() == metrics

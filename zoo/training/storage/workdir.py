@@ -14,8 +14,9 @@ from zoo.training import config as configs
 from zoo.training.keys import KEYS
 from zoo.training.storage import files, places
 
-# In config.json, beside the keys: what the run was begun with, and resumed with.
-_STARTED = "started"
+# In config.json, beside the keys: what the run was begun with, and resumed with; and whether it has
+# checkpoints.
+_STARTED, _SAVED = "started", "saved"
 
 
 class Workdir:
@@ -55,12 +56,24 @@ class Workdir:
             UserError: When the folder holds no config, or a damaged one.
         """
         values = self._read_json()
-        values.pop(_STARTED, None)
+        for key in (_STARTED, _SAVED):
+            values.pop(key, None)
         for key in needed:
             if key not in values:
                 raise UserError(f"{self.config} has no key {key!r}: another version wrote it.")
             KEYS[key].check_type(values[key], f"{self.config}: {key}")
         return values
+
+    @property
+    def saved(self) -> bool:
+        """Whether the run in this folder has checkpoints, or has lost them."""
+        return bool(self._read_json().get(_SAVED))
+
+    def note_checkpoints(self, there: bool) -> None:
+        """Notes whether the run has checkpoints, so that it is not begun anew without them."""
+        values = self._read_json()
+        if there != bool(values.get(_SAVED)):
+            files.write_json(self.config, values | {_SAVED: there})
 
     def _read_json(self) -> dict[str, Any]:
         """Returns what is in `config.json`."""
@@ -156,7 +169,7 @@ class Workdir:
         started = list(before.get(_STARTED, []))
         if environment and (not started or {**started[-1], **environment} != started[-1]):
             started.append({"date": time.strftime("%Y-%m-%d", time.gmtime()), **environment})
-        values = {**config, _STARTED: started}
+        values = {**config, _STARTED: started, _SAVED: before.get(_SAVED, False)}
         if values == before:
             return
         if self.model.exists() and self.changes(config).longer:

@@ -102,6 +102,16 @@ def test_a_run_may_become_longer_and_not_shorter(tmp_path):
         workdir.check(before)
 
 
+def test_whether_there_are_checkpoints_is_noted_beside_the_keys(tmp_path):
+    workdir = Workdir(tmp_path)
+    for there in (True, False, True):
+        with workdir.opened(CONFIG):
+            workdir.note_checkpoints(there)
+        with workdir.opened(CONFIG):
+            assert workdir.saved == there
+            assert workdir.read_config() == CONFIG
+
+
 def test_each_environment_is_recorded_once(tmp_path):
     for machine in ("a", "a", "b"):
         with Workdir(tmp_path).opened(CONFIG, {"machine": machine}):
