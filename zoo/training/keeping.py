@@ -89,8 +89,10 @@ class Keeper:
                 "anew."
             )
         tests = [record for record in records if record.split == "test" and record.step <= step]
+        kept = self._store.steps()
         for record in tests:
-            self.note(record)
+            if record.step in kept:
+                self.note(record)
         return {"state": state, "evaluated_at": tests[-1].step if tests else 0}
 
     def note(self, record: metrics.Record) -> None:

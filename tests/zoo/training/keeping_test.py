@@ -67,7 +67,7 @@ def test_a_run_that_lost_its_checkpoints_does_not_start_again(tmp_path, every):
         save(keeper, 40)
         write_records(workdir, record(40, 0.5, "train"))
     shutil.rmtree(workdir.checkpoints)
-    with keeping(tmp_path, checkpoint_every_steps=every) as (keeper, workdir):
+    with keeping(tmp_path, checkpoint_every_steps=every) as (keeper, _):
         message = r"has records up to step 40 and no checkpoint any more: the run cannot be resumed"
         with pytest.raises(UserError, match=message):
             keeper.resume()
@@ -78,16 +78,30 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path
     with keeping(tmp_path) as (keeper, workdir):
         assert keeper.resume() == (State(), 0)
         write_records(workdir, record(40, 0.5, "train"))
-    with keeping(tmp_path, checkpoint_every_steps=every) as (keeper, workdir):
+    with keeping(tmp_path, checkpoint_every_steps=every) as (keeper, _):
         assert keeper.resume()[0] == State()
 
 
 def test_a_run_whose_one_checkpoint_diverged_starts_again(tmp_path):
-    with keeping(tmp_path) as (keeper, workdir):
+    with keeping(tmp_path) as (keeper, _):
         save(keeper, 40)
         keeper.forget(40)
-    with keeping(tmp_path) as (keeper, workdir):
+    with keeping(tmp_path) as (keeper, _):
         assert keeper.resume()[0] == State()
+
+
+def test_the_best_is_one_of_the_checkpoints_that_are_there(tmp_path, checkpoints):
+    with keeping(tmp_path, keep_best=False) as (keeper, workdir):
+        for step in (20, 40):
+            save(keeper, step)
+            keeper.prune()
+        write_records(workdir, record(20, 0.9), record(40, 0.7))
+    with keeping(tmp_path) as (keeper, _):
+        assert keeper.resume()[1] == 40
+        save(keeper, 60)
+        keeper.note(record(60, 0.6))
+        keeper.prune()
+    assert checkpoints(tmp_path) == [40, 60]
 
 
 def test_the_model_gives_probabilities_and_holds_its_schedule(finished_run):

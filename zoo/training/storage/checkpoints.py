@@ -63,6 +63,10 @@ class CheckpointStore:
         found = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
         return sorted(found, key=_step, reverse=True)
 
+    def steps(self) -> set[int]:
+        """Returns the steps of the checkpoints that are there."""
+        return {_step(folder) for folder in self.newest_first()}
+
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Writes a checkpoint. `prune` removes older ones.
 
