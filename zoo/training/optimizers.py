@@ -154,9 +154,11 @@ def _keras_optimizer(config: Mapping[str, Any], rate: Schedule, model: keras.Mod
     if name in _DECOUPLED:
         options["weight_decay"] = config["weight_decay"]
     factors = _rate_factors(model, config["head_rate_factor"])
-    optimizer = (_with_factors(kind, factors) if factors else kind)(rate, **options)
+    decay = options.get("weight_decay", 0.0)
+    optimizer = (_with_factors(kind, factors, decay) if factors else kind)(rate, **options)
     if name in _DECOUPLED:
-        undecayed = [v for v in model.trainable_variables if len(v.shape) < 2]
+        variables = enumerate(model.trainable_variables)
+        undecayed = [v for i, v in variables if len(v.shape) < 2 or i in factors]
         optimizer.exclude_from_weight_decay(undecayed)
     return optimizer
 
@@ -170,15 +172,22 @@ def _rate_factors(model: keras.Model, factor: float) -> dict[int, float]:
     return {i: factor for i, v in enumerate(model.trainable_variables) if id(v) in head}
 
 
-def _with_factors(kind: Any, factors: Mapping[int, float]) -> Any:
-    """Returns a class of optimizers that takes longer or shorter steps for some variables."""
+def _with_factors(kind: Any, factors: Mapping[int, float], decay: float) -> Any:
+    """Returns a class of optimizers that takes longer or shorter steps for some variables.
+
+    Keras decays all variables by one rate. So those of `factors` are excluded from it, and their
+    kernels are decayed here.
+    """
 
     class WithFactors(kind):
         """Keras's optimizers update in proportion to the rate that they are given."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             """Updates a variable."""
-            factor = factors.get(self._get_variable_index(variable), 1.0)
-            super().update_step(gradient, variable, learning_rate * factor)
+            index = self._get_variable_index(variable)
+            rate = learning_rate * factors.get(index, 1.0)
+            if decay and index in factors and len(variable.shape) >= 2:
+                self.assign_sub(variable, variable * keras.ops.cast(decay * rate, variable.dtype))
+            super().update_step(gradient, variable, rate)
 
     return WithFactors

@@ -195,3 +195,21 @@ def test_the_rate_of_a_cosine_is_the_formulas():
     for step in (10, 35, 60, 109):
         expected = 0.2 * (1 + math.cos(math.pi * (step - 10) / 100))
         assert found[step] == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0])
+def test_the_head_decays_by_a_rate_of_its_own(name, factor):
+    model = small_model()
+    values = config(
+        optimizer=name,
+        weight_decay=0.1,
+        learning_rate_schedule="constant",
+        head_rate_factor=factor,
+    )
+    optimizer = optimizers.build_optimizer(values, model)
+    before = [np.array(v) for v in model.trainable_variables]
+    optimizer.apply([tf.zeros(v.shape) for v in model.trainable_variables])
+    decays = [0.4 * 0.1, 0, 0, 0, factor * 0.4 * 0.1, 0]  # two kernels; biases, gamma and beta
+    for variable, value, decay in zip(model.trainable_variables, before, decays, strict=True):
+        np.testing.assert_allclose(variable, value * (1 - decay), rtol=1e-6)
