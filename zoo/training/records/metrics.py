@@ -22,7 +22,8 @@ class Record:
             "test_averaged" for the test set with the averaged weights and statistics.
         loss: Mean cross-entropy in nats, without the weight decay.
         accuracy: Fraction of the examples whose most probable label is the right one.
-        learning_rate: The rate that the last step used.
+        learning_rate: The rate that the schedule has for the last step. With float16 the optimizer
+            is behind it by as many steps as loss scaling has skipped.
         r_max: Batch Renorm's limit of r for the next step; None without Batch Renorm, or where its
             statistics are frozen.
         d_max: Its limit of d, likewise.
