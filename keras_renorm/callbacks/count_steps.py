@@ -7,8 +7,8 @@ import keras
 from keras_renorm import keras_internals
 from keras_renorm.layers import BatchRenormalization, DomainBatchRenormalization
 from keras_renorm.models import StepCounter, require_model
+from keras_renorm.ops import arguments
 from keras_renorm.schedules import Schedule
-from keras_renorm.statistics.batches import whole_number
 from keras_renorm.statistics.hooks import retrace_training
 
 
@@ -73,7 +73,7 @@ class CountSteps(keras.callbacks.Callback):
             ValueError: If `steps` is less than 0, or there is no model.
         """
         if not keras.ops.is_tensor(steps):
-            steps = whole_number("steps", steps, low=0)
+            steps = arguments.integer("steps", steps, low=0)
         if not self._layers:
             raise ValueError(
                 "CountSteps has no model to count for: write CountSteps(model), or give the "

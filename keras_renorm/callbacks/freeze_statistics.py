@@ -8,7 +8,6 @@ from keras_renorm import keras_internals
 from keras_renorm.models import StepCounter
 from keras_renorm.ops import arguments
 from keras_renorm.statistics import freeze
-from keras_renorm.statistics.batches import whole_number
 
 
 class FreezeStatistics(keras.callbacks.Callback):
@@ -51,7 +50,7 @@ class FreezeStatistics(keras.callbacks.Callback):
         optimizer: keras.optimizers.Optimizer | None = None,
     ) -> None:
         super().__init__()
-        self._at_step = whole_number("at_step", at_step, low=0)
+        self._at_step = arguments.integer("at_step", at_step, low=0)
         self._affine_trainable = arguments.flag("affine_trainable", affine_trainable)
         if not affine_trainable and keras_internals.trains_fixed_variables():
             raise ValueError(

@@ -10,7 +10,7 @@ from keras_renorm.callbacks.order import check_order
 from keras_renorm.models import batch_norms
 from keras_renorm.ops import arguments
 from keras_renorm.statistics import PreciseReport, precise
-from keras_renorm.statistics.batches import is_one_shot, whole_number
+from keras_renorm.statistics.batches import is_one_shot
 from keras_renorm.statistics.population import check_arguments
 
 
@@ -67,7 +67,7 @@ class PreciseStatistics(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._every_epochs = (
-            None if every_epochs is None else whole_number("every_epochs", every_epochs)
+            None if every_epochs is None else arguments.integer("every_epochs", every_epochs, low=1)
         )
         self._at_end = arguments.flag("at_end", at_end)
         if self._every_epochs is None and not self._at_end:

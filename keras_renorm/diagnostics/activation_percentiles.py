@@ -132,7 +132,7 @@ class ActivationPercentiles(StepCallback):
         super().__init__(every_n_steps, log_dir, optimizer)
         self._percentages = _percentages(percentiles)
         self._layer = _layer(layer)
-        self._unit = _unit(unit)
+        self._unit = arguments.integer("unit", unit)
         self._x = iter(x.repeat()) if hasattr(x, "as_numpy_iterator") else x
         self._records: list[PercentileRecord] = []
 
@@ -184,14 +184,6 @@ def _layer(layer: Any) -> Any:
             '"encoder/dense" or model.layers[3].'
         )
     return layer
-
-
-def _unit(unit: Any) -> int:
-    if isinstance(unit, bool) or not isinstance(unit, int | np.integer):
-        raise TypeError(
-            f"`unit` must be an integer, received {unit!r} of type {type(unit).__name__}."
-        )
-    return int(unit)
 
 
 def _percentages(percentiles: Any) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from keras_renorm.diagnostics.figures import label_layers
 from keras_renorm.diagnostics.layer_traits import kind, positions
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.models import is_batch_norm
-from keras_renorm.statistics.batches import whole_number
+from keras_renorm.ops import arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +121,11 @@ def lint(
 
     Source: Ioffe & Szegedy 2015, section 3.2 (bias); Wu & Johnson 2021, section 5 (domains).
     """
-    replicas = whole_number("replicas", replicas)
+    replicas = arguments.integer("replicas", replicas, low=1)
     if batch_size is not None:
-        batch_size = whole_number("batch_size", batch_size)
+        batch_size = arguments.integer("batch_size", batch_size, low=1)
     if num_steps is not None:
-        num_steps = whole_number("num_steps", num_steps)
+        num_steps = arguments.integer("num_steps", num_steps, low=1)
     graph = models.calls(model)
     batch = None if batch_size is None else lint_rules.Batch(batch_size, replicas)
     calls = [call for call in graph.calls if is_batch_norm(call.operation)]

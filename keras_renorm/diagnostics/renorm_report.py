@@ -19,7 +19,7 @@ from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
 from keras_renorm.diagnostics.train_inference_gap import output_findings, output_gap
 from keras_renorm.models import is_batch_norm, named_layers, steps_so_far
-from keras_renorm.statistics.batches import whole_number
+from keras_renorm.ops import arguments
 
 # Findings that explain a difference of the output.
 _CAUSES = {"never updated", "not finite", "wrong domain"}
@@ -138,9 +138,9 @@ def renorm_report(
     """
     names = {layer: name for name, layer in named_layers(model) if is_batch_norm(layer)}
     if steps is not None:
-        steps = whole_number("steps", steps, low=0)
+        steps = arguments.integer("steps", steps, low=0)
     if num_steps is not None:
-        num_steps = whole_number("num_steps", num_steps)
+        num_steps = arguments.integer("num_steps", num_steps, low=1)
     steps = steps_so_far(model) if steps is None else steps
     seen = watch(model, x, names)
     findings: list[Finding] = []

@@ -8,7 +8,7 @@ import keras
 
 from keras_renorm.diagnostics.report import Report
 from keras_renorm.models import StepCounter
-from keras_renorm.statistics.batches import whole_number
+from keras_renorm.ops import arguments
 
 
 class StepCallback(keras.callbacks.Callback, abc.ABC):
@@ -36,7 +36,7 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
         optimizer: keras.optimizers.Optimizer | None = None,
     ) -> None:
         super().__init__()
-        self._every = whole_number("every_n_steps", every_n_steps)
+        self._every = arguments.integer("every_n_steps", every_n_steps, low=1)
         self._counter = StepCounter(self, optimizer)
         self._recorded: int | None = None
         self._begun, self._seen, self._trained = 0, 0, False

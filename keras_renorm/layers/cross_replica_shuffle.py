@@ -4,7 +4,6 @@ import random
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_renorm import ops
 from keras_renorm.ops import arguments
@@ -61,16 +60,13 @@ class CrossReplicaShuffle(keras.layers.Layer):
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
-            raise TypeError(
-                f"`seed` must be an integer or None, received {seed!r} of type "
-                f"{type(seed).__name__}."
-            )
-        if seed is not None and not -(2**63) <= seed < 2**63:
-            raise ValueError(f"`seed` must fit into 64 bits with a sign, received seed={seed}.")
+        if seed is not None:
+            seed = arguments.integer("seed", seed, allowed="an integer or None")
+            if not -(2**63) <= seed < 2**63:
+                raise ValueError(f"`seed` must fit into 64 bits with a sign, received seed={seed}.")
         super().__init__(autocast=False, **kwargs)
-        self.seed = None if seed is None else int(seed)
-        self._seed = random.randrange(2**31) if self.seed is None else self.seed
+        self.seed = seed
+        self._seed = random.randrange(2**31) if seed is None else seed
         self.draw_count = self.add_weight(
             name="draw_count",
             shape=(),

@@ -30,7 +30,7 @@ class Domains:
     def __init__(
         self, num_domains: int, batch_statistics: Kind, population_statistics: Kind, affine: Kind
     ) -> None:
-        self.num_domains = _count(num_domains)
+        self.num_domains = arguments.integer("num_domains", num_domains, low=1)
         self.batch_statistics = _kind("batch_statistics", batch_statistics)
         self.population_statistics = _kind("population_statistics", population_statistics)
         self.affine = _kind("affine", affine)
@@ -138,15 +138,6 @@ def _known(domain: Any) -> list[int] | None:
     if backends.current().is_traced(domain):
         return None
     return [int(k) for k in np.unique(keras.ops.convert_to_numpy(domain))]
-
-
-def _count(value: Any) -> int:
-    """`num_domains` as an int, if it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(
-            f"`num_domains` must be an integer, received {value!r} of type {type(value).__name__}."
-        )
-    return int(arguments.real("num_domains", value, low=1))
 
 
 def _kind(name: str, value: Any) -> Kind:

@@ -4,7 +4,6 @@ import math
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
 from keras_renorm.ops import arguments
 from keras_renorm.typing import Tensor
@@ -67,7 +66,10 @@ class SkipInit(keras.layers.Layer):
         arguments.layer_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.initial_value = _initial_value(initial_value)
-        self.depth = None if depth is None else _depth(depth)
+        blocks = "an integer, the number of residual blocks of the net"
+        self.depth = (
+            None if depth is None else arguments.integer("depth", depth, low=1, allowed=blocks)
+        )
         self.supports_masking = True
         if (self.depth is None) == (self.initial_value == INVERSE_SQRT_DEPTH):
             raise ValueError(_not_together(initial_value, depth))
@@ -128,16 +130,6 @@ def _initial_value(value: Any) -> float | Literal["inverse_sqrt_depth"]:
             f"paper's values are 0.0 and {INVERSE_SQRT_DEPTH!r}."
         )
     return arguments.finite("initial_value", value)
-
-
-def _depth(value: Any) -> int:
-    """`value` as an int, if it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(
-            "`depth` must be an integer, the number of residual blocks of the net; received "
-            f"{value!r} of type {type(value).__name__}."
-        )
-    return int(arguments.real("depth", value, low=1))
 
 
 def _not_together(initial_value: Any, depth: Any) -> str:

@@ -38,6 +38,17 @@ def real(name: str, value: Any, *, low: float, high: float = math.inf) -> float:
     return number
 
 
+def integer(name: str, value: Any, *, low: int | None = None, allowed: str = "an integer") -> int:
+    """`value` as an int, if it is an integer, of at least `low`. `allowed` says so in messages."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            f"`{name}` must be {allowed}, received {value!r} of type {type(value).__name__}."
+        )
+    if low is not None and value < low:
+        raise ValueError(f"`{name}` must be at least {low}, received {name}={value}.")
+    return int(value)
+
+
 def inputs(x: Tensor, at: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor | None]:
     """`x` as a floating-point tensor, the axis counted from the front, `mask` as booleans.
 
@@ -171,12 +182,9 @@ def epsilon(value: Any) -> float:
 
 def axis(value: Any, rank: int | None = None) -> int:
     """`value` as an int. With `rank`, it is within bounds and counted from the front."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(
-            f"`axis` must be one integer, received {value!r} of type {type(value).__name__}."
-        )
+    value = integer("axis", value, allowed="one integer")
     if rank is None:
-        return int(value)
+        return value
     if rank < 2:
         raise ValueError(
             "`inputs` must have at least two dimensions, a batch and channels; received an input "
@@ -185,9 +193,9 @@ def axis(value: Any, rank: int | None = None) -> int:
     if not -rank <= value < rank:
         raise ValueError(
             f"`axis` must lie in [{-rank}, {rank - 1}] for an input of rank {rank}, received "
-            f"axis={int(value)}."
+            f"axis={value}."
         )
-    return int(value) % rank
+    return value % rank
 
 
 def floating(name: str, x: Tensor) -> str:
@@ -249,11 +257,7 @@ def virtual_batch_size(value: Any, *, axis: int, synchronized: bool) -> int | No
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(
-            "`virtual_batch_size` must be an integer or None, received "
-            f"{value!r} of type {type(value).__name__}."
-        )
+    value = integer("virtual_batch_size", value, allowed="an integer or None")
     if value < 1:
         raise ValueError(
             f"`virtual_batch_size` must be at least 1, received virtual_batch_size={value}. Write "
@@ -270,7 +274,7 @@ def virtual_batch_size(value: Any, *, axis: int, synchronized: bool) -> int | No
             f"With `virtual_batch_size` the batch must be the first axis, received "
             f"virtual_batch_size={value} with the channels on axis 0. Transpose the inputs."
         )
-    return int(value)
+    return value
 
 
 def is_number(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_renorm.ops import backends
+from keras_renorm.ops import arguments, backends
 
 #: A model's inputs, and the number of examples in them.
 Batch: TypeAlias = tuple[Any, int]
@@ -53,10 +53,10 @@ class Batches:
         show: bool = False,
     ) -> None:
         self._num_samples = (
-            None if num_samples is None else whole_number("num_samples", num_samples)
+            None if num_samples is None else arguments.integer("num_samples", num_samples, low=1)
         )
         self._most = _ENOUGH if num_samples is None and _is_open_ended(dataset) else None
-        size = None if batch_size is None else whole_number("batch_size", batch_size)
+        size = None if batch_size is None else arguments.integer("batch_size", batch_size, low=1)
         source = _source(dataset, self._num_samples, size or _FEW)
         self.examples = self._num_samples
         taken = self._taken(source)
@@ -186,17 +186,6 @@ def _shown(batches: Iterable[Batch], most: int | None) -> Iterator[Batch]:
         bar.update(seen, finalize=False)
     bar.target = seen
     bar.update(seen, finalize=True)
-
-
-def whole_number(name: str, value: Any, low: int = 1) -> int:
-    """`value` as an int, if it is an integer of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(
-            f"`{name}` must be an integer, received {value!r} of type {type(value).__name__}."
-        )
-    if value < low:
-        raise ValueError(f"`{name}` must be at least {low}, received {name}={value}.")
-    return int(value)
 
 
 def _regrouped(batches: Iterable[Batch], size: int) -> Iterator[Batch]:

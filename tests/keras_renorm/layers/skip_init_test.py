@@ -108,7 +108,7 @@ def test_a_mask_passes_through(rng):
         (
             ("inverse_sqrt_depth", "9"),
             TypeError,
-            "residual blocks of the net; received '9' of type str",
+            "residual blocks of the net, received '9' of type str",
         ),
         ((0.0, 9), ValueError, "Leave depth out, or write SkipInit('inverse_sqrt_depth', depth=9)"),
     ],

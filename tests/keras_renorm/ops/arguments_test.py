@@ -41,6 +41,19 @@ def test_a_number_too_large_for_a_float_is_named():
         arguments.real("r_max", 10**400, low=1)
 
 
+@pytest.mark.parametrize("value", [True, 2.0, "2", None, np.bool_(True)])
+def test_what_is_no_integer_is_a_type_error(value):
+    with pytest.raises(TypeError, match=r"`steps` must be an integer, received .* of type"):
+        arguments.integer("steps", value)
+
+
+def test_integers_have_a_least_value_or_none():
+    assert arguments.integer("unit", np.int8(-3)) == -3
+    assert type(arguments.integer("steps", np.int64(0), low=0)) is int
+    with pytest.raises(ValueError, match="`steps` must be at least 0, received steps=-1"):
+        arguments.integer("steps", -1, low=0)
+
+
 @pytest.mark.parametrize("value", ["yes", 1, None])
 def test_what_is_no_truth_value_is_a_type_error(value):
     with pytest.raises(TypeError, match="`center` must be True or False, received"):
