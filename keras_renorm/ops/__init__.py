@@ -4,13 +4,7 @@ from keras_renorm.ops import backends
 from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.ops.maths.correction import Correction, renorm_correction
 from keras_renorm.ops.maths.moments import Moments, moments
-from keras_renorm.ops.maths.moving import (
-    Moving,
-    has_update,
-    update_moving,
-    update_moving_moments,
-    update_moving_moments_by_stddev,
-)
+from keras_renorm.ops.maths.moving import Moving, has_update, update_moving
 from keras_renorm.ops.renorm import (
     batch_renormalization,
     inference_step,
@@ -38,8 +32,6 @@ __all__ = [
     "training_step",
     "unshuffle",
     "update_moving",
-    "update_moving_moments",
-    "update_moving_moments_by_stddev",
 ]
 
 backends.current()  # makes the backend now, and not while PyTorch compiles

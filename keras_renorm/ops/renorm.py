@@ -140,8 +140,8 @@ def training_step(
 ) -> tuple[Tensor, Moving]:
     """`batch_renormalization` and the update of the moving statistics that follows it.
 
-    The update is `update_moving_moments_by_stddev` or `update_moving_moments`. The native library
-    does both in one call, which leaves 5 operations in TensorFlow's graph instead of 46.
+    The update is `update_moving`. The native library does both in one call, which leaves 5
+    operations in TensorFlow's graph instead of 46.
 
     Args:
         x: Tensor `[..., C, ...]` of rank 2 or more, floating point.

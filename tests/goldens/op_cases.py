@@ -118,11 +118,11 @@ def _moving_expected(by_stddev):
     return expect
 
 
-def _update(function, **options):
+def _update(by_stddev):
     def call(t):
-        mean, variance, *_ = function(
-            t["moving_mean"], t["moving_variance"], _batch(t), momentum=MOMENTUM, **options
-        )
+        options = {"momentum": MOMENTUM, "epsilon": EPSILON, "by_stddev": by_stddev}
+        statistics = t["moving_mean"], t["moving_variance"]
+        mean, variance, _ = ops.update_moving(*statistics, _batch(t), **options)
         return {"mean": mean, "variance": variance}
 
     return call
@@ -231,26 +231,14 @@ CASES = {
     ),
     "update_moving": OpCase(
         ("update_moving", "Moving"),
-        _update(ops.update_moving, epsilon=EPSILON, by_stddev=False),
+        _update(by_stddev=False),
         _MOVING,
         _moving_expected(False),
     ),
     "update_moving-stddev": OpCase(
         ("update_moving",),
-        _update(ops.update_moving, epsilon=EPSILON, by_stddev=True),
+        _update(by_stddev=True),
         ("mask", *_MOVING),
-        _moving_expected(True),
-    ),
-    "update_moving_moments": OpCase(
-        ("update_moving_moments",),
-        _update(ops.update_moving_moments),
-        _MOVING,
-        _moving_expected(False),
-    ),
-    "update_moving_moments_by_stddev": OpCase(
-        ("update_moving_moments_by_stddev",),
-        _update(ops.update_moving_moments_by_stddev, epsilon=EPSILON),
-        _MOVING,
         _moving_expected(True),
     ),
     "batch_renormalization": OpCase(

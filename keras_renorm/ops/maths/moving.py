@@ -41,7 +41,30 @@ def update_moving(
     epsilon: float,
     by_stddev: bool,
 ) -> Moving:
-    """One step of the moving statistics, by the average of the variance or of sigma.
+    """One step of the moving averages of the mean, and of the variance or of sigma.
+
+    Batch Normalization keeps the biased variance (`by_stddev=False`), with alpha = 1 - momentum:
+
+    ```
+    mu <- mu + alpha * (mu_B - mu)      var <- var + alpha * (var_B - var)
+    ```
+
+    Batch Renormalization keeps sigma = sqrt(var + epsilon), with sigma_B = sqrt(var_B + epsilon):
+
+    ```
+    mu <- mu + alpha * (mu_B - mu)      sigma <- sigma + alpha * (sigma_B - sigma)
+    ```
+
+    The function takes and returns var = sigma^2 - epsilon, so that weights and inference are those
+    of Batch Normalization. It computes this as
+
+    ```
+    var <- var + alpha * delta * (2 * sigma + alpha * delta)      delta = sigma_B - sigma
+    ```
+
+    where epsilon does not swallow a small variance. A channel that has no position in the batch, or
+    whose moments are not finite, keeps its statistics, so that one overflow or one empty batch does
+    not spoil them for ever.
 
     Args:
         moving_mean: `[C]`, before the update.
@@ -49,7 +72,7 @@ def update_moving(
         batch: The minibatch's moments, or those of its ghost batches.
         momentum: Weight of the old value, in [0, 1].
         epsilon: The epsilon of the normalisation. Only the average of sigma depends on it.
-        by_stddev: Whether to use `update_moving_moments_by_stddev`, not `update_moving_moments`.
+        by_stddev: Whether to average sigma, as Batch Renormalization does, not the variance.
 
     Returns:
         `Moving(mean, variance, updated)`, in the dtype of the minibatch's moments.
@@ -57,105 +80,29 @@ def update_moving(
     Raises:
         TypeError: If `momentum` or `epsilon` is not a number.
         ValueError: If `momentum` or `epsilon` is out of range.
+
+    Source: Ioffe & Szegedy 2015, section 3.1; Ioffe 2017, Algorithm 1.
     """
     epsilon = arguments.epsilon(epsilon)
-    statistics = moving_mean, moving_variance, batch
+    momentum = arguments.real("momentum", momentum, low=0, high=1)
+    kept = in_dtype_of(batch, moving_mean, moving_variance)
+    mean, variance = _weighed(kept, momentum)
+    shift = batch.mean - mean + batch.mean_remainder
+    moved_mean = mean + (1 - momentum) * _over_ghosts(shift, mean, batch)
+    change = batch.variance - variance
     if by_stddev:
-        mean, variance = update_moving_moments_by_stddev(
-            *statistics, momentum=momentum, epsilon=epsilon
-        )
+        sigma = keras.ops.sqrt(variance + epsilon)
+        delta = change / (keras.ops.sqrt(batch.variance + epsilon) + sigma)
+        step = (1 - momentum) * _over_ghosts(delta, mean, batch)
+        moved_variance = at_least(0, variance + step * (2 * sigma + step))
     else:
-        mean, variance = update_moving_moments(*statistics, momentum=momentum)
-    updated = keras.ops.any(has_update(batch))
-    return Moving(mean, variance, keras.ops.cast(updated, mean.dtype))
-
-
-def update_moving_moments(
-    moving_mean: Tensor, moving_variance: Tensor, batch: Moments, *, momentum: float
-) -> tuple[Tensor, Tensor]:
-    """Moving averages of the mean and of the biased variance, as Keras's batch norm keeps them.
-
-    ```
-    mu <- mu + (1 - momentum) * (mu_B - mu)
-    var <- var + (1 - momentum) * (var_B - var)
-    ```
-
-    A channel that has no position in the batch, or whose moments are not finite, keeps its
-    statistics, so that one overflow or one empty batch does not spoil them for ever.
-
-    Args:
-        moving_mean: `[C]`, before the update.
-        moving_variance: `[C]`, before the update.
-        batch: The minibatch's moments, or those of its ghost batches.
-        momentum: Weight of the old value, in [0, 1].
-
-    Returns:
-        The two averages after the update, in the dtype of the minibatch's moments.
-
-    Raises:
-        TypeError: If `momentum` is not a number.
-        ValueError: If `momentum` is out of range.
-
-    Source: Ioffe & Szegedy 2015, section 3.1.
-    """
-    momentum = arguments.real("momentum", momentum, low=0, high=1)
-    kept = in_dtype_of(batch, moving_mean, moving_variance)
-    mean, variance = _weighed(kept, momentum)
-    step = (1 - momentum) * _over_ghosts(batch.variance - variance, mean, batch)
-    return _where_updated(kept, (_moved_mean(mean, batch, momentum), variance + step), batch)
-
-
-def update_moving_moments_by_stddev(
-    moving_mean: Tensor,
-    moving_variance: Tensor,
-    batch: Moments,
-    *,
-    momentum: float,
-    epsilon: float,
-) -> tuple[Tensor, Tensor]:
-    """Moving averages of the mean and the standard deviation, as Batch Renormalization keeps them.
-
-    ```
-    mu <- mu + alpha * (mu_B - mu)      sigma <- sigma + alpha * (sigma_B - sigma)
-    ```
-
-    with alpha = 1 - momentum, sigma = sqrt(moving_variance + epsilon) and sigma_B =
-    sqrt(var_B + epsilon). The function takes and returns var = sigma^2 - epsilon, so that weights
-    and inference are those of Batch Normalization. It computes this as
-
-    ```
-    var <- var + alpha * delta * (2 * sigma + alpha * delta)      delta = sigma_B - sigma
-    ```
-
-    where epsilon does not swallow a small variance.
-
-    Args:
-        moving_mean: `[C]`, before the update.
-        moving_variance: `[C]`, before the update.
-        batch: The minibatch's moments, or those of its ghost batches.
-        momentum: Weight of the old value, in [0, 1].
-        epsilon: The epsilon of the normalisation.
-
-    Returns:
-        The mean and sigma^2 - epsilon after the update, in the dtype of the minibatch's moments.
-        Channels without an update keep theirs, as in `update_moving_moments`.
-
-    Raises:
-        TypeError: If `momentum` or `epsilon` is not a number.
-        ValueError: If `momentum` or `epsilon` is out of range.
-
-    Source: Ioffe 2017, Algorithm 1.
-    """
-    momentum = arguments.real("momentum", momentum, low=0, high=1)
-    epsilon = arguments.epsilon(epsilon)
-    kept = in_dtype_of(batch, moving_mean, moving_variance)
-    mean, variance = _weighed(kept, momentum)
-    sigma = keras.ops.sqrt(variance + epsilon)
-    sigma_b = keras.ops.sqrt(batch.variance + epsilon)
-    delta = (batch.variance - variance) / (sigma_b + sigma)
-    step = (1 - momentum) * _over_ghosts(delta, mean, batch)
-    variance = at_least(0, variance + step * (2 * sigma + step))
-    return _where_updated(kept, (_moved_mean(mean, batch, momentum), variance), batch)
+        moved_variance = variance + (1 - momentum) * _over_ghosts(change, mean, batch)
+    updated = has_update(batch)
+    if _has_ghosts(mean, batch):
+        updated = keras.ops.any(updated, axis=0)
+    pairs = zip((moved_mean, moved_variance), kept, strict=True)
+    mean, variance = (keras.ops.where(updated, *pair) for pair in pairs)
+    return Moving(mean, variance, keras.ops.cast(keras.ops.any(updated), mean.dtype))
 
 
 def has_update(batch: Moments, *, ops: Any = keras.ops) -> Tensor:
@@ -200,19 +147,3 @@ def _over_ghosts(values: Tensor, moving_mean: Tensor, batch: Moments) -> Tensor:
     return keras.ops.sum(
         keras.ops.where(usable, shares * values, keras.ops.zeros_like(values)), axis=0
     )
-
-
-def _moved_mean(mean: Tensor, batch: Moments, momentum: float) -> Tensor:
-    difference = batch.mean - mean + batch.mean_remainder
-    return mean + (1 - momentum) * _over_ghosts(difference, mean, batch)
-
-
-def _where_updated(
-    kept: list[Tensor], moved: tuple[Tensor, Tensor], batch: Moments
-) -> tuple[Tensor, Tensor]:
-    """The `moved` statistics in channels that have an update, those `kept` elsewhere."""
-    updated = has_update(batch)
-    if _has_ghosts(kept[0], batch):
-        updated = keras.ops.any(updated, axis=0)
-    mean, variance = (keras.ops.where(updated, *pair) for pair in zip(moved, kept, strict=True))
-    return mean, variance

@@ -745,4 +745,4 @@ def test_what_are_no_moments_is_named(value):
     with pytest.raises(TypeError, match=message):
         ops.renorm_correction(value, *vectors, r_max=1.0, d_max=0.0)
     with pytest.raises(TypeError, match=message):
-        ops.update_moving_moments(*vectors, value, momentum=0.9)
+        ops.update_moving(*vectors, value, momentum=0.9, epsilon=1e-3, by_stddev=False)

@@ -4,10 +4,16 @@ import pytest
 from keras_renorm import ops
 from keras_renorm.ops import reference
 
-UPDATES = {
-    "variance": lambda *args: ops.update_moving_moments(*args, momentum=0.9),
-    "stddev": lambda *args: ops.update_moving_moments_by_stddev(*args, momentum=0.9, epsilon=1e-3),
-}
+
+def update_by(by_stddev):
+    def update(*args, momentum=0.9):
+        options = {"momentum": momentum, "epsilon": 1e-3, "by_stddev": by_stddev}
+        return ops.update_moving(*args, **options)[:2]
+
+    return update
+
+
+UPDATES = {"variance": update_by(False), "stddev": update_by(True)}
 
 
 def test_variance_is_averaged_for_batch_normalization(rng):
@@ -65,25 +71,22 @@ def test_without_momentum_nothing_of_the_old_statistics_is_left(rng, ghosts, old
     each = x.astype("f8") if ghosts else x.astype("f8")[None]
     mean, variance = each.mean(1), each.var(1)
     sigma = np.sqrt(variance + 1e-3).mean(0)
-    statistics, options = (np.full(4, old, "f4"),) * 2, {"momentum": 0.0}
-    found = ops.update_moving_moments(*statistics, batch, **options)
+    statistics = (np.full(4, old, "f4"),) * 2
+    found = UPDATES["variance"](*statistics, batch, momentum=0.0)
     np.testing.assert_allclose(found[0], mean.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found[1], variance.mean(0), rtol=1e-5)
-    found = ops.update_moving_moments_by_stddev(*statistics, batch, **options, epsilon=1e-3)
+    found = UPDATES["stddev"](*statistics, batch, momentum=0.0)
     np.testing.assert_allclose(found[0], mean.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found[1], sigma**2 - 1e-3, rtol=1e-5)
     mask = np.zeros((100, 4), bool)
-    kept = ops.update_moving_moments(
-        *statistics, ops.moments(np.ones((100, 4)), mask=mask), momentum=0
-    )
+    empty = ops.moments(np.ones((100, 4)), mask=mask)
+    kept = UPDATES["variance"](*statistics, empty, momentum=0)
     np.testing.assert_array_equal(kept, statistics)
 
 
-@pytest.mark.parametrize("update", [ops.update_moving_moments, ops.update_moving_moments_by_stddev])
-def test_a_momentum_out_of_range_is_named(update):
-    epsilon = {} if update is ops.update_moving_moments else {"epsilon": 1e-3}
+def test_a_momentum_out_of_range_is_named():
     with pytest.raises(ValueError, match=r"`momentum` must be in \[0, 1\], received momentum=99"):
-        update([0.0], [1.0], ops.moments(np.ones((4, 1))), momentum=99, **epsilon)
+        UPDATES["stddev"]([0.0], [1.0], ops.moments(np.ones((4, 1))), momentum=99)
 
 
 @pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
@@ -152,17 +155,12 @@ def test_a_ghost_without_finite_moments_is_left_out(rng, update):
 
 
 @pytest.mark.parametrize("by_stddev", [False, True])
-def test_update_moving_is_one_of_the_two(rng, by_stddev):
-    batch = ops.moments(rng.normal(2.0, 3.0, (20, 4)).astype("float32"))
+def test_whether_there_was_an_update(rng, by_stddev):
     old = np.ones(4, "f4"), np.full(4, 2, "f4")
-    moving = ops.update_moving(*old, batch, momentum=0.9, epsilon=1e-3, by_stddev=by_stddev)
-    mean, variance = UPDATES["stddev" if by_stddev else "variance"](*old, batch)
-    np.testing.assert_array_equal(moving.mean, mean)
-    np.testing.assert_array_equal(moving.variance, variance)
-    assert moving.updated == 1
-    empty = ops.moments(np.zeros((0, 4), "f4"))
-    moving = ops.update_moving(*old, empty, momentum=0.9, epsilon=1e-3, by_stddev=by_stddev)
-    assert moving.updated == 0
+    options = {"momentum": 0.9, "epsilon": 1e-3, "by_stddev": by_stddev}
+    for count, updated in ((20, 1), (0, 0)):
+        batch = ops.moments(rng.normal(2.0, 3.0, (count, 4)).astype("float32"))
+        assert ops.update_moving(*old, batch, **options).updated == updated
 
 
 def test_has_update():

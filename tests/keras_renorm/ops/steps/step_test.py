@@ -33,13 +33,12 @@ def test_a_setting_that_there_is_not_is_refused(step):
 def test_the_moving_update_is_that_of_ops(step, by_stddev):
     batch = ops.moments(step.arguments.x)
     step = step.with_settings(by_stddev=by_stddev)
-    update = ops.update_moving_moments_by_stddev if by_stddev else ops.update_moving_moments
     found = trained(step, step.arguments.x, batch)
     assert found.y is step.arguments.x
     assert found.moments() is batch
-    options = {"momentum": 0.9, **({"epsilon": 0.1} if by_stddev else {})}
-    desired = update(*step.constants[:2], batch, **options)
-    for actual, value in zip(found.moving(), desired, strict=False):
+    options = {"momentum": 0.9, "epsilon": 0.1, "by_stddev": by_stddev}
+    desired = ops.update_moving(*step.constants[:2], batch, **options)
+    for actual, value in zip(found.moving(), desired, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(actual), value)
 
 
