@@ -18,7 +18,7 @@ from keras_renorm.ops.maths.masks import without_masked_gradients
 from keras_renorm.ops.maths.moments import Moments, moments
 from keras_renorm.ops.maths.moving import Moving, has_update, update_moving
 from keras_renorm.ops.maths.sums import at_least, channel_shape
-from keras_renorm.ops.renorm import batch_renormalization as _batch_renormalization
+from keras_renorm.ops.renorm import batch_renormalization
 from keras_renorm.ops.renorm import inference_step as _inference_step
 from keras_renorm.ops.steps.step import Trained, same
 from keras_renorm.typing import Tensor
@@ -115,13 +115,25 @@ def train(
     gamma: Tensor | None = None,
     beta: Tensor | None = None,
     *,
+    domain: int | Tensor,
+    num_domains: int,
+    batch_statistics: Kind,
     momentum: float,
     by_stddev: bool = False,
     r_max: float | Tensor = 1.0,
     d_max: float | Tensor = 0.0,
-    **options: Any,
+    epsilon: float,
+    axis: int,
+    mask: Tensor | None = None,
+    relu: bool = False,
+    synchronized: bool = False,
 ) -> Trained:
-    """`batch_renormalization` and the update of the population statistics that follows it.
+    """Normalises each example with minibatch moments, corrected towards population statistics.
+
+    This is `ops.renorm.train`, where an example's minibatch is the examples of its domain if
+    `batch_statistics` is "domain", and all examples if it is "shared". One id for all examples
+    costs as much as that function. A vector of ids costs a masked call for each domain, or one call
+    if nothing is kept by domain.
 
     Args:
         x: Tensor `[B, ..., C, ...]`, floating point.
@@ -129,19 +141,40 @@ def train(
         moving_variance: `[D, C]` or `[C]`, before this step's update.
         gamma: Optional scale `[D, C]` or `[C]`; None is 1.
         beta: Optional offset `[D, C]` or `[C]`; None is 0.
+        domain: See the module.
+        num_domains: D.
+        batch_statistics: "domain" or "shared".
         momentum: As in `ops.training_step`.
         by_stddev: As in `ops.training_step`.
         r_max: Number, scalar tensor or `[D]`.
         d_max: Number, scalar tensor or `[D]`.
-        **options: The other arguments of `batch_renormalization`, by name.
+        epsilon: Added to the variances.
+        axis: The axis of the channels, not 0.
+        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`.
+        relu: Whether to take the positive part.
+        synchronized: Whether the minibatch is that of all replicas together. Replicas may have
+            examples of different domains. Each masked call takes a collective.
 
     Returns:
-        What the step gives. Where population statistics are kept by domain, `updated` is `[D]`:
-        whether each domain had an update.
+        What the step gives. The moments have the shape of the population statistics. In `[D, C]`,
+        row k has those of domain k's examples, with count 0 where there are none. `[C]` holds those
+        that the output used, or their mean over the domains, weighted by the numbers of positions.
+        Where population statistics are kept by domain, `updated` is `[D]`: whether each domain had
+        an update.
     """
+    if _is_scalar(domain) and synchronized and Replicas.running() is not None:
+        domain = keras.ops.broadcast_to(domain, (keras.ops.shape(x)[0],))
     parameters = Parameters(moving_mean, moving_variance, gamma, beta, r_max, d_max)
-    y, batch = batch_renormalization(x, parameters=parameters, **options)
-    average = {"momentum": momentum, "by_stddev": by_stddev, "epsilon": options["epsilon"]}
+    options = {"epsilon": epsilon, "axis": axis, "relu": relu, "synchronized": synchronized}
+    call = _Call(x, domain, parameters, num_domains, mask, options)
+    shared = batch_statistics == "shared"
+    if _is_scalar(domain):
+        y, batch = call.of_one_domain()
+    elif parameters.by_domain or not shared:
+        y, batch = call.of_each_domain(shared)
+    else:
+        y, batch = call.of_all()
+    average: dict[str, Any] = {"momentum": momentum, "by_stddev": by_stddev, "epsilon": epsilon}
 
     def moving() -> Moving:
         found = update_moving(moving_mean, moving_variance, batch, **average)
@@ -151,55 +184,8 @@ def train(
     return Trained(y, functools.partial(same, batch), moving)
 
 
-def batch_renormalization(
-    x: Tensor,
-    domain: int | Tensor,
-    parameters: Parameters,
-    *,
-    num_domains: int,
-    batch_statistics: Kind,
-    axis: int,
-    mask: Tensor | None = None,
-    synchronized: bool = False,
-    **options: Any,
-) -> tuple[Tensor, Moments]:
-    """Normalises each example with minibatch moments, corrected towards population statistics.
-
-    This is `ops.batch_renormalization`, where an example's minibatch is the examples of its domain
-    if `batch_statistics` is "domain", and all examples if it is "shared". One id for all examples
-    costs as much as that function. A vector of ids costs a masked call for each domain, or one call
-    if nothing is kept by domain.
-
-    Args:
-        x: Tensor `[B, ..., C, ...]`, floating point.
-        domain: See the module.
-        parameters: Population statistics before this step's update, gamma, beta and limits.
-        num_domains: D.
-        batch_statistics: "domain" or "shared".
-        axis: The axis of the channels, not 0.
-        mask: Optional boolean tensor of `x`'s rank that broadcasts against `x`.
-        synchronized: Whether the minibatch is that of all replicas together. Replicas may have
-            examples of different domains. Each masked call takes a collective.
-        **options: `epsilon` and `relu` of `ops.batch_renormalization`.
-
-    Returns:
-        `(y, batch)`: the output, and the moments that update the population statistics, in their
-        shape. In `[D, C]`, row k has the moments of domain k's examples, with count 0 where there
-        are none. `[C]` holds the moments that the output used, or their mean over the domains,
-        weighted by the numbers of positions.
-    """
-    if _is_scalar(domain) and synchronized and Replicas.running() is not None:
-        domain = keras.ops.broadcast_to(domain, (keras.ops.shape(x)[0],))
-    options |= {"axis": axis, "synchronized": synchronized}
-    call = _Call(x, domain, parameters, num_domains, mask, options)
-    if _is_scalar(domain):
-        return call.of_one_domain()
-    shared = batch_statistics == "shared"
-    return call.of_each_domain(shared) if parameters.by_domain or not shared else call.of_all()
-
-
 class _Call(NamedTuple):
-    """A call of `batch_renormalization`, and the ways to compute it."""
+    """A call of `train`, and the ways to compute it."""
 
     x: Tensor
     domain: Any
@@ -242,7 +228,7 @@ class _Call(NamedTuple):
     def _step(self, parameters: Parameters, mask: Tensor | None) -> tuple[Tensor, Moments]:
         *vectors, r_max, d_max = parameters
         options = {"r_max": r_max, "d_max": d_max, "mask": mask, **self.options}
-        return _batch_renormalization(self.x, *vectors, **options)
+        return batch_renormalization(self.x, *vectors, **options)
 
     def _valid(self) -> Tensor:
         return _both(self.mask, _by_example(among(self.domain, self.num_domains), self.x))

@@ -57,9 +57,10 @@ def test_output_gradients_and_moments_equal_the_reference(rng, vector_jacobian, 
     moving = [keras.ops.convert_to_tensor(values, "float32") for values in (mean, variance)]
 
     def run(x, gamma, beta, domain):
-        parameters = domains.Parameters(*moving, gamma, beta, **LIMITS)
         options = {"num_domains": 3, "batch_statistics": "domain", "epsilon": EPSILON, "axis": -1}
-        return domains.batch_renormalization(x, domain, parameters, **options)
+        options |= {"domain": domain, "momentum": 0.9, **LIMITS}
+        trained = domains.train(x, *moving, gamma, beta, **options)
+        return trained.y, trained.moments()
 
     domain = keras.ops.convert_to_tensor(ids[0] if scalar else ids)
     y, gradients = vector_jacobian(lambda *a: run(*a, domain)[0], (x, gamma, beta), dy)

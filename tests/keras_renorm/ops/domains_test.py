@@ -28,13 +28,10 @@ def test_a_training_step_is_the_step_and_then_the_update(rng, rows, by_stddev):
     x, ids = rng.normal(size=(5, 4)), tf.constant([0, 2, 2, 0, 2])
     options = OPTIONS | {"num_domains": 3, "batch_statistics": "domain"}
     limits = {"r_max": 3.0, "d_max": 5.0}
-    parameters = domains.Parameters(mean, variance, **limits)
-    y, batch = domains.batch_renormalization(x, ids, parameters, **options)
     average = {"momentum": 0.9, "by_stddev": by_stddev}
-    desired = ops.update_moving(mean, variance, batch, epsilon=EPSILON, **average)
     trained = domains.train(x, mean, variance, domain=ids, **limits, **average, **options)
+    desired = ops.update_moving(mean, variance, trained.moments(), epsilon=EPSILON, **average)
     moving = trained.moving()
-    np.testing.assert_array_equal(trained.y, y)
     np.testing.assert_array_equal(moving.mean, desired.mean)
     np.testing.assert_array_equal(moving.variance, desired.variance)
     np.testing.assert_array_equal(moving.updated, [1, 0, 1] if rows else 1)
@@ -59,9 +56,8 @@ def test_ids_out_of_range_give_nan_and_update_nothing(rng, rows, ids):
 def test_moments_that_were_used_are_pooled_by_positions():
     zeros, ones = np.zeros(1), np.ones(1)
     x, ids = np.array([[0.0], [2.0], [4.0], [10.0]]), tf.constant([0, 0, 0, 1])
-    _, batch = domains.batch_renormalization(
-        x, ids, domains.Parameters(zeros, ones), batch_statistics="domain", **OPTIONS
-    )
+    options = OPTIONS | {"batch_statistics": "domain", "momentum": 0.9}
+    batch = domains.train(x, zeros, ones, domain=ids, **options).moments()
     # Domain 0: mean 2, variance 8/3, three of the four positions. Domain 1: mean 10, variance 0.
     np.testing.assert_allclose(batch.mean, [4.0], rtol=1e-6)
     np.testing.assert_allclose(batch.variance, [2.0], rtol=1e-6)
@@ -72,13 +68,8 @@ def test_moments_that_were_used_are_pooled_by_positions():
 def test_rows_hold_the_moments_of_their_domain(batch_statistics):
     zeros, ones = np.zeros((3, 1)), np.ones((3, 1))
     x, ids = np.array([[0.0], [2.0], [4.0], [10.0]]), tf.constant([0, 0, 0, 2])
-    _, batch = domains.batch_renormalization(
-        x,
-        ids,
-        domains.Parameters(zeros, ones),
-        batch_statistics=batch_statistics,
-        **OPTIONS | {"num_domains": 3},
-    )
+    options = OPTIONS | {"num_domains": 3, "batch_statistics": batch_statistics, "momentum": 0.9}
+    batch = domains.train(x, zeros, ones, domain=ids, **options).moments()
     np.testing.assert_allclose(batch.mean, [[2.0], [0.0], [10.0]])
     np.testing.assert_allclose(batch.variance, [[8 / 3], [0.0], [0.0]], rtol=1e-6)
     np.testing.assert_array_equal(batch.count, [[3.0], [0.0], [1.0]])
@@ -88,10 +79,10 @@ def test_large_means(rng):
     ids = np.arange(64) % 2
     x = rng.normal(size=(64, 50, 3)) + np.where(ids == 0, 1e6, -3e6)[:, None, None]
     x = x.astype("f4")
-    parameters = domains.Parameters(np.zeros((2, 3), "f4"), np.ones((2, 3), "f4"))
-    y, batch = domains.batch_renormalization(
-        x, tf.constant(ids), parameters, batch_statistics="domain", **OPTIONS
-    )
+    statistics = np.zeros((2, 3), "f4"), np.ones((2, 3), "f4")
+    options = OPTIONS | {"batch_statistics": "domain", "momentum": 0.9}
+    trained = domains.train(x, *statistics, domain=tf.constant(ids), **options)
+    y, batch = trained.y, trained.moments()
     for k in (0, 1):
         mean, variance, _ = reference.moments(x[ids == k])
         np.testing.assert_allclose(batch.variance[k], variance, rtol=1e-5)
