@@ -61,6 +61,11 @@ def test_a_configuration_gives_an_equal_schedule(schedule):
     assert copy != Step(value=9.0, at_step=7)
 
 
+def test_equal_schedules_have_equal_hashes():
+    assert Step(1, 5) == Step(1.0, 5)
+    assert hash(Step(1, 5)) == hash(Step(1.0, 5))
+
+
 def test_numbers_pass():
     assert schedules.get("r_max", np.float32(3), low=1) == 3.0
     assert schedules.get("r_max", np.int64(3), low=1) == 3.0
