@@ -118,8 +118,25 @@ class Adaptive(Limit):
         return {"greatest": self.greatest}
 
 
+class _Rise(Schedule):
+    """A way from `start_value`, up to `start_step`, to `end_value`."""
+
+    def __init__(self, start_value: float, end_value: float, start_step: float) -> None:
+        self.start_value = arguments.finite("start_value", start_value)
+        self.end_value = arguments.finite("end_value", end_value)
+        self.start_step = arguments.real("start_step", start_step, low=0)
+
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value."""
+        return min(self.start_value, self.end_value), max(self.start_value, self.end_value)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, which the attributes are named after."""
+        return dict(vars(self))
+
+
 @keras.saving.register_keras_serializable(_PACKAGE)
-class LinearRamp(Schedule):
+class LinearRamp(_Rise):
     """A ramp from one value to another in a straight line.
 
     ```
@@ -145,9 +162,7 @@ class LinearRamp(Schedule):
     def __init__(
         self, start_value: float, end_value: float, start_step: float, end_step: float
     ) -> None:
-        self.start_value = arguments.finite("start_value", start_value)
-        self.end_value = arguments.finite("end_value", end_value)
-        self.start_step = arguments.real("start_step", start_step, low=0)
+        super().__init__(start_value, end_value, start_step)
         self.end_step = arguments.real("end_step", end_step, low=0)
         if self.end_step <= self.start_step:
             raise ValueError(
@@ -164,22 +179,9 @@ class LinearRamp(Schedule):
         rise = self.end_value - self.start_value
         return self.start_value + rise * keras.ops.clip(progress, 0.0, 1.0)
 
-    def bounds(self) -> tuple[float, float]:
-        """The least and the greatest value."""
-        return min(self.start_value, self.end_value), max(self.start_value, self.end_value)
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            "start_value": self.start_value,
-            "end_value": self.end_value,
-            "start_step": self.start_step,
-            "end_step": self.end_step,
-        }
-
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class ExponentialApproach(Schedule):
+class ExponentialApproach(_Rise):
     """A curve from one value towards another, ever more slowly.
 
     ```
@@ -200,9 +202,7 @@ class ExponentialApproach(Schedule):
     def __init__(
         self, start_value: float, end_value: float, start_step: float, time_constant: float
     ) -> None:
-        self.start_value = arguments.finite("start_value", start_value)
-        self.end_value = arguments.finite("end_value", end_value)
-        self.start_step = arguments.real("start_step", start_step, low=0)
+        super().__init__(start_value, end_value, start_step)
         self.time_constant = arguments.positive("time_constant", time_constant)
 
     def __call__(self, step: Tensor) -> Tensor:
@@ -210,19 +210,6 @@ class ExponentialApproach(Schedule):
         elapsed = keras.ops.maximum(keras.ops.cast(step, "float32") - self.start_step, 0.0)
         rest = keras.ops.exp(-elapsed / self.time_constant)
         return self.end_value + (self.start_value - self.end_value) * rest
-
-    def bounds(self) -> tuple[float, float]:
-        """The least and the greatest value."""
-        return min(self.start_value, self.end_value), max(self.start_value, self.end_value)
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            "start_value": self.start_value,
-            "end_value": self.end_value,
-            "start_step": self.start_step,
-            "time_constant": self.time_constant,
-        }
 
 
 #: The paper's schedule of r_max (Ioffe 2017, section 4.1).
