@@ -12,15 +12,6 @@ from keras_renorm.convert.rewrite import Rewrite
 Layer: TypeAlias = keras.layers.Layer
 
 
-def check_model(model: Any) -> None:
-    """Raises a TypeError unless `model` is a Keras model."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"Only Keras models can be converted, received {model!r} of type "
-            f"{type(model).__name__}. For a single layer, convert keras.Sequential([layer])."
-        )
-
-
 def check_copy(old: Layer, new: Layer, rewrite: Rewrite) -> None:
     """Raises unless `new` is the layer that `old` should become.
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import keras
 
 from keras_renorm import keras_internals
-from keras_renorm.convert.checks import check_copy, check_model, check_sharing
+from keras_renorm.convert.checks import check_copy, check_sharing
 from keras_renorm.convert.copier import Copier
 from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.convert.weights import build, hand_over
+from keras_renorm.models import require_model
 
 
 def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
@@ -27,7 +28,7 @@ def rewritten(model: keras.Model, rewrite: Rewrite) -> keras.Model:
         ValueError: If a layer cannot be replaced where it lies, or a shared layer would no longer
             be shared.
     """
-    check_model(model)
+    require_model(model)
     copier = Copier(model, rewrite)
     with uncompiled(model):
         new_model = copier.copy(model)

@@ -7,14 +7,14 @@ from typing import Any, TypeAlias
 import keras
 
 from keras_renorm import keras_internals
-from keras_renorm.convert.checks import check_model, lost_class, no_room
+from keras_renorm.convert.checks import lost_class, no_room
 from keras_renorm.convert.cloning import uncompiled
 from keras_renorm.convert.configurations import config_of, layer_activation, made_like
 from keras_renorm.convert.copier import new_inputs
 from keras_renorm.convert.holding import exchange, holds, holds_in_function
 from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.convert.weights import hand_over
-from keras_renorm.models import is_graph
+from keras_renorm.models import is_graph, require_model
 from keras_renorm.statistics.hooks import retrace
 
 Layer: TypeAlias = keras.layers.Layer
@@ -36,7 +36,7 @@ class InPlace:
     """
 
     def __init__(self, model: keras.Model, rewrite: Rewrite) -> None:
-        check_model(model)
+        require_model(model)
         self._model, self._rewrite = model, rewrite
         self._pairs: dict[int, tuple[Layer, Layer]] = {}
         if self._plan(model) is not model:

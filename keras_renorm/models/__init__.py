@@ -8,7 +8,13 @@ training has made, and whose steps a callback counts.
 
 from keras_renorm.models.calls import Call, Calls, Value, calls
 from keras_renorm.models.graphs import Graph, Use, called_by, graphs_in, is_graph
-from keras_renorm.models.members import batch_norms, is_batch_norm, named_layers, require_model
+from keras_renorm.models.members import (
+    batch_norms,
+    is_batch_norm,
+    named_layers,
+    require_layer,
+    require_model,
+)
 from keras_renorm.models.stepping import StepCounter, at_step, steps_so_far
 from keras_renorm.models.watching import Around, draws_kept, replaced, watched
 
@@ -30,6 +36,7 @@ __all__ = [
     "is_graph",
     "named_layers",
     "replaced",
+    "require_layer",
     "require_model",
     "steps_so_far",
     "watched",

@@ -50,11 +50,7 @@ def batch_norms(model: keras.layers.Layer, chosen: Collection[Any] | None = None
         TypeError: If `model` is not a layer, or `chosen` no list.
         ValueError: If there is no batch norm, `chosen` is empty, or `chosen` holds another layer.
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(
-            f"`model` must be a Keras model or layer, received {model!r} of type "
-            f"{type(model).__name__}."
-        )
+    require_layer(model)
     found = [layer for layer in keras_internals.flattened(model) if is_batch_norm(layer)]
     if not found:
         raise ValueError(
@@ -73,6 +69,15 @@ def require_model(model: Any) -> None:
         raise TypeError(
             f"`model` must be a Keras model, received {model!r} of type {type(model).__name__}. "
             "For a single layer, give keras.Sequential([keras.Input(shape), layer])."
+        )
+
+
+def require_layer(model: Any) -> None:
+    """Raises a TypeError unless `model` is a Keras model or layer."""
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            f"`model` must be a Keras model or layer, received {model!r} of type "
+            f"{type(model).__name__}."
         )
 
 

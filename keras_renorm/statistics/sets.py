@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_renorm.models import batch_norms
+from keras_renorm.models import batch_norms, require_layer
 from keras_renorm.statistics import moving_statistics
 
 #: The statistics of all batch norms of a model: arrays by `number/path of the layer/weight`.
@@ -138,7 +138,7 @@ def read_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> list[s
         ValueError: If `write_sets` did not write the file, or a set in it does not fit the model.
             Then no set is kept.
     """
-    _require_layer(model)
+    require_layer(model)
     found = _load(_path(path))
     found = {name: _fitting(model, arrays) for name, arrays in found.items()}
     _SETS.setdefault(model, {}).update(found)
@@ -146,16 +146,8 @@ def read_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> list[s
 
 
 def _kept(model: Any) -> dict[str, StatisticsSet]:
-    _require_layer(model)
+    require_layer(model)
     return _SETS.get(model, {})
-
-
-def _require_layer(model: Any) -> None:
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(
-            f"`model` must be a model or a layer of Keras, received {model!r} of type "
-            f"{type(model).__name__}. Write the model first, then the name or the path."
-        )
 
 
 def _path(path: Any) -> str:

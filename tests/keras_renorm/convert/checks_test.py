@@ -48,8 +48,8 @@ REFUSED = {
     "a layer": (
         lambda: keras.layers.Dense(3),
         TypeError,
-        "Only Keras models can be converted, received <Dense .*For a single layer, convert "
-        r"keras.Sequential\(\[layer\]\)",
+        "`model` must be a Keras model, received <Dense .*For a single layer, give "
+        r"keras.Sequential\(",
     ),
     "constructor": (
         lambda: OwnConstructor(5),

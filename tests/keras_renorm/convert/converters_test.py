@@ -197,7 +197,7 @@ REFUSED = {
     "no model": (
         lambda: 3,
         TypeError,
-        "Only Keras models can be converted, received 3 of type int",
+        "`model` must be a Keras model, received 3 of type int",
     ),
     "own constructor": (
         lambda: OwnConstructor(5),

@@ -261,5 +261,5 @@ def test_in_place_is_a_truth_value(in_place):
 
 
 def test_only_models_are_converted():
-    with pytest.raises(TypeError, match="Only Keras models can be converted"):
+    with pytest.raises(TypeError, match="`model` must be a Keras model, received"):
         convert.from_keras(L.BatchNormalization(), in_place=True)
