@@ -169,12 +169,7 @@ def settings(name: str, layer: keras.layers.Layer, num_steps: int | None) -> Ite
     yield from _domains(name, layer)
     yield from _momentum(name, layer, num_steps)
     if num_steps is not None and isinstance(layer, BatchRenormalization):
-        for phrase in unfinished(layer, (update_count(layer) or 0) + num_steps):
-            yield Finding(
-                name,
-                "unfinished schedule",
-                f"The schedule of {name} does not end: {phrase}. Shorten it, or train longer.",
-            )
+        yield from unfinished(name, layer, (update_count(layer) or 0) + num_steps)
 
 
 def open_limits(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:

@@ -1,7 +1,10 @@
 """The progress of the schedules of r_max and d_max."""
 
+from collections.abc import Iterator
+
 import keras
 
+from keras_renorm.diagnostics.report import Finding
 from keras_renorm.layers import BatchRenormalization
 from keras_renorm.schedules import Adaptive, Limit, Schedule
 
@@ -37,12 +40,14 @@ def progress(limit: float | Limit, step: int) -> float:
     return 1.0 if start == end else (value(limit, step) - start) / (end - start)
 
 
-def unfinished(layer: BatchRenormalization, num_steps: int) -> list[str]:
-    """A phrase for each limit that does not reach its last value in `num_steps`."""
-    limits = {"r_max": layer.r_max, "d_max": layer.d_max}
-    return [
-        f"{name} is {value(limit, num_steps):.3g} after {num_steps} steps, and would become "
-        f"{end_value(limit):.3g}"
-        for name, limit in limits.items()
-        if progress(limit, num_steps) < DONE
-    ]
+def unfinished(name: str, layer: BatchRenormalization, num_steps: int) -> Iterator[Finding]:
+    """Limits that do not reach their last values in `num_steps`."""
+    for argument, limit in (("r_max", layer.r_max), ("d_max", layer.d_max)):
+        if progress(limit, num_steps) < DONE:
+            yield Finding(
+                name,
+                "unfinished schedule",
+                f"The schedule of {name} does not end: {argument} is "
+                f"{value(limit, num_steps):.3g} after {num_steps} steps, and would become "
+                f"{end_value(limit):.3g}. Shorten it, or train longer.",
+            )

@@ -36,12 +36,8 @@ def schedule(name: str, layer: Any, steps: int | None, num_steps: int | None) ->
     message = _frozen(name, layer, updates, steps, num_steps)
     if message:
         yield Finding(name, "frozen schedule", message)
-    for phrase in () if num_steps is None else unfinished(layer, max(num_steps, updates or 0)):
-        yield Finding(
-            name,
-            "unfinished schedule",
-            f"The schedule of {name} does not end: {phrase}. Shorten it, or train longer.",
-        )
+    if num_steps is not None:
+        yield from unfinished(name, layer, max(num_steps, updates or 0))
     for limit in ("r_max", "d_max"):
         yield from _beyond(name, limit, getattr(layer, limit), updates or 0)
 

@@ -68,6 +68,10 @@ def test_steps_beyond_the_counters_largest_are_the_end(step):
     assert progress.progress(RAMP, step) == 1.0
 
 
+def messages(layer, num_steps):
+    return [str(finding) for finding in progress.unfinished("norm", layer, num_steps)]
+
+
 @pytest.mark.parametrize(
     ("limit", "last"),
     [
@@ -80,29 +84,27 @@ def test_steps_beyond_the_counters_largest_are_the_end(step):
 )
 def test_nine_tenths_of_the_way_are_the_end(limit, last):
     layer = BatchRenormalization(r_max=3.0, d_max=limit)
-    (phrase,) = progress.unfinished(layer, last)
     number = progress.value(limit, last)
-    assert phrase == (
-        f"d_max is {number:.3g} after {last} steps, and would become {progress.end_value(limit):g}"
-    )
-    assert progress.unfinished(layer, last + 1) == []
+    assert messages(layer, last) == [
+        f"The schedule of norm does not end: d_max is {number:.3g} after {last} steps, and would "
+        f"become {progress.end_value(limit):g}. Shorten it, or train longer."
+    ]
+    assert messages(layer, last + 1) == []
 
 
-def test_each_limit_has_a_phrase_of_its_own():
+def test_each_limit_has_a_finding_of_its_own():
     paper = {"r_max": PAPER_R_MAX, "d_max": PAPER_D_MAX}  # to 40,000 and to 25,000
     layer = BatchRenormalization(**paper)
-    assert progress.unfinished(layer, 20_000) == [
-        "r_max is 1.86 after 20000 steps, and would become 3",
-        "d_max is 3.75 after 20000 steps, and would become 5",
-    ]
-    assert progress.unfinished(layer, 25_000) == [
-        "r_max is 2.14 after 25000 steps, and would become 3"
-    ]
-    assert progress.unfinished(layer, 40_000) == []
-    assert progress.unfinished(BatchRenormalization(r_max=3.0, d_max=5.0), 1) == []
+    r_max, d_max = messages(layer, 20_000)
+    assert "r_max is 1.86 after 20000 steps, and would become 3." in r_max
+    assert "d_max is 3.75 after 20000 steps, and would become 5." in d_max
+    (r_max,) = messages(layer, 25_000)
+    assert "r_max is 2.14 after 25000 steps, and would become 3." in r_max
+    assert messages(layer, 40_000) == []
+    assert messages(BatchRenormalization(r_max=3.0, d_max=5.0), 1) == []
 
 
 def test_an_adaptive_limit_is_never_unfinished():
     layer = BatchRenormalization(r_max=Adaptive(3.0), d_max=Adaptive(5.0))
     assert progress.end_value(layer.r_max) == 3.0
-    assert progress.unfinished(layer, 100) == []
+    assert messages(layer, 100) == []
