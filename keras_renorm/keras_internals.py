@@ -199,12 +199,10 @@ def callbacks_in_fit() -> list[Any]:
     Keras does not tell a callback about the others. `self` in the frames of the methods of
     `keras.callbacks.CallbackList`, and its `callbacks`, in all.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame in _stack():
         caller = frame.f_locals.get("self")
         if isinstance(caller, keras.callbacks.CallbackList):
             return list(caller.callbacks)
-        frame = frame.f_back
     return []
 
 
@@ -326,12 +324,10 @@ def loaded_with(layer: Layer) -> list[Any]:
 
     `container` in the frame of `saving_lib._load_container_state`, in all.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame in _stack():
         container = frame.f_locals.get("container")
         if isinstance(container, list | tuple) and any(one is layer for one in container):
             return list(container)
-        frame = frame.f_back
     return []
 
 
@@ -385,12 +381,15 @@ def is_exporting(exporters: tuple[str, ...] = EXPORTERS) -> bool:
     Args:
         exporters: The beginnings of the exporters' module names.
     """
+    return any(frame.f_globals.get("__name__", "").startswith(exporters) for frame in _stack())
+
+
+def _stack() -> Iterator[types.FrameType]:
+    """The frames of the running calls, the innermost first."""
     frame: types.FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(exporters):
-            return True
+        yield frame
         frame = frame.f_back
-    return False
 
 
 def mark_called(model: Layer) -> None:
