@@ -33,7 +33,7 @@ class Constants(NamedTuple):
         r_max: Scalar. A value below 1 counts as 1.
         d_max: Scalar. A value below 0 counts as 0.
         mask: None, or booleans of the rank of `x` that broadcast against `x` and say which
-            positions count. The library's calls also take weights, where 0 masks a position.
+            positions count.
     """
 
     moving_mean: Tensor

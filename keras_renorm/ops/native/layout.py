@@ -13,7 +13,7 @@ class Statistics(NamedTuple):
         mean: Mean of the minibatch, rounded.
         mean_remainder: What rounding took from `mean`. The exact mean is the sum of both.
         variance: Biased variance of the minibatch.
-        count: Number, or total weight, of the positions that counted.
+        count: Number of the positions that counted.
         r: The paper's r, clipped.
         d: The paper's d, clipped.
         scale: gamma r / sigma_B.

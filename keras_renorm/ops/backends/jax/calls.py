@@ -93,7 +93,5 @@ def _optional(weights: jax.Array | None, x: jax.Array, axis: int) -> list[jax.Ar
     """The last operand, if any: a value per element, or per position of `x`."""
     if weights is None:
         return []
-    if weights.dtype != jnp.bool_:
-        weights = weights.astype(jnp.float32)
     shape = (*x.shape[:axis], weights.shape[axis], *x.shape[axis + 1 :])
     return [jnp.broadcast_to(weights, shape)]

@@ -147,16 +147,14 @@ def _pack(vectors: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
     return tf.stack([tf.cast(vector, dtype) for vector in vectors])
 
 
-def _optional(weights: tf.Tensor | None, x: tf.Tensor, axis: int) -> list[tf.Tensor]:
+def _optional(mask: tf.Tensor | None, x: tf.Tensor, axis: int) -> list[tf.Tensor]:
     """The last operand, if any: a value per element, or per position of `x`."""
-    if weights is None:
+    if mask is None:
         return []
-    if weights.dtype != tf.bool:
-        weights = tf.cast(weights, tf.float32)
     static = x.shape.as_list()
-    static[axis] = weights.shape[axis]
-    if None in static or weights.shape != static:  # the kernels do not broadcast
+    static[axis] = mask.shape[axis]
+    if None in static or mask.shape != static:  # the kernels do not broadcast
         shape = tf.unstack(tf.shape(x))
-        shape[axis] = tf.shape(weights)[axis]
-        weights = tf.ensure_shape(tf.broadcast_to(weights, shape), static)
-    return [weights]
+        shape[axis] = tf.shape(mask)[axis]
+        mask = tf.ensure_shape(tf.broadcast_to(mask, shape), static)
+    return [mask]

@@ -257,15 +257,13 @@ def _empty_like(x: torch.Tensor, ghost_size: int = 0) -> torch.Tensor:
 
 
 def _optional(
-    weights: torch.Tensor | None, x: torch.Tensor, axis: int, order: Sequence[int]
+    mask: torch.Tensor | None, x: torch.Tensor, axis: int, order: Sequence[int]
 ) -> list[torch.Tensor]:
     """The last operand, if any: a value per element, or per position of `x`."""
-    if weights is None:
+    if mask is None:
         return []
-    if weights.dtype != torch.bool:
-        weights = weights.to(torch.float32)
-    shape = (*x.shape[:axis], weights.shape[axis], *x.shape[axis + 1 :])
-    return [_lying(weights.expand(shape), order)]
+    shape = (*x.shape[:axis], mask.shape[axis], *x.shape[axis + 1 :])
+    return [_lying(mask.expand(shape), order)]
 
 
 def _call(
