@@ -108,7 +108,7 @@ class Copier:
         )
 
     def _sequential(self, model: keras.Sequential) -> keras.Sequential:
-        layers = [_input(layer) for layer in keras_internals.children(model) if _is_input(layer)]
+        layers = [_input(layer) for layer in keras_internals.children(model) if is_input(layer)]
         for layer in model.layers:
             layers += [part for part in self._chain(layer) if part is not None]
         if type(model).__init__ is not keras.Sequential.__init__:
@@ -173,7 +173,7 @@ class Copier:
     def _parts(self, old: Layer) -> list[Layer] | None:
         """The layers in a layer that were copied apart, or None if its configuration made them."""
         if is_graph(old):
-            layers = [one for one in keras_internals.children(old) if not _is_input(one)]
+            layers = [one for one in keras_internals.children(old) if not is_input(one)]
             if any(id(layer) not in self._chains for layer in layers):
                 raise lost_class(old)
             return layers
@@ -196,7 +196,8 @@ def _call(chain: Chain, *args: Any, **kwargs: Any) -> Any:
     return outputs
 
 
-def _is_input(layer: Any) -> bool:
+def is_input(layer: Any) -> bool:
+    """Whether a layer only stands for an input of a functional model."""
     return isinstance(layer, keras.layers.InputLayer)
 
 

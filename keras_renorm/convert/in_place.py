@@ -10,7 +10,7 @@ from keras_renorm import keras_internals
 from keras_renorm.convert.checks import lost_class, no_room
 from keras_renorm.convert.cloning import uncompiled
 from keras_renorm.convert.configurations import config_of, layer_activation, made_like
-from keras_renorm.convert.copier import new_inputs
+from keras_renorm.convert.copier import is_input, new_inputs
 from keras_renorm.convert.holding import exchange, holds, holds_in_function
 from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.convert.weights import hand_over
@@ -158,11 +158,7 @@ def _with_graph(model: keras.Model, new_of: Callable[[Any], Any]) -> keras.Model
         new = keras.models.clone_model(model, new_inputs(model), clone_function=new_of)
     kept = {id(layer) for layer in keras_internals.children(new)}
     lost = [one for one in model.layers if id(new_of(one)) not in kept]
-    if type(new) is not type(model) or any(not _is_input(one) for one in lost):
+    if type(new) is not type(model) or any(not is_input(one) for one in lost):
         raise lost_class(model)
     keras_internals.copy_trainable(model, new)
     return new
-
-
-def _is_input(layer: Any) -> bool:
-    return isinstance(layer, keras.layers.InputLayer)

@@ -74,8 +74,15 @@ class Report(abc.ABC):
         return figure(self._draw, (8.0, 6.0), path)
 
     def sentences(self) -> list[str]:
-        """The findings' messages: the first of each kind, then the names of the other layers."""
-        return _sentences(self.findings)
+        """The first three messages of each kind of finding, then the names of the other layers."""
+        sentences = []
+        for kind in dict.fromkeys(finding.kind for finding in self.findings):
+            alike = [finding for finding in self.findings if finding.kind == kind]
+            sentences += [finding.message for finding in alike[:_SHOWN]]
+            others = list(dict.fromkeys(finding.layer for finding in alike[_SHOWN:]))
+            if others:
+                sentences.append(f"The same ({kind}) in {len(others)} more: {listing(others)}.")
+        return sentences
 
     def __str__(self) -> str:
         header, rows = self._table()
@@ -85,15 +92,3 @@ class Report(abc.ABC):
             bullets("Findings:", self.sentences()) or "Findings: none.",
         ]
         return "\n\n".join(filter(None, parts))
-
-
-def _sentences(findings: Sequence[Finding]) -> list[str]:
-    """The first `_SHOWN` messages of each kind, then the names of the other layers."""
-    sentences = []
-    for kind in dict.fromkeys(finding.kind for finding in findings):
-        alike = [finding for finding in findings if finding.kind == kind]
-        sentences += [finding.message for finding in alike[:_SHOWN]]
-        others = list(dict.fromkeys(finding.layer for finding in alike[_SHOWN:]))
-        if others:
-            sentences.append(f"The same ({kind}) in {len(others)} more: {listing(others)}.")
-    return sentences

@@ -174,7 +174,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(
             arguments.axis(axis),
             arguments.real("momentum", momentum, low=0, high=1),
-            arguments.epsilon(epsilon),
+            arguments.positive("epsilon", epsilon),
             arguments.flag("center", center),
             arguments.flag("scale", scale),
             beta_initializer,

@@ -134,7 +134,7 @@ class Limits:
         *ghosts: Moments,
         **options: float,
     ) -> Moving:
-        """The moving statistics after a step, which adaptive limits learn from.
+        """The moving statistics after a step, which adaptive limits of a built layer learn from.
 
         Args:
             kept: Those before it.
@@ -143,8 +143,6 @@ class Limits:
             *ghosts: The moments `[G, C]` of its ghost batches, if it is cut into such.
             **options: `momentum` and `epsilon` of `adaptive.advance`.
         """
-        if not self.adapts or self.seen is None:
-            return moving
         before = tuple(map(keras.ops.convert_to_tensor, kept))
         learned = backends.current().at_once(_learned)
         state, moving = learned(self._state(), before, initial(), moving, *ghosts, **options)

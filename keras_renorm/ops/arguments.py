@@ -175,11 +175,6 @@ def limit(name: str, value: float | Tensor, dtype: str) -> Tensor:
     return converted(value, dtype)
 
 
-def epsilon(value: Any) -> float:
-    """`value` as a float, if it is a finite number greater than zero."""
-    return positive("epsilon", value)
-
-
 def axis(value: Any, rank: int | None = None) -> int:
     """`value` as an int. With `rank`, it is within bounds and counted from the front."""
     value = integer("axis", value, allowed="one integer")

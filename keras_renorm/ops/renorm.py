@@ -220,7 +220,7 @@ def train(
     x, axis, mask = arguments.inputs(x, axis, mask)
     named = {"moving_mean": moving_mean, "moving_variance": moving_variance}
     dtype = arguments.wide(x.dtype)
-    mu, variance, gamma, beta = _vectors_of(x, axis, **named, gamma=gamma, beta=beta)
+    mu, variance, gamma, beta = _vectors(x, axis, **named, gamma=gamma, beta=beta)
     size = arguments.virtual_batch_size(virtual_batch_size, axis=axis, synchronized=synchronized)
     r_max = arguments.limit("r_max", r_max, dtype)
     d_max = arguments.limit("d_max", d_max, dtype)
@@ -228,7 +228,7 @@ def train(
     own = backends.current().of_this_graph(tensors)
     settings = Settings(
         axis=axis,
-        epsilon=arguments.epsilon(epsilon),
+        epsilon=arguments.positive("epsilon", epsilon),
         relu=arguments.flag("relu", relu),
         ghost_size=size if size is None else min(size, _MOST_ROWS),
         momentum=arguments.real("momentum", momentum, low=0, high=1),
@@ -281,10 +281,10 @@ def normalize(
     Source: Ioffe & Szegedy 2015, Algorithm 2; Ioffe 2017, Algorithm 1.
     """
     x, axis, _ = arguments.inputs(x, axis, None)
-    mean, variance, gamma, beta = _vectors_of(
+    mean, variance, gamma, beta = _vectors(
         x, axis, mean=mean, variance=variance, gamma=gamma, beta=beta
     )
-    settings = Settings(axis, arguments.epsilon(epsilon))
+    settings = Settings(axis, arguments.positive("epsilon", epsilon))
     return inference.in_plain_operations(Arguments(x, gamma, beta), mean, variance, settings)
 
 
@@ -349,8 +349,8 @@ def inference_step(
     """
     x, axis, mask = arguments.inputs(x, axis, mask)
     named = {"moving_mean": moving_mean, "moving_variance": moving_variance}
-    mean, variance, gamma, beta = _vectors_of(x, axis, **named, gamma=gamma, beta=beta)
-    settings = Settings(axis, arguments.epsilon(epsilon), arguments.flag("relu", relu))
+    mean, variance, gamma, beta = _vectors(x, axis, **named, gamma=gamma, beta=beta)
+    settings = Settings(axis, arguments.positive("epsilon", epsilon), arguments.flag("relu", relu))
     portable = arguments.flag("portable", portable)
 
     def output(x: Tensor) -> Tensor:
@@ -360,13 +360,9 @@ def inference_step(
     return without_masked_gradients(mask, output, x)
 
 
-def _vectors_of(x: Tensor, axis: int, **vectors: Tensor | None) -> tuple[Tensor, ...]:
-    return tuple(_vectors(vectors, x.shape[axis], arguments.wide(x.dtype)))
-
-
-def _vectors(vectors: dict[str, Tensor | None], size: int, dtype: str) -> list[Tensor]:
-    """The vectors in `dtype`, with ones for a missing gamma and zeros for a missing beta."""
-    result = []
+def _vectors(x: Tensor, axis: int, **vectors: Tensor | None) -> list[Tensor]:
+    """The vectors in the dtype of statistics; a missing gamma is 1, a missing beta 0."""
+    result, size, dtype = [], x.shape[axis], arguments.wide(x.dtype)
     for name, value in vectors.items():
         if value is None:
             value = keras.ops.full((size,), 1 if name == "gamma" else 0, dtype)

@@ -104,7 +104,7 @@ def renorm_correction(
 
     Source: Ioffe 2017, Algorithm 1.
     """
-    epsilon = arguments.epsilon(epsilon)
+    epsilon = arguments.positive("epsilon", epsilon)
     mean, variance = in_dtype_of(batch, moving_mean, moving_variance)
     dtype = keras.backend.standardize_dtype(batch.mean.dtype)
     sigma = keras.ops.sqrt(variance + epsilon)

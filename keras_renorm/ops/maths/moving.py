@@ -83,7 +83,7 @@ def update_moving(
 
     Source: Ioffe & Szegedy 2015, section 3.1; Ioffe 2017, Algorithm 1.
     """
-    epsilon = arguments.epsilon(epsilon)
+    epsilon = arguments.positive("epsilon", epsilon)
     momentum = arguments.real("momentum", momentum, low=0, high=1)
     kept = in_dtype_of(batch, moving_mean, moving_variance)
     mean, variance = _weighed(kept, momentum)

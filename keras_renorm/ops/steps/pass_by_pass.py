@@ -85,7 +85,7 @@ def _train(make: _Maker, step: Step) -> Trained:
         return in_ghosts(functools.partial(_train, make), step)
     function = make(step.settings, step.replicas)
     y, *batch = backends.current().differentiable(function, step.arguments, step.constants)
-    return trained(step, y, Moments(*map(keras.ops.stop_gradient, batch)))
+    return trained(step, y, Moments(*batch))
 
 
 def _in_plain_operations(settings: Settings, replicas: Replicas | None) -> Differentiable:

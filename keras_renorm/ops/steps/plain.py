@@ -9,7 +9,7 @@ from keras_renorm.ops import backends
 from keras_renorm.ops.maths import correction, passes
 from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.masks import without_masked_gradients
-from keras_renorm.ops.maths.moments import Moments, moments_and_shift, shift_or_mean
+from keras_renorm.ops.maths.moments import moments_and_shift, shift_or_mean
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.steps.ghosts import in_ghosts
 from keras_renorm.ops.steps.lowerings import Name
@@ -75,5 +75,4 @@ def _train(step: Step) -> Trained:
         return passes.normalize(x, affine, settings)
 
     y = without_masked_gradients(constants.mask, normalized, arguments.x)
-    batch = Moments(*(keras.ops.stop_gradient(value) for value in batch))
     return trained(step, keras.ops.cast(y, dtype), batch)

@@ -5,6 +5,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import keras
+
 from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.ops.maths.moments import Moments
 from keras_renorm.ops.maths.moving import Moving, update_moving
@@ -51,7 +53,7 @@ class Trained:
 
 def trained(step: Step, y: Tensor, batch: Moments) -> Trained:
     """What a step gives whose moments are known, but not yet the moving statistics."""
-    settings = step.settings
+    settings, batch = step.settings, Moments(*map(keras.ops.stop_gradient, batch))
     moving = functools.partial(
         update_moving,
         step.constants.moving_mean,

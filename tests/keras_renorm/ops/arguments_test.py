@@ -14,7 +14,7 @@ needs_tensorflow = pytest.mark.skipif(
 def test_numbers_of_numpy_pass():
     assert arguments.real("momentum", np.float32(0.5), low=0, high=1) == 0.5
     assert arguments.axis(np.int64(-1), rank=4) == 3
-    assert arguments.epsilon(np.float64(1e-5)) == 1e-5
+    assert arguments.positive("epsilon", np.float64(1e-5)) == 1e-5
 
 
 @pytest.mark.parametrize("value", [True, "1", None, [1.0], np.complex64(1)])
@@ -33,7 +33,7 @@ def test_ranges_are_spelt_out():
 @pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan])
 def test_epsilon(value):
     with pytest.raises(ValueError, match="`epsilon` must be finite and greater than 0"):
-        arguments.epsilon(value)
+        arguments.positive("epsilon", value)
 
 
 def test_a_number_too_large_for_a_float_is_named():
