@@ -30,14 +30,15 @@ def save_set(model: keras.layers.Layer, name: str) -> StatisticsSet:
 
     Args:
         model: A model or layer that holds batch norms.
-        name: The name. It replaces a set of the same name.
+        name: The name, not empty and without a "/". It replaces a set of the same name.
 
     Returns:
         The set, as NumPy arrays. It is a copy, so you may change it or hand it to `use_set`.
 
     Raises:
         TypeError: If `name` is not a string, or `model` not a Keras model or layer.
-        ValueError: If the model holds no batch norm, or one without weights.
+        ValueError: If `name` is empty or holds a "/", or the model holds no batch norm, or one
+            without weights.
 
     Example:
         >>> statistics.save_set(model, "day")
@@ -194,9 +195,14 @@ def _copy(arrays: StatisticsSet) -> StatisticsSet:
 
 
 def _check_name(name: Any) -> None:
-    if not isinstance(name, str) or not name or "/" in name:
+    if not isinstance(name, str):
         raise TypeError(
-            f"`name` must be a string without '/' that is not empty, received {name!r}."
+            f"`name` must be a string, received {name!r} of type {type(name).__name__}. Write e.g. "
+            "'day'."
+        )
+    if not name or "/" in name:
+        raise ValueError(
+            f"`name` must not be empty nor hold a '/', received {name!r}. Write e.g. 'day'."
         )
 
 

@@ -204,9 +204,12 @@ def test_bad_names(model):
     save_set(model, "day")
     with pytest.raises(KeyError, match=r"No set of statistics named 'dya' .* there are \['day'\]"):
         use_set(model, "dya")
-    for name in ("", "a/b", 3):
-        with pytest.raises(TypeError, match="`name` must be a string without '/'"):
+    for name in ("", "a/b"):
+        message = f"`name` must not be empty nor hold a '/', received {name!r}. Write e.g. 'day'"
+        with pytest.raises(ValueError, match=message):
             save_set(model, name)
+    with pytest.raises(TypeError, match="`name` must be a string, received 3 of type int"):
+        save_set(model, 3)
 
 
 @pytest.mark.parametrize("wrong", [None, "net", 3])
