@@ -93,8 +93,9 @@ def watch(model: keras.Model, x: Any, names: dict[Any, str]) -> dict[Any, list[L
             # very first call.
             moving[layer] = statistics(layer)
         number = len({one.call for one in minibatches.setdefault(layer, [])}) + 1
+        output = call(*args, **kwargs)  # first, for its own messages about bad arguments
         minibatches[layer] += observe(layer, number, moving[layer], *args, **kwargs)
-        return call(*args, **kwargs)
+        return output
 
     forward(model, x, dict.fromkeys(names, around), training=True, random=True)
     return {

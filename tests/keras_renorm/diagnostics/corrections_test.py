@@ -115,6 +115,15 @@ def test_limits_and_updates_of_a_domain_are_its_own(rng):
     ]
 
 
+def test_a_domain_out_of_range_has_the_message_of_the_layer(rng):
+    x, ids = keras.Input((3,)), keras.Input((), dtype="int32")
+    layer = DomainBatchRenormalization(2, name="norm")
+    model = keras.Model([x, ids], layer(x, domain=ids))
+    data = [rng.normal(size=(4, 3)).astype("f4"), np.array([0, 1, 7, 0])]
+    with pytest.raises(ValueError, match=r"`domain` must hold ids in \[0, 1\].* received 7"):
+        watch(model, data, {layer: "norm"})
+
+
 def test_calls_and_domains_are_in_the_name_where_there_are_several(rng):
     layer = DomainBatchNormalization(2, name="norm")
     other = BatchNormalization(name="other")
