@@ -11,7 +11,7 @@ import numpy.typing as npt
 from keras_renorm import schedules
 from keras_renorm.diagnostics.forward_pass import forward
 from keras_renorm.diagnostics.layer_traits import kind, update_count
-from keras_renorm.diagnostics.minibatches import Minibatch, observe, statistics
+from keras_renorm.diagnostics.minibatches import Minibatch, moving_copies, observe
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from keras_renorm.typing import Tensor
 
@@ -91,7 +91,7 @@ def watch(model: keras.Model, x: Any, names: dict[Any, str]) -> dict[Any, list[L
         if layer not in moving:
             # Read now, before the first call here. The layer is built by now, even if this is its
             # very first call.
-            moving[layer] = statistics(layer)
+            moving[layer] = moving_copies(layer)
         number = len({one.call for one in minibatches.setdefault(layer, [])}) + 1
         output = call(*args, **kwargs)  # first, for its own messages about bad arguments
         minibatches[layer] += observe(layer, number, moving[layer], *args, **kwargs)

@@ -43,7 +43,7 @@ class Minibatch:
         return ops.Correction(*(keras.ops.convert_to_numpy(v).astype(np.float64) for v in (r, d)))
 
 
-def statistics(layer: Any) -> tuple[Tensor, Tensor]:
+def moving_copies(layer: Any) -> tuple[Tensor, Tensor]:
     """Copies of the moving mean and variance, which a later update does not change."""
     return keras.ops.copy(layer.moving_mean), keras.ops.copy(layer.moving_variance)
 
@@ -62,7 +62,7 @@ def observe(
     Args:
         layer: A normalization layer.
         number: Number of the call.
-        moving: Its `statistics`.
+        moving: Its `moving_copies`.
         inputs: The call's inputs.
         training: The call's mode; without meaning here.
         mask: The call's mask.

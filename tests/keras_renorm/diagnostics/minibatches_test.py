@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_renorm.diagnostics.minibatches import observe, statistics
+from keras_renorm.diagnostics.minibatches import moving_copies, observe
 from keras_renorm.layers import (
     BatchNormalization,
     BatchRenormalization,
@@ -55,7 +55,7 @@ def test_a_call_is_one_minibatch(norm, axis, rows, rng):
     x = rng.normal(3.0, 2.0, size=(rows, 5, 4)).astype("float32")
     given = x if axis == -1 else np.swapaxes(x, 1, 2)
     for training in (True, False, None):
-        (minibatch,) = observe(layer, 5, statistics(layer), given, training)
+        (minibatch,) = observe(layer, 5, moving_copies(layer), given, training)
         assert (minibatch.call, minibatch.domain) == (5, None)
         check(minibatch, layer, x)
         check(minibatch, layer, x, r_max=np.inf, d_max=np.inf)
@@ -71,7 +71,7 @@ def test_a_mask_is_of_all_but_the_last_axis(how, rng):
     if how == "attached":
         given._keras_mask = keras.ops.convert_to_tensor(mask)
     (minibatch,) = observe(
-        layer, 1, statistics(layer), given, mask=mask if how == "argument" else None
+        layer, 1, moving_copies(layer), given, mask=mask if how == "argument" else None
     )
     check(minibatch, layer, x, mask[..., None])
 
@@ -81,7 +81,9 @@ def test_a_ragged_minibatch_is_its_values(masked, rng):
     layer = built(DomainBatchNormalization(3), rng)
     x, counts = rng.normal(size=(7, 4)).astype("float32"), rng.uniform(size=7) < 0.6
     ragged, mask = (tf.RaggedTensor.from_row_lengths(one, [3, 0, 4]) for one in (x, counts))
-    found = observe(layer, 1, statistics(layer), ragged, None, mask if masked else None, [2, 0, 0])
+    found = observe(
+        layer, 1, moving_copies(layer), ragged, None, mask if masked else None, [2, 0, 0]
+    )
     of_values = np.repeat([2, 0, 0], [3, 0, 4])
     for one, domain in zip(found, (0, 2), strict=True):
         own = of_values == domain
@@ -92,14 +94,14 @@ def test_a_ragged_minibatch_is_its_values(masked, rng):
 def test_a_minibatch_of_nothing_has_count_mean_and_variance_0(x, rng):
     layer = built(BatchRenormalization(), rng)
     mask = np.zeros(x.shape[:2], bool)
-    (minibatch,) = observe(layer, 1, statistics(layer), x.astype("float32"), mask=mask)
+    (minibatch,) = observe(layer, 1, moving_copies(layer), x.astype("float32"), mask=mask)
     for moment in minibatch.moments[:3]:
         np.testing.assert_array_equal(moment, np.zeros(4))
 
 
 def test_statistics_stay_those_of_their_time(rng):
     layer = built(BatchNormalization(momentum=0.0), rng)
-    moving = statistics(layer)
+    moving = moving_copies(layer)
     before = [np.copy(one) for one in moving]
     x = rng.normal(size=(8, 5, 4)).astype("float32")
     layer(x, training=True)
@@ -121,7 +123,9 @@ def test_a_minibatch_for_each_domain_that_is_there(norm, population, batch, mask
     x = rng.normal(size=(6, 5, 4)).astype("float32")
     ids = np.array([3, 0, 3, 3, 1, 0], "int32")  # one example of domain 1, none of domain 2
     mask = rng.uniform(size=(6, 5)) < 0.7 if masked else np.ones((6, 5), bool)
-    found = list(observe(layer, 1, statistics(layer), x, domain=ids, mask=mask if masked else None))
+    found = list(
+        observe(layer, 1, moving_copies(layer), x, domain=ids, mask=mask if masked else None)
+    )
     assert [one.domain for one in found] == [0, 1, 3]
     for one in found:
         own = mask & (ids == one.domain)[:, None] if batch == "domain" else mask
@@ -133,7 +137,7 @@ def test_a_minibatch_for_each_domain_that_is_there(norm, population, batch, mask
 def test_one_domain_for_all(domain, rng):
     layer = built(DomainBatchNormalization(3), rng)
     x = rng.normal(size=(6, 5, 4)).astype("float32")
-    (minibatch,) = observe(layer, 1, statistics(layer), x, domain=domain)
+    (minibatch,) = observe(layer, 1, moving_copies(layer), x, domain=domain)
     assert minibatch.domain == 2
     check(minibatch, layer, x, domain=2)
 
@@ -142,7 +146,7 @@ def test_a_domain_whose_examples_are_all_masked(rng):
     layer = built(DomainBatchNormalization(2), rng)
     x = rng.normal(size=(4, 5, 4)).astype("float32")
     ids, mask = np.array([0, 1, 0, 1]), np.array([[True], [False]] * 2).repeat(5, axis=1)
-    first, second = observe(layer, 1, statistics(layer), x, domain=ids, mask=mask)
+    first, second = observe(layer, 1, moving_copies(layer), x, domain=ids, mask=mask)
     check(first, layer, x[::2], domain=0)
     np.testing.assert_array_equal(second.moments.count, np.zeros(4))
 
@@ -151,5 +155,5 @@ def test_a_domain_whose_examples_are_all_masked(rng):
 def test_half_precision_is_observed_in_float32(dtype, rng):
     layer = built(BatchNormalization(dtype=f"mixed_{dtype}"), rng)
     x = keras.ops.cast(rng.normal(200.0, 2.0, size=(64, 5, 4)), dtype)
-    (minibatch,) = observe(layer, 1, statistics(layer), x)
+    (minibatch,) = observe(layer, 1, moving_copies(layer), x)
     check(minibatch, layer, np.array(keras.ops.cast(x, "float32")))
