@@ -249,7 +249,7 @@ def variable_of_each_replica(aggregation: str, **options: Any) -> keras.Variable
         return keras.Variable(**options)
 
 
-def synchronizes() -> bool:
+def keras_synchronizes() -> bool:
     """Whether `keras.layers.BatchNormalization` takes `synchronized=True`.
 
     Keras refuses that under backends other than TensorFlow, in all.

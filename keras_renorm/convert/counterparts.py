@@ -43,7 +43,7 @@ def as_keras(layer: Layer) -> Layer | None:
     if is_linear(layer.activation):  # otherwise the activation that follows has the regularizer
         known.add("activity_regularizer")
     config = {key: value for key, value in config_of(layer).items() if key in known}
-    if not keras_internals.synchronizes():
+    if not keras_internals.keras_synchronizes():
         # Keras takes it under TensorFlow only. JAX's global arrays have global moments anyway.
         config.pop("synchronized", None)
     return KerasBatchNormalization.from_config(config)

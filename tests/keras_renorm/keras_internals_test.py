@@ -210,7 +210,7 @@ def test_replicas_update_a_copy_of_their_own(monkeypatch, kind):
 
 
 def test_keras_synchronizes_where_it_takes_the_argument():
-    if keras_internals.synchronizes():
+    if keras_internals.keras_synchronizes():
         assert L.BatchNormalization(synchronized=True).synchronized
     else:
         with pytest.raises(ValueError, match="only supported with the TensorFlow backend"):

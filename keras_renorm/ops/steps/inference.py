@@ -37,7 +37,7 @@ class InferenceStep(NamedTuple):
     portable: bool = True
 
 
-class Implementation(Protocol):
+class WayToNormalize(Protocol):
     """One way to normalise."""
 
     @property
@@ -112,11 +112,11 @@ class Plain:
         return compute(step.arguments, step.mean, step.variance, settings=step.settings)
 
 
-IMPLEMENTATIONS: tuple[Implementation, ...] = (Native(), Fused(), Plain())
+IMPLEMENTATIONS: tuple[WayToNormalize, ...] = (Native(), Fused(), Plain())
 """The ways, the preferred ones first. The last one takes every input."""
 
 
-def choose(step: InferenceStep) -> Implementation:
+def choose(step: InferenceStep) -> WayToNormalize:
     """The first way that takes an input."""
     return next(i for i in IMPLEMENTATIONS if i.fits(step))
 

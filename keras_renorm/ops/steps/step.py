@@ -71,7 +71,7 @@ def same(batch: Moments) -> Moments:
     return batch
 
 
-class Implementation(Protocol):
+class WayToTrain(Protocol):
     """One way to compute a step. All give the same numbers and the paper's gradient."""
 
     @property

@@ -13,9 +13,9 @@ from keras_renorm.ops.steps.fused import Fused
 from keras_renorm.ops.steps.one_call import OneCall
 from keras_renorm.ops.steps.pass_by_pass import NativePasses, PlainPasses
 from keras_renorm.ops.steps.plain import Plain
-from keras_renorm.ops.steps.step import Implementation, Step, Trained
+from keras_renorm.ops.steps.step import Step, Trained, WayToTrain
 
-IMPLEMENTATIONS: tuple[Implementation, ...] = (
+IMPLEMENTATIONS: tuple[WayToTrain, ...] = (
     OneCall(),
     NativePasses(),
     Fused(),
@@ -25,7 +25,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
 """The ways, the preferred ones first. The last one takes every step."""
 
 
-def choose(step: Step) -> Implementation:
+def choose(step: Step) -> WayToTrain:
     """The first way that takes a step and that `lowering` allows."""
     allowed = lowerings.allowed(lowerings.lowering().name)
     return next(i for i in IMPLEMENTATIONS if i.lowering in allowed and i.fits(step))
