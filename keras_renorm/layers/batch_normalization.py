@@ -171,6 +171,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 f"with {backend.name!r}."
             )
         arguments.layer_dtype(kwargs.get("dtype"))
+        arguments.initializer("moving_mean_initializer", moving_mean_initializer)
+        arguments.initializer("moving_variance_initializer", moving_variance_initializer)
         super().__init__(
             arguments.axis(axis),
             arguments.real("momentum", momentum, low=0, high=1),

@@ -134,6 +134,15 @@ def layer_dtype(value: Any) -> Any:
     return value
 
 
+def initializer(name: str, value: Any) -> None:
+    """Raises a TypeError for None, of which Keras makes no initializer."""
+    if value is None:
+        raise TypeError(
+            f"`{name}` must be an initializer, or the name or configuration of one, received None. "
+            "Leave it out for the default, or write e.g. 'zeros'."
+        )
+
+
 def one_tensor(inputs: Any) -> None:
     """Raises unless `inputs` are one tensor, or the shape of one.
 

@@ -438,6 +438,14 @@ BAD_ARGUMENTS = {
         {"virtual_batch_size": 4, "axis": 0},
         "the batch must be the first axis, received virtual_batch_size=4 with the channels on axis",
     ),
+    "mean initializer": (
+        {"moving_mean_initializer": None},
+        "`moving_mean_initializer` must be an initializer, .* received None. Leave it out for the",
+    ),
+    "variance initializer": (
+        {"moving_variance_initializer": None},
+        "`moving_variance_initializer` must be an initializer, .* write e.g. 'zeros'",
+    ),
     "axis fraction": ({"axis": 1.0}, "`axis` must be one integer, received 1.0 of type float"),
 }
 
