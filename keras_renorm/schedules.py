@@ -111,6 +111,7 @@ class Adaptive(Limit):
 
     def __call__(self, seen: Tensor) -> Tensor:
         """The limit for `seen`, the value that the layer's minibatches ask for."""
+        seen = keras.ops.convert_to_tensor(arguments.numbers("seen", seen))
         return keras.ops.where(seen > self.greatest, keras.ops.full_like(seen, self.greatest), seen)
 
     def get_config(self) -> dict[str, Any]:
@@ -173,9 +174,7 @@ class LinearRamp(_Rise):
 
     def __call__(self, step: Tensor) -> Tensor:
         """The limit after `step` updates."""
-        progress = (keras.ops.cast(step, "float32") - self.start_step) / (
-            self.end_step - self.start_step
-        )
+        progress = (_count(step) - self.start_step) / (self.end_step - self.start_step)
         rise = self.end_value - self.start_value
         return self.start_value + rise * keras.ops.clip(progress, 0.0, 1.0)
 
@@ -207,9 +206,13 @@ class ExponentialApproach(_Rise):
 
     def __call__(self, step: Tensor) -> Tensor:
         """The limit after `step` updates."""
-        elapsed = keras.ops.maximum(keras.ops.cast(step, "float32") - self.start_step, 0.0)
+        elapsed = keras.ops.maximum(_count(step) - self.start_step, 0.0)
         rest = keras.ops.exp(-elapsed / self.time_constant)
         return self.end_value + (self.start_value - self.end_value) * rest
+
+
+def _count(step: Any) -> Tensor:
+    return keras.ops.cast(arguments.numbers("step", step), "float32")
 
 
 #: The paper's schedule of r_max (Ioffe 2017, section 4.1).
@@ -288,9 +291,10 @@ def get(name: str, value: Any, *, low: float) -> float | Limit:
         A float or a `Limit`.
 
     Raises:
-        TypeError: If `value` has another type.
-        ValueError: If `value`, or a bound of the schedule, is less than `low`.
+        TypeError: If `value` has another type, or `low` is no number.
+        ValueError: If `value`, or a bound of the schedule, is less than `low`, or `low` not finite.
     """
+    low = arguments.finite("low", low)
     if isinstance(value, dict):
         value = keras.saving.deserialize_keras_object(value)
     if isinstance(value, Limit):

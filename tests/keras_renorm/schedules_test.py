@@ -106,6 +106,22 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("wrong", [None, "x", {}])
+def test_what_is_no_step_is_named(wrong):
+    for schedule in (schedules.PAPER_R_MAX, schedules.ExponentialApproach(1, 3, 5, 10)):
+        with pytest.raises(TypeError, match=r"`step` must be a tensor, .* received .* of type"):
+            schedule(wrong)
+    with pytest.raises(TypeError, match=r"`seen` must be a tensor, .* received .* of type"):
+        schedules.Adaptive(3.0)(wrong)
+
+
+@pytest.mark.parametrize("value", [2.0, schedules.PAPER_R_MAX], ids=["number", "schedule"])
+@pytest.mark.parametrize("low", [None, "1", [1], np.ones(2)], ids=str)
+def test_the_least_value_is_a_number(value, low):
+    with pytest.raises(TypeError, match=r"`low` must be a number, received .* of type"):
+        schedules.get("r_max", value, low=low)
+
+
 @pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)
 def test_bad_arguments_are_named(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
