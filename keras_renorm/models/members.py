@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_renorm import keras_internals
 
@@ -83,7 +84,7 @@ def require_layer(model: Any) -> None:
 
 def _check_chosen(chosen: Any, model: keras.layers.Layer, found: list[Any]) -> None:
     """Raises unless `chosen` is a list of some of the batch norms that were found in a model."""
-    if isinstance(chosen, str) or not isinstance(chosen, Collection):
+    if isinstance(chosen, str | np.ndarray) or not isinstance(chosen, Collection):
         raise TypeError(
             f"`layers` must be a list of batch norms, received {chosen!r} of type "
             f"{type(chosen).__name__}. For one layer write layers=[layer]."

@@ -243,6 +243,6 @@ def _check_options(
 
 
 def _check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    if value not in allowed or isinstance(value, bool):
+    if not (isinstance(value, str) or arguments.is_number(value)) or value not in allowed:
         choices = ", ".join(map(repr, allowed))
         raise ValueError(f"`{name}` must be one of {choices}; received {name}={value!r}.")

@@ -431,6 +431,10 @@ def test_a_norm_in_a_compiled_loop_is_refused(rng):
         ({"estimator": "best"}, ValueError, "must be one of 'total', 'mean_of_batch_variances'"),
         ({"passes": None}, ValueError, "must be one of 'exact', 'single'; received"),
         ({"verbose": 3}, ValueError, "`verbose` must be one of 'auto', 0, 1, 2; received"),
+        ({"verbose": np.ones(3)}, ValueError, r"must be one of .*received verbose=array\(\[1"),
+        ({"estimator": np.ones(3)}, ValueError, "`estimator` must be one of 'total', .* received"),
+        ({"passes": np.array(["exact"] * 2)}, ValueError, "`passes` must be one of 'exact'"),
+        ({"layers": np.ones(3)}, TypeError, "`layers` must be a list of batch norms, received arr"),
         ({"tolerance": -1}, ValueError, "`tolerance` must be at least 0"),
         (
             {"num_samples": 0},
