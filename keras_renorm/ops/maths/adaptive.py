@@ -73,7 +73,8 @@ def limits(state: State, *, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
 
     Source: ours; docs/default_limits.md has the measurements.
     """
-    means = at_least(0, ops.mean(state.deviations, axis=-1), ops)
+    channels = max(1, state.deviations.shape[-1])  # NumPy warns of a mean of nothing
+    means = at_least(0, ops.sum(state.deviations, axis=-1) / channels, ops)
     lag = at_least(_LEAST_LAG, ops.sum(means[..., 2:4], axis=-1, keepdims=True), ops)
     noises = means[..., 4:]
     ratio = SHARE * ops.sum(noises, axis=-1, keepdims=True) / lag

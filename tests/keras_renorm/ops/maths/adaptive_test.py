@@ -23,6 +23,13 @@ def moments(mu, sigma, updated=1.0):
     )
 
 
+def test_a_layer_without_channels_keeps_the_limits_shut():
+    """Warnings are errors here."""
+    for ops, make in ((np, np.zeros), (keras.ops, keras.ops.zeros)):
+        state = adaptive.State(make((adaptive.ROWS, 0), "float32"), make((2,), "float32"))
+        assert [float(limit) for limit in adaptive.limits(state, ops=ops)] == [1.0, 0.0]
+
+
 def step(state, moving, batch, momentum=0.99, **options):
     return adaptive.advance(
         state, moving.mean, moving.variance, batch, momentum=momentum, epsilon=EPSILON, **options
