@@ -3,8 +3,11 @@
 An example's place in the global batch counts through the replicas in their order.
 """
 
+from typing import Any
+
 import keras
 
+from keras_renorm.ops import arguments
 from keras_renorm.ops.backends.replicas import Replicas
 from keras_renorm.typing import Tensor
 
@@ -49,8 +52,11 @@ def shuffle(replicas: Replicas, rows: Tensor, order: Tensor) -> Tensor:
         `[b, ...]`.
 
     Raises:
-        TypeError: If `rows` are neither numbers nor booleans.
+        TypeError: If `replicas` is None, `rows` are neither numbers nor booleans, or `order` holds
+            no integers.
+        ValueError: If `rows` are a scalar, or `order` has another shape.
     """
+    rows, order = _checked(replicas, rows, order)
     home, sources = _own_places(replicas, order)
     return _exchange(replicas, rows, home, sources, order)
 
@@ -65,9 +71,41 @@ def unshuffle(replicas: Replicas, rows: Tensor, order: Tensor) -> Tensor:
 
     Returns:
         `[b, ...]`.
+
+    Raises:
+        TypeError: As `shuffle`.
+        ValueError: As `shuffle`.
     """
+    rows, order = _checked(replicas, rows, order)
     home, sources = _own_places(replicas, order)
     return _exchange(replicas, rows, sources, home, order)
+
+
+def _checked(replicas: Replicas, rows: Any, order: Any) -> tuple[Tensor, Tensor]:
+    """`rows` and `order` as tensors, if they can travel among `replicas`."""
+    if replicas is None:
+        raise TypeError(
+            "`replicas` must be those of `keras_renorm.ops.Replicas.running()`, received None: one "
+            "replica runs here, and has nobody to exchange rows with. Leave the rows as they are."
+        )
+    rows = keras.ops.convert_to_tensor(arguments.numbers("rows", rows))
+    order = keras.ops.convert_to_tensor(arguments.numbers("order", order))
+    dtype, of_order = (keras.backend.standardize_dtype(value.dtype) for value in (rows, order))
+    if not any(kind in dtype for kind in ("float", "int", "bool")):
+        raise TypeError(
+            f"Only numbers and booleans can be shuffled among replicas, received dtype {dtype}."
+        )
+    if "int" not in of_order:
+        raise TypeError(
+            f"`order` must hold integers, as `shuffle_order` returns them; received {of_order}."
+        )
+    if rows.shape == () or len(order.shape) != 2 or order.shape[1] != 2:
+        raise ValueError(
+            "`rows` must have a first axis, the examples, and `order` must be `[B, 2]`, as "
+            f"`shuffle_order` returns it; received shapes {tuple(rows.shape)} and "
+            f"{tuple(order.shape)}."
+        )
+    return rows, order
 
 
 def _own_places(replicas: Replicas, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,10 +117,6 @@ def _own_places(replicas: Replicas, order: Tensor) -> tuple[Tensor, Tensor]:
 
 def _exchange(replicas: Replicas, rows: Tensor, put: Tensor, take: Tensor, order: Tensor) -> Tensor:
     dtype = keras.backend.standardize_dtype(rows.dtype)
-    if not any(kind in dtype for kind in ("float", "int", "bool")):
-        raise TypeError(
-            f"Only numbers and booleans can be shuffled among replicas, received dtype {dtype}."
-        )
     carried = keras.ops.cast(rows, dtype if dtype in _CARRIED else "int64")
     taken = replicas.exchange(carried, put, take, keras.ops.shape(order)[0])
     return keras.ops.cast(taken, dtype)

@@ -141,3 +141,23 @@ def test_what_is_no_number_is_named(dtype, function):
     message = f"Only numbers and booleans can be shuffled among replicas, received dtype {dtype}"
     with pytest.raises(TypeError, match=message):
         function(Played(0, [2], None, {}), rows, tf.constant([[0, 1], [0, 0]]))
+
+
+ORDER = [[0, 1], [0, 0]]
+BAD = {
+    "no replicas": ((None, [1.0, 2.0], ORDER), TypeError, "`replicas` must be those of .* None"),
+    "no rows": ((1, None, ORDER), TypeError, "`rows` must be a tensor, .* received None of type"),
+    "text": ((1, "ab", ORDER), TypeError, "`rows` must be a tensor, .* received 'ab' of type str"),
+    "scalar": ((1, 3.0, ORDER), ValueError, r"received shapes \(\) and \(2, 2\)"),
+    "no order": ((1, [1.0, 2.0], None), TypeError, "`order` must be a tensor, .* received None"),
+    "floats": ((1, [1.0, 2.0], [[0.0, 1.0]]), TypeError, "`order` must hold integers, .* float32"),
+    "one column": ((1, [1.0, 2.0], [[0], [1]]), ValueError, r"received shapes \(2,\) and \(2, 1\)"),
+}
+
+
+@pytest.mark.parametrize("function", [shuffling.shuffle, shuffling.unshuffle])
+@pytest.mark.parametrize(("given", "error", "message"), BAD.values(), ids=BAD)
+def test_what_cannot_be_shuffled_is_named(function, given, error, message):
+    replicas, *others = given
+    with pytest.raises(error, match=message):
+        function(replicas and Played(0, [2], None, {}), *others)
