@@ -96,7 +96,7 @@ EXPERIMENT = Experiment(
             2,
             "seconds",
         ),
-        "default": Scale({}, 3, "not run"),
+        "default": Scale({}, 3, "27 min of training, beside other work"),
         "full": Scale(
             {"model": "resnet20", "dataset": "cifar10", "num_steps": 20_000}, 3, "not run"
         ),
