@@ -29,7 +29,15 @@ def shuffle_order(replicas: Replicas, size: Tensor, seed: Tensor) -> Tensor:
         `[B, 2]`, integers, a row for each place of the shuffled global batch: the replica that
         holds the place, and the example's place in the unshuffled batch. Each replica has as many
         examples after as before.
+
+    Raises:
+        TypeError: If `replicas` is None, or `seed` holds no integers.
+        ValueError: If `seed` is not `[2]`.
     """
+    _check_replicas(replicas)
+    seed = _integers("seed", seed)
+    if tuple(seed.shape) != (2,):
+        raise ValueError(f"`seed` must be two integers, received shape {tuple(seed.shape)}.")
     own = [size, *keras.ops.unstack(seed, 2)]
     gathered = replicas.gather(keras.ops.stack([keras.ops.cast(value, "int64") for value in own]))
     ends = keras.ops.cumsum(gathered[:, 0])
@@ -83,22 +91,14 @@ def unshuffle(replicas: Replicas, rows: Tensor, order: Tensor) -> Tensor:
 
 def _checked(replicas: Replicas, rows: Any, order: Any) -> tuple[Tensor, Tensor]:
     """`rows` and `order` as tensors, if they can travel among `replicas`."""
-    if replicas is None:
-        raise TypeError(
-            "`replicas` must be those of `keras_renorm.ops.Replicas.running()`, received None: one "
-            "replica runs here, and has nobody to exchange rows with. Leave the rows as they are."
-        )
+    _check_replicas(replicas)
     rows = keras.ops.convert_to_tensor(arguments.numbers("rows", rows))
-    order = keras.ops.convert_to_tensor(arguments.numbers("order", order))
-    dtype, of_order = (keras.backend.standardize_dtype(value.dtype) for value in (rows, order))
+    dtype = keras.backend.standardize_dtype(rows.dtype)
     if not any(kind in dtype for kind in ("float", "int", "bool")):
         raise TypeError(
             f"Only numbers and booleans can be shuffled among replicas, received dtype {dtype}."
         )
-    if "int" not in of_order:
-        raise TypeError(
-            f"`order` must hold integers, as `shuffle_order` returns them; received {of_order}."
-        )
+    order = _integers("order", order)
     if rows.shape == () or len(order.shape) != 2 or order.shape[1] != 2:
         raise ValueError(
             "`rows` must have a first axis, the examples, and `order` must be `[B, 2]`, as "
@@ -106,6 +106,22 @@ def _checked(replicas: Replicas, rows: Any, order: Any) -> tuple[Tensor, Tensor]
             f"{tuple(order.shape)}."
         )
     return rows, order
+
+
+def _check_replicas(replicas: Any) -> None:
+    if replicas is None:
+        raise TypeError(
+            "`replicas` must be those of `keras_renorm.ops.Replicas.running()`, received None: one "
+            "replica runs here, and has nobody to exchange rows with. Leave the rows as they are."
+        )
+
+
+def _integers(name: str, value: Any) -> Tensor:
+    tensor = keras.ops.convert_to_tensor(arguments.numbers(name, value))
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if "int" not in dtype:
+        raise TypeError(f"`{name}` must hold integers, received dtype {dtype}.")
+    return tensor
 
 
 def _own_places(replicas: Replicas, order: Tensor) -> tuple[Tensor, Tensor]:

@@ -150,7 +150,11 @@ BAD = {
     "text": ((1, "ab", ORDER), TypeError, "`rows` must be a tensor, .* received 'ab' of type str"),
     "scalar": ((1, 3.0, ORDER), ValueError, r"received shapes \(\) and \(2, 2\)"),
     "no order": ((1, [1.0, 2.0], None), TypeError, "`order` must be a tensor, .* received None"),
-    "floats": ((1, [1.0, 2.0], [[0.0, 1.0]]), TypeError, "`order` must hold integers, .* float32"),
+    "floats": (
+        (1, [1.0, 2.0], [[0.0, 1.0]]),
+        TypeError,
+        "`order` must hold integers, .* float32",
+    ),
     "one column": ((1, [1.0, 2.0], [[0], [1]]), ValueError, r"received shapes \(2,\) and \(2, 1\)"),
 }
 
@@ -161,3 +165,19 @@ def test_what_cannot_be_shuffled_is_named(function, given, error, message):
     replicas, *others = given
     with pytest.raises(error, match=message):
         function(replicas and Played(0, [2], None, {}), *others)
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "message"),
+    [
+        (None, TypeError, "`seed` must be a tensor, .* received None"),
+        ([0.5, 1.0], TypeError, "`seed` must hold integers, received dtype float32"),
+        (3, ValueError, r"`seed` must be two integers, received shape \(\)"),
+        ([1, 2, 3], ValueError, r"`seed` must be two integers, received shape \(3,\)"),
+    ],
+)
+def test_what_is_no_seed_is_named(seed, error, message):
+    with pytest.raises(error, match=message):
+        shuffling.shuffle_order(Played(0, [2], [[1, 2]]), 2, seed)
+    with pytest.raises(TypeError, match=r"`replicas` must be those of .* received None"):
+        shuffling.shuffle_order(None, 2, seed)
