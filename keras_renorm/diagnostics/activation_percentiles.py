@@ -5,7 +5,7 @@ import difflib
 import inspect
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from keras_renorm import keras_internals
 from keras_renorm.diagnostics.forward_pass import forward
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.step_callback import StepCallback
-from keras_renorm.models import named_layers, replaced
+from keras_renorm.models import LayerCall, named_layers, replaced
 from keras_renorm.ops import arguments
 
 
@@ -221,19 +221,17 @@ def _unit_values(model: keras.Model, layer: Any, unit: int, x: Any) -> npt.NDArr
         )
     seen: list[Any] = []
 
-    def around(
-        layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def around(call: LayerCall) -> Any:
         if is_linear:
-            seen.append(keras.tree.flatten((args, kwargs))[0])
-            return call(*args, **kwargs)
+            seen.append(keras.tree.flatten((call.args, call.kwargs))[0])
+            return call.run()
 
         def recording(inputs: Any) -> Any:
             seen.append(inputs)
             return activation(inputs)
 
         with replaced([(layer, "activation", recording)]):
-            return call(*args, **kwargs)
+            return call.run()
 
     forward(model, x, {layer: around}, training=True)
     return _of_unit(seen, unit, layer.name)

@@ -1,7 +1,7 @@
 """The corrections of one call of a normalization layer, and the drift of its statistics."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,6 +13,7 @@ from keras_renorm.diagnostics.forward_pass import forward
 from keras_renorm.diagnostics.layer_traits import kind, update_count
 from keras_renorm.diagnostics.minibatches import Minibatch, moving_copies, observe
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
+from keras_renorm.models import LayerCall
 from keras_renorm.typing import Tensor
 
 _INF = float("inf")
@@ -85,16 +86,15 @@ def watch(model: keras.Model, x: Any, names: dict[Any, str]) -> dict[Any, list[L
     moving: dict[Any, tuple[Tensor, Tensor]] = {}
     minibatches: dict[Any, list[Minibatch]] = {}
 
-    def around(
-        layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def around(call: LayerCall) -> Any:
+        layer = call.layer
         if layer not in moving:
             # Read now, before the first call here. The layer is built by now, even if this is its
             # very first call.
             moving[layer] = moving_copies(layer)
         number = len({one.call for one in minibatches.setdefault(layer, [])}) + 1
-        output = call(*args, **kwargs)  # first, for its own messages about bad arguments
-        minibatches[layer] += observe(layer, number, moving[layer], *args, **kwargs)
+        output = call.run()  # first, for its own messages about bad arguments
+        minibatches[layer] += observe(layer, number, moving[layer], *call.args, **call.kwargs)
         return output
 
     forward(model, x, dict.fromkeys(names, around), training=True, random=True)

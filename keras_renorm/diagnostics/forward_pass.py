@@ -1,13 +1,13 @@
 """Forward passes that are watched and leave the model unchanged."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from keras_renorm.diagnostics.tables import listing
 from keras_renorm.keras_internals import flattened, knows_training, losses_kept, seed_generators
-from keras_renorm.models import Around, is_batch_norm, named_layers, watched
+from keras_renorm.models import Around, LayerCall, is_batch_norm, named_layers, watched
 from keras_renorm.ops import backends
 
 
@@ -83,11 +83,9 @@ def _random(model: keras.Model) -> list[tuple[str, keras.layers.Layer]]:
     return [(name, layer) for name, layer in named_layers(model) if seed_generators(layer)]
 
 
-def _quiet(
-    layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _quiet(call: LayerCall) -> Any:
     """A call in inference mode."""
-    return call(*args, **(kwargs | {"training": False}))
+    return call.run(training=False)
 
 
 def _without_norm(model: keras.Model) -> list[keras.layers.Layer]:
@@ -103,14 +101,12 @@ def _seeing(around: Around) -> Around:
     """`around`, with an error for calls whose tensors have no values to look at."""
     backend = backends.current()
 
-    def checked(
-        layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        if any(map(backend.is_traced, keras.tree.flatten((args, kwargs)))):
+    def checked(call: LayerCall) -> Any:
+        if any(map(backend.is_traced, keras.tree.flatten((call.args, call.kwargs)))):
             raise ValueError(
-                f"The layer {layer.name!r} is called in a function or a loop that is compiled by "
-                f"itself, so its inputs cannot be read. {backend.untraced}"
+                f"The layer {call.layer.name!r} is called in a function or a loop that is compiled "
+                f"by itself, so its inputs cannot be read. {backend.untraced}"
             )
-        return around(layer, call, args, kwargs)
+        return around(call)
 
     return checked

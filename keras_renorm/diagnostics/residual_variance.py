@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ from keras_renorm.diagnostics.blocks import Block, residual_blocks
 from keras_renorm.diagnostics.forward_pass import forward, noise
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
-from keras_renorm.models import calls
+from keras_renorm.models import LayerCall, calls
 
 # The skip path's variance may grow by this factor times the number of blocks. A normalised branch
 # adds 1 in each block, so the growth is about that number, and the factor lets first blocks vary.
@@ -148,12 +148,10 @@ def _measure(
     """For each call of each addition the variances of its two inputs."""
     variances: dict[Any, list[tuple[float, float]]] = {}
 
-    def around(
-        layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        first, second = keras.tree.flatten((args, kwargs))[:2]
-        variances.setdefault(layer, []).append((_variance(first), _variance(second)))
-        return call(*args, **kwargs)
+    def around(call: LayerCall) -> Any:
+        first, second = keras.tree.flatten((call.args, call.kwargs))[:2]
+        variances.setdefault(call.layer, []).append((_variance(first), _variance(second)))
+        return call.run()
 
     forward(model, x, dict.fromkeys(additions, around), training=True)
     return variances

@@ -1,7 +1,7 @@
 """The gap between what a model computes in training and what it computes in inference."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -17,7 +17,7 @@ from keras_renorm.diagnostics.layer_traits import (
 )
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
-from keras_renorm.models import is_batch_norm, named_layers, steps_so_far
+from keras_renorm.models import LayerCall, is_batch_norm, named_layers, steps_so_far
 from keras_renorm.ops import Moments, backends
 from keras_renorm.statistics import moving_statistics
 from keras_renorm.statistics.moments_pass import moments_of
@@ -202,17 +202,15 @@ def _run(
     outputs: _Outputs = {}
     own: dict[Any, list[float]] = {}
 
-    def around(
-        layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        result = call(*args, **kwargs)
+    def around(call: LayerCall) -> Any:
+        layer, result = call.layer, call.run()
         outputs.setdefault(layer, []).append(_array(result))
         if changes is not None:
-            changes.append(_change(layer, moments_of(layer, *args, **kwargs)))
+            changes.append(_change(layer, moments_of(layer, *call.args, **call.kwargs)))
         if not training:
             # In a scope of its own, so that a shared layer's next call sees the same statistics.
             with keras.StatelessScope():
-                other = call(*args, **(kwargs | {"training": True}))
+                other = call.run(training=True)
             own.setdefault(layer, []).append(gap(_array(other), _array(result)))
         return result
 

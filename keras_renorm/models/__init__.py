@@ -16,13 +16,14 @@ from keras_renorm.models.members import (
     require_model,
 )
 from keras_renorm.models.stepping import StepCounter, at_step, steps_so_far
-from keras_renorm.models.watching import Around, draws_kept, replaced, watched
+from keras_renorm.models.watching import Around, LayerCall, draws_kept, replaced, watched
 
 __all__ = [
     "Around",
     "Call",
     "Calls",
     "Graph",
+    "LayerCall",
     "StepCounter",
     "Use",
     "Value",

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -11,9 +11,29 @@ import numpy as np
 from keras_renorm import keras_internals
 from keras_renorm.ops import backends
 
-# Runs in the place of a layer's `call`, on (layer, its call, positional and keyword arguments).
-Around: TypeAlias = Callable[[Any, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
+class LayerCall(NamedTuple):
+    """A call of a layer or of another operation, not made yet.
+
+    Attributes:
+        layer: The layer.
+        function: What to call.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+    """
+
+    layer: Any
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self, **changes: Any) -> Any:
+        """Makes the call, with other keyword arguments where they are given."""
+        return self.function(*self.args, **(self.kwargs | changes))
+
+
+# Runs in the place of a call, and returns what the call returns to its caller.
+Around: TypeAlias = Callable[[LayerCall], Any]
 
 # A function of the call underneath, and of its positional and keyword arguments.
 _Hook: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -158,4 +178,4 @@ def _calling(function: Callable[..., Any]) -> _Hook:
 
 
 def _around(layer: Any, around: Around) -> _Hook:
-    return lambda call, args, kwargs: around(layer, call, args, kwargs)
+    return lambda call, args, kwargs: around(LayerCall(layer, call, args, kwargs))

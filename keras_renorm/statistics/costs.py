@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -41,11 +40,9 @@ def measured(model: Any, layers: list[Any], batch: Batch) -> Cost:
     calls: list[Any] = []
     sizes = [0]
 
-    def around(
-        layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        outputs = call(*args, **kwargs)
-        calls.append(layer)
+    def around(call: models.LayerCall) -> Any:
+        outputs = call.run()
+        calls.append(call.layer)
         sizes.append(sum(map(_bytes, keras.tree.flatten(outputs))))
         return outputs
 

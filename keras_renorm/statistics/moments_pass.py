@@ -89,13 +89,12 @@ class MomentsPass:
         self.order = self._here.order
         return _on_all_replicas(self._here.calls, self._running())
 
-    def _record(
-        self, layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Calls `layer`, and records the moments of its inputs."""
+    def _record(self, call: models.LayerCall) -> Any:
+        """Makes the call, and records the moments of its inputs."""
+        layer = call.layer
         if self._backend.graph() is not self._here.graph:
             raise _in_a_loop(layer.path)
-        moments = moments_of(layer, *args, **kwargs)
+        moments = moments_of(layer, *call.args, **call.kwargs)
         weight = keras.ops.cast(self._here.weight, moments.count.dtype)
         moments = moments._replace(count=moments.count * weight)
         if self._at_once:
@@ -104,7 +103,7 @@ class MomentsPass:
         number = next(i for i, one in enumerate(self._layers) if one is layer)
         self._here.calls[number].append(keras.ops.stack(rows))
         self._here.order.append(number)
-        return call(*args, **kwargs)
+        return call.run()
 
     def _running(self) -> ops.Replicas | None:
         """The replicas that a batch is cut among. Each of PyTorch's processes makes a pass."""

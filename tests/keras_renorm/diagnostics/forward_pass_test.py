@@ -49,8 +49,8 @@ def sequential(*layers):
     return keras.Sequential([keras.Input((4,)), *layers])
 
 
-def through(layer, call, args, kwargs):
-    return call(*args, **kwargs)
+def through(call):
+    return call.run()
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -59,9 +59,10 @@ def test_the_function_stands_in_the_place_of_the_call(training, x):
     model = sequential(first, L.ReLU(), second)
     seen = []
 
-    def around(layer, call, args, kwargs):
-        seen.append((layer, keras.ops.convert_to_numpy(args[0]), kwargs["training"]))
-        return 2 * call(*args, **kwargs)
+    def around(call):
+        x, mode = keras.ops.convert_to_numpy(call.args[0]), call.kwargs["training"]
+        seen.append((call.layer, x, mode))
+        return 2 * call.run()
 
     output = forward_pass.forward(
         model, x, dict.fromkeys([first, second], around), training=training
@@ -119,9 +120,9 @@ def test_a_layer_that_holds_a_norm_stays_in_training_mode(x):
     model = sequential(block, L.Dropout(0.5, name="drop"))
     watched = []
 
-    def around(layer, call, args, kwargs):
-        watched.append(np.array(args[0]))
-        return call(*args, **kwargs)
+    def around(call):
+        watched.append(np.array(call.args[0]))
+        return call.run()
 
     forward_pass.forward(model, x, {block.norm: around}, training=True)
     assert 0.2 < np.mean(watched[0] == 0) < 0.8

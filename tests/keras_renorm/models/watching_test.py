@@ -76,9 +76,9 @@ def test_a_watched_call_is_seen_with_its_arguments_and_may_be_made_otherwise(x):
     first, second = keras.layers.ReLU(), keras.layers.Dropout(0.5)
     seen = []
 
-    def around(layer, call, args, kwargs):
-        seen.append((layer, args, kwargs))
-        return 2 * call(*args, **kwargs)
+    def around(call):
+        seen.append((call.layer, call.args, call.kwargs))
+        return 2 * call.run()
 
     with models.watched({first: around, second: around}):
         np.testing.assert_array_equal(numpy(first(x)), 2 * np.maximum(x, 0))

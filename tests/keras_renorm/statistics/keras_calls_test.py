@@ -40,9 +40,9 @@ def test_freezing_while_another_thread_watches_holds_after_it(layer, before):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         seen = []
 
-        def around(layer, call, args, kwargs):
-            seen.append(kwargs)
-            return call(*args, **kwargs)
+        def around(call):
+            seen.append(call.kwargs)
+            return call.run()
 
         context = watched({layer: around})
         pool.submit(context.__enter__).result()
