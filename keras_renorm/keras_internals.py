@@ -276,14 +276,18 @@ def copies_state_to_callbacks() -> bool:
 def adds_in_chains() -> bool:
     """Whether `keras.ops.sum` may add thousands of float32 numbers one after another.
 
-    JAX's XLA and PyTorch's kernels add in trees. TensorFlow's and NumPy's do not, and what
-    PyTorch's compiler makes of a sum differs between versions.
+    JAX's XLA from 0.10 on and PyTorch's kernels add in trees. TensorFlow's and NumPy's do not, and
+    what PyTorch's compiler makes of a sum differs between versions.
     """
-    if keras.backend.backend() != "torch":
-        return keras.backend.backend() != "jax"
-    import torch
+    if keras.backend.backend() == "jax":
+        import jax
 
-    return torch.compiler.is_compiling()
+        return jax.__version_info__ < (0, 10)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.compiler.is_compiling()
+    return True
 
 
 def may_mistake_width(layer: Layer) -> bool:
