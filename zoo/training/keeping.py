@@ -76,12 +76,17 @@ class Keeper:
         config, workdir = self._setup.config, self._workdir
         state = self._store.restore()
         records = metrics.read(workdir.metrics, self._setup.warn)
-        if state is None and workdir.saved:
-            last = records[-1].step if records else 0
+        last, saved = records[-1].step if records else 0, workdir.saved
+        if saved is None:  # an earlier version's run
+            saved = last > config["checkpoint_every_steps"]
+        if state is None and saved:
+            recorded = f", recorded up to step {last}," if last else ""
             raise UserError(
-                f"{workdir.path} has records up to step {last} and no checkpoint any more: the run "
-                "cannot be resumed. To train from the beginning, choose another --workdir."
+                f"{workdir.path} has lost its checkpoints: the run{recorded} cannot be resumed. To "
+                "train from the beginning, choose another --workdir."
             )
+        if state is not None:
+            workdir.note_checkpoints(True)
         step = 0 if state is None else state["step"]
         if not records and step >= config["log_every_steps"]:
             self._setup.warn(

@@ -1,6 +1,7 @@
 """What a training leaves behind, and what it is resumed from."""
 
 import contextlib
+import json
 import re
 import shutil
 import types
@@ -68,8 +69,32 @@ def test_a_run_that_lost_its_checkpoints_does_not_start_again(tmp_path, every):
         write_records(workdir, record(40, 0.5, "train"))
     shutil.rmtree(workdir.checkpoints)
     with keeping(tmp_path, checkpoint_every_steps=every) as (keeper, _):
-        message = r"has records up to step 40 and no checkpoint any more: the run cannot be resumed"
+        message = r"has lost its checkpoints: the run, recorded up to step 40, cannot be resumed"
         with pytest.raises(UserError, match=message):
+            keeper.resume()
+
+
+def test_a_run_of_a_version_that_noted_no_checkpoints_notes_them_when_it_is_resumed(tmp_path):
+    def forget_the_note(workdir):
+        values = json.loads(workdir.config.read_text())
+        del values["saved"]
+        workdir.config.write_text(json.dumps(values))
+
+    with keeping(tmp_path) as (keeper, workdir):
+        save(keeper, 40)
+        write_records(workdir, record(40, 0.5, "train"))
+    forget_the_note(workdir)
+    with keeping(tmp_path) as (keeper, _):
+        assert keeper.resume()[0].step == 40
+        assert workdir.saved
+    shutil.rmtree(workdir.checkpoints)
+    for note in (True, False):
+        if not note:
+            forget_the_note(workdir)
+        with (
+            keeping(tmp_path, checkpoint_every_steps=30) as (keeper, _),
+            pytest.raises(UserError, match="has lost its checkpoints"),
+        ):
             keeper.resume()
 
 
@@ -174,6 +199,9 @@ def test_a_run_whose_checkpoints_are_gone_or_all_damaged_does_not_start_again(
     shutil.rmtree(workdir / "checkpoints")
     done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
     assert done.returncode == 2
-    assert "has records up to step 120 and no checkpoint any more" in done.stderr
+    assert (
+        "has lost its checkpoints: the run, recorded up to step 120, cannot be resumed"
+        in done.stderr
+    )
     assert done.stderr.count("\n") == 1
     assert (workdir / "metrics.jsonl").read_text() == metrics

@@ -65,9 +65,9 @@ class Workdir:
         return values
 
     @property
-    def saved(self) -> bool:
-        """Whether the run in this folder has checkpoints, or has lost them."""
-        return bool(self._read_json().get(_SAVED))
+    def saved(self) -> bool | None:
+        """Whether the run in this folder has checkpoints, or has lost them; None if unknown."""
+        return self._read_json().get(_SAVED)
 
     def note_checkpoints(self, there: bool) -> None:
         """Notes whether the run has checkpoints, so that it is not begun anew without them."""
@@ -169,7 +169,9 @@ class Workdir:
         started = list(before.get(_STARTED, []))
         if environment and (not started or {**started[-1], **environment} != started[-1]):
             started.append({"date": time.strftime("%Y-%m-%d", time.gmtime()), **environment})
-        values = {**config, _STARTED: started, _SAVED: before.get(_SAVED, False)}
+        # An earlier version's run does not say whether it has checkpoints.
+        saved = {_SAVED: before.get(_SAVED, False)} if _SAVED in before or not before else {}
+        values = {**config, _STARTED: started, **saved}
         if values == before:
             return
         if self.model.exists() and self.changes(config).longer:
