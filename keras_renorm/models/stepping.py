@@ -45,7 +45,7 @@ class StepCounter:
 
     def __init__(self, callback: keras.callbacks.Callback, given: Any) -> None:
         self._callback, self._given = callback, given
-        self._batches, self._batches_per_step = 0, 1
+        self._batches, self._batches_per_step, self._estimates = 0, 1, False
 
     @property
     def optimizer(self) -> Any:
@@ -62,7 +62,7 @@ class StepCounter:
                 f"{type(optimizer).__name__}. Write {kind}(..., optimizer=...) with the object "
                 "that `train_step` uses."
             )
-        model = self._callback.model  # Under JAX it gets the state of the step first.
+        model = self._callback.model  # Under JAX this brings the step's state to the variables.
         optimizer = model.optimizer if optimizer is None else optimizer
         if optimizer is None:
             raise ValueError(
@@ -76,6 +76,8 @@ class StepCounter:
         """Reads the count before an epoch: a callback may have restored it as training began."""
         self._batches = keras_internals.batches_seen(self.optimizer)
         self._batches_per_step = self.optimizer.gradient_accumulation_steps or 1
+        alone = self._given is None and self._callback.model.steps_per_execution == 1
+        self._estimates = alone and keras_internals.copies_state_to_callbacks()
 
     def steps(self) -> int:
         """The steps so far."""
@@ -85,9 +87,10 @@ class StepCounter:
         """The steps so far, after so many batches of the epoch.
 
         Under JAX reading the count copies all state, and `fit` steps the model's own optimizer
-        only. So there each batch of the epoch counts, even if its gradients overflowed.
+        only. So there each batch of the epoch counts, even if its gradients overflowed. With
+        `steps_per_execution` the count is read: versions of Keras number the batches differently.
         """
-        if self._given is None and keras_internals.copies_state_to_callbacks():
+        if self._estimates:
             return (self._batches + batches) // self._batches_per_step
         return self.steps()
 

@@ -174,6 +174,7 @@ def test_a_step_without_side_effects_counts_in_a_scope(rng):
     assert counted(norm) == 0
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="reading copies nothing elsewhere")
 @pytest.mark.parametrize("make", [recorder, freezer])
 def test_a_callback_reads_the_state_of_training_only_when_it_needs_it(rng, monkeypatch, make):
     """Under JAX each reading copies all weights out of the compiled step, and in again."""
@@ -185,5 +186,4 @@ def test_a_callback_reads_the_state_of_training_only_when_it_needs_it(rng, monke
         kind, "model", property(lambda self: read.append(1) or super(kind, self).model)
     )
     model.fit(*data("alone", 12, rng), batch_size=4, verbose=0, callbacks=[callback])
-    few, many = len(read), 12
-    assert few < many or keras.backend.backend() != "jax"
+    assert 0 < len(read) <= 10
