@@ -140,9 +140,9 @@ def _check_instruction_set() -> None:
     """Raises for a name that the library would take for `baseline`."""
     most = os.environ.get(_MOST, "")
     if most and most not in INSTRUCTION_SETS:
-        raise NativeLibraryError(
-            f"the environment variable {_MOST} must be {', '.join(INSTRUCTION_SETS[:-1])} or "
-            f"{INSTRUCTION_SETS[-1]}, received {most!r}. Leave it out for the fastest kernels"
+        raise ValueError(
+            f"The environment variable {_MOST}={most!r} must be {', '.join(INSTRUCTION_SETS[:-1])} "
+            f"or {INSTRUCTION_SETS[-1]}. Leave it out for the fastest kernels."
         )
 
 
@@ -151,8 +151,8 @@ def load() -> NativeLibrary:
     """Loads the native library, once per process.
 
     Raises:
-        NativeLibraryError: The library is missing, damaged, or of another version, or kernels are
-            wanted that it does not have.
+        NativeLibraryError: The library is missing, damaged, or of another version.
+        ValueError: The environment variable names kernels that there are not.
     """
     _check_instruction_set()
     path = library_path()
