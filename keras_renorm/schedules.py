@@ -119,8 +119,10 @@ class Adaptive(Limit):
         return {"greatest": self.greatest}
 
 
-class _Rise(Schedule):
-    """A way from `start_value`, up to `start_step`, to `end_value`."""
+class _Way(Schedule):
+    """`start_value` until `start_step`, then a way to `end_value`."""
+
+    _arguments: tuple[str, ...] = ("start_value", "end_value", "start_step")
 
     def __init__(self, start_value: float, end_value: float, start_step: float) -> None:
         self.start_value = arguments.finite("start_value", start_value)
@@ -132,12 +134,12 @@ class _Rise(Schedule):
         return min(self.start_value, self.end_value), max(self.start_value, self.end_value)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, which the attributes are named after."""
-        return dict(vars(self))
+        """The constructor's arguments."""
+        return {name: getattr(self, name) for name in self._arguments}
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class LinearRamp(_Rise):
+class LinearRamp(_Way):
     """A ramp from one value to another in a straight line.
 
     ```
@@ -160,6 +162,8 @@ class LinearRamp(_Rise):
     Source: Ioffe 2017, section 4.1.
     """
 
+    _arguments = (*_Way._arguments, "end_step")
+
     def __init__(
         self, start_value: float, end_value: float, start_step: float, end_step: float
     ) -> None:
@@ -180,7 +184,7 @@ class LinearRamp(_Rise):
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class ExponentialApproach(_Rise):
+class ExponentialApproach(_Way):
     """A curve from one value towards another, ever more slowly.
 
     ```
@@ -197,6 +201,8 @@ class ExponentialApproach(_Rise):
         ValueError: If a value is not finite, `start_step` is negative, or `time_constant` is not
             greater than 0.
     """
+
+    _arguments = (*_Way._arguments, "time_constant")
 
     def __init__(
         self, start_value: float, end_value: float, start_step: float, time_constant: float

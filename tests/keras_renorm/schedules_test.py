@@ -193,3 +193,15 @@ def test_bad_arguments_of_the_papers_shape_are_named():
         schedules.paper(10, momentum=2)
     with pytest.raises(TypeError, match="`num_steps` must be a number"):
         schedules.paper("10")
+
+
+@pytest.mark.parametrize("kind", [schedules.LinearRamp, schedules.ExponentialApproach])
+def test_what_a_subclass_keeps_for_itself_is_no_argument(kind):
+    class Own(kind):
+        def __init__(self, *values, **named):
+            super().__init__(*values, **named)
+            self._slope = 1.0
+
+    own = Own(1.0, 3.0, 5, 40)
+    assert own.get_config() == kind(1.0, 3.0, 5, 40).get_config()
+    assert Own.from_config(own.get_config()) == own
