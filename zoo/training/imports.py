@@ -92,7 +92,7 @@ def import_file(path: Path) -> Any:
 @functools.cache
 def _run(path: Path, changed_at: int) -> Any:
     """Runs a file as a module of its own, with the file's name if no other module has it."""
-    name = f"{path.stem} in {path.parent}, {changed_at}" if path.stem in sys.modules else path.stem
+    name = f"{path.stem} in {path.parent}, {changed_at}" if _is_taken(path) else path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError("it is not a Python file")
@@ -104,3 +104,14 @@ def _run(path: Path, changed_at: int) -> Any:
         del sys.modules[name]
         raise
     return module
+
+
+def _is_taken(path: Path) -> bool:
+    """Returns whether a file's name is that of another module, imported already or later."""
+    if path.stem in sys.modules:
+        return True
+    try:
+        spec = importlib.util.find_spec(path.stem)
+    except ValueError:  # of a name that no module can have
+        return True
+    return spec is not None and spec.origin != str(path)

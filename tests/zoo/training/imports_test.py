@@ -53,6 +53,20 @@ def test_a_file_does_not_take_the_name_of_a_module(tmp_path):
     assert importlib.import_module("json") is json
 
 
+def test_a_file_does_not_take_the_name_of_a_module_that_is_imported_later(tmp_path):
+    later = tmp_path / "later"
+    later.mkdir()
+    (later / "met_later.py").write_text("theirs = True")
+    (tmp_path / "met_later.py").write_text(ANNOTATED)
+    sys.path.insert(0, str(later))
+    try:
+        assert imported({"model": f"{tmp_path}/met_later.py:Made"}, "model")(1).x == 1
+        assert importlib.import_module("met_later").theirs
+    finally:
+        sys.path.remove(str(later))
+        sys.modules.pop("met_later", None)
+
+
 def test_a_file_that_fails_is_no_module(tmp_path):
     path = tmp_path / "half_way.py"
     path.write_text("1 / 0")
