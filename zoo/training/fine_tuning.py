@@ -39,13 +39,14 @@ def load_file(model: keras.Model, path: str, *, keep_epsilon: bool = False) -> N
     Raises:
         UserError: When there is no such file, or another layer does not fit.
     """
-    if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise UserError(f"--config.weights={path}: there is no such file.")
-    stored = {layer.name: layer for layer in model_files.load(Path(path)).layers}
+    stored = {layer.name: layer for layer in model_files.load(file).layers}
     for layer in model.layers:
         trained = stored.get(layer.name, Layer())
         ours, theirs = _weights(layer), _weights(trained)
-        here, there = _described(ours), _described(theirs)
+        here, there = _described(layer), _described(trained)
         if here == there:
             for weight, value in zip(ours, theirs, strict=True):
                 weight.assign(value)
@@ -62,9 +63,11 @@ def _weights(layer: Layer) -> list[Any]:
     return [weight for weight in layer.weights if weight.name not in _STATES]
 
 
-def _described(weights: list[Any]) -> str:
+def _described(layer: Layer) -> str:
     """Returns names and shapes: a layer that holds layers has several weights of one name."""
-    return ", ".join(f"{weight.name} {tuple(weight.shape)}" for weight in weights) or "none"
+    parts = [f"{weight.name} {tuple(weight.shape)}" for weight in _weights(layer)]
+    norms = len(_norms(layer))
+    return ", ".join(parts + [f"batch norms: {norms}"] * (norms > 0)) or "none"
 
 
 def _settle_norms(layer: Layer, trained: Layer, keep_epsilon: bool) -> None:

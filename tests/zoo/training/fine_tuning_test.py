@@ -94,6 +94,31 @@ def test_a_layer_inside_a_layer_that_does_not_fit_is_refused(tmp_path, rng):
         fine_tuning.load_file(nested(units=6), str(tmp_path / "model.keras"))
 
 
+def test_a_norm_of_ones_own_does_not_stand_for_a_batch_norm(tmp_path):
+    @keras.saving.register_keras_serializable("fine_tuning_test")
+    class Own(keras.layers.Layer):
+        def build(self, shape):
+            for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+                self.add_weight(shape=shape[-1:], name=name)
+
+        def call(self, inputs):
+            return inputs
+
+    def net(norm):
+        head = keras.layers.Dense(3, name="logits")
+        return keras.Sequential([keras.Input((4,)), norm, head])
+
+    net(Own(name="norm")).save(tmp_path / "model.keras")
+    with pytest.raises(UserError, match=r"layer norm has weights .*, batch norms: 1 here and "):
+        fine_tuning.load_file(net(BatchNormalization(name="norm")), str(tmp_path / "model.keras"))
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch, rng):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    nested(rng).save(tmp_path / "model.keras")
+    fine_tuning.load_file(nested(), "~/model.keras")
+
+
 def test_patterns_freeze_layers_and_never_the_head():
     frozen = model()
     fine_tuning.freeze(frozen, "hidden1*")
