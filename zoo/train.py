@@ -10,10 +10,11 @@ Times (warm-up, ramps, evaluations) are steps, or with a point shares of --confi
 lengthens a run. Keys that change no number of it (data_dir, intervals, how many checkpoints stay)
 may differ. --config.strategy=mirrored uses several devices, multi_worker several machines.
 
-DIR gets config.json (every key and value, versions, kernels, the machine), data.json (classes and
-images), metrics.jsonl (one measurement a line), tensorboard/, checkpoints/ (the two newest, and
-those that you want) and, at the end, model.keras, which keras.saving.load_model reads after
-`import keras_renorm`; with --config.average_decay also model_averaged.keras.
+DIR gets config.json (every key and value, versions, kernels, the machine, whether there are
+checkpoints), data.json (classes and images), metrics.jsonl (one measurement a line), tensorboard/,
+checkpoints/ (the two newest, and those that you want) and, at the end, model.keras, which
+keras.saving.load_model reads after `import keras_renorm`; with --config.average_decay also
+model_averaged.keras.
 
 A folder of photographs; another optimizer, and averages; a recipe and an optimizer of your own; a
 run that begins with the weights of another:

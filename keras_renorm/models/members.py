@@ -78,7 +78,7 @@ def require_layer(model: Any) -> None:
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"`model` must be a Keras model or layer, received {model!r} of type "
-            f"{type(model).__name__}."
+            f"{type(model).__name__}. It comes first, before names and paths."
         )
 
 

@@ -74,7 +74,7 @@ def fresh_functions(model: keras.layers.Layer) -> Iterator[None]:
 
 def retrace_training(model: keras.layers.Layer) -> None:
     """Makes `fit` trace its step anew, from the next step on if `fit` is running."""
-    _remake(model, _FUNCTIONS[:1])
+    _remake(model, ("train_function",))
 
 
 def retrace(model: keras.layers.Layer) -> None:

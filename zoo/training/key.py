@@ -23,13 +23,13 @@ _HELP_COLUMNS = 98
 _A_TIME = "a number of steps, or a share of num_steps such as 0.05"
 
 
-def up(steps: float) -> int:
+def rounded_up(steps: float) -> int:
     """Rounds a time up, to at least one step."""
     return max(math.ceil(steps), 1)
 
 
-def down(steps: float) -> int:
-    """Rounds a time down, but to no less than one step, where 0 means never."""
+def rounded_down(steps: float) -> int:
+    """Rounds a time down, to at least one step: 0 would mean never."""
     return max(math.floor(steps), 1)
 
 

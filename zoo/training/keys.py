@@ -16,7 +16,7 @@ from zoo.training.allowed import (
     TO_1,
     one_of,
 )
-from zoo.training.key import Key, down, up
+from zoo.training.key import Key, rounded_down, rounded_up
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "area", "lanczos3", "nearest")
 _NORMS = ("norm", ("batch_renorm", "batch_norm"))
@@ -101,7 +101,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             "From this step on training uses the moving statistics and leaves them as they "
             "are. 0: never.",
             AT_LEAST_0,
-            time=down,
+            time=rounded_down,
             only=_NORMS,
         ),
         Key(
@@ -267,7 +267,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             0.01,
             "How often decay_factor multiplies the rate.",
             ABOVE_0,
-            time=up,
+            time=rounded_up,
             only=_EXPONENTIAL,
         ),
         Key(
@@ -373,7 +373,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             50,
             "How often the training loss is recorded.",
             ABOVE_0,
-            time=up,
+            time=rounded_up,
             free=True,
         ),
         Key(
@@ -381,7 +381,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             500,
             "How often the model is evaluated.",
             ABOVE_0,
-            time=up,
+            time=rounded_up,
             free=True,
         ),
         Key("eval_batch_size", 500, "Images evaluated at a time.", AT_LEAST_1, free=True),
@@ -390,7 +390,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             0,
             "How often the corrections of each norm are recorded for TensorBoard. 0: never.",
             AT_LEAST_0,
-            time=up,
+            time=rounded_up,
             free=True,
         ),
         Key(
@@ -398,7 +398,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             500,
             "How often a checkpoint is saved, from which a killed run resumes.",
             ABOVE_0,
-            time=up,
+            time=rounded_up,
             free=True,
         ),
         Key(

@@ -75,7 +75,7 @@ def needed_by(model: str, weights: str | None) -> Preparation:
         return Preparation() if found is None else found.preparation
     record = RECORDS.get(weights) or RECORDS.get(f"{model}.{weights}")
     if record is None and path.is_file():
-        record = find(model, path).kin
+        record = find(model, path).published
     if record is None:
         return Preparation()
     return Preparation(channels=record.input_shape[2], pixels=record.preprocessing)

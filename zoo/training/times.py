@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.training.key import read_time, up
+from zoo.training.key import read_time, rounded_up
 from zoo.training.keys import KEYS
 
 #: A ramp in the proportions of the paper.
@@ -41,7 +41,7 @@ def ramp(config: Mapping[str, Any], name: str) -> tuple[int, int] | None:
         return None
     if config[name] == PAPER:
         return _ramp_of_paper(config, name)
-    found = _times(config, name, math.floor, up)
+    found = _times(config, name, math.floor, rounded_up)
     if len(found) != 2 or not found[0] < found[1]:
         raise UserError(
             f"--config.{name} must be two times, the later one second, such as 0.05,0.35 or "

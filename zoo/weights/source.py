@@ -27,8 +27,8 @@ class Source:
         architecture: Name of the model.
         record: The checkpoint's record; None for a file of the user's.
         path: The user's file; None for a checkpoint with a record.
-        kin: For a file of keras.applications, the record of the published weights of that model,
-            which take the same images; else the checkpoint's own, or None.
+        published: The record of the published weights that take the same images: the checkpoint's
+            own, or for a file of keras.applications that of the model; else None.
         norm_options: Arguments of the normalization layers without which the outputs are not those
             of the model that the weights were trained in.
         num_classes: Number of classes; None without a top.
@@ -37,7 +37,7 @@ class Source:
     architecture: str
     record: Record | None = None
     path: Path | None = None
-    kin: Record | None = None
+    published: Record | None = None
     norm_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     num_classes: int | None = None
 
@@ -86,7 +86,7 @@ def find(architecture: str, weights: Weights) -> Source:
     return Source(
         architecture,
         record=record,
-        kin=record,
+        published=record,
         norm_options=record.norm_options,
         num_classes=record.num_classes,
     )
@@ -118,11 +118,11 @@ def _file(architecture: str, path: Path) -> Source:
             for name, layer in stored.layers.items()
             if name == "logits" or (keras_wrote and len(layer.weights[0].shape) == 2)
         ]
-    kin = RECORDS[f"{architecture}.keras_imagenet"] if keras_wrote else None
+    published = RECORDS[f"{architecture}.keras_imagenet"] if keras_wrote else None
     return Source(
         architecture,
         path=path,
-        kin=kin,
-        norm_options={} if kin is None else kin.norm_options,
+        published=published,
+        norm_options={} if published is None else published.norm_options,
         num_classes=heads[0] if heads else None,
     )

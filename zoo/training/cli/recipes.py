@@ -1,7 +1,8 @@
 """Recipes: configs by name.
 
 A recipe is a Python file with a function `get_config()` that takes `default_config()` and changes
-it. Those in `zoo/configs` go by their names, a user's own by its path.
+it. Those in `zoo/configs` go by their names, a user's own by its path. A file runs once, so
+`get_config()` must make a new config each time.
 """
 
 import ast

@@ -39,9 +39,9 @@ def register() -> loader.NativeLibrary:
 def _ffi_version() -> int:
     """The version of the interface to XLA for `loader.check_ffi`, from the header that holds it.
 
-    -1 where the header is not there, or has no version.
+    -1 where there is no `jax.ffi`, no header, or no version in it.
     """
-    if not hasattr(jax, "ffi"):  # before 0.5
+    if not hasattr(jax, "ffi"):
         return -1
     path = pathlib.Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h")
     header = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -89,9 +89,9 @@ def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _optional(weights: jax.Array | None, x: jax.Array, axis: int) -> list[jax.Array]:
+def _optional(mask: jax.Array | None, x: jax.Array, axis: int) -> list[jax.Array]:
     """The last operand, if any: a value per element, or per position of `x`."""
-    if weights is None:
+    if mask is None:
         return []
-    shape = (*x.shape[:axis], weights.shape[axis], *x.shape[axis + 1 :])
-    return [jnp.broadcast_to(weights, shape)]
+    shape = (*x.shape[:axis], mask.shape[axis], *x.shape[axis + 1 :])
+    return [jnp.broadcast_to(mask, shape)]

@@ -26,23 +26,21 @@ ELEMENTS = {  # with their numbers in tensor.h
 _SCHEMAS = {
     "forward": (
         "(Tensor x, Tensor gamma, Tensor beta, Tensor moving_mean, Tensor moving_variance, "
-        "Tensor r_max, Tensor d_max, Tensor? weights, *, int axis, float epsilon, bool relu, "
+        "Tensor r_max, Tensor d_max, Tensor? mask, *, int axis, float epsilon, bool relu, "
         "int ghost_size, float momentum, bool by_stddev) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
     "backward": (
-        "(Tensor dy, Tensor x, Tensor statistics, Tensor? weights, *, int axis, bool relu, "
+        "(Tensor dy, Tensor x, Tensor statistics, Tensor? mask, *, int axis, bool relu, "
         "int ghost_size) -> (Tensor, Tensor, Tensor)"
     ),
-    "moments": "(Tensor x, Tensor? weights, *, int axis) -> Tensor",
+    "moments": "(Tensor x, Tensor? mask, *, int axis) -> Tensor",
     "normalize": "(Tensor x, Tensor parameters, *, int axis, bool relu) -> Tensor",
     "gradient_sums": (
-        "(Tensor dy, Tensor x, Tensor parameters, Tensor? weights, *, int axis, bool relu) "
-        "-> Tensor"
+        "(Tensor dy, Tensor x, Tensor parameters, Tensor? mask, *, int axis, bool relu) -> Tensor"
     ),
     "input_gradient": (
-        "(Tensor dy, Tensor x, Tensor parameters, Tensor? weights, *, int axis, bool relu) "
-        "-> Tensor"
+        "(Tensor dy, Tensor x, Tensor parameters, Tensor? mask, *, int axis, bool relu) -> Tensor"
     ),
 }
 
@@ -104,12 +102,12 @@ def _forward(
     ghost_size: int,
     **attributes: Any,
 ) -> tuple[torch.Tensor, ...]:
-    *vectors, weights = others
+    *vectors, mask = others
     results = _empty_forward(x, *others, axis=axis, ghost_size=ghost_size, **attributes)
     order = _order(x, ghost_size)
     _call(
         "forward",
-        [_lying(x, order), *vectors, *_optional(weights, x, axis, order)],
+        [_lying(x, order), *vectors, *_optional(mask, x, axis, order)],
         [_lying(results[0], order), *results[1:]],
         axis=order.index(axis),
         ghost_size=ghost_size,
@@ -136,17 +134,17 @@ def _backward(
     dy: torch.Tensor,
     x: torch.Tensor,
     statistics: torch.Tensor,
-    weights: torch.Tensor | None,
+    mask: torch.Tensor | None,
     *,
     axis: int,
     ghost_size: int,
     relu: bool,
 ) -> tuple[torch.Tensor, ...]:
-    results = _empty_backward(dy, x, statistics, weights, ghost_size=ghost_size)
+    results = _empty_backward(dy, x, statistics, mask, ghost_size=ghost_size)
     order = _order(x, ghost_size)
     _call(
         "backward",
-        [_lying(dy, order), _lying(x, order), statistics, *_optional(weights, x, axis, order)],
+        [_lying(dy, order), _lying(x, order), statistics, *_optional(mask, x, axis, order)],
         [_lying(results[0], order), *results[1:]],
         axis=order.index(axis),
         ghost_size=ghost_size,
@@ -168,10 +166,10 @@ def _empty_backward(
     return _empty_like(x, ghost_size), dgamma, dbeta
 
 
-def _moments(x: torch.Tensor, weights: torch.Tensor | None, *, axis: int) -> torch.Tensor:
-    found = _empty_moments(x, weights, axis=axis)
+def _moments(x: torch.Tensor, mask: torch.Tensor | None, *, axis: int) -> torch.Tensor:
+    found = _empty_moments(x, mask, axis=axis)
     order = _order(x)
-    operands = [_lying(x, order), *_optional(weights, x, axis, order)]
+    operands = [_lying(x, order), *_optional(mask, x, axis, order)]
     _call("moments", operands, [found], axis=order.index(axis))
     return found
 
@@ -221,14 +219,14 @@ def _backwards(
     dy: torch.Tensor,
     x: torch.Tensor,
     parameters: torch.Tensor,
-    weights: torch.Tensor | None,
+    mask: torch.Tensor | None,
     *,
     axis: int,
 ) -> tuple[list[torch.Tensor], tuple[int, ...]]:
     """The operands of a backward pass as they lie in memory, and the order of their axes."""
     order = _order(x)
     like_x = [_lying(dy, order), _lying(x, order)]
-    return [*like_x, parameters, *_optional(weights, x, axis, order)], order
+    return [*like_x, parameters, *_optional(mask, x, axis, order)], order
 
 
 def _order(x: torch.Tensor, ghost_size: int = 0) -> tuple[int, ...]:
