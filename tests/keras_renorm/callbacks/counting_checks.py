@@ -174,10 +174,10 @@ def test_a_step_without_side_effects_counts_in_a_scope(rng):
     assert counted(norm) == 0
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="reading copies nothing elsewhere")
 @pytest.mark.parametrize("make", [recorder, freezer])
 def test_a_callback_reads_the_state_of_training_only_when_it_needs_it(rng, monkeypatch, make):
     """Under JAX each reading copies all weights out of the compiled step, and in again."""
+    most = {"jax": 10}.get(keras.backend.backend(), 100)  # the others read at each step
     model, _ = alone()
     model.compile("sgd", "mse")
     callback, read = make(), []
@@ -186,4 +186,4 @@ def test_a_callback_reads_the_state_of_training_only_when_it_needs_it(rng, monke
         kind, "model", property(lambda self: read.append(1) or super(kind, self).model)
     )
     model.fit(*data("alone", 12, rng), batch_size=4, verbose=0, callbacks=[callback])
-    assert 0 < len(read) <= 10
+    assert 0 < len(read) <= most
