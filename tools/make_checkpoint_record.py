@@ -108,6 +108,7 @@ def entry(
         "preprocessing": card.preparation.pixels if card else "unit",
         "num_classes": int(builders.classifier_of(model).output_shape[-1]),
         "class_names": card.class_names if card else (),
+        "norm": report["norm"].replace("renorm", "norm"),
         "norm_options": norm_options(model),
         "licence": texts["licence"],
         "origin": texts["origin"],

@@ -15,7 +15,10 @@ on such a core, reached 91.59 %, and with --config.norm=batch_norm 91.37 %. Eval
 these are 91.61 % (loss 0.286) and 91.39 % (loss 0.289), which are the checkpoints
 `resnet20.cifar10` and `resnet20.cifar10_batch_norm`. The paper has 91.25 % with Batch Norm.
 With --config.dataset=fashion_mnist it was 94.43 % with Batch Renorm (loss 0.162), in 37 min, which
-is the checkpoint `resnet20.fashion_mnist`.
+is the checkpoint `resnet20.fashion_mnist`. Without normalisation, with
+--config.model=wide_resnet_16_1 --config.norm=skip_init --config.learning_rate=0.03
+--config.num_steps=8000 --config.precision=bfloat16, it was 81.10 %, and 81.13 % in float32 (loss
+0.555), which is `wide_resnet_16_1.cifar10_skip_init`. No other rate was tried.
 """
 
 from ml_collections import config_dict

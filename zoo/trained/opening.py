@@ -213,7 +213,7 @@ def _open_checkpoint(name: str) -> Trained:
         weights=record.tag,
         input_shape=record.input_shape,
         num_classes=record.num_classes,
-        norm="batch_norm",
+        norm=record.norm,
         norm_options=record.norm_options,
         data_format="channels_last",
     )
@@ -222,7 +222,7 @@ def _open_checkpoint(name: str) -> Trained:
         height, channels, 0.875 if height >= 224 else 1.0, pixels=record.preprocessing
     )
     names = record.class_names or numbered(record.num_classes)
-    card = Card(names, prepared, record.architecture, "batch_norm", record.dataset)
+    card = Card(names, prepared, record.architecture, record.norm, record.dataset)
     return Trained(name, model, card, defaults() | {"dataset": record.dataset})
 
 

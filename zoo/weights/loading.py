@@ -147,7 +147,11 @@ def _mismatch(source: Source, model: keras.Model, made: Plan) -> str:
 
 def _hints(source: Source, model: keras.Model) -> Iterator[str]:
     """Guesses at why weights do not fit, each with what to write instead."""
-    if not any(layer.name.endswith("_norm") for layer in model.layers):
+    normalized = any(layer.name.endswith("_norm") for layer in model.layers)
+    if source.record is not None and source.record.norm == "skip_init":
+        if normalized:
+            yield "Build the model with norm='skip_init'. "
+    elif not normalized:
         yield (
             "The model has no normalization: load the weights into one with norm='batch_norm', and "
             "take it out with keras_renorm.convert.fold. "

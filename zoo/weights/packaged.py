@@ -147,4 +147,23 @@ PACKAGED: tuple[Record, ...] = (
         licence="Apache-2.0",
         origin="zoo.train --config=resnet20_cifar10 --config.dataset=fashion_mnist",
     ),
+    Record(
+        name="wide_resnet_16_1.cifar10_skip_init",
+        file="wide_resnet_16_1.cifar10_skip_init.weights.h5",
+        hash="08272dd7201a93c813670c97b1c61abbf0362de3d5570c57c6cdcf894889532d",
+        bytes=813248,
+        parameters=174704,
+        top1=81.13,
+        top1_source="10,000 images of cifar10, test",
+        dataset="cifar10",
+        input_shape=(32, 32, 3),
+        preprocessing="unit",
+        num_classes=10,
+        class_names=_CIFAR10,
+        norm="skip_init",
+        licence="Apache-2.0",
+        origin="zoo.train --config=resnet20_cifar10 --config.model=wide_resnet_16_1 "
+        "--config.norm=skip_init --config.learning_rate=0.03 --config.num_steps=8000 "
+        "--config.precision=bfloat16",
+    ),
 )

@@ -32,6 +32,7 @@ class Record:
         preprocessing: What the images must go through first; see `zoo.weights.preprocessing`.
         num_classes: Number of classes; None for features without a top.
         class_names: Their names, where they are known.
+        norm: The `norm` of the model. Weights of "batch_norm" fit "batch_renorm", too.
         norm_options: Arguments of the normalization layers without which the outputs are not
             those of the publisher's model, such as `{"epsilon": 1.001e-5}`.
         licence: Licence of the weights.
@@ -52,6 +53,7 @@ class Record:
     preprocessing: Preprocessing
     num_classes: int | None
     class_names: tuple[str, ...] = ()
+    norm: Literal["batch_norm", "skip_init"] = "batch_norm"
     norm_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     licence: str
     origin: str

@@ -227,3 +227,11 @@ def test_options_of_the_record_that_the_model_lacks_are_told(published, monkeypa
     messages.clear()
     load(build(norm_options={"epsilon": 0.5}), "published", progress=False, report=messages.append)
     assert messages == []
+
+
+def test_weights_without_normalization_say_how_to_build_the_model():
+    model = zoo.create_model("wide_resnet_16_1", num_classes=10, input_shape=(32, 32, 3))
+    with pytest.raises(
+        MismatchError, match=r"was loaded\. Build the model with norm='skip_init'\. "
+    ):
+        load(model, "cifar10_skip_init")
