@@ -27,6 +27,9 @@ from zoo.training.storage.workdir import Workdir
 #: Options of a normalization layer that inference depends on, with their defaults.
 _OPTIONS = {"epsilon": 1e-3, "scale": True, "center": True}
 
+#: What a record says of a run's norm.
+_NORMS = {"batch_norm": "batch_norm", "batch_renorm": "batch_norm", "skip_init": "skip_init"}
+
 
 def read_evaluation(workdir: Workdir) -> dict[str, Any]:
     """Returns what zoo.evaluate found of the model that is there.
@@ -51,6 +54,11 @@ def read_evaluation(workdir: Workdir) -> dict[str, Any]:
             f"{workdir.evaluation} is not about one view of each image by the moving statistics of "
             f"{workdir.model}: run "
             f"python -m zoo.evaluate --workdir={workdir.path} again."
+        )
+    if report.get("norm") not in _NORMS:
+        raise UserError(
+            f"{workdir.path} has a model with norm={report.get('norm')!r}; a record holds one with "
+            f"{', '.join(_NORMS)}."
         )
     trained_on = workdir.read_config("dataset")["dataset"]
     if report.get("dataset") != trained_on or report.get("split") == "train":
@@ -108,7 +116,7 @@ def entry(
         "preprocessing": card.preparation.pixels if card else "unit",
         "num_classes": int(builders.classifier_of(model).output_shape[-1]),
         "class_names": card.class_names if card else (),
-        "norm": report["norm"].replace("renorm", "norm"),
+        "norm": _NORMS[report["norm"]],
         "norm_options": norm_options(model),
         "licence": texts["licence"],
         "origin": texts["origin"],

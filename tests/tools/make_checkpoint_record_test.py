@@ -21,6 +21,7 @@ def finish_run(folder, model, **evaluated):
         "dataset": "fashion_mnist",
         "split": "test",
         "model": model.name,
+        "norm": "batch_renorm",
         "model_sha256": hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest(),
     }
     (folder / "evaluation.json").write_text(json.dumps(report | evaluated))
@@ -53,7 +54,7 @@ def test_the_entry_makes_the_weights_loadable_by_name(run_folder, run_tool, tmp_
     assert record.name == "mlp.tiny"
     assert (record.top1, record.top1_source) == (98.77, "2,000 images of fashion_mnist, test")
     assert (record.input_shape, record.num_classes) == ((4, 4, 1), 3)
-    assert record.norm_options == {"epsilon": 0.1}
+    assert (record.norm, record.norm_options) == ("batch_norm", {"epsilon": 0.1})
     assert record.parameters == model.count_params()
 
     monkeypatch.setattr(fetching, "PACKAGED_FILES", folder)
@@ -122,3 +123,13 @@ def test_an_evaluation_on_other_images_is_refused(run_folder, run_tool, tmp_path
     )
     assert (status, out) == (1, "")
     assert "not about images of fashion_mnist that the model has not seen" in err
+
+
+def test_a_norm_that_a_record_does_not_know_is_refused(run_folder, run_tool, tmp_path):
+    workdir, model = run_folder
+    finish_run(workdir, model, norm="none")
+    status, out, err = run_tool(
+        TOOL, f"--workdir={workdir}", "--tag=tiny", f"--folder={tmp_path}", "--origin=zoo.train"
+    )
+    assert (status, out) == (1, "")
+    assert "has a model with norm='none'; a record holds one with batch_norm" in err
