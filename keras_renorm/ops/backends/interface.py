@@ -169,6 +169,13 @@ class Backend:
         """The same values, which a compiled gradient does not compute again."""
         return constant
 
+    def product(self, x: Tensor, factor: Tensor) -> Tensor:
+        """`x * factor`, for a factor that broadcasts against `x` and has fewer entries.
+
+        The gradient of the factor may compute `x` again, so that no backend has to keep it.
+        """
+        return x * factor
+
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Makes a function without gradient cheap where operations run one by one.
 

@@ -5,6 +5,9 @@ The functions fulfil `keras_renorm.ops.backends.kernels.Passes`, except for the 
 of one entry per channel: see `keras_renorm.ops.steps.pass_by_pass`.
 """
 
+import operator
+from collections.abc import Callable
+
 import keras
 
 from keras_renorm.ops.maths import moments as batch_moments
@@ -25,9 +28,16 @@ def moments(x: Tensor, mask: Tensor | None, settings: Settings) -> tuple[Moments
 
 def normalize(x: Tensor, affine: Affine, settings: Settings) -> Tensor:
     """`y = (x - mean) * scale + offset`, or its positive part, in the dtype of `x`."""
+    return normalize_by(operator.mul, x, affine, settings)
+
+
+def normalize_by(
+    product: Callable[[Tensor, Tensor], Tensor], x: Tensor, affine: Affine, settings: Settings
+) -> Tensor:
+    """`normalize`, where `product` multiplies `x - mean` by the scale."""
     axis = settings.axis
     offset = spread(_at_centre(affine, affine.scale, affine.offset), x, axis)
-    y = centre(x, axis, affine.mean) * spread(affine.scale, x, axis) + offset
+    y = product(centre(x, axis, affine.mean), spread(affine.scale, x, axis)) + offset
     y = keras.ops.cast(y, x.dtype)
     return keras.ops.relu(y) if settings.relu else y
 

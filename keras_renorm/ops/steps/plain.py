@@ -72,7 +72,7 @@ def _train(step: Step) -> Trained:
     affine = correction.affine(found, batch, arguments, ratio, shift)
 
     def normalized(x: Tensor) -> Tensor:
-        return passes.normalize(x, affine, settings)
+        return passes.normalize_by(backends.current().product, x, affine, settings)
 
     y = without_masked_gradients(constants.mask, normalized, arguments.x)
     return trained(step, keras.ops.cast(y, dtype), batch)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import sparse
 
 from keras_renorm.ops.backends.interface import Backend
@@ -51,6 +52,18 @@ class Jax(Backend):
     ) -> tuple[jax.Array, ...]:
         """By `jax.custom_vjp`, twice."""
         return derivatives.apply(function, arguments, constants)
+
+    def product(self, x: jax.Array, factor: jax.Array) -> jax.Array:
+        """Has a selection in the gradient of the factor, which XLA does not fuse with its sum.
+
+        A bare sum of `dy * x` reads `x`, so XLA keeps the `x` of the forward pass. It writes a
+        selection from `dy * x` in an operation that computes `x` again. Each layer keeps one tensor
+        of the size of `x` less.
+        """
+        whole = jnp.broadcast_to(factor, x.shape)
+        # True for -inf only, which XLA does not know.
+        constant = factor < jnp.finfo(factor.dtype).min
+        return x * jnp.where(constant, jax.lax.stop_gradient(whole), whole)
 
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """By `jax.jit`."""

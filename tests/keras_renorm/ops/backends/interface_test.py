@@ -135,6 +135,7 @@ def test_what_a_plain_backend_lacks():
     assert FOURTH.off_cpu() == FOURTH.native_problem()
     assert FOURTH.of_this_graph([x]) == (x,)
     assert FOURTH.pinned(x) is x
+    np.testing.assert_array_equal(FOURTH.product(x + 2, tf.range(3.0)), [[0, 2, 4]] * 4)
     assert FOURTH.in_one_pass(tf.abs) is tf.abs
     assert FOURTH.is_traced(keras.Input((3,)))
     assert not FOURTH.is_traced(x)

@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from keras_renorm.ops.backends.jax import calls
@@ -51,3 +52,19 @@ def test_one_pass_is_compiled():
     assert [float(one(jnp.float32(value), settings=Settings(0))) for value in (1, 2)] == [2, 4]
     assert traced == [(True, Settings(0))]
     assert BACKEND.in_one_pass(function) is one
+
+
+def test_a_product_is_that_of_jax_with_its_derivatives():
+    x = jnp.arange(-11.0, 13.0).reshape(4, 2, 3)
+    factor = jnp.asarray([[0.5, jnp.inf, jnp.nan], [-3.0, -jnp.inf, -0.0]])[None]
+    np.testing.assert_array_equal(BACKEND.product(x, factor), x * factor)
+    finite = jnp.asarray([2.0, -3.0, 0.0])
+
+    def both(derive):
+        for found, expected in zip(*map(derive, (BACKEND.product, jnp.multiply)), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+    both(lambda product: jax.vjp(product, x, finite)[1](x**2))
+    both(lambda product: jax.jvp(product, (x, finite), (x**2, finite + 1)))
+    both(lambda product: [jax.vmap(product, (0, None))(x, finite)])
+    both(lambda product: jax.hessian(lambda f: (product(x, f) ** 3).sum())(finite))
