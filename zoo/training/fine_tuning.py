@@ -1,6 +1,7 @@
 """Begins a training with weights, and trains a part of them."""
 
 import fnmatch
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from keras_renorm.models.members import is_batch_norm
 from zoo.errors import UserError, nearest
 from zoo.training.optimizers import HEAD
 from zoo.training.storage import model_files
+from zoo.weights.matching import is_head
+
+_LOG = logging.getLogger("zoo.training")
 
 #: Variables of a norm that its schedules and limits go by: they are no weights.
 _STATES = ("update_count", "deviations", "seen")
@@ -29,7 +33,8 @@ def load_file(model: keras.Model, path: str, *, keep_epsilon: bool = False) -> N
 
     A layer takes all of its weights in their order, those of the layers in it among them, and its
     norms take the epsilon that they were trained with. The classifier stays fresh if its classes
-    differ. So do the counters of the norms, which schedules go by.
+    differ. So do the counters of the norms, which schedules go by, and an auxiliary head that the
+    file lacks. Warnings name the layers without weights, and those that only the file has.
 
     Args:
         model: The model.
@@ -43,19 +48,26 @@ def load_file(model: keras.Model, path: str, *, keep_epsilon: bool = False) -> N
     if not file.is_file():
         raise UserError(f"--config.weights={path}: there is no such file.")
     stored = {layer.name: layer for layer in model_files.load(file).layers}
+    fresh = []
     for layer in model.layers:
-        trained = stored.get(layer.name, Layer())
+        trained = stored.pop(layer.name, Layer())
         ours, theirs = _weights(layer), _weights(trained)
         here, there = _described(layer), _described(trained)
         if here == there:
             for weight, value in zip(ours, theirs, strict=True):
                 weight.assign(value)
             _settle_norms(layer, trained, keep_epsilon)
-        elif layer.name not in HEAD:
+        elif layer.name in HEAD or (is_head(layer.name) and not theirs):
+            fresh.append(layer.name)
+        else:
             raise UserError(
                 f"--config.weights={path} does not fit: layer {layer.name} has weights {here} here "
                 f"and {there} there."
             )
+    unused = [name for name, layer in stored.items() if layer.weights]
+    for names, what in ((fresh, "get no weights from it"), (unused, "are only in it")):
+        if names:
+            _LOG.warning("--config.weights=%s: layers %s: %s.", path, what, ", ".join(names))
 
 
 def _weights(layer: Layer) -> list[Any]:

@@ -13,7 +13,6 @@ from keras_renorm.layers import BatchNormalization
 from keras_renorm.ops.maths.adaptive import EARLIER_ROWS, ROWS
 from zoo.weights.hdf5 import StoredLayer
 
-#: The classifiers, which may be left as they are; and the whole auxiliary head.
 _HEAD = re.compile(r"(auxiliary_)?logits|auxiliary_.*")
 
 Read = Callable[[], npt.NDArray[Any]]
@@ -40,6 +39,14 @@ class Plan:
     problems: tuple[str, ...]
 
 
+def is_head(name: str) -> bool:
+    """Whether a layer is one of the classifiers, which may stay as they are, or before the second.
+
+    A model or a file may lack them.
+    """
+    return _HEAD.fullmatch(name) is not None
+
+
 def plan(model: keras.Model, stored: Mapping[str, StoredLayer]) -> Plan:
     """Compares a file with a model.
 
@@ -56,9 +63,7 @@ def plan(model: keras.Model, stored: Mapping[str, StoredLayer]) -> Plan:
         matcher.match(name)
     unused = [name for name in stored if name not in layers]
     problems = [
-        f"{name}: the file has it, the model does not"
-        for name in unused
-        if not _HEAD.fullmatch(name)
+        f"{name}: the file has it, the model does not" for name in unused if not is_head(name)
     ]
     return Plan(
         tuple(matcher.assignments),
@@ -84,13 +89,13 @@ class _Matcher:
     def match(self, name: str) -> None:
         """Adds a layer of the model."""
         if name not in self._stored:
-            if _HEAD.fullmatch(name):
+            if is_head(name):
                 self.fresh.append(name)
             else:
                 self.problems.append(f"{name}: the model has it, the file does not")
             return
         variables, arrays = _without_states(self._layers[name], self._stored[name])
-        if _HEAD.fullmatch(name) and _other_classes(variables, arrays):
+        if is_head(name) and _other_classes(variables, arrays):
             self.fresh.append(name)
             return
         if self._folds(name):

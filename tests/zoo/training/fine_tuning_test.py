@@ -60,6 +60,24 @@ def test_a_file_that_does_not_fit_is_refused(stored, tmp_path):
             fine_tuning.load_file(other, str(tmp_path / name))
 
 
+def test_what_only_one_of_the_two_has_is_named(tmp_path, caplog):
+    def net(names):
+        x = inputs = keras.Input((4,))
+        found = {name: keras.layers.Dense(3, name=name)(x) for name in names}
+        return keras.Model(inputs, list(found.values()))
+
+    trained = net(["logits", "predictions", "auxiliary_logits"])
+    trained.save(tmp_path / "model.keras")
+    other = net(["logits", "auxiliary_1", "auxiliary_logits"])
+    fine_tuning.load_file(other, str(tmp_path / "model.keras"))
+    for name in ("logits", "auxiliary_logits"):
+        kernels = (model.get_layer(name).kernel for model in (other, trained))
+        np.testing.assert_array_equal(*kernels)
+    fresh, unused = (record.getMessage() for record in caplog.records)
+    assert fresh.endswith("model.keras: layers get no weights from it: auxiliary_1.")
+    assert unused.endswith("model.keras: layers are only in it: predictions.")
+
+
 def nested(rng=None, units=5, norm=BatchRenormalization):
     """A model whose layers hold layers, some with weights of one name; random ones with `rng`."""
     backbone = keras.Sequential(

@@ -4,6 +4,7 @@ This module, and what a program imports at its top, are imported before anything
 so absl, which takes 0.1 s, is imported in functions.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -104,10 +105,16 @@ def _run(parse: Callable[[list[str]], Any], main: Callable[[Any], int], usage: s
 
 
 def _parsed(parse: Callable[[list[str]], Any], argv: list[str]) -> Any:
-    """Parses the command line; the log of the libraries is shown only with --verbosity."""
-    from absl import flags, logging
+    """Parses the command line; the log of other libraries is shown only with --verbosity."""
+    from absl import flags
+    from absl.logging import ERROR
 
     parsed = parse(argv)
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = logging.ERROR
+        flags.FLAGS.verbosity = ERROR
+    own, handler = logging.getLogger("zoo"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    own.addHandler(handler)
+    own.setLevel(logging.WARNING)  # absl raises the level of all others
+    own.propagate = False
     return parsed

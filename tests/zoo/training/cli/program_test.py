@@ -26,6 +26,18 @@ def test_a_users_mistake_is_one_line_and_status_2(run_python):
     assert done.stderr == "error: no such thing: it is [red]\n"
 
 
+@pytest.mark.parametrize("flags", [[], ["--verbosity=0"]])
+def test_warnings_of_the_zoo_are_shown_once_and_those_of_others_on_demand(run_python, flags):
+    body = (
+        "import logging as log; log.getLogger('zoo.weights').warning('of %s', 'ours'); "
+        "log.getLogger('other').warning('of theirs'); return 0"
+    )
+    done = run_python(f"import sys; sys.argv += {flags}\n" + PROGRAM.format(body=body))
+    assert done.returncode == 0
+    assert done.stderr.count("warning: of ours\n") == done.stderr.count("ours") == 1
+    assert done.stderr.count("of theirs") == len(flags)
+
+
 def test_a_defect_keeps_its_traceback(run_python):
     done = run_python(PROGRAM.format(body='raise ValueError("a defect")'))
     assert done.returncode == 1
