@@ -124,8 +124,9 @@ def decided(training: Any, layer: keras.layers.Layer, outputs: Callable[[Any], A
 
     def branch(value: bool) -> Callable[[], Any]:
         def run() -> Any:
-            # A branch must not assign variables: under JAX its tracers would leak out of it.
-            with keras.StatelessScope([(v, v.value) for v in variables]) as scope:
+            # A branch must not assign variables: under JAX its tracers would leak out of it. A
+            # scope hides all values of the one around it.
+            with keras.StatelessScope([(v, v.value) for v in layer.variables]) as scope:
                 found = outputs(value)
             return found, [scope.get_current_value(v) for v in variables]
 

@@ -83,7 +83,8 @@ def _of_domain(
         found = ops.renorm_correction(
             batch, mean, variance, r_max=r_max, d_max=d_max, epsilon=layer.epsilon
         )
-        return np.stack([keras.ops.convert_to_numpy(vector) for vector in found])
+        # A diverged net's z of 1e20 has a square beyond float32's.
+        return np.float64([keras.ops.convert_to_numpy(vector) for vector in found])
 
     training = corrections(*limits(layer, domain))
     before, new = corrections(np.inf, np.inf), corrections(1.0, 0.0)

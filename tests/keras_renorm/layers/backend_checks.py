@@ -239,19 +239,6 @@ def test_a_variance_that_overflows_shows(rng, vector_jacobian, monkeypatch, lowe
         assert np.isfinite(gradient[..., 0]).all()
 
 
-def stateless(layer, x, training):
-    """Output and statistics of a call that changes nothing; compiled where the backend is JAX."""
-    call, weights = layer.stateless_call, (layer.trainable_variables, layer.non_trainable_variables)
-    values = [[keras.ops.convert_to_tensor(weight) for weight in kind] for kind in weights]
-    if keras.backend.backend() == "jax":
-        import jax
-
-        call = jax.jit(
-            lambda *arguments, training: layer.stateless_call(*arguments, training=training)
-        )
-    return call(*values, keras.ops.convert_to_tensor(x), training=training)
-
-
 @pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", ["BatchRenormalization", "DomainBatchNormalization"])
@@ -268,16 +255,62 @@ def test_calls_past_the_cast_of_inputs_have_the_compute_dtype(rng, kind, trainin
     assert found == [policy.removeprefix("mixed_")] * 2
 
 
+def traced(function):
+    """The function, with an argument whose value is not known while it is compiled."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function)
+    import torch
+
+    return torch.compile(function, backend="aot_eager")
+
+
+# PyTorch's compiler reads the `grad` of whatever it meets.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("training", [True, False])
-def test_training_may_be_a_tensor(rng, training):
+@pytest.mark.parametrize("kind", ["BatchNormalization", "BatchRenormalization", "by domain"])
+def test_training_may_be_a_tensor_beside_weights_that_are_handed_over(
+    rng, vector_jacobian, kind, training
+):
     x = rng.normal(2.0, 3.0, (8, 4)).astype("f4")
-    layer = layers.BatchRenormalization()
-    layer(x, training=True)
-    y, statistics = stateless(layer, x, keras.ops.convert_to_tensor(training))
-    desired = layer(x, training=training)
-    assert_close(y, keras.ops.convert_to_numpy(desired))
-    for value, weight in zip(statistics, layer.non_trainable_variables, strict=True):
-        assert_close(value, keras.ops.convert_to_numpy(weight))
+    if kind == "by domain":
+        layer, options = layers.DomainBatchRenormalization(2), {"domain": 1}
+    else:
+        layer, options = getattr(layers, kind)(), {}
+    layer.build(x.shape)
+    others = [
+        keras.ops.convert_to_tensor(rng.uniform(0.5, 1.5, v.shape).astype("f4"))
+        for v in layer.non_trainable_variables
+    ]
+    given = keras.ops.convert_to_tensor(training)
+
+    def outputs(training):
+        def call(x, *weights):
+            y, moved = layer.stateless_call(weights, others, x, training=training, **options)
+            return y, [*moved]
+
+        return call
+
+    weights = (rng.uniform(0.5, 1.5, v.shape).astype("f4") for v in layer.trainable_variables)
+    sources, dy = (x, *weights), rng.normal(size=x.shape).astype("f4")
+    later = traced(lambda training, *sources: outputs(training)(*sources))
+    desired, found = (
+        outputs(training)(*sources),
+        later(given, *map(keras.ops.convert_to_tensor, sources)),
+    )
+    for actual, wanted in zip((found[0], *found[1]), (desired[0], *desired[1]), strict=True):
+        assert_close(actual, keras.ops.convert_to_numpy(wanted))
+    gradients = [
+        vector_jacobian(function, sources, dy)[1]
+        for function in (lambda *at: later(given, *at)[0], lambda *at: outputs(training)(*at)[0])
+    ]
+    for actual, wanted in zip(*gradients, strict=True):
+        assert_close(actual, keras.ops.convert_to_numpy(wanted))
 
 
 def test_several_inputs_are_refused_and_symbolic_ones_are_taken_as_dense():

@@ -53,6 +53,13 @@ def test_what_is_clipped_nowhere_agrees_with_the_averages_and_batch_norm_with_th
     assert square_distances([(norm_of(None), BEFORE, new)])[1] == 0
 
 
+def test_a_diverged_net_has_great_distances_without_a_warning():
+    new = BEFORE[0] + 1e25, BEFORE[1]
+    before, after = square_distances([(norm_of((3.0, 5.0)), BEFORE, new)])
+    np.testing.assert_allclose(before, np.mean((1e25**2) / (BEFORE[1] + EPSILON)), rtol=1e-5)
+    assert after == 5**2
+
+
 def test_several_layers_and_domains_are_averaged():
     new = BEFORE[0] + 1, BEFORE[1]
     wide, plain = norm_of((3.0, 5.0)), norm_of(None)
