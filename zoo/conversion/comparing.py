@@ -73,8 +73,8 @@ def _outputs(model: Callable[..., Any], x: Any) -> list[Any]:
     return [keras.ops.convert_to_numpy(output) for output in outputs]
 
 
-def _tolerance(model: keras.Model) -> float:
-    """Returns what is allowed for the coarsest type in which a layer computes."""
+def tolerance_of(model: keras.Model) -> float:
+    """Returns the share that is allowed for the coarsest type in which a layer computes."""
     types = {layer.compute_dtype for layer in keras_internals.flattened(model)}
     return max(_HALVES.get(name, TOLERANCE) for name in types)
 
@@ -112,7 +112,7 @@ def write(
     inputs = ours.inputs[0] if len(ours.inputs) == 1 else ours.input
     x = keras.tree.map_structure(lambda symbolic: _examples(rng, symbolic), inputs)
     expected, found = (_outputs(model, x) for model in (theirs, ours))
-    difference = largest_difference(expected, found, _tolerance(ours))
+    difference = largest_difference(expected, found, tolerance_of(ours))
     with writing(output), files.replacing(output) as temporary:
         save(temporary)
     report(f"{output}: largest difference of the outputs {difference:.3g}")

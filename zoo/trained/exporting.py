@@ -22,6 +22,7 @@ from zoo.data.sources import Source
 from zoo.errors import UserError, as_user_errors
 from zoo.trained import images, onnx
 from zoo.trained.opening import Trained, open_trained, pipeline_model, say_notes
+from zoo.trained.precision import in_float32
 from zoo.trained.recalibrating import save
 from zoo.training.cli import terminal
 from zoo.training.storage import files, places
@@ -48,7 +49,7 @@ def export(
     """Writes a model in another form, with batch norms folded into the layers before them.
 
     What was written is read again, run on real images, and gets its name only if its probabilities
-    are those of the model.
+    are those of the model. It computes in float32, also where the model did in half precision.
 
     Args:
         model: A working directory, a .keras file or the name of a checkpoint.
@@ -64,7 +65,7 @@ def export(
         pixels: What a .keras file takes, if it does not say so.
 
     Returns:
-        The largest difference of a probability.
+        The largest difference of a probability from the model's in float32.
 
     Raises:
         UserError: If something does not exist, a converter is missing, or the outputs do not agree.
@@ -77,10 +78,13 @@ def export(
     trained = open_trained(model, pixels=pixels)
     source = _images(trained, names, data_dir, say)
     say_notes(trained, console)
+    classifier = trained.classifier
     with as_user_errors(TypeError, ValueError):
-        folded = convert.fold(trained.classifier)
+        precise = in_float32(classifier)
+        folded = convert.fold(precise)
     temporary = path.with_name(f"{files.TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    contents, expected = _examples(trained, source)
+    contents, (own, expected) = _examples(trained, source, classifier, precise)
+    halved = comparing.largest_difference([own], [expected], comparing.tolerance_of(classifier))
     try:
         with writing(path):
             found = _write(kind, trained, folded, temporary, contents)
@@ -90,6 +94,8 @@ def export(
     finally:
         _remove(temporary)
     say(f"{path}: on {len(contents)} images probabilities differ by {difference:.2g} at most")
+    if precise is not classifier:
+        say(f"from the model in float32, as it computes; half precision is {halved:.2g} off that")
     return difference
 
 
@@ -133,14 +139,17 @@ def _write(
     return onnx.run(path, prepared)
 
 
-def _examples(trained: Trained, source: Source) -> tuple[list[bytes], Any]:
-    """Returns the bytes of some images, and the model's probabilities of them."""
+def _examples(
+    trained: Trained, source: Source, *models: keras.Model
+) -> tuple[list[bytes], list[Any]]:
+    """Returns the bytes of some images, and the probabilities of them by each model."""
     contents = list(_contents(source))
     if not contents:
         raise UserError("There is no image to compare on that TensorFlow itself can decode.")
     pixels = [_prepare(trained.card.preparation, one)[None] for one in contents]
     prepared = trained.card.preparation.mapped(tf.concat(pixels, 0))
-    return contents, np.asarray(trained.classifier(prepared, training=False))
+    found = [np.asarray(model(prepared, training=False), np.float32) for model in models]
+    return contents, found
 
 
 def _contents(source: Source) -> Iterator[bytes]:

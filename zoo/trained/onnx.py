@@ -24,7 +24,9 @@ def require() -> None:
 
 def write(model: keras.Model, path: Path) -> None:
     """Writes a model of images `[N, H, W, C]`."""
-    model.export(path, format="onnx", verbose=False)
+    # Without a signature Keras refuses a model that nobody has called yet.
+    spec = keras.InputSpec(shape=model.inputs[0].shape, dtype="float32", name="images")
+    model.export(path, format="onnx", verbose=False, input_signature=[spec])
 
 
 def run(path: Path, images: Any) -> Any:

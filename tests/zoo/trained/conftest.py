@@ -37,14 +37,14 @@ def photos(tmp_path, rng):
     return root
 
 
-def small_model():
+def small_model(dtype=None):
     """A convolution and a batch norm with statistics of its own, and a softmax."""
     keras.utils.set_random_seed(1)
     images = keras.Input((16, 16, 3))
-    x = keras.layers.Conv2D(4, 3, use_bias=False)(images)
-    x = layers.BatchNormalization(name="norm")(x)
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
-    logits = keras.layers.Dense(3, name="logits")(x)
+    x = keras.layers.Conv2D(4, 3, use_bias=False, dtype=dtype)(images)
+    x = layers.BatchNormalization(name="norm", dtype=dtype)(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype=dtype)(keras.layers.ReLU(dtype=dtype)(x))
+    logits = keras.layers.Dense(3, name="logits", dtype=dtype)(x)
     model = keras.Model(images, keras.layers.Softmax(name="predictions")(logits), name="small")
     norm = model.get_layer("norm")
     norm.moving_mean.assign([0.1, -0.1, 0.2, 0.0])
@@ -53,9 +53,10 @@ def small_model():
 
 
 @pytest.fixture
-def model_file(tmp_path):
+def model_file(tmp_path, request):
+    """The model's file. A test may give the policy of its layers by `indirect`."""
     path = tmp_path / "small.keras"
-    small_model().save(path)
+    small_model(getattr(request, "param", None)).save(path)
     prepared = Preparation(size=16, channels=3, crop_share=0.9)
     write_card(path, Card(CLASSES, prepared, "small", "batch_norm", "folder"))
     return path

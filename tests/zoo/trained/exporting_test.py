@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -70,6 +71,27 @@ def test_litert_takes_pixels(exported, model_file, rng):
     pixels = rng.uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
     model = tf.keras.models.load_model(model_file)
     np.testing.assert_allclose(exporting._run_litert(path, pixels), model(pixels / 255), atol=1e-5)
+
+
+# Keras, which patches tf2onnx, asks NumPy for a name that it no longer has.
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")
+@pytest.mark.parametrize("model_file", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.keras", "keras"), ("b", "saved_model"), ("c.tflite", "litert"), ("d.onnx", "onnx")],
+)
+def test_what_trained_in_half_precision_computes_in_float32(
+    model_file, photos, tmp_path, name, kind
+):
+    if kind == "onnx":
+        pytest.importorskip("tf2onnx")
+        pytest.importorskip("onnxruntime")
+    console, path = Console(file=io.StringIO(), width=200), tmp_path / name
+    assert export(str(model_file), str(path), kind, console, names=[str(photos)]) < 1e-4
+    assert path.exists()
+    assert "from the model in float32, as it computes; half precision is " in (
+        console.file.getvalue()
+    )
 
 
 def test_what_does_not_agree_is_not_written(exported, monkeypatch, tmp_path, made):
