@@ -84,7 +84,7 @@ def _of_domain(
             batch, mean, variance, r_max=r_max, d_max=d_max, epsilon=layer.epsilon
         )
         # A diverged net's z of 1e20 has a square beyond float32's.
-        return np.stack([keras.ops.convert_to_numpy(vector) for vector in found], dtype="float64")
+        return np.asarray([keras.ops.convert_to_numpy(vector) for vector in found], "float64")
 
     training = corrections(*limits(layer, domain))
     before, new = corrections(np.inf, np.inf), corrections(1.0, 0.0)
