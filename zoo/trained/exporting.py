@@ -93,9 +93,10 @@ def export(
             os.rename(temporary, path)
     finally:
         _remove(temporary)
-    say(f"{path}: on {len(contents)} images probabilities differ by {difference:.2g} at most")
+    differs = f"{path}: on {len(contents)} images probabilities differ by {difference:.2g} at most"
     if precise is not classifier:
-        say(f"from the model in float32, as it computes; half precision is {halved:.2g} off that")
+        differs += f" from the model's in float32, and those by {halved:.2g} from its own"
+    say(differs)
     return difference
 
 

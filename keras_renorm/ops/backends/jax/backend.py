@@ -54,16 +54,15 @@ class Jax(Backend):
         return derivatives.apply(function, arguments, constants)
 
     def product(self, x: jax.Array, factor: jax.Array) -> jax.Array:
-        """Has a selection in the gradient of the factor, which XLA does not fuse with its sum.
+        """With a selection in the gradient of the factor, so that XLA keeps no `x` for it.
 
-        A bare sum of `dy * x` reads `x`, so XLA keeps the `x` of the forward pass. It writes a
-        selection from `dy * x` in an operation that computes `x` again. Each layer keeps one tensor
-        of the size of `x` less.
+        That gradient sums `dy * x`. XLA fuses the product with the sum, which then reads the `x` of
+        the forward pass. It fuses no selection with a sum, but with `x`, which it computes again.
         """
         whole = jnp.broadcast_to(factor, x.shape)
-        # True for -inf only, which XLA does not know.
-        constant = factor < jnp.finfo(factor.dtype).min
-        return x * jnp.where(constant, jax.lax.stop_gradient(whole), whole)
+        # Only -inf is below the lowest number: XLA does not know that nothing is to be selected.
+        below = factor < jnp.finfo(factor.dtype).min
+        return x * jnp.where(below, jax.lax.stop_gradient(whole), whole)
 
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """By `jax.jit`."""
