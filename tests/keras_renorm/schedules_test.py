@@ -135,6 +135,10 @@ def test_an_adaptive_limit_has_a_greatest_value():
     copy = schedules.get("r_max", schedules.serialize(limit), low=1)
     assert copy == limit
     assert hash(copy) == hash(limit)
+    of_numpy = limit(np.float32([2.0, 4.0, np.nan]))
+    assert isinstance(of_numpy, np.ndarray)
+    assert of_numpy.dtype == np.float32
+    np.testing.assert_array_equal(of_numpy, [2.0, 3.0, np.nan])
     assert repr(copy) == "Adaptive(greatest=3.0)"
     assert copy != schedules.Adaptive(2.0)
     with pytest.raises(ValueError, match=r"`greatest` must be at least 0, received greatest=-1\.$"):

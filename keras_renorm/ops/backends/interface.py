@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import keras
+import numpy as np
 
 from keras_renorm.ops.backends.kernels import (
     Differentiable,
@@ -240,3 +241,19 @@ class Backend:
     def generators_kept(self) -> contextlib.AbstractContextManager[Any]:
         """A context that leaves the process's random generators as they were."""
         return contextlib.nullcontext()
+
+
+def by_numpy(function: Callable[..., Any], *tensors: Any, **settings: Any) -> Any:
+    """Calls a function that `Backend.at_once` takes with NumPy, which is done with it in 0.1 ms."""
+    arrays = map(_arrays, tensors)
+    with np.errstate(all="ignore"):  # as the backends do
+        return function(*arrays, **settings, ops=np)
+
+
+def _arrays(values: Any) -> Any:
+    """Arrays of a tensor, or of those in a tuple."""
+    # `keras.tree` takes longer under PyTorch than the function itself.
+    if not isinstance(values, tuple):
+        return keras.ops.convert_to_numpy(values)
+    arrays = map(_arrays, values)
+    return type(values)(*arrays) if hasattr(values, "_fields") else tuple(arrays)

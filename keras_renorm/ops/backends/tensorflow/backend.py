@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from keras_renorm.ops.backends.interface import Backend, Elsewhere, Ragged
+from keras_renorm.ops.backends.interface import Backend, Elsewhere, Ragged, by_numpy
 from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses, Passes, StepCalls
 from keras_renorm.ops.backends.tensorflow import calls, derivatives, devices, runtime
 from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
@@ -93,7 +92,7 @@ class TensorFlow(Backend):
         if not tf.executing_eagerly():
             return function
         if self.off_cpu() is None:
-            return functools.partial(_by_numpy, function)
+            return functools.partial(by_numpy, function)
 
         # NumPy would wait for the accelerator.
         def call(*tensors: Any, **settings: Any) -> Any:
@@ -136,13 +135,6 @@ class TensorFlow(Backend):
             return _on_replicas(on_one, strategy)
         call = on_one if eager else tf.function(on_one, autograph=False, reduce_retracing=True)
         return lambda parts, shared: call(_tensors(*parts), _tensors(shared))
-
-
-def _by_numpy(function: Callable[..., Any], *tensors: Any, **settings: Any) -> Any:
-    """Calls with NumPy: 0.1 ms, where a call of a `tf.function` takes several."""
-    arrays = keras.tree.map_structure(np.asarray, tensors)
-    with np.errstate(all="ignore"):  # as TensorFlow does
-        return function(*arrays, **settings, ops=np)
 
 
 @functools.cache

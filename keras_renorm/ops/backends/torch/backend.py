@@ -2,12 +2,13 @@
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import torch
 
-from keras_renorm.ops.backends.interface import Backend, Elsewhere
+from keras_renorm.ops.backends.interface import Backend, Elsewhere, by_numpy
 from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses, Passes, StepCalls
 from keras_renorm.ops.backends.torch import calls, derivatives, fused, operators
 from keras_renorm.ops.backends.torch.collective import Processes
@@ -69,6 +70,19 @@ class Torch(Backend):
     def pinned(self, constant: torch.Tensor) -> torch.Tensor:
         """A copy where PyTorch compiles."""
         return derivatives.pinned(constant)
+
+    def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """NumPy in eager programs on the CPU. An accelerator would have to wait for it."""
+        if _compiles() or self.off_cpu() is not None:
+            return function
+
+        def call(*tensors: Any, **settings: Any) -> Any:
+            try:
+                return by_numpy(function, *tensors, **settings)
+            except RuntimeError:  # a transform of torch.func hides the values
+                return function(*tensors, **settings)
+
+        return call
 
     def replicas(self) -> Processes | None:
         """The processes of the default process group."""

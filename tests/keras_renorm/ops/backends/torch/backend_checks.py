@@ -3,6 +3,7 @@
 import inspect
 
 import keras
+import numpy as np
 import pytest
 import torch
 
@@ -99,3 +100,20 @@ def test_the_generators_are_as_they_were():
 def test_constants_are_themselves_where_nothing_compiles():
     x = torch.zeros(3)
     assert BACKEND.pinned(x) is x
+
+
+def test_what_has_no_gradient_is_computed_by_numpy_unless_values_are_hidden(monkeypatch):
+    def function(pair, ops=keras.ops):
+        return ops.sqrt(pair[0]) + pair[1]
+
+    pair = torch.tensor(-4.0), torch.tensor(3.0, requires_grad=True)
+    found = BACKEND.at_once(function)(pair)  # without NumPy's warning of the root
+    assert isinstance(found, np.float32)
+    assert np.isnan(found)
+    pairs = torch.tensor([4.0, 9.0]), torch.tensor([3.0, 1.0])
+    mapped = torch.func.vmap(BACKEND.at_once(function))(pairs)
+    torch.testing.assert_close(mapped, torch.tensor([5.0, 4.0]))
+    compiled = torch.compile(BACKEND.at_once(function), backend="eager")(pairs)
+    torch.testing.assert_close(torch.as_tensor(compiled), torch.tensor([5.0, 4.0]))
+    monkeypatch.setattr(type(BACKEND), "off_cpu", lambda self: "a GPU")
+    assert BACKEND.at_once(function) is function
