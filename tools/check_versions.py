@@ -110,8 +110,8 @@ ROWS = [
     Row("PyTorch", "2.4", "3.4", "3.10"),
     Row("PyTorch", "2.8", "3.10"),
     *(Row("PyTorch", "2.13", keras) for keras in KERAS),
-    Row("PyTorch", "2.15", "3.15"),
-    Row("PyTorch", "2.15", "3.15", "3.13"),
+    Row("PyTorch", "2.14", "3.15"),
+    Row("PyTorch", "2.14", "3.15", "3.13"),
 ]
 ROWS.sort(
     key=lambda row: (
