@@ -93,12 +93,17 @@ class Keeper:
                 f"the records up to step {step} are gone from {workdir.metrics}, which is begun "
                 "anew."
             )
-        tests = [record for record in records if record.split == "test" and record.step <= step]
+        records = [record for record in records if record.step <= step]
         kept = self._store.steps()
-        for record in tests:
-            if record.step in kept:
+        for record in records:
+            if record.split == "test" and record.step in kept:
                 self.note(record)
-        return {"state": state, "evaluated_at": tests[-1].step if tests else 0}
+        # A kill may come between the records of one evaluation.
+        evaluated = [
+            {record.step for record in records if record.split == split}
+            for split in self._setup.models
+        ]
+        return {"state": state, "evaluated_at": max(set.intersection(*evaluated), default=0)}
 
     def note(self, record: metrics.Record) -> None:
         """Remembers the step with the best test accuracy, the first of equal ones."""

@@ -28,7 +28,7 @@ CONFIG = {
 
 
 @contextlib.contextmanager
-def keeping(path, **changes):
+def keeping(path, splits=("test",), **changes):
     """A keeper of a run of one variable, in an opened folder."""
     config = CONFIG | changes
     workdir = Workdir(path)
@@ -36,6 +36,7 @@ def keeping(path, **changes):
         config=config,
         variables=[tf.Variable(1.0)],
         model=types.SimpleNamespace(trainable_variables=[keras.Variable(1.0)]),
+        models=dict.fromkeys(splits),
         own_statistics=types.SimpleNamespace(gather=lambda: None, scatter=lambda: None),
         workers=types.SimpleNamespace(
             is_chief=True, chiefs=lambda work: work(), copy_from_chief=lambda variables: None
@@ -127,6 +128,18 @@ def test_the_best_is_one_of_the_checkpoints_that_are_there(tmp_path, checkpoints
         keeper.note(record(60, 0.6))
         keeper.prune()
     assert checkpoints(tmp_path) == [40, 60]
+
+
+def test_an_evaluation_that_lost_one_of_its_records_is_done_again(tmp_path):
+    both = ("test", "test_averaged")
+    with keeping(tmp_path, both) as (keeper, workdir):
+        save(keeper, 40)
+        write_records(
+            workdir, *(record(20, 0.5, split) for split in both), record(40, 0.7), record(60, 0.8)
+        )
+    for splits, evaluated_at in ((both, 20), (both[:1], 40)):
+        with keeping(tmp_path, splits) as (keeper, _):
+            assert keeper.resume()[1] == evaluated_at
 
 
 def test_the_model_gives_probabilities_and_holds_its_schedule(finished_run):

@@ -111,12 +111,15 @@ class MetricsLog:
         path: The file.
         step: The step that the run resumes from: records of later steps are dropped, since the run
             writes them again. So are lines that are no records, which the loop has named.
+
+    An evaluation that is done again, since one of its records was lost, writes that one only.
     """
 
     def __init__(self, path: Path, step: int) -> None:
         kept = [record for record in read(path, lambda problem: None) if record.step <= step]
         files.write_text(path, "".join(_line(record) for record in kept))
         self._path = path
+        self._there = {(record.step, record.split) for record in kept}
         self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "MetricsLog":
@@ -124,7 +127,9 @@ class MetricsLog:
         return self
 
     def write(self, record: Record) -> None:
-        """Appends a record, which other programs can read at once."""
+        """Appends a record, unless it is there; other programs can read it at once."""
+        if (record.step, record.split) in self._there:
+            return
         with files.naming(self._path):
             self._file.write(_line(record))
             self._file.flush()

@@ -53,6 +53,14 @@ def test_a_resumed_log_drops_what_will_be_written_again(path):
     assert metrics.read(path) == [record(10), record(20), record(30, "test")]
 
 
+def test_an_evaluation_that_is_done_again_adds_the_record_that_was_lost(path):
+    for splits in (["test"], ["test", "test_averaged"]):
+        with metrics.MetricsLog(path, 20) as log:
+            for split in splits:
+                log.write(record(20, split))
+    assert metrics.read(path) == [record(20, "test"), record(20, "test_averaged")]
+
+
 def test_a_line_that_was_cut_off_is_left_out(path):
     path.write_text(json.dumps(vars(record(10))) + '\n{"step": 2')
     assert metrics.read(path) == [record(10)]
