@@ -193,7 +193,7 @@ def build_sampler(config: Config, dataset: Source) -> samplers.Sampler:
     Raises:
         UserError: When the data set cannot give such minibatches.
     """
-    with as_user_errors(ValueError):
+    with as_user_errors(ValueError), pictures.reading_errors_named():
         if config["minibatches"] == "few_labels":
             return samplers.FewLabelsSampler(
                 dataset.labels, config["labels_per_batch"], config["batch_size"], config["seed"]

@@ -7,6 +7,7 @@ from keras_renorm import statistics
 from keras_renorm.layers import BatchRenormalization, SkipInit
 from keras_renorm.schedules import LinearRamp
 from zoo.data import Dataset
+from zoo.data.sources import Streamed
 from zoo.errors import UserError
 from zoo.training import builders
 from zoo.training.config import default_config
@@ -253,6 +254,17 @@ def test_minibatches_start_anywhere_and_end_with_the_run(dataset, kind):
         np.testing.assert_array_equal(labels, resumed_labels)
     if kind == "few_labels":
         assert all(len(set(labels.numpy())) == 2 for _, labels in whole)
+
+
+def test_labels_that_cannot_be_read_are_one_line():
+    """Those of a set that is streamed are in its records."""
+
+    def damaged():
+        raise tf.errors.DataLossError(None, None, "{{node x}} chunk data hash mismatch\n y")
+
+    source = Streamed("flowers", "train", ("a", "b"), (None, None, 3), 9, None, None, damaged)
+    with pytest.raises(UserError, match=r"^An image can no longer be read: chunk data hash mism"):
+        builders.build_sampler(config(minibatches="few_labels", labels_per_batch=1), source)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])
