@@ -10,10 +10,13 @@ import numpy as np
 from zoo.data import tensorflow_sets
 from zoo.data.dataset import PACKAGED, Dataset, DatasetError
 
-__all__ = ["PACKAGED", "check_name", "load"]
+__all__ = ["PACKAGED", "check_name", "has_version", "load"]
 
 #: A name of TensorFlow Datasets, with a configuration or a version after it, or neither.
-_NAME = re.compile(r"\w+([/:]\w[\w.*+-]*)*")
+_NAME = re.compile(r"\w+(/\w[\w.+-]*)*(:(\d+|\*)\.(\d+|\*)\.(\d+|\*))?")
+
+#: What ends in a version, or is meant to: no name in Python is one.
+_VERSIONED = re.compile(r".*:[\d.*]*")
 
 Split = Literal["train", "test"]
 
@@ -56,6 +59,11 @@ def check_name(name: str) -> None:
         raise DatasetError(
             f"{name!r} is not the name of a dataset. Names look like 'mnist' or 'mnist:3.0.1'."
         )
+
+
+def has_version(name: str) -> bool:
+    """Returns whether a name ends in a version, as `mnist:3.0.1` and `mnist:3.*.*` do."""
+    return _VERSIONED.fullmatch(name) is not None
 
 
 def _load_packaged(split: str) -> Dataset:

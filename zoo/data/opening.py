@@ -22,9 +22,9 @@ def open_split(
     TensorFlow Datasets reads by number where they were prepared with `file_format="array_record"`.
 
     Args:
-        name: "fashion_mnist_subset", "folder", a set of TensorFlow Datasets, or the import path of
-            a function of (split, data_dir) that returns a `Dataset` or a `Streamed`, whose first
-            images are a fair sample of all.
+        name: "fashion_mnist_subset", "folder", a set of TensorFlow Datasets, also with its version
+            as in "mnist:3.0.1", or the import path of a function of (split, data_dir) that returns
+            a `Dataset` or a `Streamed`, whose first images are a fair sample of all.
         split: A split's name, or "evaluation": the validation images, or the test images where
             there are none, or else a share of the training images, which "train" then leaves out.
         data_dir: The folder, or where TensorFlow Datasets keeps its sets.
@@ -41,7 +41,7 @@ def open_split(
         'test'
     """
     options = options or FolderOptions()
-    if is_path(name):
+    if is_path(name) and not datasets.has_version(name):
         kinds = (Dataset, Streamed)
         made = called({"dataset": name}, "dataset", kinds, split=split, data_dir=data_dir)
         return dataclasses.replace(made, name=name, split=split)

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from zoo.data import opening, pipeline
-from zoo.data.dataset import DatasetError
 from zoo.data.folders import FolderOptions, file_source, files_below
 from zoo.data.preparation import Preparation
 from zoo.data.scan import scan
@@ -61,7 +60,7 @@ def open_for(
     where = data_dir or config["data_dir"]
     try:
         source = opening.open_split(name, EVALUATION if split is None else split, where, options)
-    except DatasetError as error:
+    except UserError as error:
         # A key of zoo.train's config is a flag here.
         raise UserError(str(error).replace("--config.", "--")) from error
     check_fit(trained, source)

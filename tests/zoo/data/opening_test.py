@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from zoo.data.dataset import Dataset, DatasetError
@@ -20,9 +22,16 @@ def test_class_folders(make_folder):
     assert len(open_split("folder", "evaluation", str(root), options)) == 4
 
 
-def test_what_is_no_name_is_refused():
-    with pytest.raises(DatasetError, match=r"'\.\./x' is not the name of a dataset"):
-        open_split("../x", "train")
+@pytest.mark.parametrize("name", ["../x", "", "mnist:3", "mnist:3.0", "mnist:", "mnist:3.0.1.2"])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(DatasetError, match=f"^'{re.escape(name)}' is not the name of a dataset"):
+        open_split(name, "train")
+
+
+@pytest.mark.parametrize("version", ["3.0.1", "3.*.*", "*.0.1"])
+def test_a_version_is_no_import_path(version, tmp_path):
+    with pytest.raises(DatasetError, match=rf"^Dataset 'mnist:{re.escape(version)}' is not prepar"):
+        open_split(f"mnist:{version}", "train", str(tmp_path))
 
 
 def test_images_of_the_users_own(tmp_path):

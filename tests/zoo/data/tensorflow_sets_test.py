@@ -81,6 +81,12 @@ def test_jpegs_are_read_as_such(store, images):
         assert np.abs(by_height[20 + i].astype(int) - image).mean() < 4
 
 
+@pytest.mark.parametrize("version", ["1.0.0", "1.*.*"])
+def test_a_set_is_found_by_its_version(store, version):
+    source = open_split(f"tiny:{version}", "train", store("array_record"), 0.2)
+    assert (source.name, len(source)) == (f"tiny:{version}", 10)
+
+
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_images_of_one_size_are_in_memory(store, images, file_format):
     source = open_split("tiny", "train", store(file_format, one_size=True), 0.2)

@@ -32,6 +32,11 @@ def test_other_classes_are_refused(trained):
         open_for(trained, print, dataset="fashion_mnist_subset")
 
 
+def test_an_error_names_the_flags_of_the_program(trained):
+    with pytest.raises(UserError, match=r"^--dataset=nothing:made cannot be imported: "):
+        open_for(trained, print, dataset="nothing:made")
+
+
 def test_files_and_folders_are_found_in_order(trained, photos):
     found = find_files([str(photos / "red" / "1.png"), str(photos / "blue")], trained)
     assert [path.removeprefix(f"{photos}/") for path in found.paths] == [
