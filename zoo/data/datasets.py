@@ -12,8 +12,8 @@ from zoo.data.dataset import PACKAGED, Dataset, DatasetError
 
 __all__ = ["PACKAGED", "check_name", "has_version", "load"]
 
-#: A name of TensorFlow Datasets, with a configuration or a version after it, or neither.
-_NAME = re.compile(r"\w+(/\w[\w.+-]*)*(:(\d+|\*)\.(\d+|\*)\.(\d+|\*))?")
+#: A name of TensorFlow Datasets, with a configuration or a version after it, both, or neither.
+_NAME = re.compile(r"\w+(/\w[\w.+-]*)?(:(\d+|\*)\.(\d+|\*)\.(\d+|\*))?")
 
 #: What ends in a version, or is meant to: no name in Python is one.
 _VERSIONED = re.compile(r".*:[\d.*]*")

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -206,6 +207,10 @@ def _explained(name: str, directory: pathlib.Path | None) -> Iterator[Any]:
             where = directory or pathlib.Path(tfds.core.constants.DATA_DIR).expanduser()
             raise DatasetError(_not_prepared(name, where, error)) from error
         except (OSError, ValueError, KeyError, json_format.ParseError) as error:
+            if re.search(r"\bBuilderConfig \S+ not found", str(error)):
+                base, config = re.split("[/:]", name)[:2]
+                known = list(tfds.builder_cls(base).builder_configs)
+                raise DatasetError(_no_config(base, config, known)) from error
             raise DatasetError(_damaged(name, error)) from error
     except ModuleNotFoundError as error:
         raise DatasetError(
@@ -220,6 +225,12 @@ def _unknown(name: str, known: list[str]) -> str:
         f"{', '.join(map(repr, SUGGESTED))} and every image classification set of TensorFlow "
         "Datasets with uint8 images."
     )
+
+
+def _no_config(base: str, config: str, known: list[str]) -> str:
+    few = ", ".join(map(repr, known[:5])) + f" and {len(known) - 5} more" * (len(known) > 5)
+    which = f"It has {few}." if known else f"It has none: write {base!r}."
+    return f"Dataset {base!r} has no configuration {config!r}.{nearest(config, known)} {which}"
 
 
 def _not_prepared(name: str, where: pathlib.Path, error: AssertionError) -> str:

@@ -145,6 +145,23 @@ def test_an_unknown_name_is_told_what_is_taken():
         open_split("unheard_of", "train", None, 0.2)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnist/foo", r"'mnist' has no configuration 'foo'\. It has none: write 'mnist'\.$"),
+        (
+            "imagenet_v2/top_images:3.0.0",
+            r"'imagenet_v2' has no configuration 'top_images'\. Did you mean 'topimages'\? "
+            r"It has 'matched-frequency', 'threshold-0\.7', 'topimages'\.$",
+        ),
+        ("cifar10_corrupted/fog_9", r"mean 'fog_\d'\? It has 'brightness_1', .* and \d\d more\.$"),
+    ],
+)
+def test_a_configuration_that_is_not_there_is_named(name, message, tmp_path):
+    with pytest.raises(DatasetError, match=message):
+        open_split(name, "train", str(tmp_path), 0.2)
+
+
 def test_a_split_that_is_not_there_is_named(store):
     message = r"'tiny' has no split 'valid', only \['train', 'validation', 'test'\]"
     with pytest.raises(DatasetError, match=message):
