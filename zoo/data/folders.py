@@ -53,12 +53,13 @@ class FolderOptions:
 
 @dataclasses.dataclass(frozen=True)
 class _Files:
-    """The files of a split, by class."""
+    """The files of a split, by class; `held_out` if they are a share of the training images."""
 
     root: bytes
     classes: tuple[str, ...]
     paths: tuple[bytes, ...]
     labels: tuple[int, ...]
+    held_out: bool = False
 
     def name(self, place: int) -> bytes:
         """The path of a file from the root."""
@@ -239,6 +240,7 @@ def _share(files: _Files, held_out: bool, options: FolderOptions) -> _Files:
         files,
         paths=tuple(files.paths[i] for i in chosen),
         labels=tuple(files.labels[i] for i in chosen),
+        held_out=held_out,
     )
 
 
@@ -290,13 +292,19 @@ def _check_classes(
     there = set(labels)
     empty = [repr(name) for label, name in enumerate(files.classes) if label not in there]
     where = _shown(files.root)
+    if not labels and files.held_out:
+        raise DatasetError(
+            f"There is no image in {where} to evaluate on: no class has a usable one beside those "
+            "to train on. Put two images or more into the folder of each class."
+        )
     if not labels or (empty and split == "train"):
         raise DatasetError(
             f"There are no usable images of the class {_few(empty)} in {where}: remove its folder, "
             "or put images into it."
         )
     if empty:
-        options.report(f"warning: the class {_few(empty)} has no images in {where}")
+        beside = " to evaluate on beside those to train on" if files.held_out else ""
+        options.report(f"warning: the class {_few(empty)} has no images in {where}{beside}")
 
 
 def _streamed(

@@ -59,6 +59,19 @@ def test_a_share_of_each_class_is_held_out(make_folder, opened):
     assert set(names(held_out)) <= set(names(half))
 
 
+def test_a_class_with_too_few_images_to_hold_one_out_is_named(make_folder, opened, said):
+    root = make_folder(cats=2, dogs=1)
+    opened(root)
+    opened(root, "evaluation")
+    beside = "to evaluate on beside those to train on"
+    assert said == [f"warning: the class 'dogs' has no images in {root} {beside}"]
+    (root / "cats" / "000.jpg").unlink()
+    assert len(opened(root)) == 2
+    message = f"^There is no image in {root} to evaluate on: no class has a usable one beside thos"
+    with pytest.raises(DatasetError, match=message):
+        opened(root, "evaluation")
+
+
 def test_files_are_read_and_decoded(make_folder, opened, make_picture):
     source = opened(make_folder(train__cats=2, train__dogs=2, val__cats=1))
 
