@@ -95,6 +95,10 @@ MISTAKES = {
             (NEW, "--config.dataset=folder", "--config.data_dir=dirty", "--config.image_size=8"),
             "files in dirty cannot be used: 'a/empty.jpg' is empty. Mend or remove them, or leave",
         ),
+        (
+            ("--workdir=photos/run", "--config.dataset=folder", "--config.data_dir=photos"),
+            "--workdir=photos/run lies in the class folders of --config.data_dir=photos, where it",
+        ),
         ((NEW, "--config.weights=nowhere.keras"), "--config.weights=nowhere.keras: there is no s"),
         ((NEW, "--config.weights=garbage.keras"), "garbage.keras is damaged: it is not a whole"),
         (

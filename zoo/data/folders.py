@@ -97,6 +97,23 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
     return _streamed(found, findings, usable, split, options)
 
 
+def is_read(path: str | os.PathLike[str], data_dir: str) -> bool:
+    """Returns whether what lies at a path counts as a class of class folders, or as its images.
+
+    Args:
+        path: A file or folder, which need not exist.
+        data_dir: The class folders, which exist.
+    """
+    place = os.path.realpath(os.path.expanduser(os.fsencode(path)))
+    root = os.path.realpath(os.path.expanduser(os.fsencode(data_dir)))
+    if os.path.commonpath([place, root]) != root:
+        return False
+    below = os.path.relpath(place, root).split(os.fsencode(os.sep))
+    if place != root and any(map(_is_hidden, below)):
+        return False
+    return b"train" not in _folders(root) or below[0] in (b".", b"train", *_HELD_OUT)
+
+
 def _split_files(data_dir: str | None, split: str, options: FolderOptions) -> _Files:
     """Lists the files of a split."""
     if not data_dir:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from zoo.data import opening, pipeline
-from zoo.data.folders import FolderOptions
+from zoo.data.folders import FolderOptions, is_read
 from zoo.data.preparation import Augmentation, Preparation
 from zoo.data.samplers import Sampler
 from zoo.data.sources import EVALUATION, Source
@@ -46,6 +46,25 @@ def open_split(config: Config, split: str, console: Console) -> Source:
         report=lambda text: terminal.say(console, text),
     )
     return opening.open_split(config["dataset"], split, config["data_dir"], options)
+
+
+def check_place(config: Config, path: Path) -> None:
+    """Raises a `UserError` for a working directory that would count as a class of the images.
+
+    Args:
+        config: Names the images.
+        path: The working directory.
+    """
+    images = config["data_dir"]
+    if config["dataset"] != opening.FOLDER or not images or not Path(images).expanduser().is_dir():
+        return
+    if is_read(path, images):
+        beside = Path(images).expanduser().resolve().parent / "runs" / path.name
+        raise UserError(
+            f"--workdir={path} lies in the class folders of --config.data_dir={images}, where it "
+            "would count as a class or its images: nothing was written. Choose a folder beside "
+            f"them, such as --workdir={beside}."
+        )
 
 
 def preparation(config: Config) -> Preparation:

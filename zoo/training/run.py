@@ -75,6 +75,7 @@ def _train(
     profile_steps: tuple[int, int] | None,
 ) -> int:
     """Trains, with the other workers if there are any, once TensorFlow is loaded."""
+    from zoo.training import pictures
     from zoo.training.distribution.strategies import make_strategy
     from zoo.training.distribution.workers import Workers, lost_workers_named
     from zoo.training.loop import Trainer
@@ -89,6 +90,7 @@ def _train(
         if workers.is_chief and workdir.model.exists() and not workdir.finished:
             terminal.say(console, f"warning: {workdir.model} is damaged: it is written again.")
         # Everything that can be wrong with the config is found here, before anything is written.
+        workers.chiefs(lambda: pictures.check_place(config, workdir.path))
         trainer = Trainer(config, workdir, console, workers, profile_steps)
         if workers.is_chief:
             _say_changes(workdir, config, console)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from zoo.data.dataset import DatasetError
 from zoo.data.decoding import Image
-from zoo.data.folders import FolderOptions, open_folder
+from zoo.data.folders import FolderOptions, is_read, open_folder
 
 
 @pytest.fixture
@@ -222,6 +222,25 @@ def test_a_class_whose_name_is_no_utf_8_is_named(make_folder, opened):
     os.mkdir(os.path.join(os.fsencode(root), b"caf\xe9"))
     with pytest.raises(DatasetError, match=r"The folder b'caf\\xe9' in .* is no UTF-8"):
         opened(root)
+
+
+@pytest.mark.parametrize(
+    ("folders", "path", "read"),
+    [
+        ({"cats": 1}, "photos", True),
+        ({"cats": 1}, "photos/run", True),
+        ({"cats": 1}, "link/cats/a/run", True),
+        ({"cats": 1}, "photos/../photos_of_runs", False),
+        ({"cats": 1}, "photos/.runs/run", False),
+        ({"train__cats": 1}, "photos/run", False),
+        ({"train__cats": 1}, "photos/train/run", True),
+        ({"train__cats": 1}, "photos/val/run", True),
+    ],
+)
+def test_what_counts_as_a_class_is_known_from_its_path(tmp_path, make_folder, folders, path, read):
+    root = make_folder(**folders)
+    (tmp_path / "link").symlink_to(root)
+    assert is_read(tmp_path / path, str(root)) == read
 
 
 def test_images_of_one_size_have_a_shape(tmp_path, opened, encode, make_picture):

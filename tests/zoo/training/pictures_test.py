@@ -21,6 +21,17 @@ def source(count=6, names=("a", "b")):
     return Dataset("made", "train", images, np.arange(count) % len(names), names)
 
 
+def test_a_run_may_not_lie_among_its_images(tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "cats").mkdir(parents=True)
+    values = config(dataset="folder", data_dir=str(photos))
+    message = f" lies in the class folders of .*, such as --workdir={tmp_path}/runs/a\\.$"
+    with pytest.raises(UserError, match=message):
+        pictures.check_place(values, photos / "a")
+    for changes in ({}, {"dataset": "mnist"}, {"data_dir": None}, {"data_dir": "nowhere"}):
+        pictures.check_place(values | changes, (tmp_path if not changes else photos) / "a")
+
+
 def test_by_default_images_are_taken_as_they_are():
     assert pictures.preparation(config()) == Preparation()
     assert pictures.augmentation(config()) == Augmentation()
