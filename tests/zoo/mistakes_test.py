@@ -231,6 +231,7 @@ MISTAKES = {
         (("--experiment=non_iid", NEW, "--seeds=0"), "flag --seeds=0: 0 is not an integer in the"),
         (("--experiment=non_iid", "--workdir=text.txt"), "text.txt is not a folder."),
         (("--experiment=non_iid", "--workdir=loop/a"), "loop is not a folder."),
+        (("--experiment=non_iid", RUN), "run holds a run of zoo.train: nothing was written."),
     ],
 }
 

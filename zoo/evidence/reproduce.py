@@ -15,6 +15,7 @@ from zoo.evidence.experiment import SCALES, Experiment, Run
 from zoo.evidence.runs import run_all
 from zoo.training.cli import terminal
 from zoo.training.storage import files, places
+from zoo.training.storage.workdir import Workdir
 
 
 def names() -> list[str]:
@@ -58,6 +59,11 @@ def reproduce(
     chosen = {each: load(each) for each in (names() if name == "all" else [name])}
     # Everything that can be wrong with the flags is found before anything is run.
     places.check_folder(Path(path).expanduser())
+    if Workdir(path).config.exists():
+        raise UserError(
+            f"{path} holds a run of zoo.train: nothing was written. Choose another folder, such as "
+            "--workdir=runs/evidence."
+        )
     runs = {each: list(chosen[each].runs(scale, seeds)) for each in chosen}
     for each, experiment in chosen.items():
         folder = Path(path).expanduser() / each / scale

@@ -56,6 +56,13 @@ def test_claims_are_about_what_is_measured(name):
     assert experiment.scales["default"].seeds >= 3
 
 
+def test_a_run_of_zoo_train_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r" holds a run of zoo\.train: nothing was written\."):
+        reproduce.reproduce("non_iid", str(tmp_path), "smoke", None, 1, Console(quiet=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_the_list_names_all_and_what_they_cost():
     console = Console(file=io.StringIO(), width=200)
     reproduce.listing(console)
