@@ -100,6 +100,7 @@ MISTAKES = {
             "--workdir=photos/run lies in the class folders of --config.data_dir=photos, where it",
         ),
         ((NEW, "--config.weights=nowhere.keras"), "--config.weights=nowhere.keras: there is no s"),
+        ((NEW, "--config.weights=run"), "run is a folder, and `weights` is the path of a file."),
         ((NEW, "--config.weights=garbage.keras"), "garbage.keras is damaged: it is not a whole"),
         (
             (NEW, "--config.weights=small.keras"),

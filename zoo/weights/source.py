@@ -93,6 +93,7 @@ def find(architecture: str, weights: Weights) -> Source:
 
 
 def _refuse(architecture: str, weights: str) -> NoReturn:
+    _refuse_run(Path(weights))
     if "." in weights:
         get_record(weights)
     tags = [name.partition(".")[2] for name in list_weights(f"{architecture}.*")]
@@ -103,7 +104,18 @@ def _refuse(architecture: str, weights: str) -> NoReturn:
     )
 
 
+def _refuse_run(path: Path) -> None:
+    """Raises a `WeightsError` for the folder of a run, which programs take as a model."""
+    if (path / "model.keras").is_file():
+        raise WeightsError(
+            f"{path} is a folder, and `weights` is the path of a file. Its model is "
+            f"{path / 'model.keras'}: zoo.train takes that as --config.weights, and "
+            "keras.saving.load_model loads it."
+        )
+
+
 def _file(architecture: str, path: Path) -> Source:
+    _refuse_run(path)
     if not path.is_file():
         raise WeightsError(
             f"There is no file {path}. `weights` is the path of a file, or one of the names that "

@@ -41,6 +41,18 @@ def test_what_there_is_not_is_refused(model, weights, message):
         find(model, weights)
 
 
+@pytest.mark.parametrize("weights", ["run", "./run", "run/"])
+def test_the_model_in_the_folder_of_a_run_is_named(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(WeightsError, match=r"^There (is no file|are no weights) '?run"):
+        find("mlp", weights)
+    (tmp_path / "run" / "model.keras").touch()
+    message = r"^run is a folder, .* Its model is run/model\.keras: zoo\.train takes that as --conf"
+    with pytest.raises(WeightsError, match=message):
+        find("mlp", weights)
+
+
 def test_other_types_are_refused():
     with pytest.raises(TypeError, match="`weights` must be a tag such as 'keras_imagenet', or the"):
         find("resnet50", True)
