@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from keras_renorm import statistics as population
-from zoo.data.sources import Source
+from zoo.data.sources import EVALUATION, Source
 from zoo.errors import UserError, as_user_errors
 from zoo.trained import images
 from zoo.trained.opening import Trained, open_trained, open_workdir, refuse_pixels, say_notes
@@ -20,6 +20,7 @@ from zoo.trained.recalibrating import set_precise_statistics
 from zoo.trained.reports import print_report, report
 from zoo.trained.scores import Scores
 from zoo.trained.views import views
+from zoo.training import pictures
 from zoo.training.cli import terminal
 from zoo.training.storage import files, places
 from zoo.training.storage.writing import writing
@@ -99,6 +100,8 @@ def evaluate(
     for one in models:
         say_notes(one, console)
     _warn_of_names(first, source, console)
+    if dataset is None and split in (None, EVALUATION):
+        _warn_of_images(first, source, console)
     size = batch_size or first.config["eval_batch_size"]
     counts: set[int] = set()
     if statistics == "precise":
@@ -205,6 +208,18 @@ def _warn_of_names(trained: Trained, source: Source, console: Console) -> None:
                 f"{source.name}: classes are compared by their numbers.",
             )
             return
+
+
+def _warn_of_images(trained: Trained, source: Source, console: Console) -> None:
+    """Warns if these are not the images that a run was evaluated on."""
+    workdir = trained.workdir
+    if workdir is not None and not pictures.is_described(workdir.data, source):
+        terminal.say(
+            console,
+            f"warning: these {len(source)} images are not those of {workdir.data}, which the run "
+            "was evaluated on: it may have been trained on some of them. Put the images back, or "
+            "evaluate new ones alone by --dataset=folder --data_dir=DIR --split=all.",
+        )
 
 
 def _warn_of_last_batch(examples: int, batch_size: int, console: Console) -> None:

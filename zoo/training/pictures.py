@@ -182,6 +182,22 @@ def keep_description(path: Path, train: Source, evaluation: Source) -> None:
     return None
 
 
+def is_described(path: Path, source: Source) -> bool:
+    """Returns whether a run used these images, as far as its `data.json` says.
+
+    Args:
+        path: That file. An older run has none, which says nothing.
+        source: Images of the split "train", or of the one that the run was evaluated on.
+    """
+    if not path.exists():
+        return True
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))["splits"][source.split]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return bool(there == _described(source))
+
+
 def _described(source: Source) -> dict[str, Any]:
     return {"images": len(source), "fingerprint": getattr(source, "fingerprint", "")}
 

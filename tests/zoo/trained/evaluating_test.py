@@ -16,6 +16,8 @@ from zoo.data import Dataset, load
 from zoo.errors import UserError
 from zoo.trained.card import read_card, write_card
 from zoo.trained.evaluating import evaluate
+from zoo.training import pictures
+from zoo.training.config import default_config
 from zoo.training.storage.workdir import Workdir
 
 
@@ -149,6 +151,33 @@ def test_a_smaller_last_minibatch_is_told_of(normalized_workdir, statistics, bat
     assert (f"minibatch, of {batch_size} images at a time" in told) == (statistics == "minibatch")
     report = json.loads((normalized_workdir / "evaluation.json").read_text())
     assert report["batch_size"] == batch_size
+
+
+def test_images_that_a_run_may_have_been_trained_on_are_told_of(tmp_path, model_file, photos):
+    """A file that comes or goes moves others into the share that is held out, or out of it."""
+    run = tmp_path / "run"
+    run.mkdir()
+    model_file.rename(run / "model.keras")
+    values = {"dataset": "folder", "data_dir": str(photos), "model": "small", "norm": "batch_norm"}
+    config = default_config().to_dict() | values | {"num_steps": 3}
+    (run / "config.json").write_text(json.dumps(config))
+    pictures.keep_description(run / "data.json", *pictures.open_sets(config, Console(quiet=True)))
+
+    def warned(**options):
+        console = Console(file=io.StringIO(), width=200)
+        evaluate(console, workdir=str(run), **options)
+        told = console.file.getvalue()
+        return f"warning: these 3 images are not those of {run / 'data.json'}, which the" in told
+
+    assert not warned()
+    assert not warned(split="evaluation")
+    moved = photos.rename(tmp_path / "moved")
+    assert not warned(data_dir=str(moved))
+    for i in range(5):
+        (moved / "green" / f"{i}.{('jpg', 'png')[i % 2]}").rename(moved / "green" / f"new{i}.jpg")
+    assert warned(data_dir=str(moved))
+    assert not warned(data_dir=str(moved), dataset="folder")
+    assert not warned(data_dir=str(moved), split="train")
 
 
 def test_an_empty_name_of_a_data_set_is_no_name(workdir):

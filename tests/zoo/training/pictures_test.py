@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -88,6 +89,19 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path):
     path.write_text("words")
     with pytest.raises(UserError, match=r"data\.json cannot be read: "):
         pictures.keep_description(path, *sets)
+
+
+def test_a_description_tells_other_images_from_those_of_the_run(tmp_path):
+    path = tmp_path / "data.json"
+    assert pictures.is_described(path, source())
+    test = Dataset("made", "test", np.zeros((2, 8, 9, 1), np.uint8), np.arange(2), ("a", "b"))
+    pictures.keep_description(path, source(), test)
+    assert pictures.is_described(path, test)
+    assert not pictures.is_described(path, source(5))
+    assert not pictures.is_described(path, dataclasses.replace(test, split="validation"))
+    for damaged in ("words", "[]", '{"splits": {"train": 3}}'):
+        path.write_text(damaged)
+        assert not pictures.is_described(path, source())
 
 
 def test_an_image_that_is_gone_is_one_line(tmp_path):
