@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo.errors import UserError
 from zoo.training.cli import program
+from zoo.training.cli.signals import as_interrupts
 
 
 def parse(argv: list[str]) -> dict[str, Any]:
@@ -57,12 +58,13 @@ def main(options: dict[str, Any]) -> int:
     from zoo.conversion import keras_applications, keras_renorm, tf_keras_renorm
 
     source, output = (Path(options[name]).expanduser() for name in ("source", "output"))
-    if options["kind"] == "keras_applications":
-        name, norm = options["model"], options["norm"]
-        keras_applications.convert_file(source, output, print, name=name, norm=norm)
-    else:
-        others = {"keras_renorm": keras_renorm, "tf_keras": tf_keras_renorm}
-        others[options["kind"]].convert_file(source, output, print)
+    with as_interrupts():
+        if options["kind"] == "keras_applications":
+            name, norm = options["model"], options["norm"]
+            keras_applications.convert_file(source, output, print, name=name, norm=norm)
+        else:
+            others = {"keras_renorm": keras_renorm, "tf_keras": tf_keras_renorm}
+            others[options["kind"]].convert_file(source, output, print)
     return 0
 
 

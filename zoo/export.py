@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo.errors import UserError
 from zoo.training.cli import program
+from zoo.training.cli.signals import as_interrupts
 
 _SUFFIXES = {".keras": "keras", ".tflite": "litert", ".onnx": "onnx", "": "saved_model"}
 
@@ -61,7 +62,8 @@ def main(parsed: tuple[tuple[str, str, str], dict[str, Any]]) -> int:
     from zoo.trained.exporting import export
 
     what, options = parsed
-    export(*what, Console(), **options)
+    with as_interrupts():
+        export(*what, Console(), **options)
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo.errors import UserError
 from zoo.training.cli import program
+from zoo.training.cli.signals import as_interrupts
 
 
 def parse(argv: list[str]) -> tuple[tuple[str, list[str], str], dict[str, Any]]:
@@ -49,7 +50,8 @@ def main(parsed: tuple[tuple[str, list[str], str], dict[str, Any]]) -> int:
     from zoo.trained.recalibrating import recalibrate
 
     (model, names, output), options = parsed
-    recalibrate(model, names, output, Console(), **options)
+    with as_interrupts():
+        recalibrate(model, names, output, Console(), **options)
     return 0
 
 

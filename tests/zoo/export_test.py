@@ -1,3 +1,5 @@
+import signal
+
 PROGRAM = "zoo.export"
 
 
@@ -12,3 +14,24 @@ def test_a_run_is_exported(run_program, finished_run, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "on 16 images probabilities differ by" in done.stdout
     assert (tmp_path / "m.keras").exists()
+
+
+STOPPED = """
+import os, signal, sys
+import tensorflow as tf
+save = tf.saved_model.save
+def stopped(*arguments):
+    save(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+tf.saved_model.save = stopped
+sys.argv = ["export", "--model={model}", "--output={output}"]
+from zoo import export
+export.run()
+"""
+
+
+def test_a_signal_leaves_no_unfinished_folder(run_python, finished_run, tmp_path):
+    done = run_python(STOPPED.format(model=finished_run[0], output=tmp_path / "served"))
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr.endswith("error: interrupted.\n")
+    assert list(tmp_path.iterdir()) == []

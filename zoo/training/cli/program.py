@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from zoo.errors import UserError, WorkerLostError
 from zoo.training.cli import output
+from zoo.training.cli.signals import Stopped
 
 NEEDS = frozenset(
     (
@@ -50,9 +51,9 @@ def _ended(action: Callable[[], Any]) -> Any:
         where = "" if error.filename is None else f": {os.fsdecode(error.filename)}"
         _complain(f"{error.strerror or error}{where}")
         sys.exit(MISTAKE)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("error: interrupted.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + error.number if isinstance(error, Stopped) else INTERRUPTED)
 
 
 def _complain(message: str) -> None:

@@ -1,10 +1,60 @@
-"""Stopping at the end of a step when asked to."""
+"""Stopping when asked to: at the end of a step, or at once but without leaving unfinished files."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal other than Ctrl-C that ends a program.
+
+    Attributes:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def as_interrupts() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end the body as a Ctrl-C does, which removes what is unfinished.
+
+    A second one takes its usual course. Under `nohup` a program goes on ignoring SIGHUP.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Stopped: When one of them comes.
+    """
+    previous: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        restore()
+        raise Stopped(number)
+
+    previous |= {number: signal.signal(number, stop) for number in _heeded() - {signal.SIGINT}}
+    try:
+        yield
+    finally:
+        restore()
+
+
+def _heeded() -> set[signal.Signals]:
+    """Returns the signals that are to be heeded: not a SIGHUP that `nohup` has turned off."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return {number for number in _SIGNALS if number != signal.SIGHUP or not ignored}
 
 
 class StopRequest:
@@ -40,11 +90,7 @@ class StopRequest:
         """Starts noting signals, unless it does already."""
         if self._previous:
             return
-        self._previous = {
-            number: signal.signal(number, self._note)
-            for number in _SIGNALS
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-        }
+        self._previous = {number: signal.signal(number, self._note) for number in _heeded()}
 
     @property
     def cause(self) -> signal.Signals:

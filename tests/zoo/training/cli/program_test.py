@@ -49,6 +49,11 @@ def test_a_defect_keeps_its_traceback(run_python):
     ("body", "status", "err"),
     [
         ("raise KeyboardInterrupt", 130, "error: interrupted.\n"),
+        (
+            "from zoo.training.cli.signals import Stopped; raise Stopped(15)",
+            143,
+            "error: interrupted.\n",
+        ),
         ("return 143", 143, ""),
         ("return 0", 0, ""),
     ],

@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from zoo.training.cli.signals import StopRequest
+from zoo.training.cli.signals import Stopped, StopRequest, as_interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +61,33 @@ def test_a_signal_counts_once_all_workers_know():
         assert not stop.agreed
         stop.agreed = True
         assert stop.agreed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_what_a_ctrl_c_ends(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as stopped, as_interrupts():
+        signal.raise_signal(number)
+    assert isinstance(stopped.value, Stopped)
+    assert stopped.value.number == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_takes_its_usual_course():
+    before, found = signal.getsignal(signal.SIGTERM), []
+
+    def slow():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    with pytest.raises(Stopped), as_interrupts():
+        slow()
+    assert found == [before]
+
+
+def test_what_nohup_starts_goes_on():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with as_interrupts():
+        signal.raise_signal(signal.SIGHUP)
