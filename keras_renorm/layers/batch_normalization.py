@@ -356,17 +356,25 @@ class BatchNormalization(keras.layers.BatchNormalization):
         relu = self.activation is keras.activations.relu
         used = self.statistics_in_use
         options = {"epsilon": self.epsilon, "axis": given.axis, "relu": relu}
+        training = call_inputs.switch(training)
+        later = keras.ops.is_tensor(training)
+        # What is counted or collected within one of two branches could not leave it.
+        idle = self._limits.no_update() if later else None
+        statistics = self._moving_statistics() if later else None
 
-        def outputs(training: bool | None) -> Tensor:
+        def outputs(training: bool | None) -> tuple[Tensor, Tensor | None]:
             counts = given.mask is not None and (training or used == "batch_at_inference")
             mask = keras.ops.expand_dims(given.mask, -1) if counts else None
             learns = bool(training) and used == "batch"
             if learns or used == "batch_at_inference":
-                return self._train(given.x, train, learns, mask=mask, **options)
-            vectors = *self._moving_statistics(), self.gamma, self.beta
-            return inference_step(given.x, *vectors, mask=mask, **options)
+                y, updated = self._train(given.x, train, learns, mask=mask, **options)
+                return y, idle if updated is None else updated
+            vectors = *(statistics or self._moving_statistics()), self.gamma, self.beta
+            return inference_step(given.x, *vectors, mask=mask, **options), idle
 
-        y = call_inputs.decided(training, self, outputs)
+        y, updated = call_inputs.decided(training, self, outputs) if later else outputs(training)
+        if updated is not None:
+            self._limits.advance(updated, self)
         # `__call__` casts the inputs before. `call` and `stateless_call` do not.
         y = keras.ops.cast(y, self.compute_dtype)
         return given.restored(y if relu else self.activation(y))
@@ -377,8 +385,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         train: Callable[..., Trained],
         learns: bool,
         **options: Any,
-    ) -> Tensor:
-        """Returns the output by the minibatch's moments, and updates a layer that `learns`."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the output by the minibatch's moments, and updates a layer that `learns`.
+
+        The second value is which statistics moved, 1 or 0, for limits that count such calls.
+        """
         limits = self._limits
         trained = train(
             x,
@@ -392,6 +403,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             **(limits.of_this_step(arguments.wide(x.dtype)) if learns else {}),
             **options,
         )
+        updated = None
         if learns:
             moving = trained.moving()
             if limits.adapts:
@@ -401,8 +413,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 moving = limits.averaged(kept, self._initial_statistics, moving, *ghosts, **average)
             self.moving_mean.assign(moving.mean)
             self.moving_variance.assign(moving.variance)
-            limits.advance(moving.updated, self)
-        return trained.y
+            updated = limits.counted(moving.updated)
+        return trained.y, updated
 
     def _initial_statistics(self) -> tuple[float | Tensor, float | Tensor]:
         """Mean and variance as the initializers made them, unless they draw each time anew."""

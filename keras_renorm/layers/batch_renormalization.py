@@ -203,8 +203,9 @@ class BatchRenormalization(BatchNormalization):
         model calls the layer. That includes shared layers and `keras.layers.TimeDistributed`. In a
         loop of Keras's own (`RNN`) under TensorFlow each pass counts. A layer with domains counts
         each domain's call. Where several calls of the model make one step of the optimizer (a GAN's
-        discriminator, accumulated gradients), use `keras_renorm.callbacks.CountSteps`. A new value
-        acts on calls that are not compiled yet. Files do not hold it.
+        discriminator, accumulated gradients), use `keras_renorm.callbacks.CountSteps`. All calls
+        within one `keras.StatelessScope` of your own count as one. A new value acts on calls that
+        are not compiled yet. Files do not hold it.
         """
         return self._limits.counts_calls
 

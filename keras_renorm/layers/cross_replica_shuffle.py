@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_renorm import ops
+from keras_renorm.layers.inputs import switch
 from keras_renorm.ops import arguments
 from keras_renorm.typing import Tensor
 
@@ -91,8 +92,9 @@ class CrossReplicaShuffle(keras.layers.Layer):
                 "The inputs must all have the same batch size, received tensors of batch sizes "
                 f"{rows}. Shuffle tensors of different batch sizes with a layer for each."
             )
-        replicas = ops.Replicas.running() if training else None
-        if replicas is None:
+        replicas = ops.Replicas.running()
+        # Without replicas the value of `training`, which may be a graph's, makes no difference.
+        if replicas is None or not _is_true(training):
             return inputs, keras.ops.zeros((0, 2), "int32")
         if not replicas.moves_rows:
             raise ValueError(
@@ -128,3 +130,14 @@ class CrossReplicaShuffle(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return super().get_config() | {"seed": self.seed}
+
+
+def _is_true(training: Any) -> bool:
+    """Whether `training` is, unless it gets its value only as a program runs."""
+    training = switch(training)
+    if keras.ops.is_tensor(training):
+        raise ValueError(
+            "CrossReplicaShuffle takes True or False as `training` among several replicas, "
+            f"received {training!r}, whose value is not known yet. Compile a function for each."
+        )
+    return bool(training)

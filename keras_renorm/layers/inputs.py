@@ -98,13 +98,8 @@ def _check_axis(axis: int, among_values: int, shape: Any) -> None:
         )
 
 
-def decided(training: Any, layer: keras.layers.Layer, outputs: Callable[[Any], Any]) -> Any:
-    """`outputs(training)`, even where `training` gets its value only as a program runs.
-
-    Args:
-        training: As in a call; it may be a tensor of a graph.
-        layer: The layer whose weights `outputs` updates.
-        outputs: A function of True or False.
+def switch(training: Any) -> Any:
+    """`training`, or its value if it is a tensor that has one already.
 
     Raises:
         TypeError: If `training` is a text, or a tensor that is no scalar.
@@ -116,10 +111,20 @@ def decided(training: Any, layer: keras.layers.Layer, outputs: Callable[[Any], A
             "`training` must be True, False or None, or a scalar boolean tensor; received "
             f"{training!r}. Write training=True in a step of training."
         )
-    if not keras.ops.is_tensor(training):
-        return outputs(training)
-    if not backends.current().is_traced(training):
-        return outputs(bool(training))
+    has_value = keras.ops.is_tensor(training) and not backends.current().is_traced(training)
+    return bool(training) if has_value else training
+
+
+def decided(
+    training: Tensor, layer: keras.layers.Layer, outputs: Callable[[bool], tuple[Any, ...]]
+) -> tuple[Any, ...]:
+    """`outputs(training)` where `training` gets its value only as a program runs.
+
+    Args:
+        training: A scalar of a graph.
+        layer: The layer whose weights `outputs` updates.
+        outputs: A function of True or False, which returns a tuple of the same form for both.
+    """
     variables = layer.non_trainable_variables
 
     def branch(value: bool) -> Callable[[], Any]:
@@ -135,4 +140,4 @@ def decided(training: Any, layer: keras.layers.Layer, outputs: Callable[[Any], A
     found, values = keras.ops.cond(training, branch(True), branch(False))
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-    return found
+    return tuple(found)

@@ -150,14 +150,21 @@ class Limits:
         self.seen.assign(state.seen)
         return moving
 
+    def counted(self, updated: Tensor) -> Tensor | None:
+        """`updated`, 1 or 0, in the type of `count`. None where no calls are counted."""
+        if self.count is None or not self.counts_calls:
+            return None
+        return keras.ops.cast(updated, self.count.dtype)
+
+    def no_update(self) -> Tensor | None:
+        """`counted` for a call that updates nothing."""
+        return None if self.count is None else self.counted(keras.ops.zeros(self.count.shape))
+
     def advance(self, updated: Tensor, layer: keras.layers.Layer) -> None:
-        """Counts a call of `layer` with an update, or none, in `count`'s shape.
+        """Counts a call of `layer` with an update, or none: what `counted` returns.
 
         All calls within one call of the whole model are of one step, and count as one.
         """
-        if self.count is None or not self.counts_calls:
-            return
-        updated = keras.ops.cast(updated, self.count.dtype)
         notes, graph = notes_of_call(layer), backends.current().graph()
         if notes is None:
             self.count.assign_add(updated)

@@ -313,6 +313,28 @@ def test_training_may_be_a_tensor_beside_weights_that_are_handed_over(
         assert_close(actual, keras.ops.convert_to_numpy(wanted))
 
 
+@pytest.mark.parametrize("kind", ["shared", "TimeDistributed"])
+def test_training_as_a_tensor_counts_a_call_of_the_model_once(rng, kind):
+    layer = layers.BatchRenormalization(r_max=schedules.LinearRamp(1.0, 3.0, 0, 10), d_max=1.0)
+    inputs = keras.Input((5, 4))
+    if kind == "shared":
+        model = keras.Model(inputs, layer(layer(inputs)))
+    else:
+        model = keras.Model(inputs, keras.layers.TimeDistributed(layer)(inputs))
+    weights = [[v.value for v in model.trainable_variables]]
+    weights.append([v.value for v in model.non_trainable_variables])
+    place = [v.path for v in model.non_trainable_variables].index(layer.update_count.path)
+    x = keras.ops.convert_to_tensor(rng.normal(size=(3, 5, 4)).astype("f4"))
+
+    @traced
+    def count(training):
+        return model.stateless_call(*weights, x, training=training)[1][place]
+
+    for training in (True, False):
+        found = count(keras.ops.convert_to_tensor(training))
+        assert float(keras.ops.convert_to_numpy(found)) == training
+
+
 def test_several_inputs_are_refused_and_symbolic_ones_are_taken_as_dense():
     x = np.ones((4, 2), "f4")
     with pytest.raises(TypeError, match="`inputs` must be one tensor, received a tuple of 1"):

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_renorm import layers
 
@@ -26,6 +27,13 @@ def test_outside_a_strategy_it_is_the_identity(rng, training):
     for name, value in inputs.items():
         np.testing.assert_array_equal(outputs[name], value)
         np.testing.assert_array_equal(back[name], value)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_outside_a_strategy_training_may_be_a_tensor(rng, training):
+    x, layer = rng.normal(size=(4, 3)).astype("f4"), layers.CrossReplicaShuffle(seed=1)
+    run = tf.function(lambda training: layer(x, training=training)[0])
+    np.testing.assert_array_equal(run(tf.constant(training)), x)
 
 
 def test_symbolic_shapes_and_types():

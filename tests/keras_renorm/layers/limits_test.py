@@ -43,6 +43,16 @@ def test_a_schedule_follows_the_count():
     assert float(limits.of_this_step("float32")["r_max"]) == 2.5
 
 
+def test_only_calls_that_count_are_counted():
+    limits = Limits(RAMP, 2.0)
+    assert limits.counted(1.0) is limits.no_update() is None
+    limits.count = Count([0, 3])
+    assert limits.counted(np.ones(2, "f8")).dtype == limits.count.dtype
+    np.testing.assert_array_equal(limits.no_update(), [0, 0])
+    limits.counts_calls = False
+    assert limits.counted(1.0) is limits.no_update() is None
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_counts_by_domain_give_limits_by_domain(dtype):
     limits = Limits(RAMP, INF)

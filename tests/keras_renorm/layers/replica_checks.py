@@ -242,6 +242,23 @@ def test_without_synchronization_each_replica_is_on_its_own(strategy, make, rng,
     assert_close(joined(strategy, inside), desired)
 
 
+@both
+@pytest.mark.parametrize("training", [True, False])
+def test_without_synchronization_training_may_be_a_tensor(strategy, make, rng, kind, training):
+    static, given = (make(kind, synchronized=False) for _ in range(2))
+    parts = split(strategy, rng.normal(1.0, 2.0, (8, 3)).astype("f4"), SPLITS[0])
+
+    def run(layer):
+        call = tf.function(lambda x, training: strategy.run(layer, (x,), {"training": training}))
+        return lambda training: joined(strategy, call(parts, training))
+
+    for switch in (True, training):  # the first makes the statistics of the replicas differ
+        desired, found = run(static)(switch), run(given)(tf.constant(switch))
+    assert_close(found, desired)
+    for new, old in zip(given.get_weights(), static.get_weights(), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-6)
+
+
 @pytest.mark.parametrize("synchronized", [False, True])
 def test_statistics_are_saved_as_they_are_read_and_loaded_on_every_replica(
     strategy, make, rng, tmp_path, synchronized
@@ -458,7 +475,17 @@ def test_where_there_can_be_no_collective_the_message_says_so(
         run()
 
 
+def test_where_training_is_a_tensor_no_layer_is_synchronized(strategy, make):
+    layer = make("bn", synchronized=True)
+    run = tf.function(
+        lambda training: strategy.run(layer, (tf.ones((2, 3)),), {"training": training})
+    )
+    with pytest.raises(RuntimeError, match=r"with a tensor as `training`\. Call it from that"):
+        run(tf.constant(True))
+
+
 if REPLICAS == 1:  # no collectives, and Keras's layer sees the whole batch
     del test_one_collective_forward_and_one_backward_per_layer
     del test_where_there_can_be_no_collective_the_message_says_so
+    del test_where_training_is_a_tensor_no_layer_is_synchronized
     del test_masks_where_keras_goes_wrong

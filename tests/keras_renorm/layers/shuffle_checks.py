@@ -105,6 +105,17 @@ def test_inference_shuffles_nothing(strategy, shuffle):
         np.testing.assert_array_equal(joined(strategy, value), np.arange(8))
 
 
+def test_a_training_without_a_value_is_refused(strategy, shuffle):
+    ids = split(strategy, np.arange(8), SPLITS[0])
+
+    @tf.function
+    def run(training):
+        return strategy.run(lambda x: shuffle(x, training=training)[0], args=(ids,))
+
+    with pytest.raises(ValueError, match="takes True or False as `training` among several"):
+        run(tf.constant(True))
+
+
 def test_a_head_between_them_gets_the_gradients_of_the_whole_batch(strategy, rng, shuffle):
     # A shuffle must change nothing for a head that sees each example alone.
     x, target = (rng.normal(size=(8, 3)).astype("f4") for _ in range(2))

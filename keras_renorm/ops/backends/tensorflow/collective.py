@@ -49,8 +49,9 @@ class StrategyReplicas(Replicas):
                 "A layer that is synchronized, or one at inference whose statistics are averaged "
                 "over replicas, was called where TensorFlow allows no collective: in a "
                 "`tf.function` (with or without jit_compile) or a `tf.cond`, `tf.while_loop` or "
-                "`tf.map_fn` inside the function that `strategy.run` runs. Call it from that "
-                "function itself, and put one `tf.function` around `strategy.run`."
+                "`tf.map_fn` inside the function that `strategy.run` runs, or with a tensor as "
+                "`training`. Call it from that function itself with True or False, and put one "
+                "`tf.function` around `strategy.run`."
             ) from error
 
     def uniform(self, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
