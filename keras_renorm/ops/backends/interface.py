@@ -254,6 +254,7 @@ def _arrays(values: Any) -> Any:
     """Arrays of a tensor, or of those in a tuple."""
     # `keras.tree` takes longer under PyTorch than the function itself.
     if not isinstance(values, tuple):
-        return keras.ops.convert_to_numpy(values)
+        # Keras's own conversion makes NumPy 2 warn of TensorFlow's tensors.
+        return np.asarray(values.detach() if hasattr(values, "detach") else values)
     arrays = map(_arrays, values)
     return type(values)(*arrays) if hasattr(values, "_fields") else tuple(arrays)
