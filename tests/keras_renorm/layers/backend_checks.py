@@ -313,10 +313,9 @@ def test_training_may_be_a_tensor_beside_weights_that_are_handed_over(
         assert_close(actual, keras.ops.convert_to_numpy(wanted))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("kind", ["shared", "TimeDistributed"])
 def test_training_as_a_tensor_counts_a_call_of_the_model_once(rng, kind):
-    if keras.backend.backend() == "torch":  # its compiler cannot trace a call of a whole model
-        return
     layer = layers.BatchRenormalization(r_max=schedules.LinearRamp(1.0, 3.0, 0, 10), d_max=1.0)
     inputs = keras.Input((5, 4))
     if kind == "shared":
