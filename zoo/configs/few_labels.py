@@ -11,13 +11,13 @@ Test accuracy on the 2,000 packaged test images with seed 0, and the range over 
 second row is for --config.minibatches=iid:
 
     minibatches   Batch Renorm                 Batch Norm
-    few_labels    82.75 % (82.75 to 84.15 %)   30.35 % (30.35 to 34.05 %)
-    iid           86.50 % (85.55 to 86.70 %)   86.20 % (85.55 to 87.05 %)
+    few_labels    82.55 % (82.55 to 83.30 %)   30.35 % (30.35 to 34.05 %)
+    iid           86.00 % (85.60 to 86.45 %)   86.20 % (85.55 to 87.05 %)
 
 Batch Renorm's limits are the layer's own, which adapt. The numbers are those of the native kernels;
 without them rounding differs, and with it a run by a point.
 
-A run takes about 10 s, and 15 s with starting TensorFlow, on two cores of an Intel Xeon at 2.6 GHz.
+A run takes about 10 s, and 15 s with starting TensorFlow, on two cores of an AMD EPYC.
 No network is needed.
 
 Source: after Ioffe 2017, Batch Renormalization, section 4.3.
