@@ -362,17 +362,20 @@ class BatchNormalization(keras.layers.BatchNormalization):
         idle = self._limits.no_update() if later else None
         statistics = self._moving_statistics() if later else None
 
-        def outputs(training: bool | None) -> tuple[Tensor, Tensor | None]:
+        def outputs(training: bool | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
             counts = given.mask is not None and (training or used == "batch_at_inference")
             mask = keras.ops.expand_dims(given.mask, -1) if counts else None
             learns = bool(training) and used == "batch"
             if learns or used == "batch_at_inference":
-                y, updated = self._train(given.x, train, learns, mask=mask, **options)
+                y, updated = self._train(x, train, learns, mask=mask, **options)
                 return y, idle if updated is None else updated
             vectors = *(statistics or self._moving_statistics()), self.gamma, self.beta
-            return inference_step(given.x, *vectors, mask=mask, **options), idle
+            return inference_step(x, *vectors, mask=mask, **options), idle
 
-        y, updated = call_inputs.decided(training, self, outputs) if later else outputs(training)
+        if later:
+            y, updated = call_inputs.decided(training, self, outputs, given.x)
+        else:
+            y, updated = outputs(training, given.x)
         if updated is not None:
             self._limits.advance(updated, self)
         # `__call__` casts the inputs before. `call` and `stateless_call` do not.

@@ -116,28 +116,35 @@ def switch(training: Any) -> Any:
 
 
 def decided(
-    training: Tensor, layer: keras.layers.Layer, outputs: Callable[[bool], tuple[Any, ...]]
+    training: Tensor,
+    layer: keras.layers.Layer,
+    outputs: Callable[[bool, Tensor], tuple[Any, ...]],
+    x: Tensor,
 ) -> tuple[Any, ...]:
-    """`outputs(training)` where `training` gets its value only as a program runs.
+    """`outputs(training, x)` where `training` gets its value only as a program runs.
 
     Args:
         training: A scalar of a graph.
-        layer: The layer whose weights `outputs` updates.
-        outputs: A function of True or False, which returns a tuple of the same form for both.
+        layer: The layer whose weights `outputs` reads and updates.
+        outputs: A function that returns a tuple of the same form for True and for False.
+        x: What `outputs` takes besides.
     """
     variables = layer.non_trainable_variables
 
-    def branch(value: bool) -> Callable[[], Any]:
-        def run() -> Any:
+    def branch(value: bool) -> Callable[..., Any]:
+        def run(x: Tensor, *values: Tensor) -> Any:
             # A branch must not assign variables: under JAX its tracers would leak out of it. A
             # scope hides all values of the one around it.
-            with keras.StatelessScope([(v, v.value) for v in layer.variables]) as scope:
-                found = outputs(value)
+            pairs = zip(layer.variables, values, strict=True)
+            with keras.StatelessScope(list(pairs)) as scope:
+                found = outputs(value, x)
             return found, [scope.get_current_value(v) for v in variables]
 
         return run
 
-    found, values = keras.ops.cond(training, branch(True), branch(False))
+    found, values = backends.current().conditional(
+        training, branch(True), branch(False), [x, *(v.value for v in layer.variables)]
+    )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     return tuple(found)

@@ -166,6 +166,16 @@ class Backend:
         """
         return tuple(tensors)
 
+    def conditional(
+        self,
+        predicate: Tensor,
+        on_true: Callable[..., Any],
+        on_false: Callable[..., Any],
+        operands: Sequence[Tensor],
+    ) -> Any:
+        """What one of two functions of the operands returns. Both return the same form."""
+        return keras.ops.cond(predicate, lambda: on_true(*operands), lambda: on_false(*operands))
+
     def pinned(self, constant: Tensor) -> Tensor:
         """The same values, which a compiled gradient does not compute again."""
         return constant

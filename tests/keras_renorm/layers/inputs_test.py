@@ -195,6 +195,56 @@ def test_training_may_be_a_tensor(rng, make, jit):
         same_variables(layer, other)
 
 
+@pytest.mark.parametrize("lowering", ["native", "fused", "composite"])
+@pytest.mark.parametrize("mode", ["graph", "jit", "jit without the gradient"])
+@pytest.mark.parametrize(
+    ("make", "options", "masked"),
+    [
+        (layers.BatchRenormalization, {"r_max": 2.0, "d_max": 3.0, "activation": "relu"}, False),
+        (layers.BatchNormalization, {"virtual_batch_size": 3}, True),
+        (functools.partial(layers.DomainBatchRenormalization, 2), {"r_max": 2.0}, True),
+    ],
+)
+def test_training_may_be_a_tensor_beside_sizes_that_are_unknown(
+    rng, monkeypatch, lowering, mode, make, options, masked
+):
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+    layer, other = twins(make, momentum=0.5, **options)
+    kernel = tf.constant(rng.normal(size=(3, 3)).astype("f4"))
+    domain = {"domain": 1} if "Domain" in type(layer).__name__ else {}
+
+    def loss(layer, x, mask, training):
+        # XLA has the gradient of the product for known sizes only.
+        y = layer(x @ kernel, training=training, mask=mask if masked else None, **domain)
+        return tf.reduce_sum(tf.where(mask[..., None], tf.sin(y), 0.0))
+
+    def run(loss, layer, x, mask, training):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(layer, x, mask, training)
+        return value, *tape.gradient(value, [x, *layer.trainable_variables])
+
+    layer.build((None, None, 3))
+    signature = [tf.TensorSpec([None, None, 3])]
+    signature += [tf.TensorSpec([None, None], tf.bool), tf.TensorSpec([], tf.bool)]
+
+    def compiled(function):
+        return tf.function(function, input_signature=signature, jit_compile=mode != "graph")
+
+    if mode == "jit without the gradient":
+        inner = compiled(functools.partial(loss, layer))
+        call = functools.partial(run, lambda layer, *given: inner(*given), layer)
+    else:
+        call = compiled(functools.partial(run, loss, layer))
+    for training, rows in ((True, 8), (False, 8), (True, 5)):
+        x = tf.constant(rng.normal(2.0, 3.0, (rows, 4, 3)).astype("f4"))
+        mask = tf.constant(rng.random((rows, 4)) > 0.2)
+        found = call(x, mask, tf.constant(training))
+        for value, desired in zip(found, run(loss, other, x, mask, training), strict=True):
+            np.testing.assert_allclose(value, desired, rtol=2e-5, atol=2e-5)
+        same_variables(layer, other)
+
+
 def test_training_as_a_tensor_on_what_is_frozen_or_scheduled(rng):
     from keras_renorm.schedules import LinearRamp
 

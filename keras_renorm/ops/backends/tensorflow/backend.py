@@ -87,6 +87,16 @@ class TensorFlow(Backend):
         """Copies, where a graph is traced."""
         return derivatives.of_this_graph(tensors)
 
+    def conditional(
+        self,
+        predicate: tf.Tensor,
+        on_true: Callable[..., Any],
+        on_false: Callable[..., Any],
+        operands: Sequence[tf.Tensor],
+    ) -> Any:
+        """With a gradient that XLA compiles for unknown sizes."""
+        return derivatives.conditional(predicate, on_true, on_false, operands)
+
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """NumPy in eager programs, or a `tf.function` if an accelerator is visible."""
         if not tf.executing_eagerly():

@@ -115,6 +115,55 @@ def of_this_graph(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
     return tuple(map(tf.identity, tensors))
 
 
+def conditional(
+    predicate: tf.Tensor,
+    on_true: Callable[..., Any],
+    on_false: Callable[..., Any],
+    operands: Sequence[tf.Tensor],
+) -> Any:
+    """`tf.cond`, with a gradient that XLA compiles for operands of unknown sizes, too.
+
+    XLA knows no sizes of what only one branch keeps for its gradient, and neither kernels nor all
+    of TensorFlow's operations take such a tensor. So the branches keep nothing there, and the
+    gradient's branches compute the outputs once more.
+    """
+
+    def chosen(make: Callable[..., Callable[[], Any]]) -> Any:
+        return tf.cond(predicate, make(on_true), make(on_false))
+
+    def outputs(*operands: tf.Tensor) -> Any:
+        return chosen(lambda branch: lambda: branch(*operands))
+
+    if not runtime.in_compiled() or all(o.shape.is_fully_defined() for o in operands):
+        return outputs(*operands)
+
+    form: list[Any] = []
+
+    @tf.custom_gradient
+    def keeping_nothing(*operands: tf.Tensor) -> Any:
+        def gradients(*upstream: tf.Tensor) -> Any:
+            def of(branch: Callable[..., Any]) -> Callable[[], Any]:
+                def derive() -> Any:
+                    with tf.GradientTape() as tape:
+                        tape.watch(operands)
+                        found = _leaves(branch(*operands))
+                    return tape.gradient(found, operands, upstream, unconnected_gradients="zero")
+
+                return derive
+
+            return chosen(of)
+
+        form.append(outputs(*operands))
+        return _leaves(form[0]), gradients
+
+    found = iter(keeping_nothing(*operands))
+    return tf.nest.map_structure(lambda leaf: None if leaf is None else next(found), form[0])
+
+
+def _leaves(found: Any) -> list[tf.Tensor]:
+    return [leaf for leaf in tf.nest.flatten(found) if leaf is not None]
+
+
 def _held(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
     """Cuts the operands of a function off, so that only its gradient by hand counts.
 

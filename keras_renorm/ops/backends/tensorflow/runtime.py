@@ -157,9 +157,12 @@ def for_xla(*operands: tf.Tensor) -> bool:
     if always_for_xla():
         return True
     modules = (tf.is_symbolic_tensor(o) and o.op.type == "XlaCallModule" for o in operands)
-    return any(modules) or bool(
-        control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
-    )
+    return any(modules) or in_compiled()
+
+
+def in_compiled() -> bool:
+    """Whether a function is traced here and now that XLA compiles (`jit_compile=True`)."""
+    return bool(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
 
 
 def has_tangents(tensors: Sequence[tf.Tensor]) -> bool:
