@@ -88,6 +88,13 @@ class RenormHistory(keras.callbacks.Callback):
     def _clipped(self, model: keras.Model) -> dict[str, float]:
         """The shares of all channels in which r and d are clipped."""
         seen = watch(model, self._x, self._names)
+        if not any(seen.values()):
+            warnings.warn(
+                f"RenormHistory logs no clipped shares: the model {model.name!r} calls none of "
+                f"{listing(list(self._names.values()))} on `x`. Give a batch as training uses it.",
+                stacklevel=2,
+            )
+            return {}
         rows = [(layer.moving_mean.shape[-1], row) for layer in seen for row in seen[layer]]
         channels = [size for size, _ in rows]
         return {

@@ -153,14 +153,21 @@ def output_gap(model: keras.Model, x: Any) -> float:
 
 
 def output_findings(name: str, output: float, remedy: str) -> Iterator[Finding]:
-    """The finding for a gap at a model's output.
+    """The finding for a gap at a model's output, or for an output that is not finite.
 
     Args:
         name: The model's name.
         output: The gap.
         remedy: Advice that may close the gap.
     """
-    if output > _LARGE:
+    if np.isnan(output):
+        yield Finding(
+            name,
+            "not finite",
+            f"The output of {name} holds NaN or infinity on these inputs: the inputs or weights "
+            "are not finite, or a layer behind the last normalization makes it so.",
+        )
+    elif output > _LARGE:
         yield Finding(
             name,
             "large output gap",
@@ -172,7 +179,8 @@ def output_findings(name: str, output: float, remedy: str) -> Iterator[Finding]:
 def _largest_gap(training: Any, inference: Any) -> float:
     """The gap of two outputs; the largest for several."""
     ends = zip(*map(keras.tree.flatten, (training, inference)), strict=True)
-    return max(gap(_array(other), _array(one)) for other, one in ends)
+    # NumPy's maximum is NaN where any gap is, Python's only where the first is.
+    return float(np.max([gap(_array(other), _array(one)) for other, one in ends]))
 
 
 def gap(y: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> float:

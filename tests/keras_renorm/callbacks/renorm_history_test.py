@@ -56,6 +56,23 @@ def test_clipped_shares_are_those_of_the_report(rng):
         assert expected > 0
 
 
+def test_inputs_for_which_no_layer_is_called_leave_the_shares_out(rng):
+    class Narrow(keras.Model):
+        def __init__(self):
+            super().__init__(name="narrow")
+            self.norm, self.dense = layers.BatchRenormalization(name="norm", **RAMP), L.Dense(1)
+
+        def call(self, x, training=None):
+            return self.dense(self.norm(x, training=training) if x.shape[0] != 3 else x)
+
+    model = Narrow()
+    model.compile("sgd", "mse", run_eagerly=True)
+    with pytest.warns(UserWarning, match="no clipped shares: the model 'narrow' calls none of"):
+        history = fit(model, rng, RenormHistory(rng.normal(size=(3, 6)).astype("f4")))
+    assert "renorm_r_clipped" not in history
+    assert history["renorm_r_max"] == pytest.approx([1.0, 2.0])
+
+
 def test_limits_that_never_opened_are_named_once(rng):
     shut = layers.BatchRenormalization(r_max=schedules.PAPER_R_MAX, d_max=0.0, name="shut")
     model = net(shut, layers.BatchRenormalization(**RAMP, name="open"))

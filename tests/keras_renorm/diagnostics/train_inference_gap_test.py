@@ -286,6 +286,20 @@ def test_what_is_not_finite_is_named(rng):
     assert "norm computes NaN or infinity on these inputs" in str(finding)
 
 
+def test_an_output_that_is_not_finite_is_named_at_any_place(rng):
+    x = data(rng, 512)
+    inputs = keras.Input(x.shape[1:])
+    y = BatchNormalization(momentum=0.5)(inputs)
+    last = keras.layers.Rescaling(float("nan"))(y)
+    for outputs in ([y, last], [last, y]):
+        model = settle(keras.Model(inputs, outputs), x)
+        report = train_inference_gap(model, x)
+        assert np.isnan(report.output)
+        (finding,) = report.findings
+        assert (finding.layer, finding.kind) == (model.name, "not finite")
+        assert "holds NaN or infinity" in str(finding)
+
+
 def test_layers_of_one_name_are_told_apart(rng):
     class Same(keras.Model):
         def __init__(self):
