@@ -179,7 +179,7 @@ def _in_a_loop(path: str) -> ValueError:
 
 def _on_all_replicas(recorded: Any, replicas: ops.Replicas | None) -> Any:
     """All replicas' moments, `[R, 4, C]` each, in one collective."""
-    if replicas is None:
+    if replicas is None or not any(recorded):
         return [[keras.ops.expand_dims(rows, 0) for rows in calls] for calls in recorded]
     flat = [keras.ops.cast(keras.ops.reshape(r, (-1,)), "float64") for c in recorded for r in c]
     ends = np.cumsum([part.shape[0] for part in flat])[:-1].tolist()

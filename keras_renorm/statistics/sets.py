@@ -120,7 +120,11 @@ def write_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> None:
         for key, array in statistics_set.items()
     }
     with open(path, "xb") as file:
-        np.savez(file, **arrays)
+        try:
+            np.savez(file, **arrays)
+        except BaseException:
+            os.remove(path)  # or a second attempt would meet half a file
+            raise
 
 
 def read_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> list[str]:

@@ -135,6 +135,23 @@ def test_fit_keeps_frozen_statistics_and_sets_are_the_same_everywhere(strategy, 
             np.testing.assert_array_equal(value, saved)
 
 
+def test_a_norm_that_inference_does_not_call_is_skipped(strategy, x):
+    class Idle(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = layers.BatchNormalization(name="norm")
+
+        def call(self, x, training=None):
+            return self.norm(x, training=True) if training else x
+
+    with strategy.scope():
+        model = Idle()
+        model.norm.build((None, 3))
+        model(x[:1])
+    report = precise(model, x, batch_size=8, verbose=0)
+    assert report.skipped == (model.norm.path,)
+
+
 def test_a_model_with_one_norm(strategy, x):
     with strategy.scope():
         model = keras.Sequential([keras.Input(x.shape[1:]), layers.BatchNormalization()])

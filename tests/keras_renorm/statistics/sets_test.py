@@ -1,3 +1,5 @@
+import errno
+
 import keras
 import numpy as np
 import pytest
@@ -133,6 +135,22 @@ def test_files_are_not_overwritten(model, tmp_path):
     with pytest.raises(FileExistsError):
         write_sets(model, path)
     assert path.read_text() == "dear diary"
+
+
+def test_a_file_that_cannot_be_written_whole_is_no_file(model, tmp_path, monkeypatch):
+    def full(file, **arrays):
+        file.write(b"half of")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "sets.npz"
+    save_set(model, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_sets(model, path)
+    assert not path.exists()
+    write_sets(model, path)
+    assert read_sets(model, path) == ["a"]
 
 
 @pytest.mark.parametrize("content", [b"dear diary", b"", b"PK\x03\x04 broken"])
