@@ -133,6 +133,7 @@ def _own_places(replicas: Replicas, order: Tensor) -> tuple[Tensor, Tensor]:
 
 def _exchange(replicas: Replicas, rows: Tensor, put: Tensor, take: Tensor, order: Tensor) -> Tensor:
     dtype = keras.backend.standardize_dtype(rows.dtype)
-    carried = keras.ops.cast(rows, dtype if dtype in _CARRIED else "int64")
+    wide = "float32" if "float" in dtype else "int64"
+    carried = keras.ops.cast(rows, dtype if dtype in _CARRIED else wide)
     taken = replicas.exchange(carried, put, take, keras.ops.shape(order)[0])
     return keras.ops.cast(taken, dtype)
