@@ -3,7 +3,7 @@
 A config is a flat, locked `ml_collections.ConfigDict` with the keys of `zoo.training.keys`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
@@ -39,8 +39,13 @@ def check_key(key: str, where: str = "") -> None:
         raise UserError(f"{where}there is no config key {key!r}.{hint}")
 
 
-def check_values(config: Mapping[str, Any]) -> None:
-    """Raises a `UserError` when a value is not allowed, or does not go with another one."""
+def check_values(config: Mapping[str, Any], given: Collection[str] = ()) -> None:
+    """Raises a `UserError` when a value is not allowed, or does not go with another one.
+
+    Args:
+        config: The config.
+        given: Keys of the command line, which must have an effect even with their default values.
+    """
     for name, key in KEYS.items():
         key.check(config[name])
     _check_times(config)
@@ -50,6 +55,7 @@ def check_values(config: Mapping[str, Any]) -> None:
             f"--config.data_dir has no effect with dataset={packaged}, which comes with the "
             f"package, received {config['data_dir']!r}. Leave it out, or give --config.dataset."
         )
+    _check_effects(config, given)
     _check_statistics(config)
     _check_step(config)
 
@@ -79,21 +85,21 @@ def _without_statistics(config: Mapping[str, Any]) -> bool:
 
 def _check_statistics(config: Mapping[str, Any]) -> None:
     """Raises a `UserError` for keys about statistics that the norm or strategy does not allow."""
-    if config["freeze_statistics_at_step"] and _without_statistics(config):
-        raise UserError(
-            f"--config.freeze_statistics_at_step must be 0 with --config.norm={config['norm']}, "
-            f"which has no statistics, received {config['freeze_statistics_at_step']}."
-        )
     if config["gauges_every_steps"] and not has_gauges(config):
         raise UserError(
             "--config.gauges_every_steps must be 0 unless strategy=none and the norm has "
             f"statistics, received strategy={config['strategy']} and norm={config['norm']}."
         )
+    if config["virtual_batch_size"] and config["synchronized"]:
+        raise UserError(
+            "--config.virtual_batch_size splits each replica's minibatch, and --config.synchronized "
+            f"joins those of all replicas: give one of the two, received {config['virtual_batch_size']} and True."
+        )
     if config["initial_statistics"] == "precise" and config["strategy"] != "none":
         raise UserError(
             "--config.initial_statistics=precise is for strategy=none, received "
-            f"{config['strategy']}. Compute the statistics in a run of one step with "
-            "strategy=none, and give its model.keras as weights."
+            f"{config['strategy']}. Compute the statistics with zoo.recalibrate, and give the "
+            "file that it writes as weights."
         )
     if config["initial_statistics"] != "kept" and config["weights"] is None:
         raise UserError(
@@ -142,24 +148,24 @@ def check_parts(config: Mapping[str, Any], replicas: int) -> None:
         )
 
 
-def check_effects(config: Mapping[str, Any], given: set[str], own: set[str]) -> None:
-    """Raises a `UserError` when a key was given that has no effect with the others.
-
-    Args:
-        config: The config.
-        given: Keys of the command line.
-        own: Keys that the recipe sets. They may lose their effect by what the command line gives,
-            as ramps do by another norm.
-    """
-    for name, key in KEYS.items():
-        if key.only is None or config[key.only[0]] in key.only[1]:
-            continue
-        other = key.only[0]
-        if name in given or (name in own and other not in given):
+def _check_effects(config: Mapping[str, Any], given: Collection[str]) -> None:
+    """Raises a `UserError` for a key that has no effect with the others."""
+    for name, other in without_effect(config):
+        if name in given or config[name] != KEYS[name].default:
             raise UserError(
                 f"--config.{name} has no effect with {other}={config[other]}: it is for "
-                f"{key.condition}. Leave it out, or change {other}."
+                f"{KEYS[name].condition}. Leave it out, or change {other}."
             )
+
+
+def without_effect(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields `(key, other)` for keys that have no effect, because of the value of the key `other`.
+
+    The config may change while this goes on.
+    """
+    for name, key in KEYS.items():
+        if key.only is not None and config[key.only[0]] not in key.only[1]:
+            yield name, key.only[0]
 
 
 class Changes(NamedTuple):

@@ -78,6 +78,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             0.99,
             "The old value's weight in moving statistics: 1 - the papers' alpha.",
             TO_1,
+            only=_NORMS,
         ),
         Key(
             "norm_epsilon",
@@ -85,6 +86,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             "Added to the variance. By default 0.001, or what the weights were trained with.",
             ABOVE_0,
             optional=float,
+            only=_NORMS,
         ),
         Key("norm_scale", True, "Whether gamma is learned, or 1.", only=_NORMS),
         Key("synchronized", False, "Whether moments are those of all replicas.", only=_NORMS),

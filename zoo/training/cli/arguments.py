@@ -8,7 +8,7 @@ from ml_collections import config_dict, config_flags
 
 from zoo.errors import UserError, nearest
 from zoo.training.cli.recipes import DEFAULT_RECIPE, load_recipe, recipes
-from zoo.training.config import check_effects, check_key, check_values, has_gauges
+from zoo.training.config import check_key, check_values, has_gauges, without_effect
 from zoo.training.keys import KEYS
 
 PIXELS = ("unit", "tf", "caffe", "raw")
@@ -56,13 +56,24 @@ def parse_arguments(
     )
     rest = parse_flags(argv, config, flag_values)
     _read_texts(config)
-    if "gauges_every_steps" in own - given and given & {"norm", "strategy"}:
-        # A recipe's gauges do not stand in the way of another norm, nor of several devices.
-        with config.ignore_type():
-            config.gauges_every_steps = config.gauges_every_steps if has_gauges(config) else 0
-    check_values(config)
-    check_effects(config, given, own)
+    _give_way(config, given, own - given)
+    check_values(config, given)
     return config, rest
+
+
+def _give_way(config: config_dict.ConfigDict, given: set[str], own: set[str]) -> None:
+    """Takes back what only the recipe sets, where a flag leaves it without an effect.
+
+    So a recipe's limits do not stand in the way of another norm, nor its gauges of several devices.
+    """
+    changed = set(given)
+    with config.ignore_type():
+        for name, other in without_effect(config):
+            if name in own and other in changed:
+                config[name] = KEYS[name].default
+                changed.add(name)
+        if "gauges_every_steps" in own and given & {"norm", "strategy"}:
+            config.gauges_every_steps = config.gauges_every_steps if has_gauges(config) else 0
 
 
 def _with_flagfiles(argv: list[str], flag_values: flags.FlagValues) -> list[str]:

@@ -6,6 +6,7 @@ from absl import flags
 from zoo.errors import UserError
 from zoo.training.cli import arguments
 from zoo.training.cli.recipes import load_recipe
+from zoo.training.config import default_config
 from zoo.training.times import in_steps
 
 
@@ -41,8 +42,10 @@ def test_the_quickstart_is_the_default(flag_values):
 )  # fmt: skip
 def test_keys_are_overridden_wherever_they_stand(flag_values, argv):
     config, _ = parse(flag_values, *argv)
-    expected = load_recipe("resnet20").to_dict()
-    assert config.to_dict() == expected | {"norm": "none", "num_steps": 450, "augment": False}
+    expected = load_recipe("resnet20").to_dict() | {"norm": "none", "num_steps": 450}
+    defaults = default_config().to_dict()
+    limits = {key: defaults[key] for key in defaults if re.match("[rd]_max", key)}
+    assert config.to_dict() == expected | limits | {"augment": False}
 
 
 @pytest.mark.parametrize(("text", "value"), [("9", 9), ("0.5", 0.5), ("1e-2", 0.01), ("0", 0)])
@@ -86,7 +89,8 @@ def test_contradictions_are_refused(flag_values, arguments, message):
 
 def test_a_recipes_own_ramps_do_not_stand_in_the_way_of_another_norm(flag_values):
     config, _ = parse(flag_values, "--config=resnet20", "--config.norm=batch_norm")
-    assert (config.norm, config.r_max) == ("batch_norm", 3.0)
+    assert load_recipe("resnet20").r_max == 3.0
+    assert (config.norm, config.r_max) == ("batch_norm", None)
 
 
 INCEPTION = "--config=inception_v3_imagenet"
@@ -99,6 +103,38 @@ INCEPTION = "--config=inception_v3_imagenet"
 def test_a_recipes_own_gauges_give_way(flag_values, argument, gauges):
     config, _ = parse(flag_values, INCEPTION, f"--config.{argument}")
     assert config.gauges_every_steps == gauges
+
+
+OWN_NORM = """
+from zoo.training.config import default_config
+
+def get_config():
+    config = default_config()
+    config.update(norm="batch_norm", num_steps=1000, freeze_statistics_at_step=500)
+    config.update(weights="a.keras", initial_statistics="frozen", norm_momentum=0.9)
+    config.update(augment=True, crop="inception", crop_area=0.5)
+    return config
+"""
+
+
+def test_what_a_recipe_sets_gives_way_to_what_leaves_it_without_an_effect(flag_values, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(OWN_NORM)
+    more = ["--config.norm=none", "--config.augment=false"]
+    config, _ = parse(flag_values, f"--config={recipe}", *more)
+    defaults = default_config()
+    for key in ("freeze_statistics_at_step", "initial_statistics", "norm_momentum", "crop"):
+        assert config[key] == defaults[key]
+    assert config.crop_area == defaults.crop_area
+    assert (config.num_steps, config.weights) == (1000, "a.keras")
+
+
+@pytest.mark.parametrize("argument", ["norm_momentum=0.5", "norm_momentum=0.99"])
+def test_what_the_command_line_sets_does_not_give_way(flag_values, tmp_path, argument):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(OWN_NORM)
+    with pytest.raises(UserError, match=r"^--config\.norm_momentum has no effect with norm=none"):
+        parse(flag_values, f"--config={recipe}", "--config.norm=none", f"--config.{argument}")
 
 
 def test_gauges_that_are_asked_for_do_not_give_way(flag_values):
