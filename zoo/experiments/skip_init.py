@@ -11,7 +11,10 @@ def _arms(depth: int) -> tuple[Arm, ...]:
     rate = {"learning_rate": 0.01}
     skip_init = model | rate | {"norm": "skip_init"}
     return (
-        Arm(f"Batch Norm, depth {depth}", model | {"norm": "batch_norm", "learning_rate": 0.1}),
+        Arm(
+            f"Batch Norm, depth {depth}",
+            model | {"norm": "batch_norm", "norm_momentum": 0.9, "learning_rate": 0.1},
+        ),
         Arm(f"alpha = 0, depth {depth}", skip_init | {"skip_init_value": "zero"}),
         Arm(f"alpha = 1, depth {depth}", skip_init | {"skip_init_value": "one"}),
     )
@@ -30,7 +33,6 @@ EXPERIMENT = Experiment(
     keys={
         "batch_size": 32,
         "num_steps": 300,
-        "norm_momentum": 0.9,
         "eval_every_steps": 100,
         "augment": False,
     },
