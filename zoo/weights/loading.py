@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,10 @@ def load(
         if source.record is not None:
             fetching.check(source.record, file, path)
         with hdf5.open_weights(file, path) as stored:
-            made = plan(model, _layers(stored, source.architecture))
+            layers = _layers(stored, source.architecture)
+            made = plan(model, layers)
             if made.problems:
-                raise MismatchError(_mismatch(source, model, made))
+                raise MismatchError(_mismatch(source, model, made, layers))
             values = [read() for _, read in made.assignments]
     for (variable, _), value in zip(made.assignments, values, strict=True):
         variable.assign(value)
@@ -134,10 +135,10 @@ def _layers(stored: hdf5.StoredModel, architecture: str) -> Mapping[str, hdf5.St
     return stored.layers
 
 
-def _mismatch(source: Source, model: keras.Model, made: Plan) -> str:
+def _mismatch(source: Source, model: keras.Model, made: Plan, stored: Iterable[str]) -> str:
     """Every layer that does not fit, and what may be the reason."""
     count = len(made.problems)
-    hint = next(_hints(source, model), "")
+    hint = next(_hints(source, model, stored), "")
     return (
         f"{source.name} does not fit the model {model.name!r}, and nothing was loaded. {hint}"
         f"{count} of its layers {'differs' if count == 1 else 'differ'}:\n  "
@@ -145,13 +146,13 @@ def _mismatch(source: Source, model: keras.Model, made: Plan) -> str:
     )
 
 
-def _hints(source: Source, model: keras.Model) -> Iterator[str]:
+def _hints(source: Source, model: keras.Model, stored: Iterable[str]) -> Iterator[str]:
     """Guesses at why weights do not fit, each with what to write instead."""
-    normalized = any(layer.name.endswith("_norm") for layer in model.layers)
+    normalized = _has_norm(layer.name for layer in model.layers)
     if source.record is not None and source.record.norm == "skip_init":
         if normalized:
             yield "Build the model with norm='skip_init'. "
-    elif not normalized:
+    elif not normalized and _has_norm(stored):
         yield (
             "The model has no normalization: load the weights into one with norm='batch_norm', and "
             "take it out with keras_renorm.convert.fold. "
@@ -159,6 +160,10 @@ def _hints(source: Source, model: keras.Model) -> Iterator[str]:
     wrong = _wrong_options(source, model)
     if "scale" in wrong or "center" in wrong:
         yield f"Build the model with norm_options={dict(source.norm_options)!r}. "
+
+
+def _has_norm(names: Iterable[str]) -> bool:
+    return any(name.endswith("_norm") for name in names)
 
 
 def _messages(source: Source, model: keras.Model, made: Plan) -> Iterator[str]:

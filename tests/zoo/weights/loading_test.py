@@ -134,6 +134,14 @@ def test_nothing_is_loaded_unless_everything_fits(path):
         np.testing.assert_array_equal(weight, value)
 
 
+def test_the_hint_to_fold_is_for_files_with_norms(path):
+    zoo.create_model("mlp", norm="none", input_shape=(4,), num_classes=2).save_weights(path)
+    other = zoo.create_model("mlp", norm="none", hidden_units=(7,), input_shape=(4,), num_classes=2)
+    with pytest.raises(MismatchError, match="nothing was loaded") as caught:
+        load(other, path)
+    assert "convert.fold" not in str(caught.value)
+
+
 def test_every_layer_that_does_not_fit_is_named(path):
     deeper = zoo.create_model("resnet32", input_shape=(16, 16, 3))
     with pytest.raises(MismatchError) as caught:
