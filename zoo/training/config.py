@@ -92,8 +92,9 @@ def _check_statistics(config: Mapping[str, Any]) -> None:
         )
     if config["virtual_batch_size"] and config["synchronized"]:
         raise UserError(
-            "--config.virtual_batch_size splits each replica's minibatch, and --config.synchronized "
-            f"joins those of all replicas: give one of the two, received {config['virtual_batch_size']} and True."
+            "--config.virtual_batch_size splits a replica's minibatch, --config.synchronized joins "
+            "those of all replicas: give one of the two, received "
+            f"{config['virtual_batch_size']} and True."
         )
     if config["initial_statistics"] == "precise" and config["strategy"] != "none":
         raise UserError(

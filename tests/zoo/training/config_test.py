@@ -213,8 +213,8 @@ def test_changes_are_sorted_by_what_they_mean():
         ),
         (
             {"virtual_batch_size": 4, "synchronized": True},
-            "--config.virtual_batch_size splits each replica's minibatch, and --config.synchronized "
-            "joins those of all replicas: give one of the two, received 4 and True.",
+            "--config.virtual_batch_size splits a replica's minibatch, --config.synchronized joins "
+            "those of all replicas: give one of the two, received 4 and True.",
         ),
         (
             {"optimizer": "mine:make", "head_rate_factor": 2.0},
