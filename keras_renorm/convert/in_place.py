@@ -14,7 +14,7 @@ from keras_renorm.convert.copier import is_input, new_inputs
 from keras_renorm.convert.holding import exchange, holds, holds_in_function
 from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.convert.weights import hand_over
-from keras_renorm.models import is_graph, require_model
+from keras_renorm.models import is_graph, joins, require_model
 from keras_renorm.statistics.hooks import retrace
 
 Layer: TypeAlias = keras.layers.Layer
@@ -56,6 +56,9 @@ class InPlace:
                 for child in self._leaving(holder):
                     keras_internals.replace_child(holder, child, self._new(child))
             exchange(holder, self._new)
+        for old, new in self._pairs.values():
+            if new is not old:
+                joins(new, self._model)
         for layer in keras_internals.flattened(self._model):
             if layer.built:
                 keras_internals.show_parameters(layer)

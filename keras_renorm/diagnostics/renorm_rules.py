@@ -12,6 +12,7 @@ from keras_renorm.diagnostics.layer_traits import is_untouched, update_count, us
 from keras_renorm.diagnostics.progress import DONE, end_value, unfinished, value
 from keras_renorm.diagnostics.report import Finding
 from keras_renorm.layers import BatchRenormalization
+from keras_renorm.models import steps_with
 from keras_renorm.schedules import Limit
 
 # The paper: with its limits "few r and no d" are clipped.
@@ -101,9 +102,10 @@ def _frozen(
         )
     # Domains that come in turn share the steps.
     counted = int(np.sum(keras.ops.convert_to_numpy(layer.update_count)))
-    if steps is not None and 2 * counted < steps:
+    since = None if steps is None else steps_with(layer, steps)
+    if since is not None and 2 * counted < since:
         return (
-            f"The schedule of {name} stands at {counted} updates after {steps} training steps: "
+            f"The schedule of {name} stands at {counted} updates after {since} training steps: "
             "its counter does not advance. Call the model with training=True, and keep "
             "update_count when weights are copied or loaded."
         )

@@ -15,7 +15,7 @@ from keras_renorm.models.members import (
     require_layer,
     require_model,
 )
-from keras_renorm.models.stepping import StepCounter, at_step, steps_so_far
+from keras_renorm.models.stepping import StepCounter, at_step, joins, steps_so_far, steps_with
 from keras_renorm.models.watching import Around, LayerCall, draws_kept, replaced, watched
 
 __all__ = [
@@ -35,10 +35,12 @@ __all__ = [
     "graphs_in",
     "is_batch_norm",
     "is_graph",
+    "joins",
     "named_layers",
     "replaced",
     "require_layer",
     "require_model",
     "steps_so_far",
+    "steps_with",
     "watched",
 ]

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,25 @@ def steps_so_far(model: keras.Model) -> int | None:
     if known is not None or optimizer is None:
         return known
     return _steps_of(optimizer)
+
+
+# The training steps before a layer was part of its model, where there were any.
+_before: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+
+def joins(layer: keras.layers.Layer, model: keras.Model) -> None:
+    """Notes that a layer becomes part of a model that may have been trained for some steps."""
+    _before[layer] = steps_so_far(model) or 0
+
+
+def steps_with(layer: keras.layers.Layer, steps: int) -> int:
+    """How many of a model's training steps a layer was part of it.
+
+    Args:
+        layer: The layer.
+        steps: The steps of the model.
+    """
+    return steps - _before.get(layer, 0)
 
 
 class StepCounter:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_renorm import statistics
+from keras_renorm import convert, statistics
 from keras_renorm.diagnostics import renorm_report, train_inference_gap
 from keras_renorm.layers import (
     BatchNormalization,
@@ -162,6 +162,30 @@ def test_a_counter_that_does_not_advance_is_named(rng):
     assert "The schedule of norm stands at 0 updates after 100 training steps" in str(
         report.findings[0]
     )
+
+
+def test_a_layer_that_comes_later_counts_from_there(rng):
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(4)
+            self.norm = keras.layers.BatchNormalization(momentum=0.5)
+
+        def call(self, x, training=None):
+            return self.norm(self.dense(x), training=training)
+
+    model, x = Net(), rng.normal(size=(16, 8)).astype("f4")
+    model.compile("sgd", "mse")
+    model.fit(x, x[:, :4], batch_size=1, epochs=5, verbose=0)
+    convert.to_batch_renormalization(model, in_place=True, num_steps=1000)
+    assert "frozen schedule" not in kinds(renorm_report(model, x, num_steps=1000))
+    model.fit(x, x[:, :4], batch_size=1, verbose=0)
+    assert "frozen schedule" not in kinds(renorm_report(model, x, num_steps=1000))
+    model.norm.update_count.assign(7.0)
+    (finding,) = (
+        f for f in renorm_report(model, x, num_steps=1000).findings if f.kind == "frozen schedule"
+    )
+    assert "stands at 7 updates after 16 training steps" in str(finding)
 
 
 def test_the_optimizers_steps_are_the_default(rng):
