@@ -33,7 +33,8 @@ class LogDiagnostics(StepCallback):
     Raises:
         TypeError: If `gauges` is no list of functions, or a gauge returns no report.
         ValueError: If `every_n_steps` is less than 1.
-        ImportError: If there is a `log_dir` and TensorBoard is not installed.
+        ImportError: If there is a `log_dir`, and TensorFlow, which writes the files under every
+            backend, or TensorBoard is not installed.
 
     Example:
         >>> from keras_renorm import diagnostics

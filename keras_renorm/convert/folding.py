@@ -74,8 +74,8 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
     check_reporter(report)
     if isinstance(model, keras.Model) and not model.built:
         raise ValueError(
-            f"The model {model.name!r} has no weights yet, so there is nothing to fold. Build or "
-            "train it first, e.g. `model.build(input_shape)`."
+            f"The model {model.name!r} has no weights yet, so there is nothing to fold. Call it "
+            "once on a batch, `model(x)`, or train it first."
         )
     rewrite = _Folding(model)
     new_model = rewritten(model, rewrite)

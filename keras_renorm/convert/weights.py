@@ -79,6 +79,11 @@ def _plain(structure: Any) -> Any:
 def _hand_over_own(old: Layer, new: Layer) -> None:
     """Gives a copy of the same class the variables of `old`, without those of inner layers."""
     before, after = _in_one_order(_own_variables(old), _own_variables(new))
+    if after and not before:
+        raise ValueError(
+            f"The {type(old).__name__} {old.name!r} has no weights yet. Call the model once on a "
+            "batch, `model(x)`: its `build` does not build the layers that its `call` uses."
+        )
     if [v.shape for v in before] != [v.shape for v in after]:
         raise ValueError(
             f"The {type(old).__name__} {old.name!r} has weights of the shapes "

@@ -75,13 +75,16 @@ def useless_bias(call: Call, calls: Sequence[Call]) -> Finding | None:
     if not _same_channels(source.operation, call):
         return None
     layer, name, norm = source.operation, source.name, call.operation
+    # Keras's EinsumDense has a bias if it is told its axes.
+    einsum = isinstance(layer, keras.layers.EinsumDense)
+    remedy = "without bias_axes" if einsum else "with use_bias=False"
     offset = "Its beta is the bias." if norm.center else "If you want an offset, set center=True."
     return Finding(
         name,
         "useless bias",
         f"{name} has a bias, and the normalization {call.name} directly after it subtracts it "
-        f"again: its {layer.bias.shape[-1]} values get no gradient. Build {name} with "
-        f"use_bias=False. {offset}",
+        f"again: its {layer.bias.shape[-1]} values get no gradient. Build {name} {remedy}. "
+        f"{offset}",
     )
 
 

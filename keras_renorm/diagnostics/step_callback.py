@@ -26,7 +26,8 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
     Raises:
         TypeError: If `every_n_steps` is not an integer.
         ValueError: If `every_n_steps` is less than 1.
-        ImportError: If there is a `log_dir` and TensorBoard is not installed.
+        ImportError: If there is a `log_dir`, and TensorFlow, which writes the files under every
+            backend, or TensorBoard is not installed.
     """
 
     def __init__(
@@ -110,8 +111,13 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
 
 def _summaries() -> Any:
     """TensorFlow's `tf.summary`. It has no `scalar` where TensorBoard is not installed."""
-    import tensorflow as tf
-
+    try:
+        import tensorflow as tf
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "`log_dir` needs TensorFlow, which writes TensorBoard's files under every backend and "
+            "is not installed. Write `pip install tensorflow`, or leave log_dir out."
+        ) from error
     if not hasattr(tf.summary, "scalar"):
         raise ImportError(
             "`log_dir` needs TensorBoard, which is not installed. Write `pip install tensorboard`, "

@@ -275,8 +275,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if given.ragged is not None and self.virtual_batch_size is not None:
             raise ValueError(
                 "`virtual_batch_size` is not for ragged inputs, received virtual_batch_size="
-                f"{self.virtual_batch_size}. Pad them, `inputs.to_tensor()`, with the mask "
-                "`tf.sequence_mask(inputs.row_lengths())`."
+                f"{self.virtual_batch_size}. {call_inputs.PAD}"
             )
         return given
 

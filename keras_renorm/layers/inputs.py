@@ -9,6 +9,12 @@ from keras_renorm.ops import arguments, backends
 from keras_renorm.ops.backends.interface import Ragged
 from keras_renorm.typing import Tensor
 
+PAD = (
+    "Pad them, `inputs.to_tensor()`, with the mask "
+    "`inputs.with_flat_values(tf.ones(tf.shape(inputs.flat_values)[:-1], tf.bool)).to_tensor()`."
+)
+"""Advice for ragged inputs that a layer does not take, with channels last."""
+
 
 class Inputs(NamedTuple):
     """The inputs of a call, dense: a ragged batch gives the values of all examples together.
@@ -93,8 +99,7 @@ def _check_axis(axis: int, among_values: int, shape: Any) -> None:
     if among_values < 1:
         raise ValueError(
             "The channels of ragged inputs must come after all ragged axes, received "
-            f"axis={axis} for inputs of shape {tuple(shape)}. Pad them, `inputs.to_tensor()`, with "
-            "the mask `tf.sequence_mask(inputs.row_lengths())`."
+            f"axis={axis} for inputs of shape {tuple(shape)}. {PAD}"
         )
 
 

@@ -95,6 +95,11 @@ def _check_chosen(chosen: Any, model: keras.layers.Layer, found: list[Any]) -> N
             f"for all; received {chosen!r}. It has {[one.name for one in found]}."
         )
     for layer in chosen:
+        if isinstance(layer, str):
+            raise TypeError(
+                f"`layers` must hold layers, received the name {layer!r}. Write "
+                f"layers=[model.get_layer({layer!r})]."
+            )
         if not any(layer is one for one in found):
             raise ValueError(
                 f"`layers` must be batch norms of the model {model.name!r}, received "

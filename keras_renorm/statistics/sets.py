@@ -188,8 +188,8 @@ def _load(path: str) -> dict[str, StatisticsSet]:
                 found.setdefault(name, {})[rest] = archive[key]
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"The file {path!r} holds no sets of statistics: {error}. Write it with "
-            "`keras_renorm.statistics.write_sets`."
+            f"The file {path!r} holds no sets of statistics: it is empty, damaged, or no archive "
+            "of NumPy arrays. Write it with `keras_renorm.statistics.write_sets`."
         ) from error
     return found
 

@@ -178,7 +178,7 @@ class Sweeper:
         if not seen.all() and (seen.ndim == 1 or not seen.any()):
             raise ValueError(
                 f"All inputs of the batch norm {self._layers[number].path!r} are masked, so they "
-                "have no statistics. The model is unchanged. Name the other batch norms in "
+                "have no statistics. The model is unchanged. Give the other batch norms as "
                 "`layers`."
             )
         mean, variance = getattr(moments, self._estimator)()

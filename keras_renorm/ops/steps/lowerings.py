@@ -106,19 +106,19 @@ def _without_library(problem: str, demanded: Name | None) -> Lowering:
     backend = backends.current()
     if demanded is not None:
         raise RuntimeError(f"{VARIABLE}={demanded}, but {problem}.")
+    name: Name = "composite" if backend.fused is None else "fused"
     if backend.off_cpu() is None:
-        _warn_once(problem)
-    if backend.fused is None:
-        return Lowering("composite", problem)
-    return Lowering("fused", f"{problem}; composite where the fused kernel does not fit")
+        _warn_once(problem, name)
+    rest = "" if name == "composite" else "; composite where the fused kernel does not fit"
+    return Lowering(name, problem + rest)
 
 
 @functools.cache
-def _warn_once(problem: str) -> None:
+def _warn_once(problem: str, name: Name) -> None:
     """Warns of a missing library, once per process."""
     warnings.warn(
         f"keras_renorm computes without its native library, which is slower: {problem}. Set "
-        f"{VARIABLE}=composite if you want that.",
+        f"{VARIABLE}={name} if you want that.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -66,6 +66,25 @@ def own_build():
     return model
 
 
+class Own(keras.Model):
+    def __init__(self, dense, norm):
+        super().__init__(name="own")
+        self.dense, self.norm = dense, norm
+
+    def call(self, x, training=None):
+        return self.norm(self.dense(x), training=training)
+
+    def get_config(self):
+        return {
+            "dense": keras.saving.serialize_keras_object(self.dense),
+            "norm": keras.saving.serialize_keras_object(self.norm),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(*map(keras.saving.deserialize_keras_object, config.values()))
+
+
 REFUSED = {
     "build": (own_build, "OwnBuild 'own' has no weights, because Keras cannot build"),
     "weights": (
@@ -79,6 +98,16 @@ REFUSED = {
 def test_weights_that_a_copy_cannot_have_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         convert.from_keras(make())
+
+
+def test_a_model_that_was_never_called_is_named():
+    model = Own(keras.layers.Dense(3, name="dense"), keras.layers.BatchNormalization())
+    with pytest.warns(UserWarning, match="does not have a `build"):
+        model.build((None, 5))
+    with pytest.raises(ValueError, match=r"Dense 'dense' has no weights yet\. Call the model once"):
+        convert.from_keras(model)
+    model(X)
+    convert.from_keras(model)
 
 
 def adapted(layer, data):

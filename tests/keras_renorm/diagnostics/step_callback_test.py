@@ -1,6 +1,7 @@
 """At which steps a callback records, whatever moves the counter, and what its log holds."""
 
 import dataclasses
+import sys
 
 import keras
 import numpy as np
@@ -130,6 +131,12 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     callback.log(Numbers((), (), {"a": 1.0}), 0)
     callback.on_train_end()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_tensorflow_nothing_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ImportError, match="`log_dir` needs TensorFlow, which writes TensorBoard"):
+        Recorder(1, log_dir=tmp_path)
 
 
 class Logging(Recorder):

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import keras
 import numpy as np
@@ -128,6 +129,27 @@ def test_what_does_not_go_with_ragged_batches(rng):
         layers.BatchNormalization(virtual_batch_size=2)(rows)
     with pytest.raises(ValueError, match="`mask` must have the inputs' shape without its last dim"):
         layers.BatchNormalization()(rows, mask=tf.ragged.constant([[True], [], [True] * 5, [True]]))
+
+
+@pytest.mark.parametrize("inner", [(3,), (5, 3)])
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_advice_for_ragged_batches_can_be_pasted(rng, inner, nested):
+    rows = ragged(rng, *inner, nested=nested)
+    layer, other = twins(functools.partial(layers.BatchNormalization, momentum=0.5))
+    with pytest.raises(ValueError, match="Pad them") as caught:
+        layers.BatchNormalization(virtual_batch_size=2)(rows)
+    dense, mask = (eval(code, {"inputs": rows, "tf": tf}) for code in pasted(caught.value))
+    layer(dense, training=True, mask=mask)
+    with pytest.raises(TypeError, match="must be ragged, too") as caught:
+        layers.BatchNormalization()(rows, mask=mask)
+    names = {"inputs": rows, "mask": mask, "tf": tf}
+    other(rows, training=True, mask=eval(pasted(caught.value)[-1], names))
+    same_variables(layer, other)
+
+
+def pasted(error):
+    """The code in a message, without the names of arguments."""
+    return [code for code in re.findall("`([^`]*)`", str(error)) if "(" in code]
 
 
 @pytest.mark.parametrize("make", BOTH)

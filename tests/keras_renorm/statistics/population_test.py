@@ -443,7 +443,16 @@ def test_a_norm_in_a_compiled_loop_is_refused(rng):
         ),
         ({"num_samples": 2.0}, TypeError, "`num_samples` must be an integer, received 2.0"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
-        ({"layers": ["bn"]}, ValueError, "`layers` must be batch norms of the model 'model', rec"),
+        (
+            {"layers": ["norm"]},
+            TypeError,
+            r"`layers` must hold layers, received the name 'norm'\. Write layers=\[model\.get",
+        ),
+        (
+            {"layers": [7]},
+            ValueError,
+            "`layers` must be batch norms of the model 'model', received 7",
+        ),
         ({"layers": []}, ValueError, r"`layers` must hold at least one .*\. It has \['norm'\]\."),
         ({"layers": "norm"}, TypeError, "`layers` must be a list of batch norms, received 'norm'"),
         (

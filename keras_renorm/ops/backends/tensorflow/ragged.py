@@ -36,7 +36,7 @@ class RaggedRows:
             raise TypeError(
                 "The `mask` of ragged inputs must be ragged, too, with the rows of the inputs, "
                 f"received a {type(mask).__name__} of shape {tuple(mask.shape)}. Write "
-                "`tf.RaggedTensor.from_tensor(mask, lengths=inputs.row_lengths())`."
+                "`tf.RaggedTensor.from_tensor(mask, lengths=inputs.nested_row_lengths())`."
             )
         return mask.flat_values
 
