@@ -32,14 +32,14 @@ def batch_at_inference(layers: Iterable[Any]) -> Iterator[None]:
         _everywhere.remove(context)
 
 
-def uses_batch_at_inference(layer: Any, *, in_any_thread: bool = False) -> bool:
-    """Whether a `batch_at_inference` holds for a layer, in this thread or in any.
+def uses_batch_at_inference(layer: Any) -> bool:
+    """Whether a `batch_at_inference` of this thread holds for a layer.
 
     A `tf.distribute` strategy makes a thread for each replica. In such a thread a context of any
     thread holds, as nothing tells which thread started the replica.
     """
     if not _everywhere:
         return False
-    everywhere = in_any_thread or backends.current().in_replica()
+    everywhere = backends.current().in_replica()
     contexts = tuple(_everywhere) if everywhere else getattr(_here, "contexts", ())
     return any(layer is one for context in contexts for one in context)

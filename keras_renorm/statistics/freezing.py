@@ -24,7 +24,7 @@ def is_frozen(model: keras.layers.Layer) -> bool:
     return all(
         layer.frozen_statistics
         if isinstance(layer, BatchNormalization)
-        else (call := keras_calls.found(layer)) is not None and call.frozen
+        else keras_calls.is_frozen(layer)
         for layer in found
     )
 

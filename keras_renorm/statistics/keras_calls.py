@@ -6,13 +6,12 @@ from typing import Any
 import keras
 
 from keras_renorm import ops
-from keras_renorm.layers.statistics_in_use import uses_batch_at_inference
-from keras_renorm.models import watching
+from keras_renorm.models import LayerCall, watching
 from keras_renorm.typing import Tensor
 
 
-class KerasCall:
-    """The call of a Keras batch norm, with the statistics that were chosen.
+class FrozenCall:
+    """The call of a Keras batch norm that uses and keeps its moving statistics in training, too.
 
     The object stands in the layer's dictionary. Keras's tracking of attributes does not see it
     there, and the layer's configuration does not hold it.
@@ -21,28 +20,42 @@ class KerasCall:
         layer: The layer.
 
     Attributes:
-        frozen: Whether training, too, uses and keeps the moving statistics.
         own: The function that stood there before, or None.
     """
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
-        self.frozen = False
         self.own: Callable[..., Tensor] | None = watching.underneath(layer, "call")
 
     def __call__(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """The layer's output; see `keras.layers.BatchNormalization`."""
-        layer = self._layer
-        if uses_batch_at_inference(layer):
-            return _by_minibatch(layer, inputs, mask)
-        call = self.own or type(layer).call.__get__(layer)
-        return call(inputs, training=False if self.frozen else training, mask=mask)
+        call = self.own or type(self._layer).call.__get__(self._layer)
+        return call(inputs, training=False, mask=mask)
 
 
-def _by_minibatch(layer: Any, inputs: Tensor, mask: Tensor | None) -> Tensor:
-    """Normalises by plain minibatch moments, whatever the layer's `renorm` is."""
+def is_frozen(layer: Any) -> bool:
+    """Whether a layer uses and keeps its moving statistics in training."""
+    return isinstance(watching.underneath(layer, "call"), FrozenCall)
+
+
+def set_frozen(layer: Any, frozen: bool) -> None:
+    """Sets whether a layer uses and keeps its moving statistics in training."""
+    with watching.lock:
+        if frozen != is_frozen(layer):
+            call = FrozenCall(layer) if frozen else watching.underneath(layer, "call").own
+            watching.put_underneath(layer, "call", call)
+
+
+def by_minibatch(call: LayerCall) -> Tensor:
+    """A call by plain minibatch moments in the place of a layer's own, whatever its `renorm` is."""
+    return _by_minibatch(call.layer, *call.args, **call.kwargs)
+
+
+def _by_minibatch(
+    layer: Any, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+) -> Tensor:
     outputs, _ = ops.batch_renormalization(
         inputs,
         layer.moving_mean,
@@ -55,35 +68,3 @@ def _by_minibatch(layer: Any, inputs: Tensor, mask: Tensor | None) -> Tensor:
         synchronized=layer.synchronized,
     )
     return outputs
-
-
-def found(layer: Any) -> KerasCall | None:
-    """The `KerasCall` of a layer, if it has one."""
-    call = watching.underneath(layer, "call")
-    return call if isinstance(call, KerasCall) else None
-
-
-def set_frozen(layer: Any, frozen: bool) -> None:
-    """Sets whether a layer uses and keeps its moving statistics in training."""
-    with watching.lock:
-        installed(layer).frozen = frozen
-        release(layer)
-
-
-def installed(layer: Any) -> KerasCall:
-    """The `KerasCall` of a layer; a layer without one gets one."""
-    with watching.lock:
-        call = found(layer)
-        if call is None:
-            call = KerasCall(layer)
-            watching.put_underneath(layer, "call", call)
-        return call
-
-
-def release(layer: Any) -> None:
-    """Removes the `KerasCall` of a layer, unless it is still needed."""
-    with watching.lock:
-        call = found(layer)
-        if call is None or call.frozen or uses_batch_at_inference(layer, in_any_thread=True):
-            return
-        watching.put_underneath(layer, "call", call.own)

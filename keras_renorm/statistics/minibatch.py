@@ -8,7 +8,7 @@ import keras
 
 from keras_renorm.layers import BatchNormalization
 from keras_renorm.layers.statistics_in_use import batch_at_inference
-from keras_renorm.models import batch_norms
+from keras_renorm.models import batch_norms, watched
 from keras_renorm.statistics import hooks, keras_calls
 
 
@@ -56,11 +56,5 @@ def batch_statistics(model: keras.layers.Layer) -> Iterator[None]:
 def uses_minibatch(layers: list[Any]) -> Iterator[None]:
     """In the context, `layers` use the moments of the minibatch and update nothing."""
     theirs = [layer for layer in layers if not isinstance(layer, BatchNormalization)]
-    try:
-        with batch_at_inference(layers):
-            for layer in theirs:
-                keras_calls.installed(layer)
-            yield
-    finally:
-        for layer in theirs:
-            keras_calls.release(layer)
+    with batch_at_inference(layers), watched(dict.fromkeys(theirs, keras_calls.by_minibatch)):
+        yield

@@ -48,8 +48,8 @@ def test_other_layers_and_other_threads_do_not_see_it():
     with batch_at_inference([layer]):
         assert not uses_batch_at_inference(other)
         assert in_another_thread(lambda: layer.statistics_in_use) == "batch"
-        assert in_another_thread(lambda: uses_batch_at_inference(layer, in_any_thread=True))
-    assert not uses_batch_at_inference(layer, in_any_thread=True)
+        assert uses_batch_at_inference(layer)
+    assert not uses_batch_at_inference(layer)
 
 
 def test_contexts_of_two_threads_end_in_any_order():

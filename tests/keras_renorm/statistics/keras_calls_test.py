@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_renorm.layers.statistics_in_use import batch_at_inference
 from keras_renorm.models import watched
 from keras_renorm.statistics import keras_calls
+from keras_renorm.statistics.minibatch import uses_minibatch
 
 
 @pytest.fixture
@@ -18,19 +18,17 @@ def layer():
 
 def test_it_comes_once_and_goes_without_a_trace(layer):
     before = sorted(vars(layer))
-    call = keras_calls.installed(layer)
-    assert keras_calls.installed(layer) is keras_calls.found(layer) is call
-    call.frozen = True
-    keras_calls.release(layer)
-    assert keras_calls.found(layer) is call
-    call.frozen = False
-    with batch_at_inference([layer]):
-        keras_calls.release(layer)
-        assert keras_calls.found(layer) is call
-    keras_calls.release(layer)
-    keras_calls.release(layer)
+    keras_calls.set_frozen(layer, False)
     assert sorted(vars(layer)) == before
-    assert keras_calls.found(layer) is None
+    keras_calls.set_frozen(layer, True)
+    call = vars(layer)["call"]
+    keras_calls.set_frozen(layer, True)
+    assert vars(layer)["call"] is call
+    with uses_minibatch([layer]):
+        assert keras_calls.is_frozen(layer)
+    assert vars(layer)["call"] is call
+    keras_calls.set_frozen(layer, False)
+    assert sorted(vars(layer)) == before
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -52,7 +50,7 @@ def test_freezing_while_another_thread_watches_holds_after_it(layer, before):
         pool.submit(lambda: layer(np.ones((2, 3)), training=True)).result()
         pool.submit(context.__exit__, None, None, None).result()
     assert len(seen) == 1
-    assert (keras_calls.found(layer) is not None) == (not before)
+    assert keras_calls.is_frozen(layer) == (not before)
     moving = keras.ops.convert_to_numpy(layer.moving_mean)
     layer(np.full((2, 3), 9.0), training=True)
     changed = np.any(keras.ops.convert_to_numpy(layer.moving_mean) != moving)
@@ -64,22 +62,37 @@ def test_freezing_while_another_thread_watches_holds_after_it(layer, before):
 def test_the_output_of_each_state(layer, rng):
     x = rng.normal(5.0, 2.0, (8, 3)).astype("f4")
     inference = layer(x)
-    call = keras_calls.installed(layer)
+    keras_calls.set_frozen(layer, True)
     np.testing.assert_array_equal(layer(x), inference)
-    call.frozen = True
     np.testing.assert_array_equal(layer(x, training=True), inference)
-    with batch_at_inference([layer]):
+    with uses_minibatch([layer]):
         np.testing.assert_allclose(np.mean(layer(x), 0), np.zeros(3), atol=1e-5)
-    call.frozen = False
+        keras_calls.set_frozen(layer, False)
+        np.testing.assert_allclose(np.mean(layer(x), 0), np.zeros(3), atol=1e-5)
+    np.testing.assert_array_equal(layer(x), inference)
     np.testing.assert_allclose(np.mean(layer(x, training=True), 0), np.zeros(3), atol=1e-5)
 
 
+def test_who_watches_sees_the_calls_by_minibatch_statistics(layer, rng):
+    """As `precise(passes="single")` does."""
+    x, seen = rng.normal(5.0, 2.0, (8, 3)).astype("f4"), []
+
+    def around(call):
+        seen.append(call.run())
+        return seen[-1]
+
+    with uses_minibatch([layer]), watched({layer: around}):
+        layer(x, training=True)
+    np.testing.assert_allclose(np.mean(seen, 1), np.zeros((1, 3)), atol=1e-5)
+    np.testing.assert_array_equal(layer.moving_mean, np.zeros(3))
+
+
 def test_what_stood_there_before_is_called_and_comes_back(layer):
-    def twice(inputs, **_):
-        return 2 * inputs
+    def twice(inputs, training, **_):
+        return (2 + training) * inputs
 
     vars(layer)["call"] = twice
-    keras_calls.installed(layer)
-    np.testing.assert_array_equal(layer(np.ones((1, 3))), 2 * np.ones((1, 3)))
-    keras_calls.release(layer)
+    keras_calls.set_frozen(layer, True)
+    np.testing.assert_array_equal(layer(np.ones((1, 3)), training=True), 2 * np.ones((1, 3)))
+    keras_calls.set_frozen(layer, False)
     assert vars(layer)["call"] is twice

@@ -106,9 +106,10 @@ def test_a_single_pass(strategy, x):
         )
 
 
-def test_predict_with_batch_statistics_and_back(strategy, x):
+@pytest.mark.parametrize("norm", ["own", "keras"])
+def test_predict_with_batch_statistics_and_back(strategy, norm, x):
     with strategy.scope():
-        model = model_of(NORMS["own"])
+        model = model_of(NORMS[norm])
     precise(model, x, verbose=0)
     x = x[:4]
     before = model.predict(x, batch_size=4, verbose=0)
