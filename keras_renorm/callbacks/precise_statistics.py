@@ -66,9 +66,7 @@ class PreciseStatistics(keras.callbacks.Callback):
         **options: Any,
     ) -> None:
         super().__init__()
-        self._every_epochs = (
-            None if every_epochs is None else arguments.integer("every_epochs", every_epochs, low=1)
-        )
+        self._every_epochs = arguments.optional_integer("every_epochs", every_epochs, low=1)
         self._at_end = arguments.flag("at_end", at_end)
         if self._every_epochs is None and not self._at_end:
             raise ValueError(

@@ -122,10 +122,8 @@ def lint(
     Source: Ioffe & Szegedy 2015, section 3.2 (bias); Wu & Johnson 2021, section 5 (domains).
     """
     replicas = arguments.integer("replicas", replicas, low=1)
-    if batch_size is not None:
-        batch_size = arguments.integer("batch_size", batch_size, low=1)
-    if num_steps is not None:
-        num_steps = arguments.integer("num_steps", num_steps, low=1)
+    batch_size = arguments.optional_integer("batch_size", batch_size, low=1)
+    num_steps = arguments.optional_integer("num_steps", num_steps, low=1)
     graph = models.calls(model)
     batch = None if batch_size is None else lint_rules.Batch(batch_size, replicas)
     calls = [call for call in graph.calls if is_batch_norm(call.operation)]

@@ -137,10 +137,8 @@ def renorm_report(
     Source: Ioffe 2017, Algorithm 1 and section 4.1.
     """
     names = {layer: name for name, layer in named_layers(model) if is_batch_norm(layer)}
-    if steps is not None:
-        steps = arguments.integer("steps", steps, low=0)
-    if num_steps is not None:
-        num_steps = arguments.integer("num_steps", num_steps, low=1)
+    steps = arguments.optional_integer("steps", steps, low=0)
+    num_steps = arguments.optional_integer("num_steps", num_steps, low=1)
     steps = steps_so_far(model) if steps is None else steps
     seen = watch(model, x, names)
     findings: list[Finding] = []

@@ -67,9 +67,7 @@ class SkipInit(keras.layers.Layer):
         super().__init__(**kwargs)
         self.initial_value = _initial_value(initial_value)
         blocks = "an integer, the number of residual blocks of the net"
-        self.depth = (
-            None if depth is None else arguments.integer("depth", depth, low=1, allowed=blocks)
-        )
+        self.depth = arguments.optional_integer("depth", depth, low=1, allowed=blocks)
         self.supports_masking = True
         if (self.depth is None) == (self.initial_value == INVERSE_SQRT_DEPTH):
             raise ValueError(_not_together(initial_value, depth))

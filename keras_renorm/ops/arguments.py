@@ -49,6 +49,11 @@ def integer(name: str, value: Any, *, low: int | None = None, allowed: str = "an
     return int(value)
 
 
+def optional_integer(name: str, value: Any, **options: Any) -> int | None:
+    """None, or `value` as `integer` takes it."""
+    return None if value is None else integer(name, value, **options)
+
+
 def inputs(x: Tensor, at: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor | None]:
     """`x` as a floating-point tensor, the axis counted from the front, `mask` as booleans.
 

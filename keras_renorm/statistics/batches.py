@@ -52,11 +52,9 @@ class Batches:
         keep: bool,
         show: bool = False,
     ) -> None:
-        self._num_samples = (
-            None if num_samples is None else arguments.integer("num_samples", num_samples, low=1)
-        )
+        self._num_samples = arguments.optional_integer("num_samples", num_samples, low=1)
         self._most = _ENOUGH if num_samples is None and _is_open_ended(dataset) else None
-        size = None if batch_size is None else arguments.integer("batch_size", batch_size, low=1)
+        size = arguments.optional_integer("batch_size", batch_size, low=1)
         source = _source(dataset, self._num_samples, size or _FEW)
         self.examples = self._num_samples
         taken = self._taken(source)

@@ -52,6 +52,10 @@ def test_integers_have_a_least_value_or_none():
     assert type(arguments.integer("steps", np.int64(0), low=0)) is int
     with pytest.raises(ValueError, match="`steps` must be at least 0, received steps=-1"):
         arguments.integer("steps", -1, low=0)
+    with pytest.raises(ValueError, match="`depth` must be at least 1, received depth=0"):
+        arguments.optional_integer("depth", 0, low=1)
+    assert arguments.optional_integer("depth", 2, low=1) == 2
+    assert arguments.optional_integer("depth", None, low=1) is None
 
 
 @pytest.mark.parametrize("value", ["yes", 1, None])
