@@ -6,24 +6,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_renorm.models import KERNELS
+
 Layer: TypeAlias = keras.layers.Layer
 Array = NDArray[np.float64]
-
-# For each layer: how many weights come before its kernel, and which of its axes are the outputs.
-# A depthwise kernel ends in (channels, multiplier), which together are the output channels.
-KERNELS: dict[type, tuple[int, tuple[int, ...]]] = {
-    keras.layers.Dense: (0, (-1,)),
-    keras.layers.Conv1D: (0, (-1,)),
-    keras.layers.Conv2D: (0, (-1,)),
-    keras.layers.Conv3D: (0, (-1,)),
-    keras.layers.Conv1DTranspose: (0, (-2,)),
-    keras.layers.Conv2DTranspose: (0, (-2,)),
-    keras.layers.Conv3DTranspose: (0, (-2,)),
-    keras.layers.DepthwiseConv1D: (0, (-2, -1)),
-    keras.layers.DepthwiseConv2D: (0, (-2, -1)),
-    keras.layers.SeparableConv1D: (1, (-1,)),
-    keras.layers.SeparableConv2D: (1, (-1,)),
-}
 
 # x * scale + offset has an error of about 6e-8 * |mean| * |scale|. Our layers subtract the mean
 # first and have none. Above this limit a channel would miss the promised 1e-5.

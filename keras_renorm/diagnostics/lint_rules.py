@@ -17,7 +17,7 @@ from keras_renorm.diagnostics.progress import unfinished, value
 from keras_renorm.diagnostics.report import Finding
 from keras_renorm.keras_internals import flattened, renormalizes
 from keras_renorm.layers import BatchRenormalization, DomainBatchNormalization
-from keras_renorm.models import Call, Value, is_batch_norm
+from keras_renorm.models import KERNELS, Call, Value, is_batch_norm
 from keras_renorm.statistics import moving_statistics
 
 # A standard deviation of m values has a relative error of about 1/sqrt(2m): 25 % for 8 values.
@@ -34,20 +34,7 @@ _WIDE_R, _WIDE_D = 1.5, 0.5
 
 _MOVES_AXES = (keras.layers.Permute, keras.layers.Reshape, keras.layers.TimeDistributed)
 
-_WITH_BIAS = (
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-)
+_WITH_BIAS = (*KERNELS, keras.layers.EinsumDense)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """Walks and watches a Keras model: its layers, norms, calls and graph, once.
 
-`members` finds the layers with their names, and the batch norms among them. `graphs` finds the
-calls in the graph of each model. `calls` unfolds the calls of nested models into one list.
-`watching` puts functions in the place of the layers' calls. `stepping` finds how many steps a
+`members` finds the layers with their names, and the batch norms and kernels among them. `graphs`
+finds the calls in the graph of each model. `calls` unfolds the calls of nested models into one
+list. `watching` puts functions in the place of the layers' calls. `stepping` finds how many steps a
 training has made, and whose steps a callback counts.
 """
 
 from keras_renorm.models.calls import Call, Calls, Value, calls
 from keras_renorm.models.graphs import Graph, Use, called_by, graphs_in, is_graph
 from keras_renorm.models.members import (
+    KERNELS,
     batch_norms,
     is_batch_norm,
     named_layers,
@@ -19,6 +20,7 @@ from keras_renorm.models.stepping import StepCounter, at_step, joins, steps_so_f
 from keras_renorm.models.watching import Around, LayerCall, draws_kept, replaced, watched
 
 __all__ = [
+    "KERNELS",
     "Around",
     "Call",
     "Calls",

@@ -1,4 +1,4 @@
-"""The layers in a model: all with their names, and the batch norms among them."""
+"""The layers in a model: all with their names, and the batch norms and kernels among them."""
 
 import collections
 from collections.abc import Collection, Iterator
@@ -8,6 +8,22 @@ import keras
 import numpy as np
 
 from keras_renorm import keras_internals
+
+# For each layer: how many weights come before its kernel, and which of its axes are the outputs.
+# A depthwise kernel ends in (channels, multiplier), which together are the output channels.
+KERNELS: dict[type, tuple[int, tuple[int, ...]]] = {
+    keras.layers.Dense: (0, (-1,)),
+    keras.layers.Conv1D: (0, (-1,)),
+    keras.layers.Conv2D: (0, (-1,)),
+    keras.layers.Conv3D: (0, (-1,)),
+    keras.layers.Conv1DTranspose: (0, (-2,)),
+    keras.layers.Conv2DTranspose: (0, (-2,)),
+    keras.layers.Conv3DTranspose: (0, (-2,)),
+    keras.layers.DepthwiseConv1D: (0, (-2, -1)),
+    keras.layers.DepthwiseConv2D: (0, (-2, -1)),
+    keras.layers.SeparableConv1D: (1, (-1,)),
+    keras.layers.SeparableConv2D: (1, (-1,)),
+}
 
 
 def is_batch_norm(layer: Any) -> bool:
