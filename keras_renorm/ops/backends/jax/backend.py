@@ -74,8 +74,14 @@ class Jax(Backend):
         return _compiled(function, "settings")
 
     def replicas(self) -> MappedDevices | None:
-        """The devices of `jax.shard_map`."""
-        return MappedDevices.found()
+        """The devices of the running function, or None outside `jax.shard_map` and `jax.pmap`.
+
+        A single device counts, too: its results have the same types as those of several. In older
+        versions `jax.pmap` is not made of `jax.shard_map`, and tells nobody its axis.
+        """
+        mesh = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
+        axes = tuple(getattr(mesh, "manual_axes", ()))
+        return MappedDevices(axes) if axes else None
 
     def is_traced(self, x: Any) -> bool:
         """Whether `x` is a tracer."""

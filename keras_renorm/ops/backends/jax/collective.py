@@ -19,17 +19,6 @@ class MappedDevices(Replicas):
     def __init__(self, axes: tuple[str, ...]) -> None:
         self._axes = axes
 
-    @classmethod
-    def found(cls) -> "MappedDevices | None":
-        """The devices of the running function, or None outside `jax.shard_map` and `jax.pmap`.
-
-        A single device counts, too: its results have the same types as those of several. In older
-        versions `jax.pmap` is not made of `jax.shard_map`, and tells nobody its axis.
-        """
-        mesh = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
-        axes = tuple(getattr(mesh, "manual_axes", ()))
-        return cls(axes) if axes else None
-
     @property
     def wide(self) -> Literal["float64", "float32"]:
         """float64 where `jax_enable_x64` is set, else float32."""

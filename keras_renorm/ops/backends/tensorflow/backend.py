@@ -33,7 +33,7 @@ class TensorFlow(Backend):
 
     def ragged(self, x: Any) -> Ragged | None:
         """The values of a `tf.RaggedTensor`, or None."""
-        return RaggedRows.of(x)
+        return RaggedRows(x) if isinstance(x, tf.RaggedTensor) else None
 
     def is_sparse(self, x: Any) -> bool:
         """Whether `x` is a `tf.SparseTensor` or `tf.IndexedSlices`."""
@@ -112,8 +112,10 @@ class TensorFlow(Backend):
         return call
 
     def replicas(self) -> StrategyReplicas | None:
-        """The replicas of the running strategy."""
-        return StrategyReplicas.found()
+        """The replicas of the running strategy, or None for a single one."""
+        context = tf.distribute.get_replica_context()
+        alone = context is None or context.num_replicas_in_sync == 1
+        return None if alone else StrategyReplicas(context)
 
     def in_replica(self) -> bool:
         """Whether a `tf.distribute` strategy runs this."""

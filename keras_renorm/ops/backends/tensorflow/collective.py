@@ -17,13 +17,6 @@ class StrategyReplicas(Replicas):
     def __init__(self, context: tf.distribute.ReplicaContext) -> None:
         self._context = context
 
-    @classmethod
-    def found(cls) -> "StrategyReplicas | None":
-        """The replicas of the running function, or None for a single one."""
-        context = tf.distribute.get_replica_context()
-        alone = context is None or context.num_replicas_in_sync == 1
-        return None if alone else cls(context)
-
     @property
     def size(self) -> int:
         """The number of replicas."""

@@ -16,11 +16,6 @@ class RaggedRows:
     def __init__(self, x: tf.RaggedTensor) -> None:
         self._x = x
 
-    @classmethod
-    def of(cls, x: Any) -> "RaggedRows | None":
-        """The rows of a ragged tensor; None for anything else."""
-        return cls(x) if isinstance(x, tf.RaggedTensor) else None
-
     @property
     def values(self) -> tf.Tensor:
         """The values of all examples together."""

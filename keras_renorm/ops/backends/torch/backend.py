@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import torch
+from torch import distributed
 
 from keras_renorm.ops.backends.interface import Backend, Elsewhere, by_numpy
 from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses, Passes, StepCalls
@@ -85,8 +86,10 @@ class Torch(Backend):
         return call
 
     def replicas(self) -> Processes | None:
-        """The processes of the default process group."""
-        return Processes.found()
+        """The processes of the default group, or None without a group or in a group of one."""
+        if not distributed.is_available() or not distributed.is_initialized():
+            return None
+        return None if distributed.get_world_size() == 1 else Processes()
 
     def is_traced(self, x: Any) -> bool:
         """Whether PyTorch compiles, traces or exports here and now."""

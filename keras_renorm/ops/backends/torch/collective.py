@@ -14,13 +14,6 @@ class Processes(Replicas):
 
     has_gradient = False
 
-    @classmethod
-    def found(cls) -> "Processes | None":
-        """The processes of the group, or None without a group or in a group of one."""
-        if not distributed.is_available() or not distributed.is_initialized():
-            return None
-        return None if distributed.get_world_size() == 1 else cls()
-
     @property
     def size(self) -> int:
         """The number of processes."""

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from keras_renorm import layers, ops
 from keras_renorm.ops import reference
-from keras_renorm.ops.backends.jax.collective import MappedDevices
+from keras_renorm.ops.backends.jax.backend import BACKEND
 
 MESH = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
 ROWS, WHOLE = PartitionSpec("rows"), PartitionSpec()
@@ -198,8 +198,8 @@ def test_a_mesh_of_one_device_gives_results_of_the_same_types():
 
 
 def test_nobody_elsewhere():
-    assert MappedDevices.found() is None
-    found = jax.jit(lambda x: x + (MappedDevices.found() is None))(0)
+    assert BACKEND.replicas() is None
+    found = jax.jit(lambda x: x + (BACKEND.replicas() is None))(0)
     assert found == 1
 
 

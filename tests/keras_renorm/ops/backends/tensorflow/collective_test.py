@@ -9,7 +9,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
+from keras_renorm.ops.backends.tensorflow.backend import BACKEND
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +19,15 @@ def strategy():
 
 def run(strategy, function):
     """What `function` of the replicas returns on each."""
-    result = tf.function(lambda: strategy.run(lambda: function(StrategyReplicas.found())))()
+    result = tf.function(lambda: strategy.run(lambda: function(BACKEND.replicas())))()
     return [value.numpy() for value in strategy.experimental_local_results(result)]
 
 
 def test_there_are_none_outside_and_on_one_device(strategy):
-    assert StrategyReplicas.found() is None
+    assert BACKEND.replicas() is None
     with strategy.scope():
-        assert StrategyReplicas.found() is None
-    assert tf.distribute.OneDeviceStrategy("CPU:0").run(StrategyReplicas.found) is None
+        assert BACKEND.replicas() is None
+    assert tf.distribute.OneDeviceStrategy("CPU:0").run(BACKEND.replicas) is None
 
 
 def test_size_and_index(strategy):

@@ -7,6 +7,7 @@ import torch
 from torch import distributed
 
 from keras_renorm import ops
+from keras_renorm.ops.backends.torch.backend import BACKEND
 from keras_renorm.ops.backends.torch.collective import Processes
 
 
@@ -20,13 +21,13 @@ def group(tmp_path):
 
 
 def test_nobody_without_a_group():
-    assert Processes.found() is None
+    assert BACKEND.replicas() is None
     assert ops.Replicas.running() is None
 
 
 @pytest.mark.usefixtures("group")
 def test_nobody_in_a_group_of_one():
-    assert Processes.found() is None
+    assert BACKEND.replicas() is None
 
 
 @pytest.mark.usefixtures("group")
