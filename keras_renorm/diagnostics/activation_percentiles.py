@@ -16,7 +16,7 @@ from keras_renorm import keras_internals
 from keras_renorm.diagnostics.forward_pass import forward
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.step_callback import StepCallback
-from keras_renorm.models import LayerCall, named_layers, replaced
+from keras_renorm.models import LayerCall, named_layers, watched
 from keras_renorm.ops import arguments
 
 
@@ -226,11 +226,11 @@ def _unit_values(model: keras.Model, layer: Any, unit: int, x: Any) -> npt.NDArr
             seen.append(keras.tree.flatten((call.args, call.kwargs))[0])
             return call.run()
 
-        def recording(inputs: Any) -> Any:
-            seen.append(inputs)
-            return activation(inputs)
+        def recording(inner: LayerCall) -> Any:
+            seen.append(inner.args[0])
+            return activation(*inner.args)
 
-        with replaced([(layer, "activation", recording)]):
+        with watched({layer: recording}, "activation"):
             return call.run()
 
     forward(model, x, {layer: around}, training=True)

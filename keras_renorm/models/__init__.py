@@ -17,7 +17,7 @@ from keras_renorm.models.members import (
     require_model,
 )
 from keras_renorm.models.stepping import StepCounter, at_step, joins, steps_so_far, steps_with
-from keras_renorm.models.watching import Around, LayerCall, draws_kept, replaced, watched
+from keras_renorm.models.watching import Around, LayerCall, draws_kept, watched
 
 __all__ = [
     "KERNELS",
@@ -39,7 +39,6 @@ __all__ = [
     "is_graph",
     "joins",
     "named_layers",
-    "replaced",
     "require_layer",
     "require_model",
     "steps_so_far",

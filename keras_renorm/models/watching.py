@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -35,9 +35,6 @@ class LayerCall(NamedTuple):
 # Runs in the place of a call, and returns what the call returns to its caller.
 Around: TypeAlias = Callable[[LayerCall], Any]
 
-# A function of the call underneath, and of its positional and keyword arguments.
-_Hook: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-
 # Held while a function takes the place of a method, or leaves it.
 lock = threading.RLock()
 
@@ -60,30 +57,31 @@ class _Hooked:
     def __init__(self, layer: Any, name: str) -> None:
         self._method = getattr(type(layer), name, None)
         self._layer, self._name = layer, name
-        self._hooks: list[tuple[int, _Hook]] = []
+        self._hooks: list[tuple[int, Around]] = []
         self.underneath: Callable[..., Any] | None = vars(layer).get(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the last hook of this thread, or the function underneath."""
         everywhere, here = backends.current().in_replica(), threading.get_ident()
-        hooks = [hook for thread, hook in self._hooks if everywhere or thread == here]
+        hooks = [around for thread, around in self._hooks if everywhere or thread == here]
         return self._run(hooks, args, kwargs)
 
-    def add(self, hook: _Hook) -> None:
-        """Puts a hook of this thread on top."""
-        self._hooks.append((threading.get_ident(), hook))
+    def add(self, around: Around) -> tuple[int, Around]:
+        """Puts a hook of this thread on top, and returns it."""
+        self._hooks.append((threading.get_ident(), around))
+        return self._hooks[-1]
 
-    def remove(self, hook: _Hook) -> None:
+    def remove(self, hook: tuple[int, Around]) -> None:
         """Removes a hook. With the last one the method is back, unless others replaced it."""
-        self._hooks = [one for one in self._hooks if one[1] is not hook]
+        self._hooks = [one for one in self._hooks if one is not hook]
         if not self._hooks and vars(self._layer).get(self._name) is self:
             del vars(self._layer)[self._name]
             put_underneath(self._layer, self._name, self.underneath)
 
-    def _run(self, hooks: list[_Hook], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run(self, hooks: list[Around], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if hooks:
             *below, top = hooks
-            return top(lambda *args, **kwargs: self._run(below, args, kwargs), args, kwargs)
+            return top(LayerCall(self._layer, lambda *a, **k: self._run(below, a, k), args, kwargs))
         if self.underneath is not None:
             return self.underneath(*args, **kwargs)
         assert self._method is not None
@@ -91,27 +89,30 @@ class _Hooked:
 
 
 @contextlib.contextmanager
-def replaced(hooks: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
-    """In the context, in this thread, `function` runs as the method `name` of each layer.
+def watched(around: Mapping[Any, Around], method: str = "call") -> Iterator[None]:
+    """In the context, in this thread, a function runs in the place of each call of a layer.
 
     The functions stand in the instances' dictionaries. Keras's tracking of attributes does not see
     them there, and a configuration does not hold them. At the end, also after an exception, each
     method is back, except where others have put a function meanwhile.
 
     Args:
-        hooks: The `(layer, name, function)`.
-    """
-    with _hooked((layer, name, _calling(function)) for layer, name, function in hooks):
-        yield
-
-
-def watched(around: Mapping[Any, Around]) -> contextlib.AbstractContextManager[None]:
-    """In the context, in this thread, a function runs in the place of each call of a layer.
-
-    Args:
         around: The functions, by the layers or other operations.
+        method: The name of the method that is called.
     """
-    return _hooked((layer, "call", _around(layer, one)) for layer, one in around.items())
+    undo: list[tuple[_Hooked, tuple[int, Around]]] = []
+    try:
+        for layer, one in around.items():
+            with lock:
+                hooked = vars(layer).get(method)
+                if not isinstance(hooked, _Hooked):
+                    hooked = vars(layer)[method] = _Hooked(layer, method)
+                undo.append((hooked, hooked.add(one)))
+        yield
+    finally:
+        for hooked, hook in undo:
+            with lock:
+                hooked.remove(hook)
 
 
 def underneath(layer: Any, name: str) -> Any:
@@ -153,29 +154,3 @@ def draws_kept(model: keras.layers.Layer) -> Iterator[Callable[[int], None]]:
         yield skip_draws
     finally:
         skip_draws(0)
-
-
-@contextlib.contextmanager
-def _hooked(hooks: Iterable[tuple[Any, str, _Hook]]) -> Iterator[None]:
-    undo: list[tuple[_Hooked, _Hook]] = []
-    try:
-        for layer, name, hook in hooks:
-            with lock:
-                hooked = vars(layer).get(name)
-                if not isinstance(hooked, _Hooked):
-                    hooked = vars(layer)[name] = _Hooked(layer, name)
-                hooked.add(hook)
-                undo.append((hooked, hook))
-        yield
-    finally:
-        for hooked, hook in undo:
-            with lock:
-                hooked.remove(hook)
-
-
-def _calling(function: Callable[..., Any]) -> _Hook:
-    return lambda _call, args, kwargs: function(*args, **kwargs)
-
-
-def _around(layer: Any, around: Around) -> _Hook:
-    return lambda call, args, kwargs: around(LayerCall(layer, call, args, kwargs))

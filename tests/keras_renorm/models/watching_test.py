@@ -31,7 +31,7 @@ def test_a_method_is_replaced_on_one_layer_and_comes_back(x):
     layer, other = keras.layers.ReLU(), keras.layers.ReLU()
     layer(x)
     before, config = dict(vars(layer)), layer.get_config()
-    with models.replaced([(layer, "call", lambda inputs: inputs + 10)]):
+    with models.watched({layer: lambda call: call.args[0] + 10}):
         np.testing.assert_array_equal(numpy(layer(x)), x + 10)
         np.testing.assert_array_equal(numpy(other(x)), np.maximum(x, 0))
         assert layer.get_config() == config
@@ -42,32 +42,39 @@ def test_a_method_is_replaced_on_one_layer_and_comes_back(x):
 def test_what_stood_on_the_layer_itself_is_there_again():
     layer = keras.layers.ReLU()
     vars(layer)["call"] = one
-    with models.replaced([(layer, "call", two)]):
+    with models.watched({layer: two}):
         assert layer.call() == 2
     assert vars(layer)["call"] is one
 
 
+def test_other_methods_are_watched_by_their_names():
+    layer = keras.layers.Dense(2, activation=lambda x: 3 * x)
+    with models.watched({layer: lambda call: call.run() + call.args[0]}, "activation"):
+        assert layer.activation(5) == 20
+    assert layer.activation(5) == 15
+
+
 def test_contexts_and_hooks_for_one_method_come_off_in_turn():
     layer = keras.layers.ReLU()
-    with models.replaced([(layer, "call", one), (layer, "call", two)]):
+    with models.watched({layer: one}), models.watched({layer: two}):
         assert layer.call() == 2
-        with models.replaced([(layer, "call", one)]):
+        with models.watched({layer: one}):
             assert layer.call() == 1
+        with models.watched({layer: two}):
+            assert layer.call() == 2
         assert layer.call() == 2
     assert "call" not in vars(layer)
 
 
 def test_an_error_inside_or_among_the_hooks_takes_all_off():
     first, second = keras.layers.ReLU(), keras.layers.ReLU()
-
-    def failing():
-        yield first, "call", one
-        yield second, "call", one
-        raise OSError("no more hooks")
-
-    with pytest.raises(OSError, match="no more hooks"), models.replaced(failing()):
+    no_object = "has no attributes"
+    with (
+        pytest.raises(TypeError, match="must have __dict__"),
+        models.watched({first: one, second: one, no_object: one}),
+    ):
         pytest.fail("entered")
-    with pytest.raises(OSError, match="inside"), models.replaced([(first, "call", one)]):
+    with pytest.raises(OSError, match="inside"), models.watched({first: one}):
         raise OSError("inside")
     assert "call" not in vars(first) | vars(second)
 
@@ -98,7 +105,7 @@ def in_a_thread(function):
 
 def test_a_hook_is_of_its_thread(x):
     layer = keras.layers.ReLU()
-    with models.replaced([(layer, "call", one)]):
+    with models.watched({layer: one}):
         np.testing.assert_array_equal(in_a_thread(lambda: numpy(layer(x))), np.maximum(x, 0))
         assert layer.call() == 1
 
@@ -107,7 +114,7 @@ def test_a_hook_is_of_its_thread(x):
 def test_contexts_of_two_threads_end_in_any_order(first_out):
     layer = keras.layers.ReLU()
     vars(layer)["call"] = lambda: "before"
-    contexts = [models.replaced([(layer, "call", function)]) for function in (one, two)]
+    contexts = [models.watched({layer: function}) for function in (one, two)]
     pools = [concurrent.futures.ThreadPoolExecutor(1) for _ in contexts]
 
     def results():
@@ -127,7 +134,7 @@ def test_contexts_of_two_threads_end_in_any_order(first_out):
 
 def test_what_is_put_underneath_meanwhile_stays():
     layer = keras.layers.ReLU()
-    with models.replaced([(layer, "call", one)]):
+    with models.watched({layer: one}):
         assert watching.underneath(layer, "call") is None
         watching.put_underneath(layer, "call", two)
         assert (layer.call(), watching.underneath(layer, "call")) == (1, two)
@@ -172,9 +179,9 @@ def test_draws_go_on_from_where_they_are_said_to_and_are_as_before_afterwards():
 
 def test_what_others_put_there_meanwhile_stays():
     layer = keras.layers.ReLU()
-    with models.replaced([(layer, "call", one)]):
+    with models.watched({layer: one}):
         vars(layer)["call"] = two
     assert vars(layer)["call"] is two
-    with models.replaced([(layer, "call", one)]):
+    with models.watched({layer: one}):
         del vars(layer)["call"]
     assert "call" not in vars(layer)
