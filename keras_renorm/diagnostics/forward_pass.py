@@ -6,8 +6,8 @@ from typing import Any
 import keras
 
 from keras_renorm.diagnostics.tables import listing
-from keras_renorm.keras_internals import flattened, knows_training, losses_kept, seed_generators
-from keras_renorm.models import Around, LayerCall, is_batch_norm, named_layers, watched
+from keras_renorm.keras_internals import flattened, knows_training, seed_generators
+from keras_renorm.models import Around, LayerCall, is_batch_norm, named_layers, unchanged, watched
 from keras_renorm.ops import backends
 
 
@@ -54,8 +54,7 @@ def forward(
         raise ValueError("`x` holds no examples. Give a batch of the size that training uses.")
     quiet = [] if random else _without_norm(model)
     calls = dict.fromkeys(quiet, _quiet) | {layer: _seeing(one) for layer, one in around.items()}
-    kept = backends.current().generators_kept()
-    with watched(calls), keras.StatelessScope(), kept, losses_kept(model):
+    with watched(calls), unchanged(model):
         return model(x, training=training)
 
 

@@ -17,7 +17,7 @@ from keras_renorm.models.members import (
     require_model,
 )
 from keras_renorm.models.stepping import StepCounter, at_step, joins, steps_so_far, steps_with
-from keras_renorm.models.watching import Around, LayerCall, draws_kept, watched
+from keras_renorm.models.watching import Around, LayerCall, draws_kept, unchanged, watched
 
 __all__ = [
     "KERNELS",
@@ -43,5 +43,6 @@ __all__ = [
     "require_model",
     "steps_so_far",
     "steps_with",
+    "unchanged",
     "watched",
 ]

@@ -1,4 +1,4 @@
-"""Functions that take the place of methods for a while, and random numbers that stay."""
+"""Functions that take the place of methods for a while, and models that calls leave unchanged."""
 
 import contextlib
 import threading
@@ -133,6 +133,22 @@ def put_underneath(layer: Any, name: str, function: Callable[..., Any] | None) -
         vars(layer).pop(name, None)
     else:
         vars(layer)[name] = function
+
+
+@contextlib.contextmanager
+def unchanged(model: keras.layers.Layer) -> Iterator[None]:
+    """In the context, calls change nothing in a model and keep nothing for gradients.
+
+    Keras diverts all updates of variables to a scope that is thrown away.
+    """
+    backend = backends.current()
+    with (
+        keras.StatelessScope(),
+        backend.generators_kept(),
+        backend.without_gradients(),
+        keras_internals.losses_kept(model),
+    ):
+        yield
 
 
 @contextlib.contextmanager

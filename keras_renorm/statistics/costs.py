@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_renorm import models
-from keras_renorm.keras_internals import flattened, losses_kept
+from keras_renorm.keras_internals import flattened
 from keras_renorm.ops import backends
 from keras_renorm.statistics.batches import Batch
 
@@ -47,13 +47,7 @@ def measured(model: Any, layers: list[Any], batch: Batch) -> Cost:
         return outputs
 
     parts, backend = flattened(model), backends.current()
-    with (
-        models.watched(dict.fromkeys(parts, around)),
-        keras.StatelessScope(),
-        backend.generators_kept(),
-        backend.without_gradients(),
-        losses_kept(model),
-    ):
+    with models.watched(dict.fromkeys(parts, around)), models.unchanged(model):
         model(x, training=False)
     counts = [sum(layer is called for called in calls) for layer in layers]
     eager = not backend.compiles or bool(getattr(model, "run_eagerly", False))

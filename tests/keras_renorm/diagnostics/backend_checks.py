@@ -8,6 +8,7 @@ import pytest
 
 from keras_renorm import diagnostics
 from keras_renorm.callbacks import LogDiagnostics
+from keras_renorm.diagnostics.forward_pass import forward
 from keras_renorm.layers import BatchRenormalization, SkipInit
 
 L = keras.layers
@@ -90,6 +91,20 @@ def test_a_pass_changes_nothing(rng):
         gauge(net)
     for old, variable in zip(before, net.variables, strict=True):
         np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(variable))
+
+
+def test_a_pass_keeps_nothing_for_gradients(rng):
+    """PyTorch would hold all activations until the gauge is done."""
+    x = keras.ops.convert_to_tensor(rng.normal(2.0, 3.0, size=(64, 8)), "float32")
+    seen = []
+
+    def around(call):
+        seen.append(call.run())
+        return seen[-1]
+
+    net = model()
+    output = forward(net, x, {net.get_layer("norm"): around}, training=True)
+    assert not any(getattr(tensor, "requires_grad", False) for tensor in (output, *seen))
 
 
 def test_training_draws_the_same_numbers_with_gauges_as_without(rng):

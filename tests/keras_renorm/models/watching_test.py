@@ -143,6 +143,19 @@ def test_what_is_put_underneath_meanwhile_stays():
     assert "call" not in vars(layer)
 
 
+def test_calls_leave_a_model_unchanged(x):
+    layer = keras.layers.BatchNormalization(name="norm", activity_regularizer="l2")
+    draws = keras.layers.Dropout(0.5, seed=1)
+    model = keras.Sequential([keras.Input((3,)), layer, draws])
+    model(x, training=True)
+    losses, before = [numpy(loss) for loss in model.losses], [numpy(v) for v in model.variables]
+    with models.unchanged(model):
+        model(2 * x, training=True)
+    np.testing.assert_array_equal([numpy(loss) for loss in model.losses], losses)
+    for old, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(numpy(variable), old)
+
+
 class Draws(keras.layers.Layer):
     def __init__(self):
         super().__init__()
