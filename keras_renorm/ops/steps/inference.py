@@ -15,7 +15,6 @@ from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses
 from keras_renorm.ops.maths import passes as plain_passes
 from keras_renorm.ops.maths.operands import Affine, Arguments, Settings
 from keras_renorm.ops.steps import lowerings
-from keras_renorm.ops.steps.lowerings import Name
 from keras_renorm.typing import Tensor
 
 
@@ -40,11 +39,6 @@ class InferenceStep(NamedTuple):
 class WayToNormalize(Protocol):
     """One way to normalise."""
 
-    @property
-    def lowering(self) -> Name:
-        """The lowering that this way belongs to."""
-        ...
-
     def fits(self, step: InferenceStep) -> bool:
         """Whether the backend has this way, and it takes this input."""
         ...
@@ -56,8 +50,6 @@ class WayToNormalize(Protocol):
 
 class Native:
     """One pass over the tensor, and two for the gradient, or four after a ReLU."""
-
-    lowering: Name = "native"
 
     def fits(self, step: InferenceStep) -> bool:
         """Whether the library takes the input and is worth a call. Only then is it loaded."""
@@ -78,8 +70,6 @@ class Native:
 class Fused:
     """The backend's own operation, with the backend's derivatives."""
 
-    lowering: Name = "fused"
-
     def fits(self, step: InferenceStep) -> bool:
         """Whether the backend's operation takes the input and is not slower."""
         operation = backends.current().fused_inference
@@ -99,8 +89,6 @@ class Fused:
 
 class Plain:
     """Operations that the backend differentiates."""
-
-    lowering: Name = "composite"
 
     def fits(self, step: InferenceStep) -> bool:
         """Always."""
