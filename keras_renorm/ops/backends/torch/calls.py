@@ -4,6 +4,8 @@ They fulfil `StepCalls`, `InferencePasses` and `Passes` in `keras_renorm.ops.bac
 `keras_renorm.ops.backends.torch.derivatives` differentiates them.
 """
 
+from typing import Any
+
 import torch
 
 from keras_renorm.ops.backends.kernels import Forward
@@ -20,13 +22,7 @@ def takes(x: torch.Tensor) -> bool:
 
 def forward(arguments: Arguments, constants: Constants, settings: Settings) -> Forward:
     """See `keras_renorm.ops.backends.kernels.StepCalls`."""
-    register()
-    found = torch.ops.keras_renorm.forward.default(
-        *arguments,
-        *constants,
-        **layout.attributes(settings),
-    )
-    return Forward(*found)
+    return Forward(*_call("forward", *arguments, *constants, **layout.attributes(settings)))
 
 
 def backward(
@@ -37,8 +33,8 @@ def backward(
     settings: Settings,
 ) -> Arguments:
     """See `keras_renorm.ops.backends.kernels.StepCalls`."""
-    register()
-    found = torch.ops.keras_renorm.backward.default(
+    found = _call(
+        "backward",
         dy,
         x,
         statistics,
@@ -54,8 +50,7 @@ def moments(
     x: torch.Tensor, mask: torch.Tensor | None, settings: Settings
 ) -> tuple[Moments, torch.Tensor]:
     """See `keras_renorm.ops.backends.kernels.Passes`."""
-    register()
-    found: torch.Tensor = torch.ops.keras_renorm.moments.default(x, mask, axis=settings.axis)
+    found = _call("moments", x, mask, axis=settings.axis)
     count, mean, variance, rest = found.unbind()
     batch = rounded(count, mean, rest, variance, torch.promote_types(x.dtype, torch.float32))
     return batch, batch.mean
@@ -63,9 +58,8 @@ def moments(
 
 def normalize(x: torch.Tensor, affine: Affine, settings: Settings) -> torch.Tensor:
     """See `keras_renorm.ops.backends.kernels.InferencePasses`."""
-    register()
-    y: torch.Tensor = torch.ops.keras_renorm.normalize.default(
-        x, torch.stack(affine), axis=settings.axis, relu=settings.relu
+    y: torch.Tensor = _call(
+        "normalize", x, torch.stack(affine), axis=settings.axis, relu=settings.relu
     )
     return y
 
@@ -78,10 +72,8 @@ def gradient_sums(
     settings: Settings,
 ) -> Sums:
     """See `keras_renorm.ops.backends.kernels.InferencePasses`."""
-    register()
-    sums: torch.Tensor = torch.ops.keras_renorm.gradient_sums.default(
-        dy, x, torch.stack(affine), mask, axis=settings.axis, relu=settings.relu
-    )
+    operands = dy, x, torch.stack(affine), mask
+    sums = _call("gradient_sums", *operands, axis=settings.axis, relu=settings.relu)
     return Sums(*sums.to(affine.mean.dtype).unbind())
 
 
@@ -94,13 +86,17 @@ def input_gradient(
     settings: Settings,
 ) -> torch.Tensor:
     """See `keras_renorm.ops.backends.kernels.Passes`."""
-    register()
-    dx: torch.Tensor = torch.ops.keras_renorm.input_gradient.default(
-        dy, x, torch.stack((*affine, *line)), mask, axis=settings.axis, relu=settings.relu
-    )
+    operands = dy, x, torch.stack((*affine, *line)), mask
+    dx: torch.Tensor = _call("input_gradient", *operands, axis=settings.axis, relu=settings.relu)
     return dx
 
 
 def relu_gradient(dy: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """`dy` where the output `y` of a ReLU is positive or NaN, and 0 elsewhere."""
     return torch.ops.aten.threshold_backward.default(dy, y, 0)
+
+
+def _call(name: str, *operands: torch.Tensor | None, **attributes: Any) -> Any:
+    """Makes a call of the library."""
+    register()
+    return getattr(torch.ops.keras_renorm, name).default(*operands, **attributes)
