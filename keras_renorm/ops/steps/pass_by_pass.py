@@ -37,10 +37,8 @@ class NativePasses:
     lowering: Name = "native"
 
     def fits(self, step: Step) -> bool:
-        """Whether the library has passes, and there are no ghost batches."""
-        settings = step.settings
-        whole = settings.ghost_size is None and not settings.ghosts
-        return whole and backends.current().native_passes(step.arguments.x) is not None
+        """Whether the library has passes. `OneCall` comes first, and takes all ghost batches."""
+        return backends.current().native_passes(step.arguments.x) is not None
 
     def train(self, step: Step) -> Trained:
         """Takes the passes."""
