@@ -1,6 +1,6 @@
 """What the library's calls take and return, as handlers.cc and kernels.h have it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras_renorm.ops.maths.operands import Settings
 from keras_renorm.typing import Tensor
@@ -34,6 +34,11 @@ class Statistics(NamedTuple):
 
 STATISTICS = len(Statistics._fields)
 """The number of rows of the packed statistics."""
+
+
+def forward_shapes(ghosts: Any, channels: Any) -> tuple[tuple[Any, ...], ...]:
+    """The shapes of what the forward call returns after the output."""
+    return (STATISTICS, ghosts, channels), (channels,), (channels,), ()
 
 
 def attributes(settings: Settings) -> dict[str, bool | int | float]:

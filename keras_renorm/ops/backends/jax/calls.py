@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from keras_renorm.ops import arguments as checks
 from keras_renorm.ops.backends.kernels import Forward
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 from keras_renorm.ops.native import layout, loader
@@ -51,10 +52,10 @@ def _ffi_version() -> int:
 
 def forward(arguments: Arguments, constants: Constants, settings: Settings) -> Forward:
     """See `keras_renorm.ops.backends.kernels.StepCalls`."""
-    x, size, channels = arguments.x, settings.ghost_size, arguments.x.shape[settings.axis]
+    x, size = arguments.x, settings.ghost_size
     ghosts = 1 if size is None else -(-x.shape[0] // size)
-    shapes = (layout.STATISTICS, ghosts, channels), (channels,), (channels,), ()
-    results = [jax.ShapeDtypeStruct(shape, wide(x.dtype)) for shape in shapes]
+    shapes = layout.forward_shapes(ghosts, x.shape[settings.axis])
+    results = [jax.ShapeDtypeStruct(shape, checks.wide(x.dtype)) for shape in shapes]
     operands = [*arguments, *constants[:4], *_optional(constants.mask, x, settings.axis)]
     return Forward(*_call("forward", operands, [_like(x), *results], settings))
 
@@ -66,11 +67,6 @@ def backward(
     vector = jax.ShapeDtypeStruct((x.shape[settings.axis],), statistics.dtype)
     operands = [dy, x, statistics, *_optional(mask, x, settings.axis)]
     return Arguments(*_call("backward", operands, [_like(x), vector, vector], settings))
-
-
-def wide(dtype: Any) -> Any:
-    """Returns the type of the per-channel operands: float64 for float64, else float32."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 def _call(

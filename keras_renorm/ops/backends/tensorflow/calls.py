@@ -33,9 +33,7 @@ def forward(arguments: Arguments, constants: Constants, settings: Settings) -> F
     The rank of `x` and the number of its channels must be known.
     """
     x, axis = arguments.x, settings.axis
-    channels = x.shape[axis]
-    packed = (layout.STATISTICS, _ghosts(x, settings.ghost_size), channels)
-    sizes: tuple[Sizes, ...] = (packed, (channels,), (channels,), ())
+    sizes = layout.forward_shapes(_ghosts(x, settings.ghost_size), x.shape[axis])
     operands = [*arguments, *constants[:4], *_optional(constants.mask, x, axis)]
     results = [(x.dtype, x.shape.as_list()), *((wide(x.dtype), size) for size in sizes)]
     return Forward(*_call("forward", operands, results, settings))

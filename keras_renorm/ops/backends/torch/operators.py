@@ -125,8 +125,7 @@ def _empty_forward(
 ) -> tuple[torch.Tensor, ...]:
     """The results of `_forward` before they are computed."""
     ghosts = 1 if ghost_size == 0 else -(-x.shape[0] // ghost_size)
-    channels = len(gamma)
-    sizes = (layout.STATISTICS, ghosts, channels), (channels,), (channels,), ()
+    sizes = layout.forward_shapes(ghosts, len(gamma))
     return _empty_like(x, ghost_size), *map(gamma.new_empty, sizes)
 
 
