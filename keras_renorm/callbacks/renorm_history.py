@@ -9,10 +9,11 @@ import numpy as np
 from keras_renorm.diagnostics.corrections import watch
 from keras_renorm.diagnostics.layer_traits import uses_minibatch
 from keras_renorm.diagnostics.tables import listing
-from keras_renorm.layers import BatchRenormalization, DomainBatchRenormalization, RenormLimits
+from keras_renorm.layers import BatchRenormalization
 from keras_renorm.models import named_layers
+from keras_renorm.statistics.trained_with import limits
 
-_SHUT = RenormLimits(1.0, 0.0)
+_SHUT = (1.0, 0.0)
 
 
 class RenormHistory(keras.callbacks.Callback):
@@ -64,10 +65,10 @@ class RenormHistory(keras.callbacks.Callback):
         """Adds the limits and shares to the logs."""
         model = self.model  # under JAX this copies the state of training to the variables
         found = {layer: _limits(layer) for layer in self._names}
-        self._opened |= {layer for layer, limits in found.items() if set(limits) != {_SHUT}}
+        self._opened |= {layer for layer, own in found.items() if set(own) != {_SHUT}}
         if logs is None:
             return
-        r_max, d_max = np.mean([limit for limits in found.values() for limit in limits], axis=0)
+        r_max, d_max = np.mean([limit for own in found.values() for limit in own], axis=0)
         logs |= {"renorm_r_max": float(r_max), "renorm_d_max": float(d_max)}
         if self._x is not None:
             logs |= self._clipped(model)
@@ -109,8 +110,6 @@ def _corrects(layer: Any) -> bool:
     return isinstance(layer, BatchRenormalization) and uses_minibatch(layer)
 
 
-def _limits(layer: Any) -> list[RenormLimits]:
+def _limits(layer: Any) -> list[tuple[float, float]]:
     """The limits of the next minibatch, for each domain."""
-    if isinstance(layer, DomainBatchRenormalization):
-        return [layer.current_limits(domain) for domain in range(layer.num_domains)]
-    return [layer.current_limits()]
+    return [limits(layer, domain) for domain in range(getattr(layer, "num_domains", 1))]

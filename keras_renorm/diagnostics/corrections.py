@@ -14,6 +14,7 @@ from keras_renorm.diagnostics.layer_traits import kind, update_count
 from keras_renorm.diagnostics.minibatches import Minibatch, moving_copies, observe
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from keras_renorm.models import LayerCall
+from keras_renorm.statistics import trained_with
 from keras_renorm.typing import Tensor
 
 _INF = float("inf")
@@ -139,10 +140,7 @@ def _share(clipped: npt.NDArray[np.float64], drift: npt.NDArray[np.float64]) -> 
 def _limits(layer: Any, domain: int | None) -> tuple[float, float] | None:
     """r_max and d_max: the layer's own; the paper's last for our batch norm; None for Keras's."""
     if isinstance(layer, BatchRenormalization):
-        # Only layers with domains take a domain.
-        domains = () if domain is None else (domain,)
-        limits = layer.current_limits(*domains)
-        return limits.r_max, limits.d_max
+        return trained_with.limits(layer, domain or 0)
     if isinstance(layer, BatchNormalization):
         return schedules.PAPER_R_MAX.end_value, schedules.PAPER_D_MAX.end_value
     return None
