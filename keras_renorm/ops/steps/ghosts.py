@@ -32,7 +32,7 @@ def in_ghosts(train: Callable[[Step], Trained], step: Step) -> Trained:
         full = train(_folded(step, cut, size))
         parts.append((keras.ops.reshape(full.y, (cut, *shape[1:])), full.moments()))
     if not known or cut < rows or not parts:
-        rest = train(_rest(step, cut))
+        rest = train(_of_rows(step, lambda value: value[cut:]).with_settings(ghost_size=None))
         batch = Moments(*(keras.ops.expand_dims(value, 0) for value in rest.moments()))
         parts.append((rest.y, batch))
     return trained(step, *_joined(parts, -(-rows // size)))
@@ -47,15 +47,6 @@ def _folded(step: Step, cut: Any, size: int) -> Step:
     settings = step.settings
     part = _of_rows(step, fold)
     return part.with_settings(ghost_size=None, ghosts=True, axis=settings.axis + 1)
-
-
-def _rest(step: Step, cut: Any) -> Step:
-    """The step of the rows from `cut` on, as a whole minibatch."""
-
-    def rest(value: Tensor) -> Tensor:
-        return value[cut:]
-
-    return _of_rows(step, rest).with_settings(ghost_size=None)
 
 
 def _of_rows(step: Step, part: Callable[[Tensor], Tensor]) -> Step:
