@@ -74,15 +74,11 @@ def fresh_functions(model: keras.layers.Layer) -> Iterator[None]:
 
 def retrace_training(model: keras.layers.Layer) -> None:
     """Makes `fit` trace its step anew, from the next step on if `fit` is running."""
-    _remake(model, ("train_function",))
+    retrace(model, ("train_function",))
 
 
-def retrace(model: keras.layers.Layer) -> None:
-    """Makes `fit`, `evaluate` and `predict` trace anew."""
-    _remake(model, _FUNCTIONS)
-
-
-def _remake(model: keras.layers.Layer, names: Iterable[str]) -> None:
+def retrace(model: keras.layers.Layer, names: Iterable[str] = _FUNCTIONS) -> None:
+    """Makes `fit`, `evaluate` and `predict`, or those with functions of these names, trace anew."""
     for part in _models(model):
         for name in names:
             if getattr(part, name) is not None:
