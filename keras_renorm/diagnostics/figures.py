@@ -10,14 +10,11 @@ import numpy as np
 _LONGEST = 40
 
 
-def figure(
-    draw: Callable[[Any], None], size: tuple[float, float], path: str | pathlib.Path | None
-) -> Any:
-    """A matplotlib figure, and its file if there is a path.
+def figure(draw: Callable[[Any], None], path: str | pathlib.Path | None) -> Any:
+    """A matplotlib figure of 8 by 6 inches, and its file if there is a path.
 
     Args:
         draw: A function that draws on the figure.
-        size: Width and height in inches.
         path: Where to save the figure, or None. An existing file is replaced.
 
     Returns:
@@ -34,7 +31,7 @@ def figure(
             "`plot` needs matplotlib, which is not installed. Write `pip install matplotlib`, or "
             "use `print(report)` for the table and `report.to_dict()` for the numbers."
         ) from error
-    result = Figure(figsize=size, layout="constrained")
+    result = Figure(figsize=(8.0, 6.0), layout="constrained")
     draw(result)
     if path is not None:
         result.savefig(path, dpi=150)

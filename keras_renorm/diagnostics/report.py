@@ -71,7 +71,7 @@ class Report(abc.ABC):
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        return figure(self._draw, (8.0, 6.0), path)
+        return figure(self._draw, path)
 
     def sentences(self) -> list[str]:
         """The first three messages of each kind of finding, then the names of the other layers."""

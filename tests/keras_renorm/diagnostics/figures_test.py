@@ -21,14 +21,14 @@ def pixels(path):
 def test_a_file_that_is_there_is_replaced(as_text, tmp_path):
     path = tmp_path / "figure.png"
     path.write_text("another file")
-    figure = figures.figure(draw, (4.0, 2.0), str(path) if as_text else path)
-    assert pixels(path) == (600, 300)  # 150 in an inch
+    figure = figures.figure(draw, str(path) if as_text else path)
+    assert pixels(path) == (1200, 900)  # 150 in an inch
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [1, 2, 4])
     assert [one.name for one in tmp_path.iterdir()] == ["figure.png"]
 
 
 def test_the_name_says_the_format(tmp_path):
-    figures.figure(draw, (4.0, 2.0), tmp_path / "figure.svg")
+    figures.figure(draw, tmp_path / "figure.svg")
     assert "<svg" in (tmp_path / "figure.svg").read_text()
 
 
@@ -41,7 +41,7 @@ def test_a_drawing_that_fails_leaves_the_file_as_it_is(tmp_path):
         raise RuntimeError("no data")
 
     with pytest.raises(RuntimeError, match="no data"):
-        figures.figure(fails, (4.0, 2.0), path)
+        figures.figure(fails, path)
     assert path.read_text() == "another file"
 
 
@@ -50,7 +50,7 @@ def test_no_window_opens_and_nothing_is_left_to_close(tmp_path):
 
     before = pyplot.get_fignums()
     for number in range(25):  # pyplot warns from 21 open figures on
-        figure = figures.figure(draw, (4.0, 2.0), tmp_path / "figure.png" if not number else None)
+        figure = figures.figure(draw, tmp_path / "figure.png" if not number else None)
     assert pyplot.get_fignums() == before
     assert figure.canvas.manager is None
 
@@ -81,7 +81,7 @@ def labelled(names, axes_count=1):
 def test_at_most_forty_names_each_at_its_place(count, shown, size):
     from matplotlib.text import Text
 
-    figure = figures.figure(labelled([f"norm{i}" for i in range(count)]), (8.0, 6.0), None)
+    figure = figures.figure(labelled([f"norm{i}" for i in range(count)]), None)
     axis = figure.axes[0].xaxis
     labels = axis.get_majorticklabels()
     assert [label.get_text() for label in labels] == [f"norm{t:g}" for t in axis.get_ticklocs()]
@@ -96,7 +96,7 @@ def test_long_names_leave_room_for_the_axes(length, count, tmp_path):
     """Names of 100 letters left none at all; their ends tell layers of nested models apart."""
     names = [f"{'encoder/' * length}"[-length + 4 :] + f"/n{i:02}" for i in range(count)]
     path = tmp_path / "names.png"
-    figure = figures.figure(labelled(names, axes_count=2), (8.0, 6.0), path)
+    figure = figures.figure(labelled(names, axes_count=2), path)
     assert min(axes.get_position().height for axes in figure.axes) > 0.2
     for label, name in zip(figure.axes[-1].get_xticklabels(), names, strict=True):
         text = label.get_text()
