@@ -57,21 +57,23 @@ class _Hooked:
     def __init__(self, layer: Any, name: str) -> None:
         self._method = getattr(type(layer), name, None)
         self._layer, self._name = layer, name
-        self._hooks: list[tuple[int, Around]] = []
+        self._hooks: list[tuple[Any, Around]] = []
         self.underneath: Callable[..., Any] | None = vars(layer).get(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the last hook of this thread, or the function underneath."""
-        everywhere, here = backends.current().in_replica(), threading.get_ident()
-        hooks = [around for thread, around in self._hooks if everywhere or thread == here]
+        everywhere = backends.current().in_replica()
+        hooks = [around for here, around in self._hooks if everywhere or hasattr(here, "hook")]
         return self._run(hooks, args, kwargs)
 
-    def add(self, around: Around) -> tuple[int, Around]:
+    def add(self, around: Around) -> tuple[Any, Around]:
         """Puts a hook of this thread on top, and returns it."""
-        self._hooks.append((threading.get_ident(), around))
+        here = threading.local()  # which PyTorch compiles, unlike a thread's number
+        here.hook = True
+        self._hooks.append((here, around))
         return self._hooks[-1]
 
-    def remove(self, hook: tuple[int, Around]) -> None:
+    def remove(self, hook: tuple[Any, Around]) -> None:
         """Removes a hook. With the last one the method is back, unless others replaced it."""
         self._hooks = [one for one in self._hooks if one is not hook]
         if not self._hooks and vars(self._layer).get(self._name) is self:
@@ -100,7 +102,7 @@ def watched(around: Mapping[Any, Around], method: str = "call") -> Iterator[None
         around: The functions, by the layers or other operations.
         method: The name of the method that is called.
     """
-    undo: list[tuple[_Hooked, tuple[int, Around]]] = []
+    undo: list[tuple[_Hooked, tuple[Any, Around]]] = []
     try:
         for layer, one in around.items():
             with lock:

@@ -169,6 +169,22 @@ def test_batch_statistics(norm, x):
     assert np.abs(part - before[:5]).max() > 0.1
 
 
+def test_pytorch_compiles_keras_norms_whole(x):
+    """By minibatch statistics, or frozen: nothing in their call stops its compiler."""
+    if keras.backend.backend() != "torch":
+        return
+    import torch
+
+    norm = keras.layers.BatchNormalization()
+    norm.build((None, 3))
+    x = keras.ops.convert_to_tensor(x[:8])
+    compiled = torch.compile(lambda x: norm(x), backend="eager", fullgraph=True)
+    with batch_statistics(norm):
+        np.testing.assert_allclose(numpy(compiled(x)).mean(0), np.zeros(3), atol=1e-5)
+    freeze(norm)
+    np.testing.assert_array_equal(numpy(compiled(x)), numpy(norm(x)))
+
+
 def test_freezing_counts_the_steps_of_gathered_gradients(x):
     model = model_of(NORMS["ours"])
     model.compile(keras.optimizers.SGD(1e-3, gradient_accumulation_steps=2), "mse")
