@@ -137,7 +137,7 @@ def conditional(
     if not runtime.in_compiled() or all(o.shape.is_fully_defined() for o in operands):
         return outputs(*operands)
 
-    form: list[Any] = []
+    form = list[Any]()  # without an annotation, which autograph cannot take over
 
     @tf.custom_gradient
     def keeping_nothing(*operands: tf.Tensor) -> Any:
