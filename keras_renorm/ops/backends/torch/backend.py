@@ -80,7 +80,7 @@ class Torch(Backend):
         def call(*tensors: Any, **settings: Any) -> Any:
             try:
                 return by_numpy(function, *tensors, **settings)
-            except RuntimeError:  # a transform of torch.func hides the values
+            except (RuntimeError, TypeError):  # torch.func hides the values, or they are bfloat16
                 return function(*tensors, **settings)
 
         return call

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from keras_renorm import layers
 from keras_renorm.ops import Replicas
 from keras_renorm.ops.backends import Backend, kernels
 from keras_renorm.ops.backends.torch import calls, fused
@@ -117,3 +118,25 @@ def test_what_has_no_gradient_is_computed_by_numpy_unless_values_are_hidden(monk
     torch.testing.assert_close(torch.as_tensor(compiled), torch.tensor([5.0, 4.0]))
     monkeypatch.setattr(type(BACKEND), "off_cpu", lambda self: "a GPU")
     assert BACKEND.at_once(function) is function
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("bfloat16", 0.02), ("float16", 4e-3), ("float64", 1e-5)]
+)
+@pytest.mark.parametrize("ghosts", [None, 4])
+def test_limits_adapt_after_a_module_is_cast(rng, dtype, tolerance, ghosts):
+    """With the limits and statistics of a layer in float32, as far as the type can tell them."""
+    layer, cast = (
+        layers.BatchRenormalization(momentum=0.9, virtual_batch_size=ghosts) for _ in range(2)
+    )
+    for one in (layer, cast):
+        one.build((None, 3))
+    cast.to(getattr(torch, dtype))
+    for step in range(12):
+        x = torch.tensor(rng.normal(1 + step / 9, 2.0, (16, 3)).astype("f4"))
+        layer(x, training=True)
+        cast(x.to(getattr(torch, dtype)), training=True)
+    assert cast.current_limits().d_max > 0.1
+    np.testing.assert_allclose(cast.current_limits(), layer.current_limits(), rtol=tolerance)
+    found, desired = (one.moving_mean.value.detach().double().numpy() for one in (cast, layer))
+    np.testing.assert_allclose(found, desired, rtol=tolerance)
