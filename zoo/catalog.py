@@ -25,6 +25,9 @@ class Entry:
 #: Depths and widths to list: of Zagoruyko & Komodakis 2016 and, with width 2, De & Smith 2020.
 WIDE_RESNETS = ((16, 2), (16, 4), (16, 8), (28, 10), (40, 4), (100, 2), (1000, 2))
 
+#: Widths to list: that of Zhang et al. 2017, and half of it.
+SMALL_INCEPTIONS = (48, 96)
+
 _IMAGENET = (224, 224, 3), 1000
 _CIFAR = (32, 32, 3), 10
 
@@ -45,6 +48,10 @@ ENTRIES: dict[str, Entry] = {
     **{
         f"resnet{depth}v2": Entry(*_IMAGENET, "pre-activation ResNet, He et al. 2016")
         for depth in (50, 101, 152)
+    },
+    **{
+        f"small_inception_{width}": Entry(*_CIFAR, "Inception for small images, Zhang et al. 2017")
+        for width in SMALL_INCEPTIONS
     },
     **{
         f"wide_resnet_{depth}_{width}": Entry(

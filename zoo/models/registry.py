@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from zoo.catalog import WIDE_RESNETS
+from zoo.catalog import SMALL_INCEPTIONS, WIDE_RESNETS
 from zoo.errors import nearest
 from zoo.models.arguments import choice, fraction, positive_integer, positive_integers
 from zoo.models.cifar_resnet import cifar_resnet
@@ -22,6 +22,7 @@ from zoo.models.mlp import mlp, mlp_sigmoid
 from zoo.models.normalization import Norm, create_normalizer
 from zoo.models.resnet import resnet
 from zoo.models.resnet_v2 import resnet_v2
+from zoo.models.small_inception import small_inception
 from zoo.models.wide_resnet import wide_resnet
 from zoo.weights.loading import load
 from zoo.weights.records import list_weights
@@ -62,6 +63,10 @@ def _wide_resnet(depth: int, width: int) -> Architecture:
     return Architecture(functools.partial(wide_resnet, depth=depth, width=width), residual=True)
 
 
+def _small_inception(width: int) -> Architecture:
+    return Architecture(functools.partial(small_inception, width=width))
+
+
 #: The models that `list_models` lists. A new one is one more entry.
 MODELS: dict[str, Architecture] = {
     "mlp": Architecture(mlp, images=False),
@@ -71,12 +76,14 @@ MODELS: dict[str, Architecture] = {
     **{f"resnet{depth}": _cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)},
     **{f"resnet{depth}": _resnet(resnet, depth) for depth in (18, 34, 50, 101, 152)},
     **{f"resnet{depth}v2": _resnet(resnet_v2, depth) for depth in (50, 101, 152)},
+    **{f"small_inception_{width}": _small_inception(width) for width in SMALL_INCEPTIONS},
     **{f"wide_resnet_{depth}_{width}": _wide_resnet(depth, width) for depth, width in WIDE_RESNETS},
 }
 
 #: Families with numbers in their names, of which `MODELS` holds some: the pattern of a name, and
 #: what makes the model's record from the numbers.
 FAMILIES: dict[str, Callable[..., Architecture]] = {
+    r"small_inception_([1-9]\d*)": _small_inception,
     r"wide_resnet_([1-9]\d*)_([1-9]\d*)": _wide_resnet,
 }
 
@@ -124,7 +131,8 @@ def create_model(
     prepare the images with `zoo.preprocessing`.
 
     Args:
-        name: One of `list_models()`, or `wide_resnet_D_W` with another depth D = 6n+4 and width W.
+        name: One of `list_models()`, or `wide_resnet_D_W` with another depth D = 6n+4 and width W,
+            or `small_inception_W` with another width W, a multiple of 6.
         num_classes: Number of classes K. By default the number in the model's usual data set: 10,
             or 1000 for ImageNet's models.
         input_shape: Shape of an image, `(H, W, C)`, or `(C, H, W)` where the channels come first.

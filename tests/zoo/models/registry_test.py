@@ -46,7 +46,7 @@ def test_list_models():
     resnets_v2 = ["resnet101v2", "resnet152v2", "resnet50v2"]
     sizes = ("16_2", "16_4", "16_8", "28_10", "40_4", "100_2", "1000_2")
     wide = [f"wide_resnet_{size}" for size in sizes]
-    inceptions = ["inception_bn", "inception_v3"]
+    inceptions = ["inception_bn", "inception_v3", "small_inception_48", "small_inception_96"]
     assert zoo.list_models() == sorted(
         ["mlp", "mlp_sigmoid", *inceptions, *resnets, *resnets_v2, *wide]
     )
@@ -61,11 +61,13 @@ def test_names_with_other_numbers_are_known_though_not_listed():
     assert model.name == "wide_resnet_22_3"
     assert model.get_layer("stage3_block3_out").output.shape == (None, 2, 2, 192)
     assert "wide_resnet_22_3" not in zoo.list_models()
+    model = zoo.create_model("small_inception_12", input_shape=(8, 8, 1), num_classes=2)
+    assert model.get_layer("inception_3b").output.shape == (None, 2, 2, 42)
 
 
 def test_every_listed_name_of_a_family_follows_its_pattern():
     for name, architecture in registry.MODELS.items():
-        if not name.startswith("wide_resnet"):
+        if not name.startswith(("small_inception", "wide_resnet")):
             continue
         found = [
             make(*map(int, match.groups()))
