@@ -4,6 +4,7 @@
     python tools/bench_step.py --networks=resnet20 --contenders=ours,none
     python tools/bench_step.py --mode=inference
     KERAS_BACKEND=jax python tools/bench_step.py --networks=six_convolutions
+    KERAS_BACKEND=jax python tools/bench_step.py --networks=resnet20 --image_size=30
 
 A step is one of training, of fine-tuning with frozen norms (`trainable=False`), or of inference,
 the output of a minibatch, under TensorFlow or JAX.
@@ -97,11 +98,10 @@ def six_convolutions(normalizer: Any, size: int) -> Any:
     return keras.Model(inputs, keras.layers.Dense(10)(x))
 
 
-def step_of(name: str, contender: str, mode: str = "training") -> Callable[[], Any]:
+def step_of(name: str, contender: str, mode: str, batch: int, size: int) -> Callable[[], Any]:
     """Returns a compiled step on random images, warm: of momentum SGD, or of inference."""
     import keras
 
-    batch, size = NETWORKS[name]
     model = network(name, contender, size)
     if mode == "fine_tuning":
         freeze(model)
@@ -190,10 +190,15 @@ def training_step(model: Any) -> Callable[..., Any]:
 
 
 def measure(
-    name: str, contenders: list[str], mode: str, rounds: int, clock: Callable[[], float]
+    name: str,
+    contenders: list[str],
+    mode: str,
+    shape: tuple[int, int],
+    rounds: int,
+    clock: Callable[[], float],
 ) -> dict[str, float]:
     """Returns each contender's median time of a step, in milliseconds."""
-    steps = {contender: step_of(name, contender, mode) for contender in contenders}
+    steps = {contender: step_of(name, contender, mode, *shape) for contender in contenders}
     times: dict[str, list[float]] = {contender: [] for contender in contenders}
     for _ in range(rounds):
         for contender in random.sample(contenders, len(contenders)):
@@ -208,6 +213,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    for option in ("--batch_size", "--image_size"):
+        parser.add_argument(option, type=int, help="by default each network's own")
     parser.add_argument("--mode", choices=MODES, default="training")
     parser.add_argument(
         "--clock",
@@ -222,6 +229,10 @@ def parse() -> argparse.Namespace:
         unknown = set(given.split(",")) - set(known)
         if unknown:
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    for option in ("batch_size", "image_size"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            parser.error(f"--{option} must be 1 or more, received {value}")
     if arguments.json is not None and arguments.json.exists():
         parser.error(f"{arguments.json} exists; name another file")
     return arguments
@@ -235,8 +246,9 @@ def main() -> None:
     results = {}
     for name in arguments.networks.split(","):
         batch, size = NETWORKS[name]
+        shape = batch, size = arguments.batch_size or batch, arguments.image_size or size
         label = f"{name} {batch}x{size}x{size}"
-        results[label] = measure(name, contenders, arguments.mode, arguments.rounds, clock)
+        results[label] = measure(name, contenders, arguments.mode, shape, arguments.rounds, clock)
         print(label, json.dumps({key: round(value) for key, value in results[label].items()}))
     print_table(f"ms a step of {arguments.mode}", contenders, results)
     for label, medians in results.items():
