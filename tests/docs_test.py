@@ -95,12 +95,16 @@ def test_notebooks_hold_what_a_run_shows(notebook):
 @pytest.mark.parametrize("page", PAGES + NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
-        if target.startswith("#"):
-            continue
         if "://" in target:
             assert re.fullmatch(r"https://[\w.-]+(/[\w.~%#?=&+-]*)*", target), target
             continue
-        assert (page.parent / target.partition("#")[0]).exists(), target
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        if anchor and linked.suffix == ".md":
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles]
+            assert anchor in anchors, target
 
 
 MODULES = sorted(set(keras_renorm.__all__) - {"__version__", "schedules"})

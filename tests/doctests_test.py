@@ -189,6 +189,8 @@ def test_the_tables_name_examples():
 
 
 def test_examples_are_written_as_examples():
-    """Every `Example:` holds a prompt."""
-    for name, test in EXAMPLES.items():
-        assert "Example:" in (test.docstring or ""), name
+    """Every `Example:` holds a prompt, and every prompt stands in an `Example:`."""
+    finder = doctest.DocTestFinder(exclude_empty=False)
+    for module in _modules():
+        for test in finder.find(module, module.__name__):
+            assert ("Example:" in (test.docstring or "")) == bool(test.examples), test.name

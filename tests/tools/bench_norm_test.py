@@ -25,8 +25,8 @@ def test_the_contenders_take_turns(run_tool, tmp_path, layers, names):
     assert (without["relu"], with_relu["relu"]) == (False, True)
     assert without["layers"] == layers
     for name in names:
-        assert 0 < without["ms"][name] < 1_000
-        assert 0 < with_relu["ms"][name] < 1_000
+        assert without["ms"][name] > 0
+        assert with_relu["ms"][name] > 0
         assert f"jax / {name} float32: {written['ratios']['jax'][f'{name} float32']:.2f}" in printed
 
 

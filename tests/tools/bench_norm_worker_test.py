@@ -62,4 +62,4 @@ def test_the_parts_of_a_tensor_are_aligned_and_cover_it(worker):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_contenders_run(worker, name, dtype):
     step = worker._prepare(name, worker.Setting([64, 64], dtype, relu=False))
-    assert 0 < worker._turn(step) < 1
+    assert worker._turn(step) > 0

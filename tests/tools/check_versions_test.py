@@ -40,8 +40,10 @@ def test_lines_stand_in_the_order_of_the_rows(tool, monkeypatch, tmp_path):
 
 def test_the_rows_are_sorted_and_none_stands_twice(tool):
     assert len(set(tool.ROWS)) == len(tool.ROWS)
-    versions = [row.version for row in tool.ROWS if row.backend == "JAX"]
-    assert versions.index("0.10") > versions.index("0.9")
+    for backend in tool.PACKAGES:
+        rows = [row for row in tool.ROWS if row.backend == backend]
+        keys = [[*map(tool.numbers, (row.version, row.keras, row.python))] for row in rows]
+        assert keys == sorted(keys)
     assert set(tool.OLDEST) <= set(tool.ROWS)
     for pattern in tool.REASONS:
         assert fnmatch.filter(map(str, tool.ROWS), pattern), f"no row is {pattern}"

@@ -31,6 +31,13 @@ model.save(sys.argv[1])
 np.savez(sys.argv[2], outputs=model(np.ones((2, 6, 6, 3), np.float32)).numpy())
 """
 
+#: The program where `tf_keras` cannot be imported.
+HIDDEN = """
+import runpy, sys
+sys.modules["tf_keras"] = None
+runpy.run_module("zoo.convert", run_name="__main__")
+"""
+
 READ = """
 import sys
 import keras
@@ -71,11 +78,9 @@ def test_a_model_of_tf_keras_is_converted(tmp_path, suffix):
     assert read.returncode == 0, read.stderr
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("tf_keras") is not None, reason="tf_keras is installed"
-)
 def test_without_tf_keras_it_says_so(tmp_path):
-    (tmp_path / "m.h5").write_bytes(b"")
-    done = run(*PROGRAM, f"--source={tmp_path / 'm.h5'}", f"--output={tmp_path / 'ours.keras'}")
+    source, output = tmp_path / "m.h5", tmp_path / "ours.keras"
+    source.write_bytes(b"")
+    done = run("-c", HIDDEN, "--kind=tf_keras", f"--source={source}", f"--output={output}")
     assert done.returncode == 2
     assert "error: --kind=tf_keras needs tf_keras: pip install tf_keras." in done.stderr

@@ -22,6 +22,8 @@ def test_its_accuracy_is_the_measured_one(record):
     try:
         report = evaluate(Console(file=io.StringIO()), model=[record.name])
     except DatasetError as error:
+        if "is not prepared in" not in str(error):
+            raise
         pytest.skip(str(error))
     assert 100 * report["accuracy"] == pytest.approx(record.top1, abs=0.1)
     assert report["dataset"] == record.dataset

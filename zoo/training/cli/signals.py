@@ -69,7 +69,7 @@ class StopRequest:
         received: The signal that this process has received, if any.
         agreed: Whether all workers know that one of them has received a signal.
 
-    Example:
+    Use:
         with StopRequest() as stop:
             stop.listen()
             while not stop.agreed:

@@ -62,7 +62,7 @@ def test_a_resumed_run_goes_on_with_its_files(tmp_path, damage):
     log = EventLog(tmp_path, 20 if not damage else 30)
     log.write(dataclasses.replace(TRAIN, step=40))
     log.close()
-    assert steps(tmp_path / "train") == [10, 20, 40] if not damage else [10, 20, 30, 40]
+    assert steps(tmp_path / "train") == ([10, 20, 40] if not damage else [10, 20, 30, 40])
     with_tensorboard = EventFileLoader(str(path))
     assert [event.step for event in with_tensorboard.Load()][1:] == steps(tmp_path / "train")
 

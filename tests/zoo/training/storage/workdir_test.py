@@ -1,5 +1,4 @@
 import json
-import os
 import re
 
 import pytest
@@ -178,10 +177,9 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path, name):
     assert (tmp_path / "file").read_text() == "kept"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path, unprivileged):
     tmp_path.chmod(0o500)
-    with pytest.raises(UserError, match="you may not write into"):
+    with unprivileged(tmp_path), pytest.raises(UserError, match="you may not write into"):
         Workdir(tmp_path / "run").check(CONFIG)
 
 
