@@ -31,7 +31,7 @@ def main(parsed: tuple[list[str], str, bool]) -> int:
     from zoo.training.records.plotting import plot_workdirs
 
     workdirs, output, overwrite = parsed
-    for path in plot_workdirs(workdirs, Path(output), overwrite=overwrite):
+    for path in plot_workdirs(workdirs, Path(output).expanduser(), overwrite=overwrite):
         print(f"warning: {path} is not in the picture: it holds no evaluation.")
     print(f"wrote {output}")
     return 0

@@ -14,7 +14,7 @@ from keras_renorm.layers import (
     DomainBatchNormalization,
     DomainBatchRenormalization,
 )
-from keras_renorm.models import is_batch_norm
+from keras_renorm.models import LIMIT_STATES, is_batch_norm
 from keras_renorm.statistics import is_frozen
 
 Layer: TypeAlias = keras.layers.Layer
@@ -91,7 +91,7 @@ def hand_over_norm(old: Layer, new: Layer) -> None:
             variable.trainable = getattr(old, name).trainable and new.trainable
     if isinstance(new, BatchRenormalization):
         new.trust_statistics()
-    for name in ("update_count", "deviations", "seen"):
+    for name in LIMIT_STATES:
         before, after = (getattr(layer, name, None) for layer in (old, new))
         if before is not None and after is not None:
             after.assign(keras.ops.convert_to_numpy(before))

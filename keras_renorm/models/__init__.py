@@ -10,6 +10,7 @@ from keras_renorm.models.calls import Call, Calls, Value, calls
 from keras_renorm.models.graphs import Graph, Use, called_by, graphs_in, is_graph
 from keras_renorm.models.members import (
     KERNELS,
+    LIMIT_STATES,
     batch_norms,
     is_batch_norm,
     named_layers,
@@ -21,6 +22,7 @@ from keras_renorm.models.watching import Around, LayerCall, draws_kept, unchange
 
 __all__ = [
     "KERNELS",
+    "LIMIT_STATES",
     "Around",
     "Call",
     "Calls",

@@ -25,6 +25,9 @@ KERNELS: dict[type, tuple[int, tuple[int, ...]]] = {
     keras.layers.SeparableConv2D: (1, (-1,)),
 }
 
+# The variables of a norm that its limits depend on: its calls in training, and what it has seen.
+LIMIT_STATES = ("update_count", "deviations", "seen")
+
 
 def is_batch_norm(layer: Any) -> bool:
     """Whether a layer has population statistics: ours or Keras's batch norm, or a subclass."""

@@ -1,3 +1,6 @@
+from zoo import plot
+
+
 def test_a_run_is_drawn_once(finished_run, run_program, tmp_path):
     workdir, _ = finished_run
     output = tmp_path / "curves.png"
@@ -13,6 +16,12 @@ def test_a_run_is_drawn_once(finished_run, run_program, tmp_path):
     )
     assert output.read_bytes() == drawn
     assert run_program("zoo.plot", workdir, f"--output={output}", "--overwrite").returncode == 0
+
+
+def test_a_home_folder_is_found(finished_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert plot.main(([str(finished_run[0])], "~/home.png", False)) == 0
+    assert (tmp_path / "home.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_mistake_is_one_line(run_program):

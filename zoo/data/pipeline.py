@@ -121,7 +121,12 @@ def evaluation_batches(
         raise ValueError(f"`batch_size` must be 1 or more, received {batch_size}.")
     starts = range(0, len(source), batch_size)
     totals = [min(batch_size, len(source) - start) for start in starts]
-    batches = _evaluated(source, [*zip(starts, totals, strict=True)], preparation, part)
+    slices = [*zip(starts, totals, strict=True)]
+    # A worker may have more rows of a smaller last batch than of a full one.
+    cut = len(slices) - 1 if len(set(totals)) > 1 else len(slices)
+    batches = _evaluated(source, slices[:cut], preparation, part)
+    if slices[cut:]:
+        batches = batches.concatenate(_evaluated(source, slices[cut:], preparation, part))
     return batches.prefetch(4)
 
 

@@ -24,6 +24,10 @@ class Card:
         norm: Its normalization.
         dataset: What it was trained on.
         logits: Whether the network ends before its softmax.
+        held_out: Share of the images that its run held out, where no split was for evaluation;
+            None if that is not known.
+        seed: What chose them; None if that is not known.
+        evaluated_on: The fingerprint of the images that its run was evaluated on, if they have one.
     """
 
     class_names: tuple[str, ...]
@@ -32,6 +36,9 @@ class Card:
     norm: str = ""
     dataset: str = ""
     logits: bool = False
+    held_out: float | None = None
+    seed: int | None = None
+    evaluated_on: str = ""
 
     @property
     def numbered(self) -> bool:

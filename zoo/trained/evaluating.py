@@ -101,7 +101,8 @@ def evaluate(
         say_notes(one, console)
     _warn_of_names(first, source, console)
     if dataset is None and split in (None, EVALUATION):
-        _warn_of_images(first, source, console)
+        for one in models:
+            _warn_of_images(one, source, console)
     size = batch_size or first.config["eval_batch_size"]
     counts: set[int] = set()
     if statistics == "precise":
@@ -211,14 +212,19 @@ def _warn_of_names(trained: Trained, source: Source, console: Console) -> None:
 
 
 def _warn_of_images(trained: Trained, source: Source, console: Console) -> None:
-    """Warns if these are not the images that a run was evaluated on."""
+    """Warns if these are not the images that a model's run was evaluated on."""
     workdir = trained.workdir
-    if workdir is not None and not pictures.is_described(workdir.data, source):
+    if workdir is None:
+        known, where = pictures.is_evaluated_on(trained.card, source), trained.name
+    else:
+        known, where = pictures.is_described(workdir.data, source), str(workdir.data)
+    if not known:
         terminal.say(
             console,
-            f"warning: these {len(source)} images are not those of {workdir.data}, which the run "
-            "was evaluated on: it may have been trained on some of them. Put the images back, or "
-            "evaluate new ones alone by --dataset=folder --data_dir=DIR --split=all.",
+            f"warning: these {len(source)} images are not those of {where}, which the run was "
+            "evaluated on: it may have been trained on some of them. Put the images back, give "
+            "models that are averaged the same seed, or evaluate new images alone by "
+            "--dataset=folder --data_dir=DIR --split=all.",
         )
 
 

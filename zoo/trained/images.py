@@ -183,9 +183,8 @@ def probabilities(
     for view in prepared:
         found: list[npt.NDArray[np.float32]] = []
         labels: list[npt.NDArray[np.int64]] = []
-        with pictures.reading_errors_named():
-            for x, y in pipeline.evaluation_batches(source, batch_size, view):
-                found.append(np.asarray(predict(x), np.float32))
-                labels.append(y.numpy())
+        for x, y in pictures.read(pipeline.evaluation_batches(source, batch_size, view)):
+            found.append(np.asarray(predict(x), np.float32))
+            labels.append(y.numpy())
         total = total + np.concatenate(found)
     return total / np.float32(len(prepared)), np.concatenate(labels)

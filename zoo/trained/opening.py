@@ -194,7 +194,12 @@ def _open_file(path: Path, pixels: Preprocessing | None) -> Trained:
             f"--pixels={pixels} contradicts {path}, which says that its pixels are "
             f"{card.preparation.pixels}. Leave it out."
         )
-    return Trained(str(path), model, _sized(card, model), defaults(), path, notes=tuple(notes))
+    config = defaults() | {
+        key: value
+        for key, value in (("held_out", card.held_out), ("seed", card.seed))
+        if value is not None
+    }
+    return Trained(str(path), model, _sized(card, model), config, path, notes=tuple(notes))
 
 
 def _open_checkpoint(name: str) -> Trained:

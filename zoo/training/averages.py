@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_renorm.models.members import LIMIT_STATES
+
 
 class Averages:
     """A second model whose variables follow those of the first more slowly.
@@ -14,8 +16,8 @@ class Averages:
     ```
 
     after step t = 1, 2, ..., as TensorFlow's `ExponentialMovingAverage` with `num_updates`, so that
-    early values are soon forgotten. Counters and random states are copied. The paper of Batch
-    Renormalization evaluates with such averages.
+    early values are soon forgotten. Random states are copied, and so is what limits depend on, such
+    as the counter of a schedule. The paper of Batch Renormalization evaluates with such averages.
 
     Make it in the scope of the strategy of the first model.
 
@@ -41,7 +43,7 @@ class Averages:
         step = tf.cast(step, tf.float32)
         rest = 1.0 - tf.minimum(self._decay, (1.0 + step) / (10.0 + step))
         for average, value in self._shared:
-            args = (value.value, rest)
+            args = (value.value, rest, _is_copied(value))
             self._strategy.extended.update(average.value, _follow, args=args, group=False)
         if self._own:
             self._strategy.run(self._update_own, (rest,))
@@ -49,12 +51,17 @@ class Averages:
     def _update_own(self, rest: Any) -> None:
         """Follows the values that each replica keeps for itself, in that replica."""
         for average, value in self._own:
-            _follow(average.value, value.value, rest)
+            _follow(average.value, value.value, rest, _is_copied(value))
 
 
-def _follow(average: Any, value: Any, rest: Any) -> None:
-    """Moves an average towards a value."""
-    if not average.dtype.is_floating:
+def _is_copied(variable: keras.Variable) -> bool:
+    """Whether a mean of a variable's values means nothing."""
+    return variable.name in LIMIT_STATES or not keras.backend.is_float_dtype(variable.dtype)
+
+
+def _follow(average: Any, value: Any, rest: Any, copied: bool) -> None:
+    """Moves an average towards a value, or copies it."""
+    if copied:
         average.assign(tf.convert_to_tensor(value))
         return
     step = tf.cast(rest, average.dtype) * (tf.convert_to_tensor(value) - average)

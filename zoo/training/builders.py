@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 import zoo
-from keras_renorm import layers, schedules
+from keras_renorm import keras_internals, layers, schedules
+from keras_renorm.models.members import is_batch_norm
 from zoo.data import samplers
 from zoo.data.sources import Source
 from zoo.errors import UserError, as_user_errors
@@ -118,7 +119,17 @@ def _own_model(config: Config, dataset: Source) -> keras.Model:
             f"'logits'; received the layers {', '.join(names)} and "
             f"{', '.join(f'outputs of shape {shape}' for shape in shapes) or 'no known outputs'}."
         )
+    for key in ("freeze_statistics_at_step", "initial_statistics"):
+        if config[key] != KEYS[key].default and not _has_norms(model):
+            raise UserError(
+                f"--config.{key}={config[key]} has no effect: the model of "
+                f"--config.model={config['model']} holds no batch norm. Leave it out."
+            )
     return model
+
+
+def _has_norms(model: keras.Model) -> bool:
+    return any(map(is_batch_norm, keras_internals.flattened(model)))
 
 
 def _model_options(config: Config) -> dict[str, Any]:
@@ -204,5 +215,4 @@ def build_sampler(config: Config, dataset: Source) -> samplers.Sampler:
 def build_batches(config: Config, dataset: Source, start_step: int) -> Iterator[Any]:
     """Yields the minibatches of the steps from `start_step` to the last."""
     sampler = build_sampler(config, dataset)
-    with pictures.reading_errors_named():
-        yield from pictures.training_batches(config, dataset, sampler, start_step)
+    yield from pictures.read(pictures.training_batches(config, dataset, sampler, start_step))

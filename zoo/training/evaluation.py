@@ -12,7 +12,7 @@ import tensorflow as tf
 from zoo.data import pipeline
 from zoo.data.preparation import Preparation
 from zoo.data.sources import Source
-from zoo.training import builders
+from zoo.training import builders, pictures
 from zoo.training import step as steps
 from zoo.training.distribution.replicas import own_rows
 
@@ -74,10 +74,11 @@ class Evaluator:
 
         Raises:
             InterruptedEvaluationError: On every worker, when one of them asks to stop.
+            UserError: When an image cannot be read any more.
         """
         start = time.perf_counter()
         loss = correct = 0.0
-        for images, labels in self._batches:
+        for images, labels in pictures.read(self._batches):
             asked = tf.constant(float(stop()), tf.float64)
             batch_loss, batch_correct, ended = self._sums(images, labels, asked).numpy()
             loss += float(batch_loss)

@@ -11,16 +11,13 @@ from keras.layers import Layer
 
 from keras_renorm import keras_internals
 from keras_renorm.layers import BatchRenormalization
-from keras_renorm.models.members import is_batch_norm
+from keras_renorm.models.members import LIMIT_STATES, is_batch_norm
 from zoo.errors import UserError, nearest
 from zoo.training.optimizers import HEAD
 from zoo.training.storage import model_files
 from zoo.weights.matching import is_head
 
 _LOG = logging.getLogger("zoo.training")
-
-#: Variables of a norm that its schedules and limits go by: they are no weights.
-_STATES = ("update_count", "deviations", "seen")
 
 
 def is_model_file(config: Mapping[str, Any]) -> bool:
@@ -72,7 +69,7 @@ def load_file(model: keras.Model, path: str, *, keep_epsilon: bool = False) -> N
 
 def _weights(layer: Layer) -> list[Any]:
     """Returns a layer's weights in their order, without the states of schedules and limits."""
-    return [weight for weight in layer.weights if weight.name not in _STATES]
+    return [weight for weight in layer.weights if weight.name not in LIMIT_STATES]
 
 
 def _described(layer: Layer) -> str:
@@ -106,13 +103,15 @@ def freeze(model: keras.Model, patterns: str | None) -> None:
     Raises:
         UserError: When a pattern matches no layer that can be trained.
     """
-    layers = {layer.name: layer for layer in model.layers if layer.weights}
+    layers = {
+        layer.name: layer for layer in model.layers if layer.weights and layer.name not in HEAD
+    }
     for pattern in (patterns or "").split(",") if patterns else ():
-        names = [name for name in fnmatch.filter(layers, pattern.strip()) if name not in HEAD]
+        names = fnmatch.filter(layers, pattern.strip())
         if not names:
             raise UserError(
                 f"--config.freeze: {pattern!r} matches no layer.{nearest(pattern, layers)} Layers "
-                f"are {', '.join(layers)}."
+                f"are {', '.join(layers)}. The classifier is never frozen."
             )
         for name in names:
             layers[name].trainable = False

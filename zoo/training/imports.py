@@ -31,7 +31,7 @@ def imported(config: Mapping[str, Any], key: str) -> Callable[..., Any]:
     place, _, name = path.rpartition(":")
     where = f"--config.{key}={path}"
     try:
-        module = import_file(Path(place)) if place.endswith(".py") else _module(place)
+        module = import_file(Path(place).expanduser()) if place.endswith(".py") else _module(place)
     except (Exception, SystemExit) as error:  # It is the user's code: anything can come out of it.
         raise UserError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)

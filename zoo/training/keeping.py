@@ -45,6 +45,7 @@ class Keeper:
             setup.variables,
             keep=config["keep_checkpoints"],
             keep_every=config["keep_every_steps"],
+            replicas=setup.workers.strategy.num_replicas_in_sync,
             report=setup.warn,
         )
         self.saved_at = 0
@@ -175,4 +176,5 @@ class Keeper:
             variable.assign(value)
         with writing(path), files.replacing(path) as temporary:
             model.save(temporary)
-            write_card(temporary, pictures.card(self._setup.config, self._setup.dataset))
+            setup = self._setup
+            write_card(temporary, pictures.card(setup.config, setup.dataset, setup.test_set))

@@ -34,7 +34,8 @@ class Norms:
         setup = self._setup
         samples = min(PRECISE_SAMPLES, len(setup.dataset))
         batches = pictures.evaluation_batches(setup.config, setup.dataset)
-        statistics.precise(setup.model, batches, num_samples=samples, verbose=0)
+        with pictures.reading_errors_named():
+            statistics.precise(setup.model, batches, num_samples=samples, verbose=0)
         if setup.averages is not None:
             setup.averages.model.set_weights(setup.model.get_weights())
         setup.say(f"statistics computed from {samples} training images")

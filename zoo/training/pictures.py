@@ -139,8 +139,14 @@ def augmentation(config: Config) -> Augmentation:
     )
 
 
-def card(config: Config, source: Source) -> Card:
-    """Returns what the model file says of its classes and images."""
+def card(config: Config, source: Source, evaluation: Source) -> Card:
+    """Returns what the model file says of its classes and images.
+
+    Args:
+        config: The run's.
+        source: What it trained on.
+        evaluation: What it was evaluated on.
+    """
     shape = input_shape(config, source)
     return Card(
         class_names=source.class_names,
@@ -148,6 +154,9 @@ def card(config: Config, source: Source) -> Card:
         model=config["model"],
         norm=config["norm"],
         dataset=source.name,
+        held_out=config["held_out"],
+        seed=config["seed"],
+        evaluated_on=_fingerprint(evaluation),
     )
 
 
@@ -198,8 +207,17 @@ def is_described(path: Path, source: Source) -> bool:
     return bool(there == _described(source))
 
 
+def is_evaluated_on(known: Card, source: Source) -> bool:
+    """Returns whether a model was evaluated on these images, as far as its card says."""
+    return known.evaluated_on in ("", _fingerprint(source))
+
+
 def _described(source: Source) -> dict[str, Any]:
-    return {"images": len(source), "fingerprint": getattr(source, "fingerprint", "")}
+    return {"images": len(source), "fingerprint": _fingerprint(source)}
+
+
+def _fingerprint(source: Source) -> str:
+    return getattr(source, "fingerprint", "")
 
 
 def part(config: Config) -> pipeline.Part:
@@ -227,6 +245,16 @@ def training_batches(
 def evaluation_batches(config: Config, source: Source) -> tf.data.Dataset:
     """Returns prepared images and their labels in order, as many at a time as in training."""
     return pipeline.evaluation_batches(source, config["batch_size"], preparation(config))
+
+
+def read(batches: tf.data.Dataset) -> Iterator[Any]:
+    """Yields the batches.
+
+    Raises:
+        UserError: When an image cannot be read or decoded any more.
+    """
+    with reading_errors_named():
+        yield from batches
 
 
 @contextlib.contextmanager

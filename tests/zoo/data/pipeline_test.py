@@ -247,6 +247,28 @@ def test_mixed_labels_are_those_of_the_mixed_images():
             assert np.mean(made[i]) == pytest.approx(mean, abs=1e-5)
 
 
+def test_a_worker_with_more_rows_of_the_last_batch_evaluates_them():
+    """Of 8 rows the third of five workers has one, of 7 two."""
+    pixels = np.arange(1, 16)
+    source = Streamed(
+        name="numbers",
+        split="test",
+        class_names=tuple("abcd"),
+        image_shape=(1, 1, 1),
+        length=15,
+        fetch=lambda indices: indices,
+        read=lambda i: (tf.cast(tf.fill([1, 1, 1], i + 1), tf.uint8), (i + 1) % 4),
+        find_labels=lambda: pixels % 4,
+    )
+    found = np.zeros(15)
+    for worker in range(5):
+        made = as_arrays(evaluation_batches(source, 8, part=(worker, 5)))
+        for start, (images, labels) in zip((0, 8), made, strict=True):
+            rows = slice(worker * len(labels) // 5, (worker + 1) * len(labels) // 5)
+            found[start:][rows] = 255 * images[rows].ravel()
+    np.testing.assert_allclose(found, pixels)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_workers_evaluate_a_part_each(photos, workers, streamed):

@@ -180,6 +180,32 @@ def test_images_that_a_run_may_have_been_trained_on_are_told_of(tmp_path, model_
     assert not warned(data_dir=str(moved), split="train")
 
 
+def test_models_of_other_seeds_were_trained_on_images_that_others_hold_out(
+    tmp_path, model_file, photos
+):
+    values = {"dataset": "folder", "data_dir": str(photos), "image_size": 16}
+    paths = []
+    for seed in (0, 1):
+        config = default_config().to_dict() | values | {"seed": seed, "held_out": 0.4}
+        train, evaluation = pictures.open_sets(config, Console(quiet=True))
+        path = tmp_path / f"seed{seed}.keras"
+        keras.saving.load_model(model_file).save(path)
+        write_card(path, pictures.card(config, train, evaluation))
+        paths.append(str(path))
+
+    def told(*models):
+        console = Console(file=io.StringIO(), width=300)
+        report = evaluate(console, model=models, data_dir=str(photos))
+        assert report["num_examples"] == 6  # the share that the runs held out, not the default one
+        return [line for line in console.file.getvalue().splitlines() if "not those of" in line]
+
+    for path in paths:
+        assert told(path) == []
+    (warning,) = told(*paths)
+    assert warning.startswith(f"warning: these 6 images are not those of {paths[1]}, which the run")
+    assert "give models that are averaged the same seed" in warning
+
+
 def test_an_empty_name_of_a_data_set_is_no_name(workdir):
     with pytest.raises(UserError, match="''"):
         evaluate(Console(quiet=True), workdir=str(workdir), dataset="")

@@ -211,6 +211,25 @@ def test_what_a_model_of_the_users_own_cannot_have_is_refused(dataset, values, m
         builders.build_model(config(model="mine.py:make", **values), dataset)
 
 
+@pytest.mark.parametrize(
+    "values", [{"freeze_statistics_at_step": 2}, {"initial_statistics": "precise"}]
+)
+def test_statistics_need_a_norm_in_a_model_of_the_users_own(dataset, tmp_path, values):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import zoo\n"
+        "def plain(norm, norm_options, **options):\n"
+        "    return zoo.create_model('mlp', norm='none', **options)\n"
+        "def normalized(**options):\n"
+        "    return zoo.create_model('mlp', **options)\n"
+    )
+    ((key, value),) = values.items()
+    message = f"^--config.{key}={value} has no effect: the model of --config.model={path}:plain "
+    with pytest.raises(UserError, match=f"{message}holds no batch norm. Leave it out.$"):
+        builders.build_model(config(model=f"{path}:plain", **values), dataset)
+    builders.build_model(config(model=f"{path}:normalized", **values), dataset)
+
+
 def test_an_auxiliary_weight_needs_such_a_head(dataset):
     with pytest.raises(
         UserError, match=r"^--config\.auxiliary_weight=0\.3 has no effect with model="

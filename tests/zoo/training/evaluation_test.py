@@ -1,8 +1,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from zoo.data import Dataset
+from zoo.data.sources import Streamed
+from zoo.errors import UserError
 from zoo.training.evaluation import Evaluator
 
 
@@ -30,6 +33,29 @@ def test_accuracy_and_loss_agree_with_numpy(dataset, batch_size):
     assert result.accuracy == np.mean(np.argmax(z, axis=1) == dataset.labels)
     assert result.loss == pytest.approx(-np.mean(log_p[np.arange(23), dataset.labels]), rel=1e-5)
     assert result.num_examples == 23
+
+
+def test_an_image_that_is_gone_is_one_line(dataset, tmp_path):
+    path = tmp_path / "gone.bin"
+    source = Streamed(
+        name="made",
+        split="test",
+        class_names=("a", "b", "c"),
+        image_shape=(2, 2, 1),
+        length=5,
+        fetch=lambda indices: indices,
+        read=lambda i: (
+            tf.reshape(tf.io.decode_raw(tf.io.read_file(str(path)), "uint8"), (2, 2, 1)),
+            i % 3,
+        ),
+        find_labels=lambda: np.arange(5) % 3,
+    )
+    path.write_bytes(bytes(4))
+    evaluate = Evaluator(softmax_regression(), source, 5)
+    assert evaluate().num_examples == 5
+    path.unlink()
+    with pytest.raises(UserError, match=r"^An image can no longer be read: .*gone\.bin"):
+        evaluate()
 
 
 def test_the_weights_are_those_of_the_moment_of_the_call(dataset):

@@ -152,5 +152,9 @@ def test_patterns_freeze_layers_and_never_the_head():
 @pytest.mark.parametrize("pattern", ["hiden1", "logits", "hidden1*,"])
 def test_a_pattern_that_matches_nothing_is_refused(pattern):
     wrong = pattern.split(",")[-1]
-    with pytest.raises(UserError, match=f"^--config.freeze: {re.escape(repr(wrong))} matches no"):
+    message = f"^--config.freeze: {re.escape(repr(wrong))} matches no layer"
+    with pytest.raises(UserError, match=message) as refused:
         fine_tuning.freeze(model(), pattern)
+    told = str(refused.value).removeprefix(f"--config.freeze: {wrong!r}")
+    assert "logits" not in told
+    assert told.endswith(" The classifier is never frozen.")

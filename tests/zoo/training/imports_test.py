@@ -18,6 +18,8 @@ def test_a_path_has_a_colon():
 def test_modules_and_files_give_what_they_hold(tmp_path, monkeypatch):
     (tmp_path / "my_own_module.py").write_text("def make(x):\n    return x + 1\n")
     assert called({"model": f"{tmp_path}/my_own_module.py:make"}, "model", int, x=1) == 2
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert called({"model": "~/my_own_module.py:make"}, "model", int, x=1) == 2
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
     assert called({"model": "my_own_module:make"}, "model", int, x=1) == 2

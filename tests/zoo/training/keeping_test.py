@@ -39,7 +39,10 @@ def keeping(path, splits=("test",), **changes):
         models=dict.fromkeys(splits),
         own_statistics=types.SimpleNamespace(gather=lambda: None, scatter=lambda: None),
         workers=types.SimpleNamespace(
-            is_chief=True, chiefs=lambda work: work(), copy_from_chief=lambda variables: None
+            is_chief=True,
+            chiefs=lambda work: work(),
+            copy_from_chief=lambda variables: None,
+            strategy=tf.distribute.get_strategy(),
         ),
         say=print,
         warn=print,

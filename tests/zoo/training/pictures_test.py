@@ -65,9 +65,10 @@ def test_contradictions_are_refused(values, message):
 
 
 def test_the_card_says_what_the_model_takes():
-    card = pictures.card(config(model="mlp"), source())
+    card = pictures.card(config(model="mlp", seed=3, held_out=0.5), source(), source())
     assert (card.class_names, card.preparation.channels) == (("a", "b"), 1)
     assert (card.model, card.norm, card.dataset) == ("mlp", "batch_renorm", "made")
+    assert (card.seed, card.held_out, card.evaluated_on) == (3, 0.5, "")
 
 
 def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path):

@@ -51,7 +51,7 @@ def load_recipe(name: str) -> config_dict.ConfigDict:
     if name in recipes():
         path = RECIPES_FOLDER / f"{name}.py"
     elif name.endswith(".py") or "/" in name:
-        path = Path(name)
+        path = Path(name).expanduser()
         if not path.is_file():
             raise UserError(f"--config={name}: there is no such file.")
     else:

@@ -1,10 +1,11 @@
 """TensorBoard events: one file for each split, however often the run was resumed."""
 
-import struct
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -17,6 +18,8 @@ from zoo.training.storage import files
 _SCALARS = ("loss", "accuracy", "learning_rate", "r_max", "d_max", "images_per_second")
 _NAME = "events.out.tfevents."
 _VERSION = "brain.Event:2"
+#: What a record has beside its event: the length, 8 bytes, and a checksum of each, 4 bytes.
+_RECORD_BYTES = 16
 
 
 class EventLog:
@@ -99,16 +102,12 @@ class _EventFile:
 
 def _kept(path: Path, step: int) -> int:
     """Returns how many bytes of a file hold events up to a step, whole and undamaged."""
-    content, end = path.read_bytes(), 0
-    # A record: its length in 8 bytes, a checksum of that in 4, the event, and its checksum in 4.
-    while len(content) >= end + 12:
-        (length,) = struct.unpack_from("<Q", content, end)
-        last = end + 12 + length + 4
-        try:
-            event = Event.FromString(content[end + 12 : last - 4])
-        except DecodeError:
-            break
-        if last > len(content) or event.step > step:
-            break
-        end = last
+    end = 0
+    # It compares the checksums, as TensorBoard does, which reads nothing behind what is damaged.
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    with contextlib.suppress(tf.errors.DataLossError, DecodeError):
+        for record in records:
+            if Event.FromString(record).step > step:
+                break
+            end += len(record) + _RECORD_BYTES
     return end

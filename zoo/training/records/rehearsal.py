@@ -63,9 +63,9 @@ def multiply_adds(model: keras.Model) -> int:
 def _of_layer(layer: keras.layers.Layer) -> int:
     """Returns the multiply-adds of a layer, 0 for one without kernels."""
     kernels = [w for w in layer.weights if w.name in ("kernel", "depthwise_kernel")]
-    if not kernels or layer.output.shape is None:
+    if not kernels or _outputs(layer)[0].shape is None:
         return 0
-    shape = list(layer.output.shape[1:])
+    shape = list(_outputs(layer)[0].shape[1:])
     channels = 1 if getattr(layer, "data_format", "") == "channels_first" else len(shape)
     del shape[channels - 1]
     return sum(int(np.prod(kernel.shape)) for kernel in kernels) * int(np.prod(shape))

@@ -24,6 +24,7 @@ from zoo.training.storage.writing import writing
 _STATE = "state.json"
 _CHECKSUMS = "sha256.json"
 _VARIABLES = "variables"
+_REPLICAS = "replicas"
 _NAME = re.compile(r"step-[0-9]{8,}")
 
 
@@ -35,7 +36,8 @@ class CheckpointStore:
         variables: The variables to save, always in the same order.
         keep: How many of the newest undamaged checkpoints stay.
         keep_every: Checkpoints at multiples of so many steps stay, too; 0 for none.
-        report: Called with a sentence for each damaged checkpoint that `restore` passes over.
+        replicas: How many replicas train together.
+        report: Called with a sentence about what is unusual in a checkpoint.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class CheckpointStore:
         *,
         keep: int = 2,
         keep_every: int = 0,
+        replicas: int = 1,
         report: Callable[[str], None] = print,
     ) -> None:
         self._folder = folder
@@ -53,6 +56,7 @@ class CheckpointStore:
         self._checkpoint = tf.train.Checkpoint(variables=list(variables))
         self._keep = keep
         self._keep_every = keep_every
+        self._replicas = replicas
         self._report = report
 
     def newest_first(self) -> list[Path]:
@@ -87,7 +91,7 @@ class CheckpointStore:
             files.remove_temporary(self._folder)
             temporary.mkdir()
             self._checkpoint.write(str(temporary / _VARIABLES))
-            files.write_json(temporary / _STATE, state)
+            files.write_json(temporary / _STATE, {**state, _REPLICAS: self._replicas})
             files.write_json(temporary / _CHECKSUMS, _checksums(temporary))
             for path in [*temporary.iterdir(), temporary]:
                 files.sync(path)
@@ -152,14 +156,24 @@ class CheckpointStore:
 
     def _read(self, folder: Path) -> dict[str, Any]:
         """Restores the variables and returns the state of an undamaged checkpoint."""
+        state = dict(json.loads((folder / _STATE).read_text(encoding="utf-8")))
+        replicas = state.pop(_REPLICAS, self._replicas)  # an earlier version did not write it
+        other = f"is of {replicas} replicas, and {self._replicas} train now"
         try:
             self._checkpoint.read(str(folder / _VARIABLES)).assert_consumed()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
+            if replicas != self._replicas:
+                raise UserError(
+                    f"Checkpoint {folder} {other}: each has moving statistics of its own. Resume "
+                    f"the run with {replicas}."
+                ) from error
             raise UserError(
                 f"Checkpoint {folder} is undamaged but does not fit the model that this version "
                 f"builds: {error}"
             ) from error
-        return dict(json.loads((folder / _STATE).read_text(encoding="utf-8")))
+        if replicas != self._replicas:
+            self._report(f"checkpoint {folder} {other}: sums are rounded in another order")
+        return state
 
 
 def _step(folder: Path) -> int:

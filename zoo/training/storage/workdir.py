@@ -135,14 +135,15 @@ class Workdir:
         """Makes the folder if need be, and locks it for this process while the body runs.
 
         Args:
-            config: The config of the run, which `check` has allowed.
+            config: The config of the run.
             environment: What it runs with; see `zoo.training.records.environment`.
 
         Yields:
             Nothing.
 
         Raises:
-            UserError: When the folder cannot be written, or another process has it.
+            UserError: When the folder cannot be written, another process has it, or `check` refuses
+                the config.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -151,6 +152,7 @@ class Workdir:
                 lock = os.open(self.path, os.O_RDONLY)
                 stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.check(config)  # again: another run may have begun since
                 self._write_config(config, environment)
                 files.remove_temporary(self.path)
             except BlockingIOError as error:

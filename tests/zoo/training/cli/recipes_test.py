@@ -40,6 +40,12 @@ def test_a_file_of_the_users_own_is_a_recipe(recipe_file):
     assert config.is_locked
 
 
+def test_a_home_folder_is_found(recipe_file, tmp_path, monkeypatch):
+    recipe_file("config.num_steps = 7\n    return config")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert recipes.load_recipe("~/mine.py").num_steps == 7
+
+
 def test_a_file_may_hold_what_the_run_needs_too(tmp_path):
     path = tmp_path / "with_optimizer.py"
     path.write_text(

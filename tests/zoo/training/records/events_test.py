@@ -50,7 +50,7 @@ def steps(folder):
     return sorted({step for step, _ in scalars(folder)})
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x07", b"\xff" * 40])
+@pytest.mark.parametrize("damage", [b"", b"\x07", b"\xff" * 40, bytes(64)])
 def test_a_resumed_run_goes_on_with_its_files(tmp_path, damage):
     log = EventLog(tmp_path, 0)
     for step in (10, 20, 30):
@@ -65,6 +65,21 @@ def test_a_resumed_run_goes_on_with_its_files(tmp_path, damage):
     assert steps(tmp_path / "train") == ([10, 20, 40] if not damage else [10, 20, 30, 40])
     with_tensorboard = EventFileLoader(str(path))
     assert [event.step for event in with_tensorboard.Load()][1:] == steps(tmp_path / "train")
+
+
+def test_an_event_that_has_changed_ends_what_is_kept(tmp_path):
+    log = EventLog(tmp_path, 0)
+    for step in (10, 20, 30):
+        log.write(dataclasses.replace(TRAIN, step=step))
+    log.close()
+    (path,) = (tmp_path / "train").iterdir()
+    content = path.read_bytes()
+    place = content.rindex(b"loss")
+    path.write_bytes(content[:place] + b"lass" + content[place + 4 :])
+    log = EventLog(tmp_path, 30)
+    log.write(dataclasses.replace(TRAIN, step=40))
+    log.close()
+    assert steps(tmp_path / "train") == [10, 20, 40]
 
 
 def test_a_file_of_another_kind_is_begun_anew(tmp_path):

@@ -23,6 +23,13 @@ def test_a_depthwise_convolution_counts_each_channel_once():
     assert rehearsal.multiply_adds(model) == 8 * 8 * 3 * 9
 
 
+def test_layers_of_several_outputs_count():
+    inputs = keras.Input((5, 3))
+    outputs, *_ = keras.layers.LSTM(4, return_sequences=True, return_state=True)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(outputs))
+    assert rehearsal.multiply_adds(model) == 5 * (3 * 4 * 4 + 4 * 2)
+
+
 def test_memory_of_outputs():
     inputs = keras.Input((8,))
     model = keras.Model(inputs, keras.layers.Dense(4)(inputs))

@@ -261,6 +261,18 @@ def test_a_checkpoint_of_another_model_is_refused(folder, saved):
         Setup(folder, units=5).store.restore()
 
 
+def test_other_replicas_are_told_of(folder, saved):
+    setup = Setup(folder, replicas=2)
+    assert setup.store.restore() == {"step": 10, "loss": 0.1}
+    checkpoint = folder / "step-00000010"
+    assert setup.reports == [
+        f"checkpoint {checkpoint} is of 1 replicas, and 2 train now: sums are rounded in another "
+        "order"
+    ]
+    with pytest.raises(UserError, match=r"Resume the run with 1\.$"):
+        Setup(folder, units=5, replicas=2).store.restore()
+
+
 def test_the_checksums_are_those_of_sha256sum(folder, saved):
     import hashlib
 

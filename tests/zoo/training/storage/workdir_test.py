@@ -199,6 +199,17 @@ def test_a_run_in_progress_is_left_alone(tmp_path):
         pass
 
 
+def test_a_run_that_began_in_the_meantime_keeps_its_config(tmp_path):
+    late = Workdir(tmp_path)
+    late.check(CONFIG | {"seed": 1})
+    with Workdir(tmp_path).opened(CONFIG | {"seed": 0}):
+        pass
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(UserError, match="another config"), late.opened(CONFIG | {"seed": 1}):
+        pass
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
 def test_no_run_at_all(tmp_path):
     with pytest.raises(UserError, match=r"holds no run of zoo\.train: there is no "):
         Workdir(tmp_path).read_config()
