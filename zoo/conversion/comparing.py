@@ -113,7 +113,7 @@ def write(
     x = keras.tree.map_structure(lambda symbolic: _examples(rng, symbolic), inputs)
     expected, found = (_outputs(model, x) for model in (theirs, ours))
     difference = largest_difference(expected, found, tolerance_of(ours))
-    with writing(output), files.replacing(output) as temporary:
+    with writing(output), files.replacing(output, existing=False) as temporary:
         save(temporary)
     report(f"{output}: largest difference of the outputs {difference:.3g}")
 

@@ -3,16 +3,24 @@
 import importlib
 import json
 import pathlib
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from zoo.conversion import comparing
 from zoo.errors import UserError, as_user_errors
 
 #: Arguments of tf_keras's batch norm that Keras 3 lacks. `fused` says how it computes, not what.
 _DROPPED = ("fused", "virtual_batch_size", "adjustment")
+
+#: What tf_keras raises at files that are damaged, or hold something else.
+_OF_FILES = (
+    *(ValueError, TypeError, LookupError, AttributeError, OSError, EOFError),
+    *(zipfile.BadZipFile, tf.errors.OpError),
+)
 
 
 def load_theirs(path: pathlib.Path) -> Any:
@@ -30,7 +38,7 @@ def load_theirs(path: pathlib.Path) -> Any:
         raise UserError("--kind=tf_keras needs tf_keras: pip install tf_keras.") from error
     try:
         return tf_keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except _OF_FILES as error:
         raise UserError(f"tf_keras cannot load {path}: {error}") from error
 
 

@@ -106,10 +106,9 @@ def _decoder(image: Any, orientation: int) -> int:
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
         return JPEG
     one = getattr(image, "n_frames", 1) == 1
-    # Pillow's mode of a file with 16 bits for each of three colours is RGB, too.
     plain = image.mode in ("L", "RGB") and one and "transparency" not in image.info
     upright = orientation == 1  # TensorFlow ignores a PNG's orientation
-    if image.format == "PNG" and plain and upright and "16" not in str(image.tile):
+    if image.format == "PNG" and plain and upright:
         return PLAIN
     return PILLOW
 

@@ -25,12 +25,39 @@ class _Seeds(keras.random.SeedGenerator):
         return tf.random.fold_in(self._seed, self._given, alg="philox") % (2**31 - 2)
 
 
+class Solarize:
+    """Inverts the pixels above a threshold, which is drawn from the upper range of a width.
+
+    Keras's `Solarization` draws it from the lower range, so that a low strength inverts nearly all.
+
+    Args:
+        strength: The width of the range in parts of 255: 0 changes nothing.
+    """
+
+    def __init__(self, strength: float) -> None:
+        self._lowest = 255 * (1 - strength)
+        self.generator: Any = None
+
+    def __call__(self, images: Any, training: bool = True) -> Any:
+        """Returns the changed images.
+
+        Args:
+            images: Pixels in [0, 255].
+            training: Ignored, as Keras's layers take it.
+        """
+        del training
+        seed = self.generator.next()
+        threshold = tf.random.stateless_uniform([], seed, self._lowest, 255.0)
+        return tf.where(images > threshold, 255 - images, images)
+
+
 class RandAugment:
     """Changes an image by some operations, drawn from eleven.
 
     They are those of `keras.layers.RandAugment`: shear, translation, rotation, brightness, colour,
     contrast, sharpness, posterization, solarization, automatic contrast and equalization. Their
-    strength is drawn, too, up to the given one. That layer draws once for all images of a call, and
+    strength is drawn, too, up to the given one: posterization keeps 8 bits at strength 0, and 4 or
+    more at strength 1. The last two have none. That layer draws once for all images of a call, and
     computes all eleven for each. Here each image has its own draws, and only these are computed.
 
     Args:
@@ -45,16 +72,17 @@ class RandAugment:
         pixels = {"value_range": (0, 255)}
         self._num_ops = num_ops
         self._seeds = _Seeds()
-        self._layers = [
+        self._layers: list[Any] = [
             kinds.RandomShear(strength, strength),
             kinds.RandomTranslation(strength, strength),
             kinds.RandomRotation(strength),
             kinds.RandomBrightness(strength, **pixels),
             kinds.RandomColorDegeneration(strength, **pixels),
             kinds.RandomContrast(strength, **pixels),
-            kinds.RandomSharpness(strength, **pixels),
-            kinds.RandomPosterization(max(1, int(8 * strength)), **pixels),
-            kinds.Solarization(strength, strength, **pixels),
+            # At 0.5 this changes nothing; below it blurs.
+            kinds.RandomSharpness((0.5 - strength / 2, 0.5 + strength / 2), **pixels),
+            kinds.RandomPosterization((8 - round(4 * strength), 8), **pixels),
+            Solarize(strength),
             kinds.AutoContrast(**pixels),
             kinds.Equalization(**pixels),
         ]

@@ -28,8 +28,10 @@ def scan(root: bytes, paths: Sequence[bytes]) -> list[Finding]:
     """Finds out what files are, and which of them cannot be used.
 
     What is known of a file stays in the cache (`$ZOO_HOME/scans`), and holds while its size and
-    time are the same. The cache is written every minute, and when the look is interrupted. A bar
-    shows on a terminal how far it has come; elsewhere a line says now and then what takes so long.
+    time are the same. A file that could not be used is looked at again: its permissions may have
+    changed, or what reads it. The cache is written every minute, and when the look is interrupted.
+    A bar shows on a terminal how far it has come; elsewhere a line says now and then what takes so
+    long.
 
     Args:
         root: The folder of the files. The cache belongs to its path.
@@ -41,10 +43,15 @@ def scan(root: bytes, paths: Sequence[bytes]) -> list[Finding]:
     cache = _cache_file(root)
     known = _read(cache)
     states = {path: _state(path) for path in paths}
-    unknown = [path for path in paths if known.get(os.fsdecode(path), ())[:2] != states[path]]
+    unknown = [path for path in paths if not _is_known(known.get(os.fsdecode(path)), states[path])]
     if unknown:
         _look_at(unknown, states, known, cache)
     return [known[os.fsdecode(path)][2] for path in paths]
+
+
+def _is_known(found: tuple[int, int, Finding] | None, state: tuple[int, int]) -> bool:
+    """Whether what was found of a file in a state still holds."""
+    return found is not None and found[:2] == state and not found[2].problem
 
 
 def _look_at(

@@ -168,12 +168,14 @@ class _Prepared:
 
     def _kept(self, split: str, count: int) -> tuple[Any, Any, Any]:
         """Keeps the files of all images in memory: they can only be read from the beginning."""
-        size = self._info.splits[split].num_bytes
+        # TensorFlow Datasets knows no size of a part, such as train[:800].
+        whole = self._info.splits[split.partition("[")[0]]
+        size = whole.num_bytes * count / whole.num_examples
         if size > _MEMORY_BYTES:
             raise DatasetError(
-                f"Dataset {self._name!r} has images of several sizes, {size / 2**30:.1f} GiB of "
-                "them, in a format that can only be read from the beginning. Prepare it in one "
-                'that can be read by number: python -c "import tensorflow_datasets; '
+                f"Dataset {self._name!r} has {size / 2**30:.1f} GiB of images in its split "
+                f"{split!r}, in a format that can only be read from the beginning. Prepare it in "
+                'one that can be read by number: python -c "import tensorflow_datasets; '
                 f"tensorflow_datasets.builder({self._name!r}, data_dir='ANOTHER', "
                 "file_format='array_record').download_and_prepare()\", and give that data_dir."
             )

@@ -25,7 +25,7 @@ from zoo.models.resnet_v2 import resnet_v2
 from zoo.models.small_inception import small_inception
 from zoo.models.wide_resnet import wide_resnet
 from zoo.weights.loading import load
-from zoo.weights.records import list_weights
+from zoo.weights.records import RECORDS
 from zoo.weights.source import Source, find
 
 
@@ -83,8 +83,8 @@ MODELS: dict[str, Architecture] = {
 #: Families with numbers in their names, of which `MODELS` holds some: the pattern of a name, and
 #: what makes the model's record from the numbers.
 FAMILIES: dict[str, Callable[..., Architecture]] = {
-    r"small_inception_([1-9]\d*)": _small_inception,
-    r"wide_resnet_([1-9]\d*)_([1-9]\d*)": _wide_resnet,
+    r"small_inception_([1-9]\d{0,8})": _small_inception,
+    r"wide_resnet_([1-9]\d{0,8})_([1-9]\d{0,8})": _wide_resnet,
 }
 
 #: What every `build` is given.
@@ -104,8 +104,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     Returns:
         Names that `create_model` takes.
     """
-    names = fnmatch.filter(MODELS, pattern)
-    return sorted(name for name in names if not pretrained or list_weights(f"{name}.*"))
+    names = {record.architecture for record in RECORDS.values()} if pretrained else MODELS.keys()
+    return sorted(fnmatch.filter(names, pattern))
 
 
 def create_model(

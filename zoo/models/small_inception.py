@@ -14,6 +14,8 @@ The channels are those of W = 96, the network of the paper, with 1,649,402 numbe
 other W that 6 divides scales all of them. A normalization follows every convolution and comes
 before the ReLU.
 
+The paper trains on the middle 28x28 pixels of an image, so its maps have 28, 14 and 7.
+
 The paper counts the same numbers with and without Batch Norm, because its norms have no gamma and
 take the place of the biases. The norms here have a gamma, which is 1,712 numbers more.
 

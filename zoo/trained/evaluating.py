@@ -131,7 +131,7 @@ def evaluate(
     }
     # Shown in any case, since it took so long.
     print_report(found, members, console)
-    _write(found, path, console)
+    _write(found, path, console, existing=output is None)
     return found
 
 
@@ -164,11 +164,13 @@ def _output(output: str | None, models: Sequence[Trained]) -> Path | None:
     return places.new_path(output, ".json")
 
 
-def _write(found: Mapping[str, Any], path: Path | None, console: Console) -> None:
+def _write(
+    found: Mapping[str, Any], path: Path | None, console: Console, *, existing: bool
+) -> None:
     if path is None:
         return
     with writing(path):
-        files.write_json(path, found)
+        files.write_json(path, found, existing=existing)
     terminal.say(console, f"written to {path}")
 
 

@@ -99,11 +99,6 @@ def _has_size(trained: Trained, source: Source) -> bool:
     return bool(trained.card.preparation.size) or None not in source.image_shape
 
 
-def batches(trained: Trained, source: Source, batch_size: int) -> tf.data.Dataset:
-    """Returns prepared images and labels; see `pipeline.evaluation_batches`."""
-    return pipeline.evaluation_batches(source, batch_size, trained.card.preparation)
-
-
 @dataclasses.dataclass(frozen=True)
 class Found:
     """Image files that were named, or found in named folders.
@@ -175,6 +170,9 @@ def probabilities(
         source: The images.
         batch_size: How many at a time.
         prepared: The ways to prepare an image, to average over; by default the model's.
+
+    Raises:
+        UserError: If an image cannot be read, or its label is no class.
     """
     model = trained.classifier
     predict = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
@@ -187,4 +185,12 @@ def probabilities(
             found.append(np.asarray(predict(x), np.float32))
             labels.append(y.numpy())
         total = total + np.concatenate(found)
-    return total / np.float32(len(prepared)), np.concatenate(labels)
+    known = np.concatenate(labels)
+    wrong = known[(known < 0) | (known >= source.num_classes)]
+    if wrong.size:
+        raise UserError(
+            f"{wrong.size} of the {len(known)} images of {source.name}, {source.split}, have a "
+            f"label that is no class, such as {wrong[0]}, which is how TensorFlow Datasets marks "
+            "images without a label. Choose another split, or zoo.predict for such images."
+        )
+    return total / np.float32(len(prepared)), known

@@ -70,7 +70,7 @@ def predict(
     if path is not None:
         text = _as_json(predictions) if path.suffix == ".json" else _as_csv(predictions)
         with writing(path):
-            files.write_text(path, text)
+            files.write_text(path, text, existing=False)
         say(f"written to {path}")
     return predictions
 

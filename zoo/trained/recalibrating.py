@@ -80,7 +80,7 @@ def _spread(source: Streamed, count: int) -> Streamed:
 
 def save(model: keras.Model, card: Card, path: Path) -> None:
     """Writes a model with its card."""
-    with files.replacing(path) as temporary:
+    with files.replacing(path, existing=False) as temporary:
         model.save(temporary)
         write_card(temporary, card)
 

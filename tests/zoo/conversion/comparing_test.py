@@ -58,6 +58,18 @@ def test_a_result_is_written_in_one_piece_if_it_agrees(tmp_path):
     )
 
 
+def test_a_file_that_comes_meanwhile_is_kept(tmp_path):
+    output = tmp_path / "x"
+
+    def save(path):
+        path.write_text("ours")
+        output.write_text("theirs")
+
+    with pytest.raises(UserError, match=f"^{output} cannot be written: something else wrote it me"):
+        comparing.write(*off_by(0), save, output, print)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["theirs"]
+
+
 @pytest.mark.parametrize(("dtype", "agrees"), [("float32", False), ("bfloat16", True)])
 def test_half_precision_may_round(tmp_path, dtype, agrees):
     inputs = keras.Input((3,))

@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from zoo.data.rand_augment import RandAugment
+from zoo.data.rand_augment import RandAugment, Solarize
 
 
 @pytest.fixture
@@ -35,12 +37,45 @@ def test_each_operation_is_keras_own(image):
     assert [type(layer).__name__ for layer in augment._layers] == [
         *("RandomShear", "RandomTranslation", "RandomRotation", "RandomBrightness"),
         *("RandomColorDegeneration", "RandomContrast", "RandomSharpness", "RandomPosterization"),
-        *("Solarization", "AutoContrast", "Equalization"),
+        *("Solarize", "AutoContrast", "Equalization"),
     ]
     for number, layer in enumerate(augment._layers):
+        if isinstance(layer, Solarize):
+            continue
         seed = tf.constant([5, number], tf.int64)
         ours = augment._changed(image, tf.constant(number), seed)
         augment._seeds.begin(seed)
         drawn = layer.get_random_transformation(image[None], training=True)
         (keras_own,) = layer.transform_images(image[None], drawn, training=True)
         np.testing.assert_allclose(ours, keras_own, atol=1e-4)
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_a_low_strength_changes_little_and_a_high_one_more(image, number):
+    """The mean change of nine operations; contrast and equalization have no strength."""
+
+    def change(strength):
+        augment = RandAugment(strength)
+        drawn = [
+            augment._changed(image, tf.constant(number), tf.constant([7, i], tf.int64))
+            for i in range(8)
+        ]
+        return np.mean([np.abs(one - image).mean() for one in drawn])
+
+    assert change(0.0) < 0.5
+    assert change(0.02) < 8
+    assert change(1.0) > max(1, 2 * change(0.1))
+
+
+def test_solarization_inverts_what_is_brighter_than_a_threshold():
+    ramp = tf.range(256.0)
+    solarize = Solarize(0.5)
+    thresholds = []
+    for seed in range(20):
+        solarize.generator = SimpleNamespace(next=lambda seed=seed: [seed, 1])
+        changed = solarize(ramp).numpy()
+        kept = changed == ramp
+        thresholds.append(int(np.argmin(kept)))
+        np.testing.assert_array_equal(changed, np.where(ramp < thresholds[-1], ramp, 255 - ramp))
+    assert 127 < min(thresholds) < 145
+    assert 240 < max(thresholds) <= 255

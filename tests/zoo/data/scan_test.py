@@ -45,7 +45,16 @@ def test_a_file_that_changes_is_looked_at_again(photos, looked_at):
     assert scan(root, paths)[1].problem.startswith("is damaged")
     os.utime(paths[2], ns=(1, 1))
     scan(root, paths)
-    assert looked_at[3:] == [paths[1], paths[2]]
+    assert looked_at[3:] == [paths[1], paths[1], paths[2]]
+
+
+def test_a_file_that_may_be_read_again_is_looked_at_again(photos, unprivileged, tmp_path):
+    root, paths = photos
+    os.chmod(paths[1], 0)
+    with unprivileged(tmp_path):
+        assert scan(root, paths)[1].problem == "cannot be read: Permission denied"
+    os.chmod(paths[1], 0o644)
+    assert [finding.problem for finding in scan(root, paths)] == ["", "", ""]
 
 
 def test_what_an_interrupted_look_found_is_remembered(photos, looked_at, monkeypatch):

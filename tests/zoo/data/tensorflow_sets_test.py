@@ -102,10 +102,11 @@ def test_images_that_do_not_fit_are_streamed(store, monkeypatch):
     assert not isinstance(open_split("tiny", "train", data_dir, 0.2), Dataset)
 
 
-def test_files_that_do_not_fit_need_another_format(store, monkeypatch):
-    data_dir = store("tfrecord")
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+def test_files_that_do_not_fit_need_another_format(store, monkeypatch, splits):
+    data_dir = store("tfrecord", splits=splits)
     monkeypatch.setattr(tensorflow_sets, "_MEMORY_BYTES", 10)
-    message = r"'tiny' has images of several sizes, .*file_format='array_record'\)\.download"
+    message = r"'tiny' has 0\.0 GiB of images in its .*file_format='array_record'\)\.download"
     with pytest.raises(DatasetError, match=message):
         open_split("tiny", "train", data_dir, 0.2)
 

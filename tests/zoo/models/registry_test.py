@@ -55,6 +55,19 @@ def test_list_models():
     assert zoo.list_models("vgg*") == []
 
 
+def test_models_with_weights():
+    found = zoo.list_models(pretrained=True)
+    assert {"resnet20", "mlp_sigmoid", "inception_v3", "wide_resnet_16_1"} <= set(found)
+    assert not {"mlp", "resnet56", "wide_resnet_16_2"} & set(found)
+    assert zoo.list_models("resnet2*", pretrained=True) == ["resnet20"]
+
+
+@pytest.mark.parametrize("name", [f"small_inception_1{'0' * 310}", f"wide_resnet_16_{'9' * 5001}"])
+def test_a_number_that_no_model_has_is_no_name(name):
+    with pytest.raises(ValueError, match=r"^Unknown model "):
+        zoo.create_model(name)
+
+
 def test_names_with_other_numbers_are_known_though_not_listed():
     assert "wide_resnet_22_3" not in zoo.list_models()
     model = zoo.create_model("wide_resnet_22_3", input_shape=(8, 8, 1), num_classes=2)

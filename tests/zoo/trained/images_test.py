@@ -1,4 +1,7 @@
+import dataclasses
+
 import pytest
+import tensorflow as tf
 
 from zoo.errors import UserError
 from zoo.trained.images import find_files, open_for, probabilities
@@ -52,3 +55,17 @@ def test_a_look_is_remembered_by_folder_and_not_by_list(trained, photos, home):
     for names in ([red], [red / "0.jpg"], [red / "0.jpg", red / "1.png"], [blue, red / "1.png"]):
         find_files(list(map(str, names)), trained)
     assert len(list((home / "scans").iterdir())) == 2
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_is_refused(trained, photos, label):
+    found = find_files([str(photos / "red")], trained)
+
+    def read(item):
+        stored, _ = found.source.read(item)
+        return stored, tf.constant(label, tf.int64)
+
+    source = dataclasses.replace(found.source, name="set", split="test", read=read)
+    message = f"^5 of the 5 images of set, test, have a label that is no class, such as {label}, "
+    with pytest.raises(UserError, match=message):
+        probabilities(trained, source, 4)

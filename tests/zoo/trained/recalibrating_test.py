@@ -4,9 +4,10 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
+from zoo.data import evaluation_batches
 from zoo.errors import UserError
 from zoo.trained.card import read_card
-from zoo.trained.images import batches, find_files
+from zoo.trained.images import find_files
 from zoo.trained.opening import open_trained
 from zoo.trained.recalibrating import recalibrate
 
@@ -21,7 +22,7 @@ def test_statistics_are_those_of_the_images(model_file, photos, tmp_path, sample
     )
     trained = open_trained(str(model_file))
     found = find_files([str(photos)], trained)
-    [(images, _)] = batches(trained, found.source, 100)
+    [(images, _)] = evaluation_batches(found.source, 100, trained.card.preparation)
     chosen = tf.gather(images, taken)
     before = tf.nn.conv2d(chosen, trained.model.layers[1].kernel.value, 1, "VALID")
     model = keras.saving.load_model(output, compile=False)

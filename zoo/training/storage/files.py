@@ -88,7 +88,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, existing: bool = True) -> Iterator[Path]:
     """Yields a temporary path to write; renames it to `path` when the body has succeeded.
 
     A reader sees the old file or the new one, never half of one. When the body fails, `path` is
@@ -96,9 +96,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to replace. Its suffixes are kept by the temporary path.
+        existing: Whether it may exist by the end.
 
     Yields:
         The path to write to, in the same folder.
+
+    Raises:
+        FileExistsError: If it exists and may not.
     """
     # A name that no other file has: every file in somebody else's folder is theirs.
     name = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{''.join(path.suffixes)}"
@@ -108,21 +112,23 @@ def replacing(path: Path) -> Iterator[Path]:
         with naming(path):
             yield temporary
             sync(temporary)
+        if not existing and os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "something else wrote it meanwhile", path)
         os.replace(temporary, path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, existing: bool = True) -> None:
     """Writes `text` to `path` in one piece (see `replacing`)."""
-    with replacing(path) as temporary:
+    with replacing(path, existing=existing) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON to `path` in one piece."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+def write_json(path: Path, value: Any, *, existing: bool = True) -> None:
+    """Writes `value` as indented JSON to `path` in one piece (see `replacing`)."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n", existing=existing)
 
 
 def is_unfinished(path: Path, of: Path) -> bool:
