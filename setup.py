@@ -53,13 +53,15 @@ X86_KERNELS = {
 }
 
 
-def compiler() -> str | None:
-    """Returns the C++ compiler's path, or None."""
-    command = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
-    for name in (command.split()[0], "c++", "g++", "clang++"):
-        if path := shutil.which(name):
-            return path
-    return None
+def find_compiler() -> bool:
+    """Whether there is a C++ compiler. CC and CXX name it from then on, if they name another."""
+    commands = [os.environ.get(key) or sysconfig.get_config_var(key) or "" for key in ("CC", "CXX")]
+    if all(command and shutil.which(command.split()[0]) for command in commands):
+        return True
+    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if found is not None:
+        os.environ["CC"] = os.environ["CXX"] = found
+    return found is not None
 
 
 class BuildLibrary(build_ext):
@@ -71,10 +73,13 @@ class BuildLibrary(build_ext):
 
     def run(self) -> None:
         """Builds the library; whatever fails is reported and leaves the package without one."""
+        among_sources = self.inplace or self.editable_mode
         try:
             super().run()
         except Exception as error:
             sys.stderr.write(f"keras_renorm: no native library: {error}\n")
+            if among_sources:  # of a build before
+                (SOURCES / "libkeras_renorm.so").unlink(missing_ok=True)
             self.extensions = self.distribution.ext_modules = []
 
     def build_extension(self, ext: Extension) -> None:
@@ -139,7 +144,7 @@ library = Extension(
     depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
     language="c++",
 )
-can_build = compiler() is not None
+can_build = find_compiler()
 if not can_build:
     sys.stderr.write("keras_renorm: no C++ compiler: no native library\n")
 

@@ -2,6 +2,7 @@ import os
 import pathlib
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -45,3 +46,45 @@ def test_without_a_library_the_wheel_is_for_any_platform(tmp_path):
     assert result.returncode == 0, result.stderr
     assert [wheel.name.split("-", 2)[2] for wheel in tmp_path.glob("*.whl")] == ["py3-none-any.whl"]
     assert re.search("keras_renorm: no native library: .*returned non-zero", result.stderr)
+
+
+@pytest.mark.parametrize("place", ["--inplace", "elsewhere"])
+def test_a_build_that_fails_leaves_no_library_of_before(tmp_path, place):
+    for name in ("setup.py", "setup.cfg", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(
+        ROOT / "keras_renorm", tmp_path / "keras_renorm", ignore=shutil.ignore_patterns("*.so")
+    )
+    library = tmp_path / "keras_renorm/ops/native/libkeras_renorm.so"
+    library.write_text("of a build before")
+    result = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", *[place] * (place == "--inplace")],
+        cwd=tmp_path,
+        env={**os.environ, "CXX": "false", "CC": "false"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert library.exists() == (place == "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("cc", "cxx", "there", "named"),
+    [
+        ("gcc -pthread", "g++", ("gcc", "g++"), None),
+        ("clang", "clang++", ("gcc", "g++"), "/bin/g++"),
+        ("clang", "g++", ("g++", "c++"), "/bin/c++"),
+        ("gcc", "g++", ("gcc",), ""),
+    ],
+)
+def test_a_compiler_that_is_there_is_used(monkeypatch, cc, cxx, there, named):
+    """In place of the one that Python was built with."""
+    monkeypatch.setattr("setuptools.setup", lambda **options: None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name in there else None)
+    monkeypatch.setenv("CC", cc)
+    monkeypatch.setenv("CXX", cxx)
+    found = runpy.run_path(str(ROOT / "setup.py"))["can_build"]
+    assert found == (named != "")
+    expected = (named, named) if named else (cc, cxx)
+    assert (os.environ["CC"], os.environ["CXX"]) == expected

@@ -83,7 +83,10 @@ class InferencePasses(Protocol):
         ...
 
     def relu_gradient(self, dy: Tensor, y: Tensor) -> Tensor:
-        """`dy` where the output `y` of a ReLU is positive, and 0 elsewhere, even of inf or NaN."""
+        """`dy` where the output `y` of a ReLU is positive, and 0 elsewhere, even of inf or NaN.
+
+        PyTorch's own operation also gives `dy` where `y` is NaN.
+        """
         ...
 
 

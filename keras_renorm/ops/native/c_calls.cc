@@ -43,9 +43,11 @@ class Region : public Pool {
  public:
   explicit Region(int64_t threads) : tasks_(threads - 1) {}
 
-  void Run(Parallel* parallel, const std::function<void()>& call) {
+  // Opens it with as many threads as the caller's other regions, at least threads(): GNU's OpenMP
+  // ends those that a smaller region leaves out, and starts them again for the next.
+  void Run(Parallel* parallel, int64_t open, const std::function<void()>& call) {
     call_ = &call;
-    parallel(&Enter, this, static_cast<unsigned>(threads()), 0);
+    parallel(&Enter, this, static_cast<unsigned>(open), 0);
   }
 
   int64_t threads() const override { return static_cast<int64_t>(tasks_.size()) + 1; }
@@ -67,6 +69,7 @@ class Region : public Pool {
       return;
     }
     const size_t own = helpers_.fetch_add(1);
+    if (own >= tasks_.size()) return;
     for (Waiting waiting; !closed_.load(std::memory_order_acquire); waiting.Once()) {
       if (own >= scheduled_.load(std::memory_order_acquire)) continue;
       tasks_[own]();
@@ -156,7 +159,7 @@ KR_EXPORT const char* keras_renorm_call(int number, const int64_t* words, int64_
     Region region(helped);
     call.pool = &region;
     Error found;
-    region.Run(parallel, [&] { found = WithinMemory([&] { return RunInto(kind, call); }); });
+    region.Run(parallel, threads, [&] { found = WithinMemory([&] { return RunInto(kind, call); }); });
     return found;
   });
   if (!error.failure()) return nullptr;

@@ -7,10 +7,15 @@
 
 #include <new>  // any standard header tells whose standard library it is
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GLIBCXX__)
-// The names before glibc 2.34, and before GCC 12.
+#if (defined(__x86_64__) || defined(__aarch64__)) && defined(__GLIBC__) && defined(__GLIBCXX__)
+// The names before glibc 2.34, those of the first glibc for the processor, and before GCC 12.
+#if defined(__x86_64__)
 __asm__(".symver dlopen, dlopen@GLIBC_2.2.5");
 __asm__(".symver dlsym, dlsym@GLIBC_2.2.5");
+#else
+__asm__(".symver dlopen, dlopen@GLIBC_2.17");
+__asm__(".symver dlsym, dlsym@GLIBC_2.17");
+#endif
 __asm__(
     ".symver _ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE, "
     "_ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE@GLIBCXX_3.4.11");

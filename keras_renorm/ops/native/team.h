@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <thread>
 
 namespace keras_renorm {
 
@@ -84,6 +85,7 @@ class Team {
     std::atomic<uint64_t> ticket{kIdle};
     std::atomic<int64_t> n{0}, done{0};
     std::atomic<const std::function<void(int64_t)>*> f{nullptr};
+    const std::thread::id caller = std::this_thread::get_id();
 
     // Runs one task. Returns whether there was one.
     bool Take() {
@@ -103,6 +105,9 @@ class Team {
     }
 
     void Help() {
+      // A pool whose queue is full runs the helper at once, in the caller, which would wait for
+      // itself to close the team.
+      if (std::this_thread::get_id() == caller) return;
       for (Waiting waiting; ticket.load(std::memory_order_acquire) != kClosed;) {
         if (Take()) {
           waiting = Waiting();

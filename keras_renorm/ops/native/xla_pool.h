@@ -35,7 +35,7 @@ class XlaPool : public Pool {
   void Schedule(std::function<void()> task) override {
     auto* const data = new std::function<void()>(std::move(task));
     xla_ffi::Schedule schedule = {sizeof schedule, nullptr, context_, RunTask, data};
-    // The caller must not run it: a helper ends with the caller's team. Nobody waits for one.
+    // Without it the team has one helper less, for which nobody waits.
     if (!Succeeds(api_, api_->schedule(&schedule))) delete data;
   }
 

@@ -1,8 +1,9 @@
 // Drives the whole library through its C interface, for builds with sanitizers; sanitize_test.py compiles
 // and runs it. Arguments: seconds, a seed, and whether to fork.
 //
-// Every call has memory of exactly its size, so that a value read or written beyond it is found. Callers
-// in several threads share the library's own threads; a forked process calls on without them.
+// Every call has memory of exactly its size, so that a value read or written beyond it is found. Some
+// calls are large enough for stores past the cache and for large pages, and some overwrite their input.
+// Callers in several threads share the library's own threads; a forked process calls on without them.
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <shared_mutex>
@@ -20,6 +22,7 @@
 #include <vector>
 
 #include "calls.h"
+#include "operand.h"
 
 extern "C" const char* keras_renorm_call(int number, const int64_t* words, int64_t inputs,
                                          int64_t outputs, int64_t threads, int64_t axis,
@@ -35,20 +38,31 @@ using Random = std::mt19937;
 int64_t Below(Random& random, int64_t n) { return static_cast<int64_t>(random() % n); }
 bool Often(Random& random) { return Below(random, 2) == 0; }
 
+struct Free {
+  void operator()(char* data) const { std::free(data); }
+};
+
 // Tensors of a call, each in memory of its own, and the words that describe them.
 struct Tensors {
-  std::vector<std::vector<char>> memory;
+  std::vector<std::unique_ptr<char, Free>> memory;
   std::vector<int64_t> words;
 
+  // Aligned as the runtimes do it, which stores past the cache need.
   char* Add(Element element, const std::vector<int64_t>& sizes) {
-    const keras_renorm::Type type = {element, sizes};
-    memory.emplace_back(type.bytes());
-    memory.back().shrink_to_fit();
-    words.push_back(reinterpret_cast<int64_t>(memory.back().data()));
+    const int64_t bytes = keras_renorm::Type{element, sizes}.bytes();
+    void* data = nullptr;
+    if (posix_memalign(&data, 64, bytes) != 0) std::abort();
+    std::memset(data, 0, bytes);
+    memory.emplace_back(static_cast<char*>(data));
+    Describe(data, element, sizes);
+    return memory.back().get();
+  }
+
+  void Describe(const void* data, Element element, const std::vector<int64_t>& sizes) {
+    words.push_back(reinterpret_cast<int64_t>(data));
     words.push_back(static_cast<int64_t>(element));
     words.push_back(static_cast<int64_t>(sizes.size()));
     words.insert(words.end(), sizes.begin(), sizes.end());
-    return memory.back().data();
   }
 
   void Fill(Random& random, Element element, const std::vector<int64_t>& sizes) {
@@ -74,7 +88,8 @@ void Call(Random& random) {
   const Element element = static_cast<Element>(Below(random, 4));
   const Element wide = element == Element::kDouble ? element : Element::kFloat;
   const int64_t rank = 1 + Below(random, 4);
-  int64_t left = Below(random, 30) == 0 ? 400000 : 3000;
+  const int64_t kind_of_size = Below(random, 300);
+  int64_t left = kind_of_size == 0 ? 2000000 : kind_of_size < 10 ? 400000 : 3000;
   std::vector<int64_t> sizes(rank);
   for (int64_t& size : sizes) {
     size = std::min(left, Below(random, 40) == 0 ? 0 : 1 + Below(random, Often(random) ? 9 : 90));
@@ -106,7 +121,14 @@ void Call(Random& random) {
     t.Fill(random, Often(random) ? Element::kBool : Element::kFloat, of);
     ++inputs;
   }
-  if (kind.like_first) t.Add(element, sizes);
+  keras_renorm::Operand operand;
+  const keras_renorm::Attributes attributes = {axis, ghost, false, 1e-3, 0.9, false};
+  const bool prepared = !operand.Prepare({{element, sizes}, nullptr}, attributes).failure();
+  if (kind.in_place && prepared && operand.CanOverwrite() && Often(random)) {
+    t.Describe(t.memory[0].get(), element, sizes);
+  } else if (kind.like_first) {
+    t.Add(element, sizes);
+  }
   switch (number) {
     case keras_renorm::kForward:
       t.Add(wide, statistics);

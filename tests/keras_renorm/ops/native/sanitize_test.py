@@ -7,6 +7,7 @@ As a program it runs for as many seconds as it is told, with all instruction set
 import concurrent.futures
 import os
 import pathlib
+import platform
 import random
 import shutil
 import subprocess
@@ -69,9 +70,10 @@ def test_sanitizers_find_nothing(tmp_path, sanitizers):
 def main(sanitizers, seconds):
     """Runs all instruction sets for so many seconds each, with a seed that is printed."""
     compiler = os.environ.get("CXX", "g++")
+    variants = X86 if platform.machine() in ("x86_64", "AMD64") else {}
     with tempfile.TemporaryDirectory() as folder:
-        program = build(compiler, sanitizers, pathlib.Path(folder), X86)
-        for instruction_set in ("avx512", "avx2", "baseline"):
+        program = build(compiler, sanitizers, pathlib.Path(folder), variants)
+        for instruction_set in (*reversed(variants), "baseline"):
             seed = random.randrange(10**6)
             print(f"{sanitizers}, {instruction_set}, seed {seed}", flush=True)
             result = run(program, sanitizers, seconds, seed, instruction_set)

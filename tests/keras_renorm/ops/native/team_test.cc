@@ -85,10 +85,26 @@ void AHelperGoesHomeWhenThereIsNoMemoryForTheNext() {
   pool.helper.join();
 }
 
+// A pool with a full queue: it runs a task at once, in the thread that hands it over.
+class FullPool : public Pool {
+ public:
+  int64_t threads() const override { return 3; }
+  void Schedule(std::function<void()> task) override { task(); }
+};
+
+void ACallerThatIsHandedItsOwnHelpersWorksAlone() {
+  FullPool pool;
+  Team team(pool, 3);
+  std::atomic<int> runs{0};
+  team.Run(100, [&](int64_t) { ++runs; });
+  Require(runs == 100, "the caller runs all tasks");
+}
+
 }  // namespace
 
 int main() {
   EveryTaskRunsOnce();
   EveryTaskThatIsQueuedGetsAThread();
   AHelperGoesHomeWhenThereIsNoMemoryForTheNext();
+  ACallerThatIsHandedItsOwnHelpersWorksAlone();
 }

@@ -236,3 +236,23 @@ def test_calls_in_a_forked_process(make):
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="there is no /proc/self/task")
+def test_a_call_on_few_values_leaves_the_callers_threads_as_they_are():
+    """Fewer than PyTorch's work on it. OpenMP would end the others, and start them again."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        large, x = torch.zeros(1 << 20), torch.randn(2048, 64)
+        affine = Affine(torch.zeros(64), torch.zeros(64), torch.ones(64), torch.zeros(64))
+        large.add_(1)
+        threads = set(os.listdir("/proc/self/task"))
+        begun = set()
+        for _ in range(5):
+            torch_calls.normalize(x, affine, Settings(axis=1, epsilon=EPSILON))
+            large.add_(1)
+            begun |= set(os.listdir("/proc/self/task")) - threads
+        assert not begun
+    finally:
+        torch.set_num_threads(before)
