@@ -56,9 +56,11 @@ X86_KERNELS = {
 def find_compiler() -> bool:
     """Whether there is a C++ compiler. CC and CXX name it from then on, if they name another."""
     commands = [os.environ.get(key) or sysconfig.get_config_var(key) or "" for key in ("CC", "CXX")]
-    if all(command and shutil.which(command.split()[0]) for command in commands):
+    there = [any(map(shutil.which, command.split()[:1])) for command in commands]
+    if all(there):
         return True
-    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    others = filter(None, map(shutil.which, ("c++", "g++", "clang++")))
+    found = commands[1] if there[1] else next(others, None)
     if found is not None:
         os.environ["CC"] = os.environ["CXX"] = found
     return found is not None

@@ -74,7 +74,9 @@ def test_a_build_that_fails_leaves_no_library_of_before(tmp_path, place):
     [
         ("gcc -pthread", "g++", ("gcc", "g++"), None),
         ("clang", "clang++", ("gcc", "g++"), "/bin/g++"),
-        ("clang", "g++", ("g++", "c++"), "/bin/c++"),
+        ("clang", "g++", ("g++", "c++"), "g++"),
+        ("gcc", "clang++-17 -pthread", ("c++", "clang++-17"), "clang++-17 -pthread"),
+        (" ", "g++", ("c++",), "/bin/c++"),
         ("gcc", "g++", ("gcc",), ""),
     ],
 )

@@ -28,7 +28,9 @@ def test_this_version_makes_the_models_of_its_checkpoints():
         assert len(models.kept(made)) == count
         loaded = keras.saving.load_model(path.with_suffix(".keras"))
         for one, other in zip(made.layers, loaded.layers, strict=True):
-            assert one.get_config() == other.get_config(), (name, one.name)
+            # Keras numbers the names of a process.
+            configs = [layer.get_config() | {"name": ""} for layer in (one, other)]
+            assert configs[0] == configs[1], (name, type(one).__name__)
 
 
 def test_every_layer_has_a_model():

@@ -17,5 +17,5 @@ def get_config() -> config_dict.ConfigDict:
     config = resnet20_cifar10.get_config()
     config.model = "small_inception_48"
     config.precision = "bfloat16"
-    config.num_steps = 4000
+    config.num_steps = 3000
     return config

@@ -26,12 +26,12 @@ class _Seeds(keras.random.SeedGenerator):
 
 
 class Solarize:
-    """Inverts the pixels above a threshold, which is drawn from the upper range of a width.
+    """Inverts the pixels above a threshold, which lies at most `255 * strength` below white.
 
-    Keras's `Solarization` draws it from the lower range, so that a low strength inverts nearly all.
+    Keras's `Solarization` draws it from 0 to `255 * strength`: a low strength inverts nearly all.
 
     Args:
-        strength: The width of the range in parts of 255: 0 changes nothing.
+        strength: From 0, which changes nothing, to 1.
     """
 
     def __init__(self, strength: float) -> None:
@@ -55,9 +55,10 @@ class RandAugment:
     """Changes an image by some operations, drawn from eleven.
 
     They are those of `keras.layers.RandAugment`: shear, translation, rotation, brightness, colour,
-    contrast, sharpness, posterization, solarization, automatic contrast and equalization. Their
-    strength is drawn, too, up to the given one: posterization keeps 8 bits at strength 0, and 4 or
-    more at strength 1. The last two have none. That layer draws once for all images of a call, and
+    contrast, sharpness, posterization, solarization, automatic contrast and equalization, computed
+    by Keras's layers except for solarization. Their strength is drawn, too, up to the given one.
+    Posterization keeps 8 bits below strength 0.13, from there on 7 or fewer, and at strength 1 from
+    4 to 7. The last two have no strength. That layer draws once for all images of a call, and
     computes all eleven for each. Here each image has its own draws, and only these are computed.
 
     Args:
@@ -81,6 +82,7 @@ class RandAugment:
             kinds.RandomContrast(strength, **pixels),
             # At 0.5 this changes nothing; below it blurs.
             kinds.RandomSharpness((0.5 - strength / 2, 0.5 + strength / 2), **pixels),
+            # Keras never draws the upper bound.
             kinds.RandomPosterization((8 - round(4 * strength), 8), **pixels),
             Solarize(strength),
             kinds.AutoContrast(**pixels),

@@ -168,9 +168,9 @@ class _Prepared:
 
     def _kept(self, split: str, count: int) -> tuple[Any, Any, Any]:
         """Keeps the files of all images in memory: they can only be read from the beginning."""
-        # TensorFlow Datasets knows no size of a part, such as train[:800].
-        whole = self._info.splits[split.partition("[")[0]]
-        size = whole.num_bytes * count / whole.num_examples
+        # TensorFlow Datasets knows no size of train[:800] or train+test.
+        splits = self._info.splits.values()
+        size = count * sum(s.num_bytes for s in splits) / sum(s.num_examples for s in splits)
         if size > _MEMORY_BYTES:
             raise DatasetError(
                 f"Dataset {self._name!r} has {size / 2**30:.1f} GiB of images in its split "

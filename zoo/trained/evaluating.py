@@ -217,16 +217,16 @@ def _warn_of_images(trained: Trained, source: Source, console: Console) -> None:
     """Warns if these are not the images that a model's run was evaluated on."""
     workdir = trained.workdir
     if workdir is None:
-        known, where = pictures.is_evaluated_on(trained.card, source), trained.name
+        known, says = pictures.is_evaluated_on(trained.card, source), "its card"
     else:
-        known, where = pictures.is_described(workdir.data, source), str(workdir.data)
+        known, says = pictures.is_described(workdir.data, source), str(workdir.data)
     if not known:
         terminal.say(
             console,
-            f"warning: these {len(source)} images are not those of {where}, which the run was "
-            "evaluated on: it may have been trained on some of them. Put the images back, give "
-            "models that are averaged the same seed, or evaluate new images alone by "
-            "--dataset=folder --data_dir=DIR --split=all.",
+            f"warning: the run of {trained.name} was evaluated on other images than these "
+            f"{len(source)}, as {says} says: it may have been trained on some of them. Put the "
+            "images back, evaluate models of other seeds each by itself, or evaluate new images "
+            "alone by --dataset=folder --data_dir=DIR --split=all.",
         )
 
 

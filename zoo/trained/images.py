@@ -182,15 +182,18 @@ def probabilities(
         found: list[npt.NDArray[np.float32]] = []
         labels: list[npt.NDArray[np.int64]] = []
         for x, y in pictures.read(pipeline.evaluation_batches(source, batch_size, view)):
+            _check_labels(y.numpy(), source)
             found.append(np.asarray(predict(x), np.float32))
             labels.append(y.numpy())
         total = total + np.concatenate(found)
-    known = np.concatenate(labels)
-    wrong = known[(known < 0) | (known >= source.num_classes)]
+    return total / np.float32(len(prepared)), np.concatenate(labels)
+
+
+def _check_labels(labels: npt.NDArray[np.int64], source: Source) -> None:
+    """Raises a `UserError` for a label that is no class."""
+    wrong = labels[(labels < 0) | (labels >= source.num_classes)]
     if wrong.size:
         raise UserError(
-            f"{wrong.size} of the {len(known)} images of {source.name}, {source.split}, have a "
-            f"label that is no class, such as {wrong[0]}, which is how TensorFlow Datasets marks "
-            "images without a label. Choose another split, or zoo.predict for such images."
+            f"An image of {source.name}, {source.split}, has the label {wrong[0]}, which is no "
+            "class. TensorFlow Datasets marks images without a label by -1. Choose another split."
         )
-    return total / np.float32(len(prepared)), known

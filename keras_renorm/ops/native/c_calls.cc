@@ -43,8 +43,9 @@ class Region : public Pool {
  public:
   explicit Region(int64_t threads) : tasks_(threads - 1) {}
 
-  // Opens it with as many threads as the caller's other regions, at least threads(): GNU's OpenMP
-  // ends those that a smaller region leaves out, and starts them again for the next.
+  // Opens it with as many threads as the caller's other regions, whatever this call needs: GNU's
+  // OpenMP ends those that a smaller region leaves out, and starts them again for the next. Who is
+  // not needed goes home at once.
   void Run(Parallel* parallel, int64_t open, const std::function<void()>& call) {
     call_ = &call;
     parallel(&Enter, this, static_cast<unsigned>(open), 0);

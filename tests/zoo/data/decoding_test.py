@@ -77,6 +77,14 @@ def test_sixteen_bits_keep_the_upper_eight(make_picture, encode):
     np.testing.assert_array_equal(found[..., 0], pixels >> 8)
 
 
+def test_sixteen_bits_of_three_colours_keep_the_upper_eight(make_picture):
+    pixels = make_picture().astype(np.uint16) * 256 + 177
+    contents = tf.io.encode_png(pixels).numpy()
+    _, found = window_of(contents, PLAIN, 1, [0, 0, 40, 60], 3)
+    np.testing.assert_array_equal(found, pixels >> 8)
+    np.testing.assert_array_equal(decode_with_pillow(contents, 3), pixels >> 8)
+
+
 def test_a_palette_becomes_its_colours(make_picture, encode):
     image = PIL.Image.fromarray(make_picture()).quantize(16)
     expected = np.asarray(image.convert("RGB"))

@@ -31,6 +31,7 @@ def test_who_decodes_what(found, make_picture, encode):
         (encode(PIL.Image.fromarray(colours).convert("CMYK")), PILLOW),
         (encode(colours, "PNG"), PLAIN),
         (encode(grey, "PNG"), PLAIN),
+        (tf.io.encode_png(colours.astype(np.uint16) << 8).numpy(), PLAIN),
         (encode(np.dstack([colours, grey]), "PNG"), PILLOW),
         (encode(palette, "PNG"), PILLOW),
         (encode(PIL.Image.fromarray(grey[..., 0].astype(np.uint16)), "PNG"), PILLOW),

@@ -167,7 +167,7 @@ def test_images_that_a_run_may_have_been_trained_on_are_told_of(tmp_path, model_
         console = Console(file=io.StringIO(), width=200)
         evaluate(console, workdir=str(run), **options)
         told = console.file.getvalue()
-        return f"warning: these 3 images are not those of {run / 'data.json'}, which the" in told
+        return f"evaluated on other images than these 3, as {run / 'data.json'} says: it" in told
 
     assert not warned()
     assert not warned(split="evaluation")
@@ -197,13 +197,13 @@ def test_models_of_other_seeds_were_trained_on_images_that_others_hold_out(
         console = Console(file=io.StringIO(), width=300)
         report = evaluate(console, model=models, data_dir=str(photos))
         assert report["num_examples"] == 6  # the share that the runs held out, not the default one
-        return [line for line in console.file.getvalue().splitlines() if "not those of" in line]
+        return [line for line in console.file.getvalue().splitlines() if "other images" in line]
 
     for path in paths:
         assert told(path) == []
     (warning,) = told(*paths)
-    assert warning.startswith(f"warning: these 6 images are not those of {paths[1]}, which the run")
-    assert "give models that are averaged the same seed" in warning
+    assert warning.startswith(f"warning: the run of {paths[1]} was evaluated on other images than ")
+    assert "evaluate models of other seeds each by itself" in warning
 
 
 def test_an_empty_name_of_a_data_set_is_no_name(workdir):

@@ -69,7 +69,8 @@ class StopRequest:
         received: The signal that this process has received, if any.
         agreed: Whether all workers know that one of them has received a signal.
 
-    Use:
+    A loop uses it so::
+
         with StopRequest() as stop:
             stop.listen()
             while not stop.agreed:

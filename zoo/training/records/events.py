@@ -1,6 +1,7 @@
 """TensorBoard events: one file for each split, however often the run was resumed."""
 
-import contextlib
+import errno
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +74,7 @@ class _EventFile:
         folder.mkdir(exist_ok=True)
         found = sorted(path for path in folder.iterdir() if path.name.startswith(_NAME))
         self._path = found[-1] if found else folder / f"{_NAME}{int(time.time())}.zoo"
-        self._file = self._path.open("ab")
+        self._file = self._path.open("a+b")  # reading too, which `_kept` does
         kept = _kept(self._path, step) if found else 0
         with files.naming(self._path):
             self._file.truncate(kept)
@@ -105,9 +106,13 @@ def _kept(path: Path, step: int) -> int:
     end = 0
     # It compares the checksums, as TensorBoard does, which reads nothing behind what is damaged.
     records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    with contextlib.suppress(tf.errors.DataLossError, DecodeError):
+    try:
         for record in records:
             if Event.FromString(record).step > step:
                 break
             end += len(record) + _RECORD_BYTES
+    except (tf.errors.DataLossError, DecodeError):
+        pass
+    except tf.errors.OpError as error:
+        raise OSError(errno.EIO, error.message, os.fspath(path)) from error
     return end

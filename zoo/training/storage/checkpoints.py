@@ -158,21 +158,24 @@ class CheckpointStore:
         """Restores the variables and returns the state of an undamaged checkpoint."""
         state = dict(json.loads((folder / _STATE).read_text(encoding="utf-8")))
         replicas = state.pop(_REPLICAS, self._replicas)  # an earlier version did not write it
-        other = f"is of {replicas} replicas, and {self._replicas} train now"
         try:
             self._checkpoint.read(str(folder / _VARIABLES)).assert_consumed()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             if replicas != self._replicas:
                 raise UserError(
-                    f"Checkpoint {folder} {other}: each has moving statistics of its own. Resume "
-                    f"the run with {replicas}."
+                    f"Checkpoint {folder} does not fit. The number of replicas was {replicas} and "
+                    f"is {self._replicas} now, and each has moving statistics of its own unless "
+                    f"they are synchronized. Resume the run with as many as then. {error}"
                 ) from error
             raise UserError(
                 f"Checkpoint {folder} is undamaged but does not fit the model that this version "
                 f"builds: {error}"
             ) from error
         if replicas != self._replicas:
-            self._report(f"checkpoint {folder} {other}: sums are rounded in another order")
+            self._report(
+                f"the number of replicas was {replicas} at checkpoint {folder}, and is "
+                f"{self._replicas} now: sums are rounded in another order"
+            )
         return state
 
 

@@ -96,7 +96,7 @@ def replacing(path: Path, *, existing: bool = True) -> Iterator[Path]:
 
     Args:
         path: The file to replace. Its suffixes are kept by the temporary path.
-        existing: Whether it may exist by the end.
+        existing: Whether to replace a file that is there when the body has ended.
 
     Yields:
         The path to write to, in the same folder.
@@ -112,12 +112,28 @@ def replacing(path: Path, *, existing: bool = True) -> Iterator[Path]:
         with naming(path):
             yield temporary
             sync(temporary)
-        if not existing and os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "something else wrote it meanwhile", path)
-        os.replace(temporary, path)
+        if existing:
+            os.replace(temporary, path)
+        else:
+            _rename_to_new(temporary, path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Renames a file. Where a file system has links, nothing can come in between.
+
+    Raises:
+        FileExistsError: If the new name is taken.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError:
+        if os.path.lexists(path):
+            why = "something else wrote it meanwhile"
+            raise FileExistsError(errno.EEXIST, why, os.fspath(path)) from None
+        os.replace(temporary, path)
 
 
 def write_text(path: Path, text: str, *, existing: bool = True) -> None:
