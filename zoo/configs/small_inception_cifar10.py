@@ -5,6 +5,11 @@ r"""A small Inception network on CIFAR-10, for the checkpoints that ship.
 
 The network is that of Zhang et al. 2017 with half as many filters. All else is as in
 `resnet20_cifar10`, but shorter, and in bfloat16.
+
+With seed 0 the test accuracy was 85.70 % with Batch Renorm (loss 0.414) and 86.04 % with Batch Norm
+(loss 0.416), also evaluated in float32, in 28 min on one core of an AMD EPYC beside other work.
+These are the checkpoints `small_inception_48.cifar10` and its twin. 3,000 steps are 7.7 passes over
+the images. No longer run was tried.
 """
 
 from ml_collections import config_dict
