@@ -44,7 +44,7 @@ def test_importing_zoo_imports_no_heavy_optional_module():
 def test_list_models():
     resnets = [f"resnet{depth}" for depth in (18, 20, 32, 34, 44, 50, 56, 101, 110, 152)]
     resnets_v2 = ["resnet101v2", "resnet152v2", "resnet50v2"]
-    sizes = ("16_2", "16_4", "16_8", "28_10", "40_4", "100_2", "1000_2")
+    sizes = ("16_1", "16_2", "16_4", "16_8", "28_10", "40_4", "100_2", "1000_2")
     wide = [f"wide_resnet_{size}" for size in sizes]
     inceptions = ["inception_bn", "inception_v3", "small_inception_48", "small_inception_96"]
     assert zoo.list_models() == sorted(
