@@ -28,44 +28,42 @@ def test_compilers_take_the_sources_without_a_warning(compiler, source):
         subprocess.run([*command, *more], check=True, timeout=120)
 
 
-def test_without_a_library_the_wheel_is_for_any_platform(tmp_path):
-    pytest.importorskip("setuptools.command.bdist_wheel")
+@pytest.fixture
+def build_without_compiler(tmp_path):
+    """Runs setup.py in a copy of the sources whose compiler fails, and returns what it told."""
     for name in ("setup.py", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(
         ROOT / "keras_renorm", tmp_path / "keras_renorm", ignore=shutil.ignore_patterns("*.so")
     )
-    result = subprocess.run(
-        [sys.executable, "setup.py", "bdist_wheel", "--dist-dir", "."],
-        cwd=tmp_path,
-        env={**os.environ, "CXX": "false", "CC": "false"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
+
+    def build(*arguments):
+        result = subprocess.run(
+            [sys.executable, "setup.py", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "CXX": "false", "CC": "false"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stderr
+
+    return build
+
+
+def test_without_a_library_the_wheel_is_for_any_platform(tmp_path, build_without_compiler):
+    pytest.importorskip("setuptools.command.bdist_wheel")
+    told = build_without_compiler("bdist_wheel", "--dist-dir", ".")
     assert [wheel.name.split("-", 2)[2] for wheel in tmp_path.glob("*.whl")] == ["py3-none-any.whl"]
-    assert re.search("keras_renorm: no native library: .*returned non-zero", result.stderr)
+    assert re.search("keras_renorm: no native library: .*returned non-zero", told)
 
 
 @pytest.mark.parametrize("place", ["--inplace", "elsewhere"])
-def test_a_build_that_fails_leaves_no_library_of_before(tmp_path, place):
-    for name in ("setup.py", "setup.cfg", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(
-        ROOT / "keras_renorm", tmp_path / "keras_renorm", ignore=shutil.ignore_patterns("*.so")
-    )
+def test_a_build_that_fails_leaves_no_library_of_before(tmp_path, build_without_compiler, place):
     library = tmp_path / "keras_renorm/ops/native/libkeras_renorm.so"
     library.write_text("of a build before")
-    result = subprocess.run(
-        [sys.executable, "setup.py", "build_ext", *[place] * (place == "--inplace")],
-        cwd=tmp_path,
-        env={**os.environ, "CXX": "false", "CC": "false"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
+    build_without_compiler("build_ext", *[place] * (place == "--inplace"))
     assert library.exists() == (place == "elsewhere")
 
 

@@ -24,7 +24,7 @@ class Entry:
 
 #: Depths and widths to list: of Zagoruyko & Komodakis 2016 and, with width 2, De & Smith 2020. That
 #: of width 1 has a checkpoint.
-WIDE_RESNETS = ((16, 1), (16, 2), (16, 4), (16, 8), (28, 10), (40, 4), (100, 2), (1000, 2))
+WIDE_RESNETS = ((16, 2), (16, 4), (16, 8), (28, 10), (40, 4), (100, 2), (1000, 2), (16, 1))
 
 #: Widths to list: that of Zhang et al. 2017, and half of it.
 SMALL_INCEPTIONS = (48, 96)
