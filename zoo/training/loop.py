@@ -60,6 +60,11 @@ class Trainer:
         )
         self._state, self._evaluated_at = self._keeper.resume()
         self._norms.prepare(self._state.step)
+        if self._profiler.is_past(self._state.step):
+            setup.warn(
+                f"--profile_steps lie before step {self._state.step + 1}, where this run goes on: "
+                "nothing is profiled"
+            )
         outputs = open_outputs(
             self._workers.is_chief, self._workdir, setup.console, self._state.step, num_steps
         )

@@ -160,8 +160,10 @@ def test_the_last_evaluation_is_made_by_the_resumed_run(
     assert cut.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step 120 of 120, and saved" in cut.stdout
     assert not (tmp_path / "model.keras").exists()
-    resumed = run_program("zoo.train", f"--workdir={tmp_path}", *tiny_arguments)
+    workdir, profile = f"--workdir={tmp_path}", "--profile_steps=5,8"
+    resumed = run_program("zoo.train", workdir, profile, *tiny_arguments)
     assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert "warning: --profile_steps lie before step 121, where this run goes on" in resumed.stdout
     assert records(tmp_path) == records(finished_run[0])
 
 

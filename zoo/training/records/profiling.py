@@ -22,6 +22,10 @@ class Profiler:
         """Returns the profiler."""
         return self
 
+    def is_past(self, step: int) -> bool:
+        """Whether a run that goes on after `step` has none of the steps left."""
+        return self._steps is not None and step >= self._steps[1]
+
     def before(self, step: int) -> None:
         """Begins at the first step, or at the first of them that this process does."""
         if self._steps and not self._running and self._steps[0] <= step <= self._steps[1]:

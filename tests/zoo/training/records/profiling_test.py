@@ -20,3 +20,9 @@ def test_no_profile_writes_nothing(tmp_path):
         profiler.before(1)
         profiler.after(1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("steps", "past"), [((2, 4), [False, False, True]), (None, [False] * 3)])
+def test_a_profile_is_past_once_its_last_step_is_done(tmp_path, steps, past):
+    profiler = Profiler(tmp_path, steps)
+    assert [profiler.is_past(step) for step in (0, 3, 4)] == past
