@@ -53,17 +53,29 @@ class FolderOptions:
 
 @dataclasses.dataclass(frozen=True)
 class _Files:
-    """The files of a split, by class; `held_out` if they are a share of the training images."""
+    """The files of a split, by class.
+
+    Attributes:
+        is_shared: Whether they are training files, of which a share of the images is held out.
+    """
 
     root: bytes
     classes: tuple[str, ...]
     paths: tuple[bytes, ...]
     labels: tuple[int, ...]
-    held_out: bool = False
+    is_shared: bool = False
 
     def name(self, place: int) -> bytes:
         """The path of a file from the root."""
         return self.paths[place][len(os.path.join(self.root, b"")) :]
+
+    def only(self, places: Sequence[int]) -> "_Files":
+        """The files at some places."""
+        return dataclasses.replace(
+            self,
+            paths=tuple(self.paths[i] for i in places),
+            labels=tuple(self.labels[i] for i in places),
+        )
 
 
 def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Streamed:
@@ -71,9 +83,9 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
 
     The others are `validation`, `val`, `valid` and `test`, of which the first is evaluated on.
     Classes are the folders of the training images, sorted by name. Files lie in them at any depth.
-    With a single level, and with a folder `train` alone, a share of each class is held out: the
-    files with the least hashes of seed and name, so that a new file moves hardly any other. Every
-    file is decoded once before anything begins, to find unusable ones.
+    With a single level, and with a folder `train` alone, a share of the images of each class is
+    held out: those with the least hashes of seed and name, so that a new file moves hardly any
+    other. Every file is decoded once before anything begins, to find unusable ones.
 
     The images stand in the order of other hashes, random like that of TensorFlow Datasets. By
     class, the first thousands, or a minibatch of an evaluation, would be of one class.
@@ -92,6 +104,9 @@ def open_folder(data_dir: str | None, split: str, options: FolderOptions) -> Str
         where = _shown(found.root)
         options.report(f"warning: {_few(loose)} in {where} left out: they lie in no class's folder")
     findings = scan(found.root, found.paths)
+    if found.is_shared:
+        chosen = _share(found, findings, split == EVALUATION, options)
+        found, findings = found.only(chosen), [findings[i] for i in chosen]
     usable = _usable(found, findings, options)
     _check_classes(found, [found.labels[i] for i in usable], split, options)
     return _streamed(found, findings, usable, split, options)
@@ -145,7 +160,7 @@ def _split_files(data_dir: str | None, split: str, options: FolderOptions) -> _F
             f"{', '.join(map(os.fsdecode, _HELD_OUT))} are read"
         )
     files = _class_files(train, options.classes or _classes(train))
-    return files if kept or whole else _share(files, split == EVALUATION, options)
+    return dataclasses.replace(files, is_shared=not (kept or whole))
 
 
 def _check_are_classes(data_dir: str, root: bytes, names: Sequence[bytes]) -> None:
@@ -241,24 +256,23 @@ def _walk(folder: bytes, above: set[str | bytes]) -> Iterator[bytes]:
             yield entry.path
 
 
-def _share(files: _Files, held_out: bool, options: FolderOptions) -> _Files:
-    """Returns the part of the files that is held out, or the rest."""
+def _share(
+    files: _Files, findings: Sequence[Finding], held_out: bool, options: FolderOptions
+) -> list[int]:
+    """Returns the places of the files that are held out, or of the rest, which has the unusable."""
     of_class: list[list[int]] = [[] for _ in files.classes]
-    for i, label in enumerate(files.labels):
-        of_class[label].append(i)
     chosen: list[int] = []
+    for i, (label, finding) in enumerate(zip(files.labels, findings, strict=True)):
+        if not finding.problem:
+            of_class[label].append(i)
+        elif not held_out:
+            chosen.append(i)
     for mine in of_class:
         mine.sort(key=lambda i: _draw(b"%d/%s" % (options.seed, files.name(i))))
         # At least one of each class, on both sides.
         count = min(max(1, round(options.held_out * len(mine))), max(0, len(mine) - 1))
         chosen += mine[:count] if held_out else mine[count:]
-    chosen.sort()
-    return dataclasses.replace(
-        files,
-        paths=tuple(files.paths[i] for i in chosen),
-        labels=tuple(files.labels[i] for i in chosen),
-        held_out=held_out,
-    )
+    return sorted(chosen)
 
 
 def _draw(text: bytes) -> bytes:
@@ -309,7 +323,8 @@ def _check_classes(
     there = set(labels)
     empty = [repr(name) for label, name in enumerate(files.classes) if label not in there]
     where = _shown(files.root)
-    if not labels and files.held_out:
+    held_out = files.is_shared and split == EVALUATION
+    if not labels and held_out:
         raise DatasetError(
             f"There is no image in {where} to evaluate on: no class has a usable one beside those "
             "to train on. Put two images or more into the folder of each class."
@@ -320,7 +335,7 @@ def _check_classes(
             "or put images into it."
         )
     if empty:
-        beside = " to evaluate on beside those to train on" if files.held_out else ""
+        beside = " to evaluate on beside those to train on" if held_out else ""
         options.report(f"warning: the class {_few(empty)} has no images in {where}{beside}")
 
 
