@@ -1,5 +1,6 @@
 """Schedules that count the optimizer's steps."""
 
+import weakref
 from typing import Any
 
 import keras
@@ -11,6 +12,9 @@ from keras_renorm.ops import arguments
 from keras_renorm.schedules import Schedule
 from keras_renorm.statistics.hooks import retrace_training
 
+# What `counts_calls` was before a `fit`. An exception ends a `fit` without `on_train_end`.
+_before: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
 
 class CountSteps(keras.callbacks.Callback):
     """Makes the schedules of a model count the optimizer's steps, instead of calls of the model.
@@ -20,6 +24,9 @@ class CountSteps(keras.callbacks.Callback):
     By itself a layer counts each call of the whole model in training. In `fit` this callback counts
     the optimizer's steps. In a loop of your own, give it the model before the first step, and call
     `advance()` after each step.
+
+    After a `fit` that an exception ends, such as Ctrl-C, the schedules still wait for the callback:
+    give it to the next `fit`, too, or set `counts_calls` of the layers to True.
 
     It changes only `update_count`, on which schedules depend. Moving averages and adaptive limits
     still take in each minibatch, as in every batch norm. With n calls in a step their time constant
@@ -56,7 +63,7 @@ class CountSteps(keras.callbacks.Callback):
         super().__init__()
         self._counter = StepCounter(self, optimizer)
         self._layers: list[BatchRenormalization] = []
-        self._begun = self._counted = 0
+        self._counted = 0
         if model is not None:
             require_model(model)
             self.set_model(model)
@@ -85,8 +92,16 @@ class CountSteps(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes the counters over."""
+        for layer in self._found(self.model):
+            _before.setdefault(layer, layer.counts_calls)
         self._take_over(self.model)
-        self._begun = self._counted = self._counter.steps()
+        self._counter.begin_training()
+        self._counted = self._counter.begun
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Reads the optimizer's count, which a callback may have restored."""
+        if self._counter.begin_epoch():
+            self._counted = self._counter.begun
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the steps since the last time."""
@@ -98,23 +113,27 @@ class CountSteps(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Gives the counters back."""
         for layer in self._layers:
-            layer.counts_calls = True
+            layer.counts_calls = _before.pop(layer, layer.counts_calls)
         retrace_training(self.model)
-        if self._counted == self._begun:
-            self._counter.warn_of_none()
+        self._counter.end_training()
 
     def _take_over(self, model: Any) -> None:
-        self._layers = [x for x in keras_internals.flattened(model) if _has_counter(x)]
-        if not self._layers:
+        self._layers = self._found(model)
+        for layer in self._layers:
+            layer.counts_calls = False
+        retrace_training(model)
+
+    @staticmethod
+    def _found(model: Any) -> list[BatchRenormalization]:
+        found = [x for x in keras_internals.flattened(model) if _has_counter(x)]
+        if not found:
             raise ValueError(
                 f"CountSteps found no counter in the model {model.name!r}: no BatchRenormalization "
                 "with a schedule. Adaptive limits, the default, and numbers need no counter: leave "
                 "the callback out. Layers that the model makes in its first call are not found "
                 "before that: call the model once."
             )
-        for layer in self._layers:
-            layer.counts_calls = False
-        retrace_training(model)
+        return found
 
 
 def _has_counter(layer: Any) -> bool:

@@ -59,7 +59,6 @@ class FreezeStatistics(keras.callbacks.Callback):
                 "affine_trainable=False)`, `model.compile(...)`, and fit on."
             )
         self._counter = StepCounter(self, optimizer)
-        self._begun: int | None = None
         self._frozen = False
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -72,13 +71,12 @@ class FreezeStatistics(keras.callbacks.Callback):
                 "write `keras_renorm.statistics.freeze(model, affine_trainable=False)`, "
                 "`model.compile(...)`, and fit on."
             )
-        self._begun = None
+        self._counter.begin_training()
         self._frozen = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Reads the optimizer's count."""
         self._counter.begin_epoch()
-        self._begun = self._counter.steps() if self._begun is None else self._begun
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Freezes the statistics at the step."""
@@ -90,5 +88,4 @@ class FreezeStatistics(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Warns if the optimizer made no step."""
-        if self._counter.steps() == self._begun:
-            self._counter.warn_of_none()
+        self._counter.end_training()

@@ -47,7 +47,8 @@ class RenormHistory(keras.callbacks.Callback):
         super().__init__()
         self._x = x
         self._names: dict[Any, str] = {}
-        self._opened: set[Any] = set()
+        self._shut: set[Any] = set()
+        self._epochs = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the layers."""
@@ -59,13 +60,14 @@ class RenormHistory(keras.callbacks.Callback):
                 "BatchRenormalization trains with the minibatch's statistics. Leave the callback "
                 "out."
             )
-        self._names, self._opened = found, set()
+        self._names, self._shut, self._epochs = found, set(found), 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds the limits and shares to the logs."""
         model = self.model  # under JAX this copies the state of training to the variables
         found = {layer: _limits(layer) for layer in self._names}
-        self._opened |= {layer for layer, own in found.items() if set(own) != {_SHUT}}
+        self._shut -= {layer for layer, own in found.items() if set(own) != {_SHUT}}
+        self._epochs += 1
         if logs is None:
             return
         r_max, d_max = np.mean([limit for own in found.values() for limit in own], axis=0)
@@ -75,8 +77,8 @@ class RenormHistory(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Warns of limits that never opened."""
-        shut = [name for layer, name in self._names.items() if layer not in self._opened]
-        if shut:
+        shut = [name for layer, name in self._names.items() if layer in self._shut]
+        if shut and self._epochs:
             warnings.warn(
                 f"The limits of {listing(shut)} never opened: they were r_max=1 and d_max=0 after "
                 "each epoch, and training was that of Batch Normalization. A schedule may be for "

@@ -40,7 +40,7 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
         self._every = arguments.integer("every_n_steps", every_n_steps, low=1)
         self._counter = StepCounter(self, optimizer)
         self._recorded: int | None = None
-        self._begun, self._seen, self._trained = 0, 0, False
+        self._seen = 0
         self._log_dir = log_dir
         self._writer: Any = None
         if log_dir is not None:
@@ -55,19 +55,21 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
         """
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Records before the first step; of a model that this step builds, after it."""
-        self._begun = self._seen = self._counter.steps()
-        self._trained, self._recorded = False, None
-        if self.model.built:
-            self._record_at(self._begun)
+        """Reads the count."""
+        self._counter.begin_training()
+        self._seen, self._recorded = self._counter.begun, None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Reads the count, which each batch adds to."""
-        self._counter.begin_epoch()
+        """Records before the first step; of a model that this step builds, after it."""
+        if not self._counter.begin_epoch():
+            return
+        self._seen = self._counter.begun
+        if self.model.built:
+            self._record_at(self._seen)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Records when another `every_n_steps` are done."""
-        step, self._trained = self._counter.steps_after(batch + 1), True
+        step = self._counter.steps_after(batch + 1)
         # With steps_per_execution a call makes several steps, and may jump over the multiple.
         if self._recorded is None or step // self._every > self._seen // self._every:
             self._record_at(self._counter.steps())
@@ -81,8 +83,7 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        if self._trained and step == self._begun:
-            self._counter.warn_of_none()
+        self._counter.end_training()
 
     def log(self, report: Report, step: int) -> None:
         """Writes a report's scalars and findings for TensorBoard, if there is a `log_dir`.

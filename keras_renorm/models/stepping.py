@@ -61,10 +61,14 @@ class StepCounter:
     Args:
         callback: The callback.
         given: The optimizer whose steps count, or None for the model's.
+
+    Attributes:
+        begun: The steps before those of this training.
     """
 
     def __init__(self, callback: keras.callbacks.Callback, given: Any) -> None:
         self._callback, self._given = callback, given
+        self.begun, self._epochs = 0, 0
         self._batches, self._batches_per_step, self._estimates = 0, 1, False
 
     @property
@@ -92,12 +96,23 @@ class StepCounter:
             )
         return getattr(optimizer, "inner_optimizer", optimizer)
 
-    def begin_epoch(self) -> None:
-        """Reads the count before an epoch: a callback may have restored it as training began."""
+    def begin_training(self) -> None:
+        """Reads the count before a training. Its first epoch reads it again."""
+        self.begun, self._epochs = self.steps(), 0
+
+    def begin_epoch(self) -> bool:
+        """Reads the count before an epoch; returns whether it is the first of the training.
+
+        Only then have all callbacks begun, one of which may have restored an earlier training.
+        """
+        self._epochs += 1
+        if self._epochs == 1:
+            self.begun = self.steps()
         self._batches = keras_internals.batches_seen(self.optimizer)
         self._batches_per_step = self.optimizer.gradient_accumulation_steps or 1
         alone = self._given is None and self._callback.model.steps_per_execution == 1
         self._estimates = alone and keras_internals.copies_state_to_callbacks()
+        return self._epochs == 1
 
     def steps(self) -> int:
         """The steps so far."""
@@ -114,8 +129,10 @@ class StepCounter:
             return (self._batches + batches) // self._batches_per_step
         return self.steps()
 
-    def warn_of_none(self) -> None:
-        """Warns that the optimizer made no step in a training: it may be the wrong one."""
+    def end_training(self) -> None:
+        """Warns if the optimizer made no step in an epoch: it may be the wrong one."""
+        if not self._epochs or self.steps() > self.begun:
+            return
         kind = type(self._callback).__name__
         warnings.warn(
             f"{kind} counted nothing: the optimizer made no step. If the model's `train_step` uses "

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_renorm import layers, schedules
-from keras_renorm.callbacks import CountSteps
+from keras_renorm.callbacks import CountSteps, RenormHistory
 
 RAMP = schedules.LinearRamp(1.0, 3.0, start_step=0, end_step=100)
 
@@ -27,6 +27,62 @@ def test_a_scaled_loss_counts_the_steps_that_are_made(rng):
     x[:4, 0] = np.inf
     model.fit(x, x[:, 1:2], batch_size=4, verbose=0, shuffle=False, callbacks=[CountSteps()])
     assert int(norm.update_count) == int(model.optimizer.inner_optimizer.iterations) == 2
+
+
+@pytest.mark.parametrize("counting_first", [False, True])
+def test_the_steps_of_a_training_that_another_callback_restores_count_once(
+    rng, tmp_path, counting_first
+):
+    x = rng.normal(size=(12, 4)).astype("f4")
+    for epochs in (2, 4):
+        norm = layers.BatchRenormalization(r_max=RAMP, d_max=1.0)
+        model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        callbacks = [CountSteps(), backup][:: 1 if counting_first else -1]
+        model.fit(x, x[:, :1], batch_size=4, epochs=epochs, verbose=0, callbacks=callbacks)
+        assert int(norm.update_count) == int(model.optimizer.iterations) == 3 * epochs
+
+
+def test_a_training_without_an_epoch_is_no_training_without_a_step(rng):
+    norm = layers.BatchRenormalization(r_max=RAMP, d_max=1.0)
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(12, 4)).astype("f4")
+    callbacks = [CountSteps(), RenormHistory()]
+    model.fit(x, x[:, :1], epochs=2, initial_epoch=2, verbose=0, callbacks=callbacks)
+    assert norm.counts_calls
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_after_a_training_calls_count_as_before(rng, counts):
+    class Interrupted(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    norm = layers.BatchRenormalization(r_max=RAMP, d_max=1.0)
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(12, 4)).astype("f4")
+    norm.counts_calls = counts
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, x[:, :1], verbose=0, callbacks=[CountSteps(), Interrupted()])
+    assert not norm.counts_calls
+    model.fit(x, x[:, :1], verbose=0, callbacks=[CountSteps()])
+    assert norm.counts_calls == counts
+
+
+def test_a_counter_of_a_loop_stays_one_after_a_training(rng):
+    norm = layers.BatchRenormalization(r_max=RAMP, d_max=1.0)
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(12, 4)).astype("f4")
+    counter = CountSteps(model)
+    model.fit(x, x[:, :1], batch_size=4, verbose=0, callbacks=[counter])
+    for _ in range(2):
+        model(x, training=True)
+    counter.advance()
+    assert int(norm.update_count) == 4
 
 
 def test_a_model_without_a_counter_is_refused():

@@ -41,6 +41,7 @@ class Counting:
 
     def __init__(self, step=0, built=True):
         self.built = built
+        self.steps_per_execution = 1
         self.optimizer = keras.optimizers.SGD()
         self.optimizer.iterations.assign(step)
 
@@ -52,6 +53,10 @@ class Counting:
             if number == 0:
                 callback.on_train_begin()
             else:
+                if number == 1:
+                    self.optimizer.iterations.assign(counts[0])
+                    callback.on_epoch_begin(0)
+                    self.optimizer.iterations.assign(count)
                 self.built = True
                 callback.on_train_batch_end(number - 1)
         callback.on_train_end()
@@ -99,6 +104,18 @@ def test_steps_of_fit_are_the_optimizers(rng):
     for _ in range(2):
         model.fit(x, x[:, :1], batch_size=4, callbacks=[callback], verbose=0)
     assert callback.steps == [0, 2, 3, 3, 4, 6]
+
+
+def test_what_another_callback_restores_is_recorded_as_it_is_then(rng, tmp_path):
+    x = rng.normal(size=(12, 4)).astype("float32")
+    for epochs in (1, 2):
+        model = keras.Sequential([keras.Input((4,)), L.Dense(1)])
+        model.compile("sgd", "mse")
+        callback = Recorder(2)
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        callbacks = [callback, backup]
+        model.fit(x, x[:, :1], batch_size=4, epochs=epochs, callbacks=callbacks, verbose=0)
+    assert callback.steps == [3, 4, 6]
 
 
 @pytest.mark.parametrize(
