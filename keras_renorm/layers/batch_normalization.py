@@ -375,11 +375,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
             y, updated = call_inputs.decided(training, self, outputs, given.x)
         else:
             y, updated = outputs(training, given.x)
-        if updated is not None:
-            self._limits.advance(updated, self)
         # `__call__` casts the inputs before. `call` and `stateless_call` do not.
         y = keras.ops.cast(y, self.compute_dtype)
-        return given.restored(y if relu else self.activation(y))
+        y = given.restored(y if relu else self.activation(y))
+        # Last: it may end the context of the call, which tells the activation of `training`.
+        if updated is not None:
+            self._limits.advance(updated, self)
+        return y
 
     def _train(
         self,

@@ -401,6 +401,18 @@ def test_a_batch_without_positions_changes_nothing(rows):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(new), old)
 
 
+@pytest.mark.parametrize("limit", [schedules.LinearRamp(1.0, 3.0, 0, 9), schedules.Adaptive(3.0)])
+def test_an_activation_that_is_a_layer_knows_of_training(limit):
+    norm = layers.BatchRenormalization(
+        r_max=limit, d_max=0.0, activation=keras.layers.Dropout(0.5, seed=0)
+    )
+    x = np.arange(512.0).reshape(64, 8).astype("f4")
+    for _ in range(2):
+        dropped = keras.ops.convert_to_numpy(norm(x, training=True)) == 0
+        assert 0.3 < dropped.mean() < 0.7
+    assert not np.any(keras.ops.convert_to_numpy(norm(x)) == 0)
+
+
 def test_fits_and_goes_on_after_saving(rng, tmp_path):
     ramp = schedules.LinearRamp(1.0, 3.0, start_step=4, end_step=24)
     norm = layers.BatchRenormalization(r_max=ramp, d_max=2.0, momentum=0.9, activation="relu")
