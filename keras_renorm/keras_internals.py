@@ -385,7 +385,8 @@ def is_exporting(exporters: tuple[str, ...] = EXPORTERS) -> bool:
     Args:
         exporters: The beginnings of the exporters' module names.
     """
-    return any(frame.f_globals.get("__name__", "").startswith(exporters) for frame in _stack())
+    modules = (str(frame.f_globals.get("__name__")) for frame in _stack())
+    return any(module.startswith(exporters) for module in modules)
 
 
 def _stack() -> Iterator[types.FrameType]:

@@ -264,6 +264,9 @@ class BatchRenormalization(BatchNormalization):
         cut = max(len(weights) - inner, 0)  # the activation's come last, if it is a layer
         own = self._with_own_state(list(weights[:cut]))
         state = self._limits.variables if len(own) == own_weight_count(self) else []
+        shapes = [tuple(variable.shape) for variable in state]
+        if shapes != [np.shape(value) for value in own[len(own) - len(state) :]]:
+            state = []  # so that Keras refuses them before it assigns any
         vectors = len(own) - len(state)
         super().set_weights([*own[:vectors], *weights[cut:]])
         for variable, value in zip(state, own[vectors:], strict=True):

@@ -74,7 +74,7 @@ class Domains:
             self._check_ids(domain.shape, domain.dtype, inputs.shape)
             return domain
         if not isinstance(domain, int | np.integer):
-            domain = keras.ops.convert_to_tensor(domain)
+            domain = keras.ops.convert_to_tensor(arguments.numbers("domain", domain))
             self._check_ids(domain.shape, domain.dtype, inputs.shape)
             # Keras promotes uint64 and a signed type to a float.
             wanted = keras.backend.result_type(domain.dtype, "int32")

@@ -1,5 +1,7 @@
 """Calls of Keras's batch norms with frozen or with minibatch statistics."""
 
+import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,13 +28,21 @@ class FrozenCall:
     def __init__(self, layer: Any) -> None:
         self._layer = layer
         self.own: Callable[..., Tensor] | None = watching.underneath(layer, "call")
+        # A subclass may have other arguments.
+        parameters = list(inspect.signature(self._call).parameters)
+        self._place = parameters.index("training") if "training" in parameters else sys.maxsize
 
-    def __call__(
-        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """The layer's output; see `keras.layers.BatchNormalization`."""
-        call = self.own or type(self._layer).call.__get__(self._layer)
-        return call(inputs, training=False, mask=mask)
+    @property
+    def _call(self) -> Callable[..., Tensor]:
+        return self.own or type(self._layer).call.__get__(self._layer)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output, as with `training=False`; the arguments are those of its `call`."""
+        if len(args) > self._place:
+            args = (*args[: self._place], False, *args[self._place + 1 :])
+        else:
+            kwargs = kwargs | {"training": False}
+        return self._call(*args, **kwargs)
 
 
 def is_frozen(layer: Any) -> bool:

@@ -178,19 +178,28 @@ def _read(model: keras.layers.Layer) -> StatisticsSet:
 
 def _load(path: str) -> dict[str, StatisticsSet]:
     found: dict[str, StatisticsSet] = {}
-    try:
-        # Opened here, because NumPy leaves a file open that it cannot read.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not archive.files:
-                raise ValueError("it is empty")
-            for key in archive.files:
-                name, _, rest = key.partition("/")
-                found.setdefault(name, {})[rest] = archive[key]
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"The file {path!r} holds no sets of statistics: it is empty, damaged, or no archive "
-            "of NumPy arrays. Write it with `keras_renorm.statistics.write_sets`."
-        ) from error
+    # Opened here, because NumPy leaves a file open that it cannot read.
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                if not archive.files:
+                    raise ValueError("it is empty")
+                for key in archive.files:
+                    name, _, rest = key.partition("/")
+                    found.setdefault(name, {})[rest] = archive[key]
+        # A damaged file may seem encrypted, compressed in an unknown way, or to point elsewhere.
+        except (
+            ValueError,
+            TypeError,
+            EOFError,
+            OSError,
+            RuntimeError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise ValueError(
+                f"The file {path!r} holds no sets of statistics: it is empty, damaged, or no "
+                "archive of NumPy arrays. Write it with `keras_renorm.statistics.write_sets`."
+            ) from error
     return found
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 
 from keras_renorm.keras_internals import losses_kept
 from keras_renorm.models import draws_kept
+from keras_renorm.ops import arguments
 from keras_renorm.statistics import moving_statistics
 from keras_renorm.statistics.batches import Batches
 from keras_renorm.statistics.moments import PopulationMoments
@@ -113,15 +115,23 @@ class Sweeper:
         return len(self._order) == len(self.called)
 
     def assign(self) -> list[Any]:
-        """Gives the batch norms that are called their statistics, and returns them."""
+        """Gives the batch norms that are called their statistics, and returns them.
+
+        Raises:
+            ValueError: If the weights of one cannot hold them. Then none has changed.
+        """
         self._bar.target = self._seen
         self._bar.update(self._seen, finalize=True)
-        for number in self.called:
-            layer = self._layers[number]
-            moving_statistics.write(
-                layer, moving_statistics.values(layer, self._statistics[number])
-            )
-        return [self._layers[number] for number in self.called]
+        layers = [self._layers[number] for number in self.called]
+        found = [
+            moving_statistics.values(layer, self._statistics[number])
+            for number, layer in zip(self.called, layers, strict=True)
+        ]
+        for layer, arrays in zip(layers, found, strict=True):
+            _check_range(layer, arrays)
+        for layer, arrays in zip(layers, found, strict=True):
+            moving_statistics.write(layer, arrays)
+        return layers
 
     def _round(self, forward: MomentsPass) -> float:
         """Sets the statistics of each batch norm once; returns the largest change."""
@@ -192,6 +202,17 @@ def _check_finite(layer: Any, call: Received, first: int, end: int) -> None:
             f"to {end - 1}: they hold NaN or infinity, or values too large for their dtype. The "
             "model is unchanged."
         )
+
+
+def _check_range(layer: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    for name, variable in moving_statistics.variables(layer).items():
+        greatest = float(np.max(np.abs(arrays[name]), initial=0.0))
+        if greatest > arguments.largest(variable.dtype):
+            raise ValueError(
+                f"`{name}` of the batch norm {layer.path!r} would be {greatest:.3g}; its dtype, "
+                f"{variable.dtype}, holds less. The model is unchanged. Make the layer with "
+                "float32 variables: dtype='mixed_float16' in place of 'float16'."
+            )
 
 
 def _change(before: MeanVariance, after: MeanVariance, epsilon: float) -> float:

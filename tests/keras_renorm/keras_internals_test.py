@@ -82,7 +82,12 @@ def test_trainable_of_a_model_without_its_layers():
 
 @pytest.mark.parametrize(
     ("module", "expected"),
-    [("keras.src.export.onnx", True), ("tf2onnx.convert", True), ("keras.src.trainers", False)],
+    [
+        ("keras.src.export.onnx", True),
+        ("tf2onnx.convert", True),
+        ("keras.src.trainers", False),
+        (None, False),
+    ],
 )
 def test_what_an_exporter_calls_knows_it(module, expected):
     names = {"__name__": module, "ask": keras_internals.is_exporting}

@@ -322,6 +322,11 @@ def test_weights_of_another_number_are_refused():
     layer.build((None, 3))
     with pytest.raises(ValueError, match="weight list of length 3"):
         layer.set_weights([np.zeros(3)] * 3)
+    bare = layers.BatchRenormalization(center=False, scale=False)
+    bare.build((None, 3))
+    with pytest.raises(ValueError, match=r"weight list of length 4, .* expecting 2 weights"):
+        bare.set_weights([np.full(3, 7.0)] * 4)
+    np.testing.assert_array_equal(bare.get_weights(), [np.zeros(3), np.ones(3)])
 
 
 @pytest.mark.parametrize("counts", [True, False])

@@ -44,6 +44,8 @@ def test_ids_that_do_not_fit_are_named(domains):
         domains.ids([0, 3, -1, 0], X, "norm")
     with pytest.raises(TypeError, match="must hold integers, received dtype bool"):
         domains.ids(True, X, "norm")
+    with pytest.raises(TypeError, match="`domain` must be a tensor, or an array or a list of num"):
+        domains.ids("a", X, "norm")
     with pytest.raises(ValueError, match=r"of shape \(4,\); received shape \(2,\)"):
         domains.ids([0, 1], X, "norm")
     with pytest.raises(TypeError, match="must hold integers, received dtype float32"):

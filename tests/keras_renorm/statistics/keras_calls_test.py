@@ -31,6 +31,44 @@ def test_it_comes_once_and_goes_without_a_trace(layer):
     assert sorted(vars(layer)) == before
 
 
+class Fewer(keras.layers.BatchNormalization):
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training)
+
+
+class More(keras.layers.BatchNormalization):
+    def call(self, inputs, factor=1.0, training=None, mask=None):
+        return factor * super().call(inputs, training=training, mask=mask)
+
+
+class Any(keras.layers.BatchNormalization):
+    def call(self, *args, **kwargs):
+        return super().call(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (keras.layers.BatchNormalization, (True,)),
+        (Fewer, (True,)),
+        (More, (2.0, True)),
+        (More, (2.0,)),
+        (Any, ()),
+    ],
+)
+def test_a_subclass_is_frozen_whatever_its_arguments(rng, kind, arguments):
+    x = rng.normal(3.0, 2.0, (8, 3)).astype("f4")
+    layer = kind()
+    layer.build(x.shape)
+    # `call`, because Keras's `__call__` takes only tensors by position.
+    expected = layer.call(x, *[False if given is True else given for given in arguments])
+    keras_calls.set_frozen(layer, True)
+    options = {} if True in arguments else {"training": True}
+    np.testing.assert_array_equal(layer.call(x, *arguments, **options), expected)
+    layer(x, training=True)
+    assert np.all(keras.ops.convert_to_numpy(layer.moving_mean) == 0)
+
+
 @pytest.mark.parametrize("before", [False, True])
 def test_freezing_while_another_thread_watches_holds_after_it(layer, before):
     """The watching thread takes away its own only, in whatever order both come and go."""

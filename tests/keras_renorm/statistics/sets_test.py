@@ -153,6 +153,20 @@ def test_a_file_that_cannot_be_written_whole_is_no_file(model, tmp_path, monkeyp
     assert read_sets(model, path) == ["a"]
 
 
+@pytest.mark.parametrize(("at", "value"), [(8, 99), (6, 1), (42, 255)])
+def test_a_damaged_file_is_refused(model, tmp_path, at, value):
+    """A field of the archive's directory says: an unknown compression, encrypted, elsewhere."""
+    path = tmp_path / "sets.npz"
+    save_set(model, "a")
+    write_sets(model, path)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02") + 2
+    content[entry + at] = value
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"sets\.npz' holds no sets of statistics"):
+        read_sets(model, path)
+
+
 @pytest.mark.parametrize("content", [b"dear diary", b"", b"PK\x03\x04 broken"])
 def test_other_files_are_refused(model, tmp_path, content):
     (tmp_path / "sets.npz").write_bytes(content)

@@ -228,3 +228,17 @@ def test_examples_that_are_not_finite_are_named(x, value):
     with pytest.raises(ValueError, match=message):
         sweeper.sweep_until(0.0)
     assert all("call" not in vars(layer) for layer in (model.a, model.b, model.c))
+
+
+def test_statistics_that_a_dtype_cannot_hold_change_nothing(rng):
+    norms = [keras.layers.BatchNormalization(dtype=kind) for kind in ("float32", "float16")]
+    model = keras.Sequential([keras.Input((4,)), *norms])
+    norms[0].gamma.assign(np.full(4, 1000.0))
+    sweeper = sweeper_of(model, rng.normal(2.0, 3.0, (16, 4)).astype("f4"))
+    sweeper.sweep_until(1e-6)
+    with pytest.raises(
+        ValueError, match=r"`moving_variance` of .* float16, holds less\. The model"
+    ):
+        sweeper.assign()
+    for norm in norms:
+        assert moving_statistics.is_initial(norm)
