@@ -67,6 +67,20 @@ def test_a_damaged_model_is_written_again(
         assert after.testzip() is None
 
 
+def test_a_run_that_cannot_become_longer_stays_as_it_is(
+    finished_run, run_program, tiny_arguments, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run[0], workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    before = snapshot(workdir)
+    longer = (*tiny_arguments, "--config.num_steps=200")
+    done = run_program("zoo.train", f"--workdir={workdir}", *longer)
+    assert done.returncode == 2
+    assert "has lost its checkpoints: the run, recorded up to step 120, cannot be" in done.stderr
+    assert snapshot(workdir) == before
+
+
 def test_another_config_is_refused_with_the_keys_that_differ(
     finished_run, run_program, tiny_arguments
 ):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ class Keeper:
         self._saved_when = time.monotonic()
         self._best: metrics.Record | None = None
 
+    def check(self) -> None:
+        """Raises a `UserError` if the run cannot be resumed for want of checkpoints."""
+        if not self._store.check() and self._workdir.config.is_file() and self._workdir.saved:
+            raise self._lost(metrics.read(self._workdir.metrics, lambda problem: None))
+
+    def _lost(self, records: Sequence[metrics.Record]) -> UserError:
+        recorded = f", recorded up to step {records[-1].step}," if records else ""
+        return UserError(
+            f"{self._workdir.path} has lost its checkpoints: the run{recorded} cannot be resumed. "
+            "To train from the beginning, choose another --workdir."
+        )
+
     def resume(self) -> tuple[State, int]:
         """Restores the newest checkpoint, if the run has one.
 
@@ -81,11 +94,7 @@ class Keeper:
         if saved is None:  # an earlier version's run
             saved = last > config["checkpoint_every_steps"]
         if state is None and saved:
-            recorded = f", recorded up to step {last}," if last else ""
-            raise UserError(
-                f"{workdir.path} has lost its checkpoints: the run{recorded} cannot be resumed. To "
-                "train from the beginning, choose another --workdir."
-            )
+            raise self._lost(records)
         if state is not None:
             workdir.note_checkpoints(True)
         step = 0 if state is None else state["step"]

@@ -52,6 +52,11 @@ class Trainer:
         self._keeper = Keeper(self.setup, workdir)
         self._save_asked = False
 
+    def check(self) -> None:
+        """Raises a `UserError` if the run that is there cannot go on. Writes nothing."""
+        pictures.check_description(self._workdir.data, self.setup.dataset, self.setup.test_set)
+        self._keeper.check()
+
     def run(self) -> int:
         """Trains to the last step, or until a signal; returns the exit status."""
         setup, num_steps = self.setup, self._config["num_steps"]

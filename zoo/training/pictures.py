@@ -171,10 +171,21 @@ def keep_description(path: Path, train: Source, evaluation: Source) -> None:
     Raises:
         UserError: When a run that is resumed would go on with other images or classes.
     """
-    sets = {source.split: _described(source) for source in (train, evaluation)}
-    here = {"dataset": train.name, "classes": list(train.class_names), "splits": sets}
+    check_description(path, train, evaluation)
     if not path.exists():
-        return files.write_json(path, here)
+        files.write_json(path, _description(train, evaluation))
+
+
+def _description(train: Source, evaluation: Source) -> dict[str, Any]:
+    sets = {source.split: _described(source) for source in (train, evaluation)}
+    return {"dataset": train.name, "classes": list(train.class_names), "splits": sets}
+
+
+def check_description(path: Path, train: Source, evaluation: Source) -> None:
+    """Raises a `UserError` as `keep_description` does, and writes nothing."""
+    if not path.exists():
+        return
+    here = _description(train, evaluation)
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -188,7 +199,6 @@ def keep_description(path: Path, train: Source, evaluation: Source) -> None:
             "they were, or choose another --workdir. An earlier version of zoo had the images of "
             "class folders in another order."
         )
-    return None
 
 
 def is_described(path: Path, source: Source) -> bool:

@@ -131,6 +131,23 @@ class CheckpointStore:
             if _step(folder) == step:
                 _remove_folder(folder)
 
+    def check(self) -> bool:
+        """Returns whether there is a checkpoint. Restores nothing.
+
+        Raises:
+            UserError: When there are checkpoints but none is usable.
+        """
+        found = self.newest_first()
+        if found and not any(map(_is_intact, found)):
+            raise self._unusable(found)
+        return bool(found)
+
+    def _unusable(self, found: Sequence[Path]) -> UserError:
+        return UserError(
+            f"None of the {len(found)} checkpoints in {self._folder} is usable: the run cannot "
+            "be resumed. To train from the beginning, choose another --workdir."
+        )
+
     def restore(self) -> dict[str, Any] | None:
         """Restores the newest undamaged checkpoint.
 
@@ -148,10 +165,7 @@ class CheckpointStore:
                 return self._read(folder)
             self._report(f"checkpoint {folder} is damaged ({problem}): trying the one before it")
         if found:
-            raise UserError(
-                f"None of the {len(found)} checkpoints in {self._folder} is usable: the run cannot "
-                "be resumed. To train from the beginning, choose another --workdir."
-            )
+            raise self._unusable(found)
         return None
 
     def _read(self, folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,20 +130,24 @@ class Workdir:
 
     @contextlib.contextmanager
     def opened(
-        self, config: Mapping[str, Any], environment: Mapping[str, Any] | None = None
+        self,
+        config: Mapping[str, Any],
+        environment: Mapping[str, Any] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> Iterator[None]:
         """Makes the folder if need be, and locks it for this process while the body runs.
 
         Args:
             config: The config of the run.
             environment: What it runs with; see `zoo.training.records.environment`.
+            check: Called before anything is written; raises a `UserError` where the run cannot be.
 
         Yields:
             Nothing.
 
         Raises:
-            UserError: When the folder cannot be written, another process has it, or `check` refuses
-                the config.
+            UserError: When the folder cannot be written, another process has it, or the config is
+                refused.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -153,6 +157,7 @@ class Workdir:
                 stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self.check(config)  # again: another run may have begun since
+                check()
                 self._write_config(config, environment)
                 files.remove_temporary(self.path)
             except BlockingIOError as error:

@@ -101,6 +101,22 @@ def test_a_run_may_become_longer_and_not_shorter(tmp_path):
         workdir.check(before)
 
 
+def test_a_run_that_cannot_become_longer_stays_as_it_is(tmp_path):
+    before = default_config().to_dict()
+    with Workdir(tmp_path).opened(before):
+        (tmp_path / "model.keras").write_text("of 1000 steps")
+
+    def refuse():
+        raise UserError("other images")
+
+    workdir = Workdir(tmp_path)
+    opened = workdir.opened(before | {"num_steps": 2000}, check=refuse)
+    with pytest.raises(UserError, match="other images"), opened:
+        pass
+    assert listing(tmp_path) == ["config.json", "model.keras"]
+    assert workdir.read_config() == before
+
+
 def test_whether_there_are_checkpoints_is_noted_beside_the_keys(tmp_path):
     workdir = Workdir(tmp_path)
     for there in (True, False, True):
