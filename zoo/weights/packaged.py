@@ -148,6 +148,23 @@ PACKAGED: tuple[Record, ...] = (
         origin="zoo.train --config=resnet20_cifar10 --config.dataset=fashion_mnist",
     ),
     Record(
+        name="resnet20.fashion_mnist_batch_norm",
+        file="resnet20.fashion_mnist_batch_norm.weights.h5",
+        hash="19ac6a6989fc1767d204ed476a2bdb81fc1bbed4cb8e9bc128bb2e87cbc94c18",
+        bytes=1256344,
+        parameters=270810,
+        top1=94.33,
+        top1_source="10,000 images of fashion_mnist, test",
+        dataset="fashion_mnist",
+        input_shape=(28, 28, 1),
+        preprocessing="unit",
+        num_classes=10,
+        class_names=_CLOTHES,
+        licence="Apache-2.0",
+        origin="zoo.train --config=resnet20_cifar10 --config.dataset=fashion_mnist "
+        "--config.norm=batch_norm",
+    ),
+    Record(
         name="small_inception_48.cifar10",
         file="small_inception_48.cifar10.weights.h5",
         hash="d7f9b40652b09be192eb318034189378a97e97da031d826c6120d86c542ecde8",
@@ -197,5 +214,39 @@ PACKAGED: tuple[Record, ...] = (
         origin="zoo.train --config=resnet20_cifar10 --config.model=wide_resnet_16_1 "
         "--config.norm=skip_init --config.learning_rate=0.03 --config.num_steps=8000 "
         "--config.precision=bfloat16",
+    ),
+    Record(
+        name="wide_resnet_16_2.cifar10",
+        file="wide_resnet_16_2.cifar10.weights.h5",
+        hash="61e028e51a57629614accb0b50f00a110bb5482c53daeaddcb355e331366cf2f",
+        bytes=2918400,
+        parameters=693498,
+        top1=90.1,
+        top1_source="10,000 images of cifar10, test",
+        dataset="cifar10",
+        input_shape=(32, 32, 3),
+        preprocessing="unit",
+        num_classes=10,
+        class_names=_CIFAR10,
+        licence="Apache-2.0",
+        origin="zoo.train --config=resnet20_cifar10 --config.model=wide_resnet_16_2 "
+        "--config.precision=bfloat16 --config.num_steps=6000",
+    ),
+    Record(
+        name="wide_resnet_16_2.cifar10_batch_norm",
+        file="wide_resnet_16_2.cifar10_batch_norm.weights.h5",
+        hash="ec80c9d043be8c0770d2c1276a5010de998ea70e45d99bac16d79dd42a48a05b",
+        bytes=2888720,
+        parameters=693498,
+        top1=90.51,
+        top1_source="10,000 images of cifar10, test",
+        dataset="cifar10",
+        input_shape=(32, 32, 3),
+        preprocessing="unit",
+        num_classes=10,
+        class_names=_CIFAR10,
+        licence="Apache-2.0",
+        origin="zoo.train --config=resnet20_cifar10 --config.model=wide_resnet_16_2 "
+        "--config.precision=bfloat16 --config.num_steps=6000 --config.norm=batch_norm",
     ),
 )
