@@ -119,7 +119,9 @@ class Adaptive(Limit):
         ops: Any = np
         if not isinstance(seen, (np.ndarray, np.generic)):  # PyTorch compiles no union
             ops, seen = keras.ops, keras.ops.convert_to_tensor(seen)
-        return ops.where(seen > self.greatest, ops.full_like(seen, self.greatest), seen)
+        # Not `full_like`: under PyTorch the host waits for the number to come back.
+        constant = ops.asarray if ops is np else keras.ops.convert_to_tensor
+        return ops.where(seen > self.greatest, constant(self.greatest, seen.dtype), seen)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -140,3 +140,12 @@ def test_limits_adapt_after_a_module_is_cast(rng, dtype, tolerance, ghosts):
     np.testing.assert_allclose(cast.current_limits(), layer.current_limits(), rtol=tolerance)
     found, desired = (one.moving_mean.value.detach().double().numpy() for one in (cast, layer))
     np.testing.assert_allclose(found, desired, rtol=tolerance)
+
+
+@pytest.mark.parametrize("kind", [layers.BatchNormalization, layers.BatchRenormalization])
+def test_training_reads_no_number_back_from_the_device(kind):
+    layer = kind()
+    layer.build((None, 8))
+    with keras.device("meta"):  # on which `item` is an error
+        y = layer(torch.empty(4, 8, device="meta"), training=True)
+    assert y.device.type == "meta"
