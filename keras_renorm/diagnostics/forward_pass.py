@@ -79,7 +79,17 @@ def noise(model: keras.Model) -> list[str]:
 
 
 def _random(model: keras.Model) -> list[tuple[str, keras.layers.Layer]]:
-    return [(name, layer) for name, layer in named_layers(model) if seed_generators(layer)]
+    return [
+        (name, layer)
+        for name, layer in named_layers(model)
+        if seed_generators(layer) and not _never_drops(layer)
+    ]
+
+
+def _never_drops(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is a recurrent cell without dropout: that has a seed generator, too."""
+    rates = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
+    return rates == [0, 0]
 
 
 def _quiet(call: LayerCall) -> Any:

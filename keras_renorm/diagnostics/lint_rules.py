@@ -32,7 +32,19 @@ _REST = 0.05
 # Limits up to these did little harm from the first step on: docs/default_limits.md.
 _WIDE_R, _WIDE_D = 1.5, 0.5
 
-_MOVES_AXES = (keras.layers.Permute, keras.layers.Reshape, keras.layers.TimeDistributed)
+_MOVES_AXES = (
+    keras.layers.Permute,
+    keras.layers.Reshape,
+    keras.layers.TimeDistributed,
+    keras.layers.EinsumDense,
+    keras.layers.Lambda,
+    # Their channels come after the time.
+    keras.layers.ConvLSTM1D,
+    keras.layers.ConvLSTM2D,
+    keras.layers.ConvLSTM3D,
+)
+# Operations of `keras.ops` that keep the axes, as far as nets have them around a norm.
+_KEEPS_AXES = ("Add", "Subtract", "Multiply", "Divide", "Relu", "Gelu", "Silu", "Sigmoid", "Tanh")
 
 _WITH_BIAS = (*KERNELS, keras.layers.EinsumDense)
 
@@ -281,6 +293,9 @@ def _with_format(value: Value, rank: int, *, after: bool = False) -> Call | None
     calls = value.consumers[:1] if after else [value.producer]
     call = calls[0] if calls else None
     if call is None or isinstance(call.operation, _MOVES_AXES):
+        return None
+    is_layer = isinstance(call.operation, keras.layers.Layer)
+    if not is_layer and type(call.operation).__name__ not in _KEEPS_AXES:
         return None
     beyond = (call.outputs if after else call.inputs)[0]
     if any(len(one.shape) != rank for one in (call.inputs[0], call.outputs[0])):

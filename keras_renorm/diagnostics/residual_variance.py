@@ -159,7 +159,8 @@ def _measure(
 
 def _variance(x: Any) -> float:
     """The variance in float64. The squares of float32 overflow from a deviation of 1e19 on."""
-    return float(np.var(np.asarray(keras.ops.convert_to_numpy(x), np.float64)))
+    with np.errstate(all="ignore"):  # what is not finite is a finding
+        return float(np.var(np.asarray(keras.ops.convert_to_numpy(x), np.float64)))
 
 
 def _row(block: Block, variances: list[tuple[float, float]]) -> BlockVariance:

@@ -185,8 +185,9 @@ def _largest_gap(training: Any, inference: Any) -> float:
 
 def gap(y: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> float:
     """The root mean square of `y - reference` over that of `reference`; 0 if both are equal."""
-    difference = float(np.sqrt(np.mean(np.square(y - reference))))
-    size = float(np.sqrt(np.mean(np.square(reference))))
+    with np.errstate(all="ignore"):  # what is not finite is a finding
+        difference = float(np.sqrt(np.mean(np.square(y - reference))))
+        size = float(np.sqrt(np.mean(np.square(reference))))
     if difference == 0:
         return 0.0
     return difference / size if size else float("inf")

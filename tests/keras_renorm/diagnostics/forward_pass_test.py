@@ -133,6 +133,14 @@ def test_a_layer_that_holds_a_norm_stays_in_training_mode(x):
     ]
 
 
+@pytest.mark.parametrize(("rate", "out"), [(0.0, []), (0.5, ["lstm/lstm_cell"])])
+def test_a_recurrent_cell_is_random_if_it_drops(rate, out):
+    recurrent = L.LSTM(4, dropout=rate, name="lstm")
+    recurrent.cell.name = "lstm_cell"
+    model = keras.Sequential([keras.Input((5, 3)), recurrent, BatchNormalization()])
+    assert [name for name in forward_pass.left_out(model) if "cell" in name] == out
+
+
 def test_what_draws_in_inference_too_is_not_left_out(x):
     model = sequential(Draws(name="draws"), BatchNormalization())
     first, second = (forward_pass.forward(model, x, {}, training=mode) for mode in (False, True))

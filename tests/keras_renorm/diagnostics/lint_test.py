@@ -341,6 +341,20 @@ def test_an_axis_beside_layers_after_it_and_behind_moved_axes():
     convolved = L.Conv2D(4, 3, use_bias=False, data_format="channels_last")(image)
     for moved in (L.Permute((3, 1, 2))(convolved), L.Reshape((4, 4, 4))(convolved)):
         assert kinds(lint(keras.Model(image, BatchNormalization(axis=1)(moved)))) == []
+    ops = keras.ops
+    for moved in (
+        ops.transpose(convolved, (0, 3, 1, 2)),
+        ops.moveaxis(convolved, -1, 1),
+        ops.einsum("bhwc->bchw", convolved),
+        L.Lambda(lambda x: ops.transpose(x, (0, 3, 1, 2)))(convolved),
+        L.EinsumDense("bhwc,cd->bdhw", (4, 4, 4))(convolved),
+    ):
+        assert kinds(lint(keras.Model(image, BatchNormalization(axis=1)(moved)))) == []
+    frames = keras.Input((4, 3, 8, 8))
+    recurrent = L.ConvLSTM2D(5, 3, data_format="channels_first", return_sequences=True)(frames)
+    assert kinds(lint(keras.Model(frames, BatchNormalization(axis=2)(recurrent)))) == []
+    added = BatchNormalization(axis=1)(ops.relu(convolved + convolved))
+    assert [kind for _, kind in kinds(lint(keras.Model(image, added)))] == ["wrong axis"]
     vector = keras.Input((6,))
     assert kinds(lint(keras.Model(vector, BatchNormalization(axis=1)(vector)))) == []
 
