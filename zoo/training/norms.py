@@ -42,11 +42,13 @@ class Norms:
 
     def _lint(self, num_steps: int) -> None:
         """Prints what is wrong with the normalization for the steps that are to be done."""
-        setup = self._setup
+        setup, parts = self._setup, self._setup.config["accumulate"]
+        ramps = setup.config["r_max_ramp"] is not None or setup.config["d_max_ramp"] is not None
         report = diagnostics.lint(
             setup.model,
-            setup.config["batch_size"],
-            num_steps=num_steps,
+            max(1, setup.config["batch_size"] // parts),
+            # Moving averages move with each part, ramps once in a step.
+            num_steps=num_steps if ramps else num_steps * parts,
             replicas=setup.workers.strategy.num_replicas_in_sync,
         )
         for sentence in report.sentences():

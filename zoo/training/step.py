@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_renorm import keras_internals
+from keras_renorm.callbacks import CountSteps
 from zoo.training.averages import Averages
 from zoo.training.distribution.replicas import own_rows
 
@@ -115,7 +117,11 @@ def make_train_step(
             limit = optimizer.scale_loss(options.clip_norm) / replicas
             gradients, _ = tf.clip_by_global_norm(gradients, limit)
         optimizer.apply(gradients, model.trainable_variables)
+        if counter is not None:
+            counter.advance()
         return tf.concat([told, asked], axis=0)
+
+    counter = _step_counter(model) if options.parts > 1 else None
 
     @tf.function
     def train_step(images: Any, labels: Any, asked: Any = (0.0, 0.0)) -> StepResult:
@@ -126,6 +132,15 @@ def make_train_step(
         return StepResult(*tf.unstack(strategy.reduce("SUM", told, axis=None), 5))
 
     return train_step
+
+
+def _step_counter(model: keras.Model) -> CountSteps | None:
+    """What advances the schedules of limits once a step; None where no norm has one."""
+    counts = (
+        getattr(layer, "update_count", None) is not None and not layer.frozen_statistics
+        for layer in keras_internals.flattened(model)
+    )
+    return CountSteps(model) if any(counts) else None
 
 
 class _Passes:

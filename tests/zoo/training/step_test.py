@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_renorm.layers import BatchRenormalization
+from keras_renorm.schedules import LinearRamp
 from zoo.data import mixing
 from zoo.training.step import (
     Options,
@@ -99,6 +100,18 @@ def test_parts_are_normalized_by_themselves(rng):
     step(tf.constant(x, tf.float32), tf.zeros([8], tf.int64))
     mean = 0.5 * (0.5 * x[:4].mean(axis=0)) + 0.5 * x[4:].mean(axis=0)
     np.testing.assert_allclose(norm.moving_mean, mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_schedule_counts_steps_however_many_parts_they_have(rng, parts):
+    inputs = keras.Input((3,))
+    norm = BatchRenormalization(r_max=LinearRamp(1.0, 3.0, 0, 8), d_max=0.0)
+    model = keras.Model(inputs, keras.layers.Dense(2)(norm(inputs)))
+    step = make_train_step(model, built(keras.optimizers.SGD(0.1), model), Options(parts=parts))
+    for _ in range(4):
+        step(tf.constant(rng.normal(size=(8, 3)), tf.float32), tf.zeros([8], tf.int64))
+    assert int(norm.update_count) == 4
+    assert norm.current_limits().r_max == 2.0
 
 
 def test_smoothed_labels_are_those_of_float64(rng):

@@ -45,9 +45,14 @@ class Recorder:
         )
 
     def gauges(self, step: int, images: Any) -> None:
-        """Writes the limits, clipped shares and drifts of every norm for this minibatch."""
+        """Writes the limits, clipped shares and drifts of every norm for this minibatch.
+
+        Where a step takes its minibatch in parts, that is for the first of them.
+        """
+        config = self._setup.config
+        part = images[: max(1, len(images) // config["accumulate"])]
         report = diagnostics.renorm_report(
-            self._setup.model, images, steps=step, num_steps=self._setup.config["num_steps"]
+            self._setup.model, part, steps=step, num_steps=config["num_steps"]
         )
         self._outputs.gauges(step, report.scalars())
 
