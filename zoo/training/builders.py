@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 import zoo
 from keras_renorm import keras_internals, layers, schedules
@@ -119,13 +120,38 @@ def _own_model(config: Config, dataset: Source) -> keras.Model:
             f"'logits'; received the layers {', '.join(names)} and "
             f"{', '.join(f'outputs of shape {shape}' for shape in shapes) or 'no known outputs'}."
         )
-    for key in ("freeze_statistics_at_step", "initial_statistics"):
+    _check_own_model(config, model, pictures.input_shape(config, dataset))
+    for key in ("freeze_statistics_at_step", "initial_statistics", "gauges_every_steps"):
         if config[key] != KEYS[key].default and not _has_norms(model):
             raise UserError(
                 f"--config.{key}={config[key]} has no effect: the model of "
                 f"--config.model={config['model']} holds no batch norm. Leave it out."
             )
     return model
+
+
+def _check_own_model(config: Config, model: keras.Model, shape: tuple[int, ...]) -> None:
+    """Refuses a model whose output is not the softmax of its logits, or that does not train."""
+    wants = f"--config.model={config['model']} must return a model"
+    inputs = [tuple(x.shape[1:]) for x in model.inputs]
+    # A model may take images of any size.
+    sizes = [known if own is None else own for own, known in zip(inputs[0], shape, strict=False)]
+    if len(inputs) != 1 or len(inputs[0]) != len(shape) or tuple(sizes) != shape:
+        raise UserError(f"{wants} of images of shape {shape}, received inputs of shapes {inputs}.")
+    if not model.trainable_variables:
+        raise UserError(f"{wants} with something to train, received one that is frozen.")
+    images = np.random.default_rng(0).uniform(-1, 1, (2, *shape)).astype("float32")
+    both = keras.Model(model.inputs, [model.get_layer(HEAD[0]).output, model.outputs[0]])
+    logits, found = both([images], training=False)
+    expected = keras.ops.softmax(keras.ops.cast(logits, "float32"))
+    # Twice as large a tolerance as bfloat16 asks for.
+    if logits.shape != found.shape or not np.allclose(expected, found, rtol=0, atol=0.02):
+        raise UserError(
+            f"{wants} that ends in the softmax of the layer 'logits', received outputs of shape "
+            f"{found.shape[1:]} that are not the softmax of the {logits.shape[1:]} of 'logits': "
+            "training would minimise another loss than the evaluation reports. Write "
+            "`keras.layers.Dense(num_classes, name='logits')` and `keras.layers.Softmax()`."
+        )
 
 
 def _has_norms(model: keras.Model) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,38 @@ Config = Mapping[str, Any]
 
 
 def open_sets(config: Config, console: Console) -> tuple[Source, Source]:
-    """Opens the images to train on, and those to evaluate on."""
+    """Opens the images to train on, and those to evaluate on.
+
+    Raises:
+        DatasetError: When one of them cannot be opened.
+        UserError: When a model of the one cannot be evaluated on the other.
+    """
     train, evaluation = (open_split(config, s, console) for s in ("train", EVALUATION))
+    _check_alike(config, train, evaluation)
     return train, evaluation
+
+
+def _check_alike(config: Config, train: Source, evaluation: Source) -> None:
+    """Refuses images to evaluate on that have other classes or another shape, or are none."""
+    both = f"The images of --config.dataset={config['dataset']} to train and to evaluate on"
+    if not len(evaluation):
+        raise UserError(f"{both} must be one or more each, received none to evaluate on.")
+    if train.class_names != evaluation.class_names:
+        raise UserError(
+            f"{both} must have the same classes in the same order, received "
+            f"{_some(train.class_names)} and {_some(evaluation.class_names)}."
+        )
+    shapes = [input_shape(config, source) for source in (train, evaluation)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{both} must have one shape, received {shapes[0]} and {shapes[1]}. Write "
+            "--config.image_size=SIZE, or --config.image_channels=1 or 3."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names of classes, as far as a line holds them."""
+    return f"{len(names)}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
 
 
 def open_split(config: Config, split: str, console: Console) -> Source:

@@ -157,6 +157,41 @@ def test_a_model_of_the_users_own(dataset, tmp_path):
             builders.build_model(config(model=f"{path}:{name}"), dataset)
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("logits(flat)", "that ends in the softmax of the layer 'logits', received outputs of sha"),
+        ("L.Activation('sigmoid')(logits(flat))", "that are not the softmax of the"),
+        ("L.Dense(4, 'softmax')(L.Dense(7, name='logits')(flat))", r"\(7,\) of 'logits'"),
+        ("L.Dense(4, 'softmax', name='logits')(flat)", None),
+        ("L.Softmax()(L.Dense(4, name='logits', trainable=False)(flat))", "with something to trai"),
+        (
+            "L.Softmax()(logits(L.Flatten()(other)))",
+            r"of images of shape \(4, 4, 1\), received inpu",
+        ),
+    ],
+)
+def test_a_model_of_the_users_own_ends_in_the_softmax_of_its_logits(
+    dataset, tmp_path, body, message
+):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import keras\n"
+        "L = keras.layers\n"
+        "def make(**options):\n"
+        "    x, other = keras.Input((4, 4, 1)), keras.Input((4, 5, 1))\n"
+        "    flat, logits = L.Flatten()(x), L.Dense(4, name='logits')\n"
+        f"    return keras.Model({'other' if 'other' in body else 'x'}, {body})\n"
+        "def any_size(**options):\n"
+        "    x = keras.Input((None, None, 1))\n"
+        "    logits = L.Dense(4, name='logits')(L.GlobalMaxPooling2D()(x))\n"
+        "    return keras.Model(x, L.Softmax()(logits))\n"
+    )
+    builders.build_model(config(model=f"{path}:any_size"), dataset)
+    with pytest.raises(UserError, match=message or "that are not the softmax of the"):
+        builders.build_model(config(model=f"{path}:make"), dataset)
+
+
 def test_the_epsilon_is_that_of_a_model_file_unless_another_is_asked_for(dataset, tmp_path):
     path = str(tmp_path / "model.keras")
     builders.build_model(config(norm_epsilon=0.5), dataset).save(path)

@@ -33,6 +33,32 @@ def test_a_run_may_not_lie_among_its_images(tmp_path):
         pictures.check_place(values | changes, (tmp_path if not changes else photos) / "a")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"class_names": ("b", "a")},
+            "the same classes in the same order, received 2: a, b and 2: b",
+        ),
+        ({"class_names": ("a", "b", "c")}, "received 2: a, b and 3: a, b, c."),
+        (
+            {"images": np.zeros((6, 8, 8, 1), np.uint8)},
+            "have one shape, received (8, 9, 1) and (8, 8",
+        ),
+        ({"images": np.zeros((6, 8, 9, 3), np.uint8)}, "received (8, 9, 1) and (8, 9, 3). Write"),
+        (
+            {"images": np.zeros((0, 8, 9, 1), np.uint8), "labels": np.zeros(0, np.int64)},
+            "must be one or more each, received none to evaluate on.",
+        ),
+    ],
+)
+def test_sets_that_are_not_alike_are_refused(monkeypatch, changes, message):
+    sets = {"train": source(), "evaluation": dataclasses.replace(source(), **changes)}
+    monkeypatch.setattr(pictures, "open_split", lambda config, split, console: sets[split])
+    with pytest.raises(UserError, match=re.escape(message)):
+        pictures.open_sets(config(dataset="mine.py:sets"), None)
+
+
 def test_by_default_images_are_taken_as_they_are():
     assert pictures.preparation(config()) == Preparation()
     assert pictures.augmentation(config()) == Augmentation()
