@@ -68,9 +68,11 @@ class CountSteps(keras.callbacks.Callback):
             require_model(model)
             self.set_model(model)
             self._take_over(model)
+            for layer in self._layers:  # whose training is this loop from here on
+                _before.pop(layer, None)
 
     def advance(self, steps: int = 1) -> None:
-        """Counts steps, in each layer that has been built.
+        """Counts steps, in each layer that has been built and learns from minibatches.
 
         Args:
             steps: Their number, 0 or more. It may be a tensor, which is not checked.
@@ -86,17 +88,20 @@ class CountSteps(keras.callbacks.Callback):
                 "CountSteps has no model to count for: write CountSteps(model), or give the "
                 "callback to `fit`."
             )
-        for count in (layer.update_count for layer in self._layers):
-            if count is not None:  # not built yet, or built without a schedule after all
+        for layer in self._layers:
+            count = layer.update_count
+            # None: not built yet, or built without a schedule after all.
+            if count is not None and layer.statistics_in_use == "batch":
                 count.assign_add(keras.ops.cast(steps, count.dtype))
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes the counters over."""
-        for layer in self._found(self.model):
-            _before.setdefault(layer, layer.counts_calls)
-        self._take_over(self.model)
+        layers = self._found(self.model)
         self._counter.begin_training()
         self._counted = self._counter.begun
+        for layer in layers:
+            _before.setdefault(layer, layer.counts_calls)
+        self._take_over(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Reads the optimizer's count, which a callback may have restored."""

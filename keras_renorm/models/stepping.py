@@ -131,7 +131,7 @@ class StepCounter:
 
     def end_training(self) -> None:
         """Warns if the optimizer made no step in an epoch: it may be the wrong one."""
-        if not self._epochs or self.steps() > self.begun:
+        if not self._epochs or self.steps() != self.begun:
             return
         kind = type(self._callback).__name__
         warnings.warn(

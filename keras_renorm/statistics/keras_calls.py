@@ -28,9 +28,14 @@ class FrozenCall:
     def __init__(self, layer: Any) -> None:
         self._layer = layer
         self.own: Callable[..., Tensor] | None = watching.underneath(layer, "call")
-        # A subclass may have other arguments.
-        parameters = list(inspect.signature(self._call).parameters)
-        self._place = parameters.index("training") if "training" in parameters else sys.maxsize
+        # A subclass may have other arguments, or hand on what it does not name.
+        parameters = inspect.signature(self._call).parameters
+        kinds = {parameter.kind for parameter in parameters.values()}
+        named = "training" in parameters
+        place = list(parameters).index("training") if named else 1
+        by_place = named or inspect.Parameter.VAR_POSITIONAL in kinds
+        self._place = place if by_place else sys.maxsize
+        self._by_name = named or inspect.Parameter.VAR_KEYWORD in kinds
 
     @property
     def _call(self) -> Callable[..., Tensor]:
@@ -40,7 +45,7 @@ class FrozenCall:
         """The layer's output, as with `training=False`; the arguments are those of its `call`."""
         if len(args) > self._place:
             args = (*args[: self._place], False, *args[self._place + 1 :])
-        else:
+        elif self._by_name:
             kwargs = kwargs | {"training": False}
         return self._call(*args, **kwargs)
 

@@ -259,7 +259,7 @@ def _walk(folder: bytes, above: set[str | bytes]) -> Iterator[bytes]:
 def _share(
     files: _Files, findings: Sequence[Finding], held_out: bool, options: FolderOptions
 ) -> list[int]:
-    """Returns the places of the files that are held out, or of the rest, which has the unusable."""
+    """Returns the places of the images held out, or of the rest, with the unusable files."""
     of_class: list[list[int]] = [[] for _ in files.classes]
     chosen: list[int] = []
     for i, (label, finding) in enumerate(zip(files.labels, findings, strict=True)):

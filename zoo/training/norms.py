@@ -1,5 +1,7 @@
 """What a run does with its normalization beside training it: lint, first statistics, freezing."""
 
+import dataclasses
+
 from keras_renorm import diagnostics, statistics
 from zoo.training import pictures
 from zoo.training.setup import Setup
@@ -43,14 +45,20 @@ class Norms:
     def _lint(self, num_steps: int) -> None:
         """Prints what is wrong with the normalization for the steps that are to be done."""
         setup, parts = self._setup, self._setup.config["accumulate"]
-        ramps = setup.config["r_max_ramp"] is not None or setup.config["d_max_ramp"] is not None
-        report = diagnostics.lint(
-            setup.model,
-            max(1, setup.config["batch_size"] // parts),
-            # Moving averages move with each part, ramps once in a step.
-            num_steps=num_steps if ramps else num_steps * parts,
-            replicas=setup.workers.strategy.num_replicas_in_sync,
-        )
+
+        def found(num_steps: int) -> diagnostics.LintReport:
+            return diagnostics.lint(
+                setup.model,
+                max(1, setup.config["batch_size"] // parts),
+                num_steps=num_steps,
+                replicas=setup.workers.strategy.num_replicas_in_sync,
+            )
+
+        report = found(num_steps)
+        if parts > 1:  # Schedules move once in a step, moving averages with each part.
+            averages = [one for one in found(num_steps * parts).findings if one.kind == "momentum"]
+            others = [one for one in report.findings if one.kind != "momentum"]
+            report = dataclasses.replace(report, findings=(*others, *averages))
         for sentence in report.sentences():
             setup.say(f"lint: {sentence}")
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,26 +40,19 @@ def open_sets(config: Config, console: Console) -> tuple[Source, Source]:
 
 
 def _check_alike(config: Config, train: Source, evaluation: Source) -> None:
-    """Refuses images to evaluate on that have other classes or another shape, or are none."""
-    both = f"The images of --config.dataset={config['dataset']} to train and to evaluate on"
+    """Refuses images to evaluate on that have other classes, or are none."""
+    dataset = f"--config.dataset={config['dataset']}"
     if not len(evaluation):
-        raise UserError(f"{both} must be one or more each, received none to evaluate on.")
-    if train.class_names != evaluation.class_names:
+        raise UserError(f"{dataset} has no images to evaluate on.")
+    classes = list(map(str, train.class_names)), list(map(str, evaluation.class_names))
+    if classes[0] != classes[1]:
+        pairs = itertools.zip_longest(*classes, fillvalue="none")
+        number, (one, other) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
         raise UserError(
-            f"{both} must have the same classes in the same order, received "
-            f"{_some(train.class_names)} and {_some(evaluation.class_names)}."
+            f"{dataset} must have the same classes in the same order to train and to evaluate on, "
+            f"received {len(classes[0])} and {len(classes[1])}: number {number} is {one!r} in "
+            f"training and {other!r} in the evaluation."
         )
-    shapes = [input_shape(config, source) for source in (train, evaluation)]
-    if shapes[0] != shapes[1]:
-        raise UserError(
-            f"{both} must have one shape, received {shapes[0]} and {shapes[1]}. Write "
-            "--config.image_size=SIZE, or --config.image_channels=1 or 3."
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    """Names of classes, as far as a line holds them."""
-    return f"{len(names)}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
 
 
 def open_split(config: Config, split: str, console: Console) -> Source:

@@ -94,8 +94,9 @@ def _train(
         trainer = Trainer(config, workdir, console, workers, profile_steps)
         if workers.is_chief:
             _say_changes(workdir, config, console)
-        opened = workdir.opened(config, environment(), trainer.check)
-        workers.chiefs(lambda: stack.enter_context(opened))
+        workers.chiefs(
+            lambda: stack.enter_context(workdir.opened(config, environment(), trainer.check))
+        )
         status = trainer.run()
         if status == 0 and workers.is_chief:
             print_summary(workdir, console)

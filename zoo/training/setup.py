@@ -56,6 +56,7 @@ class Setup:
         """Makes the model and what works on it, in the scope of the strategy."""
         config = self.config
         self.model = builders.build_model(config, self.dataset)
+        builders.check_takes(config, self.model, self.test_set)
         self._optimizer = optimizers.build_optimizer(config, self.model)
         self.learning_rate = optimizers.learning_rate_schedule(config)
         decay = config["average_decay"]

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_renorm import keras_internals
 from keras_renorm.callbacks import CountSteps
+from keras_renorm.layers import BatchRenormalization
 from zoo.training.averages import Averages
 from zoo.training.distribution.replicas import own_rows
 
@@ -135,9 +136,14 @@ def make_train_step(
 
 
 def _step_counter(model: keras.Model) -> CountSteps | None:
-    """What advances the schedules of limits once a step; None where no norm has one."""
+    """What advances the schedules of limits once a step; None where no norm has one.
+
+    Norms with a counter for each domain go on counting parts.
+    """
     counts = (
-        getattr(layer, "update_count", None) is not None and not layer.frozen_statistics
+        isinstance(layer, BatchRenormalization)
+        and layer.update_count is not None
+        and layer.update_count.shape == ()
         for layer in keras_internals.flattened(model)
     )
     return CountSteps(model) if any(counts) else None

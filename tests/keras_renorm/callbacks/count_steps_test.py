@@ -77,6 +77,9 @@ def test_a_counter_of_a_loop_stays_one_after_a_training(rng):
     model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     x = rng.normal(size=(12, 4)).astype("f4")
+    with pytest.raises(TypeError, match="`optimizer` must be an optimizer of Keras"):
+        model.fit(x, x[:, :1], verbose=0, callbacks=[CountSteps(optimizer="sgd")])
+    assert norm.counts_calls
     counter = CountSteps(model)
     model.fit(x, x[:, :1], batch_size=4, verbose=0, callbacks=[counter])
     for _ in range(2):

@@ -54,6 +54,7 @@ class Any(keras.layers.BatchNormalization):
         (More, (2.0, True)),
         (More, (2.0,)),
         (Any, ()),
+        (Any, (True,)),
     ],
 )
 def test_a_subclass_is_frozen_whatever_its_arguments(rng, kind, arguments):

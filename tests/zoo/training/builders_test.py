@@ -157,38 +157,79 @@ def test_a_model_of_the_users_own(dataset, tmp_path):
             builders.build_model(config(model=f"{path}:{name}"), dataset)
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("logits(flat)", "that ends in the softmax of the layer 'logits', received outputs of sha"),
-        ("L.Activation('sigmoid')(logits(flat))", "that are not the softmax of the"),
-        ("L.Dense(4, 'softmax')(L.Dense(7, name='logits')(flat))", r"\(7,\) of 'logits'"),
-        ("L.Dense(4, 'softmax', name='logits')(flat)", None),
-        ("L.Softmax()(L.Dense(4, name='logits', trainable=False)(flat))", "with something to trai"),
-        (
-            "L.Softmax()(logits(L.Flatten()(other)))",
-            r"of images of shape \(4, 4, 1\), received inpu",
-        ),
-    ],
-)
-def test_a_model_of_the_users_own_ends_in_the_softmax_of_its_logits(
-    dataset, tmp_path, body, message
-):
+ENDS = {
+    "softmax": "L.Softmax()(logits)",
+    "none": "logits",
+    "within": "softmax",
+    "sigmoid": "L.Activation('sigmoid')(logits)",
+    "scaled": "L.Softmax()(2.0 * logits)",
+    "relu": "L.Softmax()(L.ReLU()(logits))",
+    "beside": "L.Softmax()(logits + L.Dense(CLASSES)(x))",
+    "middle": "L.Dense(CLASSES, 'softmax')(L.Dense(7, name='logits')(x))",
+}
+
+
+@pytest.mark.parametrize("classes", [4, 100])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_model_of_the_users_own_ends_in_the_softmax_of_its_logits(tmp_path, end, classes):
     path = tmp_path / "mine.py"
     path.write_text(
         "import keras\n"
-        "L = keras.layers\n"
+        f"L, CLASSES = keras.layers, {classes}\n"
         "def make(**options):\n"
-        "    x, other = keras.Input((4, 4, 1)), keras.Input((4, 5, 1))\n"
-        "    flat, logits = L.Flatten()(x), L.Dense(4, name='logits')\n"
-        f"    return keras.Model({'other' if 'other' in body else 'x'}, {body})\n"
-        "def any_size(**options):\n"
-        "    x = keras.Input((None, None, 1))\n"
-        "    logits = L.Dense(4, name='logits')(L.GlobalMaxPooling2D()(x))\n"
-        "    return keras.Model(x, L.Softmax()(logits))\n"
+        "    images = keras.Input((None, None, 1))\n"
+        "    x = L.GlobalAveragePooling2D()(L.Conv2D(8, 3)(images))\n"
+        + (
+            ""
+            if end in ("middle", "within")
+            else "    logits = L.Dense(CLASSES, name='logits')(x)\n"
+        )
+        + "    softmax = L.Dense(CLASSES, 'softmax', name='logits')(x)\n" * (end == "within")
+        + f"    return keras.Model(images, {ENDS[end]})\n"
     )
-    builders.build_model(config(model=f"{path}:any_size"), dataset)
-    with pytest.raises(UserError, match=message or "that are not the softmax of the"):
+    images = np.zeros((classes, 4, 4, 1), np.uint8)
+    names = tuple(map(str, range(classes)))
+    dataset = Dataset("blocks", "train", images, np.arange(classes), names)
+    if end == "softmax":
+        builders.build_model(config(model=f"{path}:make"), dataset)
+        return
+    with pytest.raises(UserError, match="must return a model that ends in the softmax of the lay"):
+        builders.build_model(config(model=f"{path}:make"), dataset)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [
+        ((4, 4, 1), True),
+        ((4, 4), True),
+        ((None, None, 1), True),
+        ((4, 5, 1), False),
+        ((4, 4, 3), False),
+        ((4,), False),
+    ],
+)
+def test_a_model_of_the_users_own_takes_the_images(dataset, shape, fits):
+    model = keras.Sequential([keras.Input(shape), keras.layers.Activation("relu")])
+    if fits:
+        builders.check_takes(config(model="mine.py:make"), model, dataset)
+        return
+    message = (
+        r"must take images of shape \(4, 4, 1\), those of blocks, train; received a model with"
+    )
+    with pytest.raises(UserError, match=message):
+        builders.check_takes(config(model="mine.py:make"), model, dataset)
+
+
+def test_a_model_of_the_users_own_that_is_frozen_is_refused(dataset, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import zoo\n"
+        "def make(**options):\n"
+        "    model = zoo.create_model('mlp', **options)\n"
+        "    model.trainable = False\n"
+        "    return model\n"
+    )
+    with pytest.raises(UserError, match="with something to train, received one that is frozen"):
         builders.build_model(config(model=f"{path}:make"), dataset)
 
 

@@ -112,6 +112,10 @@ def test_a_schedule_counts_steps_however_many_parts_they_have(rng, parts):
         step(tf.constant(rng.normal(size=(8, 3)), tf.float32), tf.zeros([8], tf.int64))
     assert int(norm.update_count) == 4
     assert norm.current_limits().r_max == 2.0
+    norm.trainable = False
+    step = make_train_step(model, built(keras.optimizers.SGD(0.1), model), Options(parts=parts))
+    step(tf.constant(rng.normal(size=(8, 3)), tf.float32), tf.zeros([8], tf.int64))
+    assert int(norm.update_count) == 4
 
 
 def test_smoothed_labels_are_those_of_float64(rng):

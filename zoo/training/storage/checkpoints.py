@@ -135,12 +135,19 @@ class CheckpointStore:
         """Returns whether there is a checkpoint. Restores nothing.
 
         Raises:
-            UserError: When there are checkpoints but none is usable.
+            UserError: As from `restore`, but for a checkpoint that does not fit.
         """
-        found = self.newest_first()
-        if found and not any(map(_is_intact, found)):
+        found, damages = self.newest_first(), []
+        for folder in found:
+            problem = next(_problems(folder), None)
+            if problem is None:
+                return True
+            damages.append(f"checkpoint {folder} is damaged ({problem})")
+        for damage in damages:
+            self._report(damage)
+        if found:
             raise self._unusable(found)
-        return bool(found)
+        return False
 
     def _unusable(self, found: Sequence[Path]) -> UserError:
         return UserError(

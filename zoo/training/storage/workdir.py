@@ -140,7 +140,8 @@ class Workdir:
         Args:
             config: The config of the run.
             environment: What it runs with; see `zoo.training.records.environment`.
-            check: Called before anything is written; raises a `UserError` where the run cannot be.
+            check: Called before anything is written into the folder; raises a `UserError` where the
+                run cannot go on.
 
         Yields:
             Nothing.
@@ -150,23 +151,30 @@ class Workdir:
                 refused.
         """
         with contextlib.ExitStack() as stack:
-            try:
+            with self._writing():
                 self.path.mkdir(parents=True, exist_ok=True)
                 # The folder is locked and not a file in it, which another process would replace.
                 lock = os.open(self.path, os.O_RDONLY)
                 stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.check(config)  # again: another run may have begun since
-                check()
+            self.check(config)  # again: another run may have begun since
+            check()
+            with self._writing():
                 self._write_config(config, environment)
                 files.remove_temporary(self.path)
-            except BlockingIOError as error:
-                raise UserError(f"{self.path} is in use by another zoo.train.") from error
-            except OSError as error:
-                raise UserError(
-                    f"--workdir={self.path} cannot be written: {error.strerror}: {error.filename}."
-                ) from error
             yield
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Names the folder in an error of the body's."""
+        try:
+            yield
+        except BlockingIOError as error:
+            raise UserError(f"{self.path} is in use by another zoo.train.") from error
+        except OSError as error:
+            raise UserError(
+                f"--workdir={self.path} cannot be written: {error.strerror}: {error.filename}."
+            ) from error
 
     def _write_config(
         self, config: Mapping[str, Any], environment: Mapping[str, Any] | None
