@@ -98,7 +98,7 @@ class CountSteps(keras.callbacks.Callback):
         """Takes the counters over."""
         layers = self._found(self.model)
         self._counter.begin_training()
-        self._counted = self._counter.begun
+        self._counted = self._counter.steps()
         for layer in layers:
             _before.setdefault(layer, layer.counts_calls)
         self._take_over(self.model)

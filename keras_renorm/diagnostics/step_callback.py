@@ -55,9 +55,9 @@ class StepCallback(keras.callbacks.Callback, abc.ABC):
         """
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Reads the count."""
+        """Forgets an earlier training."""
         self._counter.begin_training()
-        self._seen, self._recorded = self._counter.begun, None
+        self._seen, self._recorded = 0, None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Records before the first step; of a model that this step builds, after it."""

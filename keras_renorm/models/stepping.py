@@ -97,8 +97,8 @@ class StepCounter:
         return getattr(optimizer, "inner_optimizer", optimizer)
 
     def begin_training(self) -> None:
-        """Reads the count before a training. Its first epoch reads it again."""
-        self.begun, self._epochs = self.steps(), 0
+        """Forgets earlier trainings. The first epoch of this one reads the count."""
+        self.begun, self._epochs = 0, 0
 
     def begin_epoch(self) -> bool:
         """Reads the count before an epoch; returns whether it is the first of the training.
