@@ -79,13 +79,8 @@ class StepCounter:
             TypeError: If the given one is no optimizer of Keras.
             ValueError: If there is none.
         """
+        self._check_given()
         kind, optimizer = type(self._callback).__name__, self._given
-        if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
-            raise TypeError(
-                f"`optimizer` must be an optimizer of Keras, received {optimizer!r} of type "
-                f"{type(optimizer).__name__}. Write {kind}(..., optimizer=...) with the object "
-                "that `train_step` uses."
-            )
         model = self._callback.model  # Under JAX this brings the step's state to the variables.
         optimizer = model.optimizer if optimizer is None else optimizer
         if optimizer is None:
@@ -97,8 +92,22 @@ class StepCounter:
         return getattr(optimizer, "inner_optimizer", optimizer)
 
     def begin_training(self) -> None:
-        """Forgets earlier trainings. The first epoch of this one reads the count."""
+        """Forgets earlier trainings. The first epoch of this one reads the count.
+
+        Raises:
+            TypeError: If the given optimizer is no optimizer of Keras.
+        """
+        self._check_given()
         self.begun, self._epochs = 0, 0
+
+    def _check_given(self) -> None:
+        kind, optimizer = type(self._callback).__name__, self._given
+        if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                f"`optimizer` must be an optimizer of Keras, received {optimizer!r} of type "
+                f"{type(optimizer).__name__}. Write {kind}(..., optimizer=...) with the object "
+                "that `train_step` uses."
+            )
 
     def begin_epoch(self) -> bool:
         """Reads the count before an epoch; returns whether it is the first of the training.

@@ -57,8 +57,8 @@ def test_list_models():
 
 def test_models_with_weights():
     found = zoo.list_models(pretrained=True)
-    assert {"resnet20", "mlp_sigmoid", "inception_v3", "wide_resnet_16_1"} <= set(found)
-    assert not {"mlp", "resnet56", "wide_resnet_16_2"} & set(found)
+    assert {"resnet20", "mlp_sigmoid", "inception_v3", "wide_resnet_16_2"} <= set(found)
+    assert not {"mlp", "resnet56", "wide_resnet_16_4"} & set(found)
     assert zoo.list_models("resnet2*", pretrained=True) == ["resnet20"]
 
 
