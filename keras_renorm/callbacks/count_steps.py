@@ -67,6 +67,7 @@ class CountSteps(keras.callbacks.Callback):
         if model is not None:
             require_model(model)
             self.set_model(model)
+            self._layers = _counting(model)
             self._take_over(model)
             for layer in self._layers:  # whose training is this loop from here on
                 _before.pop(layer, None)
@@ -96,10 +97,10 @@ class CountSteps(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes the counters over."""
-        layers = self._found(self.model)
+        self._layers = _counting(self.model)
         self._counter.begin_training()
         self._counted = self._counter.steps()
-        for layer in layers:
+        for layer in self._layers:
             _before.setdefault(layer, layer.counts_calls)
         self._take_over(self.model)
 
@@ -123,22 +124,26 @@ class CountSteps(keras.callbacks.Callback):
         self._counter.end_training()
 
     def _take_over(self, model: Any) -> None:
-        self._layers = self._found(model)
         for layer in self._layers:
             layer.counts_calls = False
         retrace_training(model)
 
-    @staticmethod
-    def _found(model: Any) -> list[BatchRenormalization]:
-        found = [x for x in keras_internals.flattened(model) if _has_counter(x)]
-        if not found:
-            raise ValueError(
-                f"CountSteps found no counter in the model {model.name!r}: no BatchRenormalization "
-                "with a schedule. Adaptive limits, the default, and numbers need no counter: leave "
-                "the callback out. Layers that the model makes in its first call are not found "
-                "before that: call the model once."
-            )
-        return found
+
+def _counting(model: Any) -> list[BatchRenormalization]:
+    """The layers of a model whose counters a callback can take over.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = [layer for layer in keras_internals.flattened(model) if _has_counter(layer)]
+    if not found:
+        raise ValueError(
+            f"CountSteps found no counter in the model {model.name!r}: no BatchRenormalization "
+            "with a schedule. Adaptive limits, the default, and numbers need no counter: leave "
+            "the callback out. Layers that the model makes in its first call are not found "
+            "before that: call the model once."
+        )
+    return found
 
 
 def _has_counter(layer: Any) -> bool:
