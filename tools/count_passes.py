@@ -1,16 +1,20 @@
 """Kernels and memory traffic of a training step of a layer, counted without running it.
 
-Three programs are counted: TensorFlow's graph as it runs on a GPU without XLA (the devices are
-faked: nothing runs), XLA's program for `jit_compile=True` and for JAX (compiled for the CPU: on a
-GPU the fusions differ), and JAX's program lowered for "cuda", before XLA fuses it. Traffic is what
-the kernels that touch a tensor of the input's size read and write there, in sizes of the input:
-"passes". It leaves out what a kernel moves inside, such as cuDNN's own transposes and second
-reading. No time is measured.
+Two kinds of programs are counted: TensorFlow's graph as it runs on a GPU without XLA (the devices
+are faked: nothing runs), and XLA's programs for `jit_compile=True` and for JAX, compiled for an
+H100 and for the CPU. JAX's CUDA plugin compiles for a GPU that is described to it, TensorFlow's
+programs, too, so that none needs to be there. Traffic is what the kernels that touch a tensor of
+the input's size read and write there, in sizes of the input: "passes". It leaves out what a kernel
+moves inside, such as cuDNN's own transposes and second reading. The gradient of the output is
+given, so that XLA may compute parts of the backward pass beside the forward one. No time is
+measured.
 
+    pip install --no-deps jax-cuda12-plugin==X jax-cuda12-pjrt==X  # X: the version of jaxlib
     python tools/count_passes.py --write=docs/passes.md
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -32,17 +36,35 @@ KINDS = {
 WAYS = {
     "fused": "TensorFlow, fused",
     "composite": "TensorFlow, composite",
-    "xla": "TensorFlow, XLA",
-    "jax": "JAX, XLA",
-    "cuda": 'JAX, lowered for "cuda"',
+    "xla_gpu": "TensorFlow, XLA, H100",
+    "jax_gpu": "JAX, H100",
+    "xla": "TensorFlow, XLA, CPU",
+    "jax": "JAX, CPU",
 }
 DTYPES = ("float32", "mixed_float16")
-# What moves no data, or only in programs that are not yet optimized.
+# An H100 with 80 GB, in the words of XLA's GpuTargetConfigProto.
+GPU = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info { major: 9 minor: 7 }
+runtime_version { major: 12 minor: 9 patch: 0 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_block_limit: 65536 registers_per_core_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472 l2_cache_size: 52428800
+  device_memory_size: 84929347584 memory_bandwidth: 3352320000000
+}
+"""
+# What moves no data.
 FREE = {
     *("Reshape", "Identity", "IdentityN", "StopGradient", "Placeholder", "Const", "Shape", "Size"),
     *("ExpandDims", "Squeeze", "ShapeN", "NoOp", "ReadVariableOp", "PreventGradient", "Fill"),
     *("parameter", "bitcast", "get-tuple-element", "tuple", "constant", "iota"),
-    *("BroadcastTo", "broadcast", "ZerosLike"),
+    *("BroadcastTo", "ZerosLike"),
 }
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "pred": 1, "s32": 4, "s64": 8, "u8": 1}
 HLO_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.+?) ([\w-]+)\((.*?)\)(?:, |$)")
@@ -175,24 +197,55 @@ def of_hlo(text: str, size: int) -> tuple[int, float]:
     return total(kernels, size)
 
 
-def of_lowered(text: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Operations of a lowered program over tensors of a shape, and the reductions among them."""
-    tensor = "tensor<" + "x".join(map(str, shape))
-    lines = [line for line in text.splitlines() if tensor in line and "stablehlo." in line]
-    lines = [line for line in lines if "broadcast_in_dim" not in line]
-    return len(lines), sum("stablehlo.reduce" in line for line in lines)
+def gpu() -> Any:
+    """A GPU that XLA compiles for, and that is not there."""
+    from jax.experimental import topologies
+
+    return topologies.get_topology_desc("", "cuda", target_config=GPU, topology="1x1x1").devices[0]
 
 
-def tensorflow_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
+def compiled_for_gpu(program: bytes) -> str:
+    """A program of TensorFlow's, serialized before XLA compiles it, as XLA compiles it for a GPU.
+
+    TensorFlow compiles for devices that are there alone, and JAX gives strangers' programs no
+    public way to its compiler.
+    """
+    from jax._src import compiler
+    from jax._src.interpreters import mlir
+    from jax._src.lib import _jax
+    from jaxlib.mlir import ir
+
+    def found(op: Any) -> Any:
+        if op.name == "mhlo.copy":
+            copies.append(op)
+        return ir.WalkResult.ADVANCE
+
+    copies: list[Any] = []
+    device = gpu()
+    with mlir.make_ir_context():
+        module = ir.Module.parse(_jax.mlir.hlo_to_stablehlo(program))
+        module.operation.walk(found)
+        for op in copies:  # of the new statistics, which JAX's compiler does not know
+            op.results[0].replace_all_uses_with(op.operands[0])
+            op.erase()
+        options = compiler.get_compile_options(num_replicas=1, num_partitions=1)
+        executable = device.client.compile(module, _jax.DeviceList((device,)), options)
+    text: str = executable.hlo_modules()[0].to_string()
+    return text
+
+
+def tensorflow_counts(
+    shape: tuple[int, ...], dtype: str, axis: int, for_gpu: bool = True
+) -> dict[str, Any]:
     """The counts of each kind of layer, in each way that TensorFlow has."""
     import tensorflow as tf
 
     element = tf.float16 if "16" in dtype else tf.float32
     size = math.prod(shape) * element.size
     spec = tf.TensorSpec(shape, element)
-    gpu = [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
+    devices = [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
     believed = mock.patch.object(
-        tf.config, "get_visible_devices", lambda kind=None: gpu if kind == "GPU" else []
+        tf.config, "get_visible_devices", lambda kind=None: devices if kind == "GPU" else []
     )
     counts: dict[str, Any] = {}
     for kind in KINDS:
@@ -202,8 +255,11 @@ def tensorflow_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str
                 step = step_of(made(kind, dtype, axis, shape))
                 run = tf.function(step, autograph=False, jit_compile=way == "xla")
                 if way == "xla":
-                    text = run.experimental_get_compiler_ir(spec, spec)(stage="optimized_hlo")
-                    counts[f"{kind} {way}"] = of_hlo(text, size)
+                    stage = run.experimental_get_compiler_ir(spec, spec)
+                    counts[f"{kind} xla"] = of_hlo(stage(stage="optimized_hlo"), size)
+                    if for_gpu:
+                        text = compiled_for_gpu(stage(stage="hlo_serialized"))
+                        counts[f"{kind} xla_gpu"] = of_hlo(text, size)
                 else:
                     counts[f"{kind} {way}"] = of_graph(
                         run.get_concrete_function(spec, spec).graph, size
@@ -211,13 +267,14 @@ def tensorflow_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str
     return counts
 
 
-def jax_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
-    """The counts of each kind of layer under JAX: compiled for the CPU, and lowered for CUDA."""
+def jax_counts(
+    shape: tuple[int, ...], dtype: str, axis: int, for_gpu: bool = True
+) -> dict[str, Any]:
+    """The counts of each kind of layer under JAX, compiled for the CPU and for a GPU."""
     import jax
-    import jax.export
 
     element = "float16" if "16" in dtype else "float32"
-    spec = jax.ShapeDtypeStruct(shape, element)
+    devices = {"jax": jax.devices()[0]} | ({"jax_gpu": gpu()} if for_gpu else {})
     counts: dict[str, Any] = {}
     for kind in KINDS:
         layer = made(kind, dtype, axis, shape)
@@ -231,20 +288,25 @@ def jax_counts(shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
             return y, moved, pull(dy)
 
         groups = layer.trainable_variables, layer.non_trainable_variables
-        given = [[jax.ShapeDtypeStruct(v.shape, v.dtype) for v in group] for group in groups]
-        jitted = jax.jit(step)
-        size = math.prod(shape) * spec.dtype.itemsize
-        compiled = jitted.lower(*given, spec, spec).compile().as_text()
-        counts[f"{kind} jax"] = of_hlo(compiled, size)
-        lowered = jax.export.export(jitted, platforms=["cuda"])(*given, spec, spec).mlir_module()
-        counts[f"{kind} cuda"] = of_lowered(lowered, shape)
+        for way, device in devices.items():
+            here = jax.sharding.SingleDeviceSharding(device)
+            spec = jax.ShapeDtypeStruct(shape, element, sharding=here)
+            given = [
+                [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) for v in group]
+                for group in groups
+            ]
+            text = jax.jit(step).lower(*given, spec, spec).compile().as_text()
+            counts[f"{kind} {way}"] = of_hlo(text, math.prod(shape) * spec.dtype.itemsize)
     return counts
 
 
-def worker(backend: str, shape: tuple[int, ...], dtype: str, axis: int) -> dict[str, Any]:
+def worker(
+    backend: str, shape: tuple[int, ...], dtype: str, axis: int, for_gpu: bool = True
+) -> dict[str, Any]:
     """Returns what a separate process counts under a backend."""
     arguments = ["--shape", "x".join(map(str, shape)), "--dtype", dtype, "--axis", str(axis)]
-    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    arguments += [] if for_gpu else ["--no-gpu"]
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
     if backend == "jax":  # as on a GPU, where the library serves nobody
         environment["KERAS_RENORM_LOWERING"] = "composite"
     command = [sys.executable, __file__, *arguments, "--worker", backend]
@@ -276,13 +338,13 @@ def page(sections: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> str:
         *text.split("\n\n    python")[0].split("\n\n", 1)[1].splitlines(),
         "",
         f"A layer of shape {'x'.join(map(str, shape))} (channels last) or the same elements with "
-        "the channels first, then a ReLU, forward and backward. Each cell: kernels, passes; for "
-        '"cuda": operations over the tensor, and reductions among them. Keras has no fused batch '
-        'norm: its two columns "fused" and "composite" are one.',
+        "the channels first, then a ReLU, forward and backward. Each cell: kernels, passes. Keras "
+        'has no fused batch norm: its two columns "fused" and "composite" are one.',
         "",
-        "Masks, ghost batches and float64 take composite on a GPU. Under TensorFlow's XLA ours "
-        "moves two passes more than Keras's layer in float32: XLA for the CPU writes out x - shift "
-        "before it sums it, which a GPU's need not. Keras sums x, and a large mean loses digits.",
+        "Masks, ghost batches and float64 take composite on a GPU. On the CPU, where it serves "
+        "only where the native library does not, TensorFlow's XLA has ours move two passes more "
+        "than Keras's layer in float32: it writes out x - shift before it sums it, which XLA for a "
+        "GPU does not. Keras sums x, and a large mean loses digits.",
     ]
     for title, counts in sections.items():
         lines += ["", f"## {title}", "", *table(counts)]
@@ -291,18 +353,23 @@ def page(sections: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> str:
 
 def main() -> None:
     """Counts all and shows the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", default="32x56x56x64")
     parser.add_argument("--write", type=pathlib.Path, help="file to write the page to")
     parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
     parser.add_argument("--axis", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument("--no-gpu", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", choices=("tensorflow", "jax"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     shape = tuple(map(int, options.shape.split("x")))
     if options.worker:
         count = {"tensorflow": tensorflow_counts, "jax": jax_counts}[options.worker]
-        print(json.dumps(count(shape, options.dtype, options.axis)))
+        print(json.dumps(count(shape, options.dtype, options.axis, not options.no_gpu)))
         return
+    if importlib.util.find_spec("jax_plugins") is None:
+        parser.error("no plugin of JAX's compiles for a GPU here: install those named in --help")
     sections = {}
     for dtype in DTYPES:
         for axis, where in ((-1, "last"), (1, "first")):
