@@ -1,5 +1,6 @@
 """A lint of a model's normalization: faults that show without running the model."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -129,13 +130,18 @@ def lint(
     calls = [call for call in graph.calls if is_batch_norm(call.operation)]
     layers = list(models.named_layers(model))
     norms = {name: layer for name, layer in layers if is_batch_norm(layer)}
+    times = collections.Counter(call.operation for call in calls)  # none where calls are unknown
     findings = [
         *_each(calls, lambda call: lint_rules.useless_bias(call, graph.calls)),
         *_each(calls, lint_rules.norm_after_norm),
         *_each(calls, lint_rules.wrong_axis),
         *_each(calls, lambda call: lint_rules.few_values(call, batch)),
         *lint_rules.shared(calls),
-        *(found for item in norms.items() for found in lint_rules.settings(*item, num_steps)),
+        *(
+            found
+            for name, layer in norms.items()
+            for found in lint_rules.settings(name, layer, num_steps, max(1, times[layer]))
+        ),
         *(found for item in norms.items() for found in lint_rules.open_limits(*item)),
         *(found for item in norms.items() for found in lint_rules.broken_statistics(*item)),
         *(found for item in layers for found in lint_rules.by_frames(*item)),

@@ -69,21 +69,24 @@ def useless_bias(call: Call, calls: Sequence[Call]) -> Finding | None:
         return None
     outputs = [other.outputs[0] for other in calls if other.operation is source.operation]
     consumers = [consumer for output in outputs for consumer in output.consumers]
-    if any(output.is_output for output in outputs) or not all(map(_subtracts_mean, consumers)):
+    layer, name = source.operation, source.name
+    if any(output.is_output for output in outputs) or not all(
+        _subtracts_mean(consumer) and _same_channels(layer, consumer) for consumer in consumers
+    ):
         return None
-    if not _same_channels(source.operation, call):
-        return None
-    layer, name, norm = source.operation, source.name, call.operation
+    norms = sorted({consumer.name for consumer in consumers})
+    one, several = len(norms) == 1, len(norms) > 1
     # Keras's EinsumDense has a bias if it is told its axes.
     einsum = isinstance(layer, keras.layers.EinsumDense)
     remedy = "without bias_axes" if einsum else "with use_bias=False"
-    offset = "Its beta is the bias." if norm.center else "If you want an offset, set center=True."
+    centred = all(consumer.operation.center for consumer in consumers)
+    offset = "Its beta is the bias." if centred else "If you want an offset, set center=True."
     return Finding(
         name,
         "useless bias",
-        f"{name} has a bias, and the normalization {call.name} directly after it subtracts it "
-        f"again: its {layer.bias.shape[-1]} values get no gradient. Build {name} {remedy}. "
-        f"{offset}",
+        f"{name} has a bias, and the normalization{'s' * several} {' and '.join(norms)} directly "
+        f"after it subtract{'s' * one} it again: its {layer.bias.shape[-1]} values get no "
+        f"gradient. Build {name} {remedy}. {offset}",
     )
 
 
@@ -164,12 +167,14 @@ def shared(calls: Sequence[Call]) -> Iterator[Finding]:
             )
 
 
-def settings(name: str, layer: keras.layers.Layer, num_steps: int | None) -> Iterator[Finding]:
-    """Faults in a layer's own arguments."""
+def settings(
+    name: str, layer: keras.layers.Layer, num_steps: int | None, calls: int = 1
+) -> Iterator[Finding]:
+    """Faults in a layer's own arguments. A step calls it `calls` times."""
     if not uses_minibatch(layer):
         return
     yield from _domains(name, layer)
-    yield from _momentum(name, layer, num_steps)
+    yield from _momentum(name, layer, num_steps, calls)
     if num_steps is not None and isinstance(layer, BatchRenormalization):
         yield from unfinished(name, layer, (update_count(layer) or 0) + num_steps)
 
@@ -265,11 +270,13 @@ def _domains(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
         )
 
 
-def _momentum(name: str, layer: keras.layers.Layer, num_steps: int | None) -> Iterator[Finding]:
+def _momentum(
+    name: str, layer: keras.layers.Layer, num_steps: int | None, calls: int
+) -> Iterator[Finding]:
     # Trained or loaded statistics hold no initial values.
     forgets = forgets_initial_statistics(layer) or not is_untouched(layer)
     forgets = forgets or num_steps is None
-    rest = 0.0 if num_steps is None or forgets else layer.momentum**num_steps
+    rest = 0.0 if num_steps is None or forgets else layer.momentum ** (num_steps * calls)
     if layer.momentum in (0, 1):
         does = "never move" if layer.momentum == 1 else "are those of the last minibatch alone"
         problem = f"momentum={layer.momentum:g}, with which its moving statistics {does}"

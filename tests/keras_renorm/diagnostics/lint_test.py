@@ -91,6 +91,18 @@ def test_useless_bias_without_centre_says_so():
     assert "set center=True" in str(lint(model).findings[0])
 
 
+def test_a_useless_bias_before_several_norms_is_named_once():
+    x = keras.Input((5,))
+    y = L.Dense(4, name="before")(x)
+    norms = [BatchNormalization(name=f"norm_{i}") for i in range(2)]
+    report = lint(keras.Model(x, [norm(y) for norm in norms]))
+    assert kinds(report) == [("before", "useless bias")]
+    assert (
+        "the normalizations norm_0 and norm_1 directly after it subtract it"
+        in report.findings[0].message
+    )
+
+
 def biases_that_are_used():
     vector = keras.Input((5,))
     norm = BatchNormalization()
@@ -104,14 +116,18 @@ def biases_that_are_used():
     yield vector, BatchNormalization(frozen_statistics=True)(L.Dense(4)(vector))
     shared = L.Dense(5)
     yield vector, shared(BatchNormalization()(shared(vector)))
+    image = keras.Input((6, 6, 3))
+    y = L.Conv2D(4, 3)(image)
+    yield image, [BatchNormalization()(y), BatchNormalization(axis=1)(y)]
 
 
 def test_biases_that_are_used_are_not_named():
     count = 0
     for inputs, outputs in biases_that_are_used():
-        assert kinds(lint(keras.Model(inputs, outputs))) == []
+        named = kinds(lint(keras.Model(inputs, outputs)))
+        assert [kind for _, kind in named if kind == "useless bias"] == []
         count += 1
-    assert count == 7
+    assert count == 8
 
 
 @pytest.mark.parametrize(
@@ -238,6 +254,15 @@ def test_momentum(momentum, phrase):
     report = lint(model, num_steps=1000)
     assert [finding.kind for finding in report.findings] == ["momentum"]
     assert phrase in str(report.findings[0])
+
+
+@pytest.mark.parametrize("num_steps", [149, 150])
+def test_a_norm_that_is_called_twice_a_step_forgets_twice_as_fast(num_steps):
+    norm = BatchNormalization(momentum=0.99)
+    inputs = [keras.Input((5,)) for _ in range(2)]
+    report = lint(keras.Model(inputs, [norm(x) for x in inputs]), num_steps=num_steps)
+    named = [kind for _, kind in kinds(report)]
+    assert named == ["shared norm"] + ["momentum"] * (0.99 ** (2 * num_steps) > 0.05)
 
 
 def test_a_schedule_that_does_not_end():
