@@ -45,7 +45,8 @@ def paired(old: Layer, new: Layer) -> Iterator[tuple[Layer, Layer]]:
         raise ValueError(
             f"The {type(old).__name__} {old.name!r} holds {len(before) - 1} layers, and a copy "
             f"from its configuration holds {len(after) - 1}. Its `get_config` leaves some out, or "
-            "it uses one twice. Make `get_config` hold each layer, or convert with `in_place=True`."
+            "it uses one twice. Make `get_config` hold each layer, or convert with `in_place=True` "
+            "(`fold` can only copy)."
         )
     return zip(before, after, strict=True)
 
@@ -72,8 +73,8 @@ def _no_replacement(layer: Layer) -> ValueError:
     return ValueError(
         f"The {type(layer).__name__} at {layer.path!r} cannot be replaced, because the layer or "
         "model around it makes it in its constructor and `get_config` does not hold it. Convert "
-        "the model itself with `in_place=True`, or give that class an argument for its "
-        "normalization, and build the model anew."
+        "the model itself with `in_place=True` (`fold` can only copy), or give that class an "
+        "argument for its normalization, and build the model anew."
     )
 
 

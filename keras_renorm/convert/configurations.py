@@ -91,7 +91,7 @@ def no_copy(layer: Layer, error: Exception) -> TypeError:
         f"({reason}). Give a class of your own `get_config` and `from_config`; register a function "
         "or class that the configuration names, with `keras.saving.register_keras_serializable()`, "
         "or convert in `keras.saving.custom_object_scope({'name': function})`; or convert the "
-        "model itself with `in_place=True`, which needs no configuration."
+        "model itself with `in_place=True`, which needs no configuration (`fold` can only copy)."
     )
 
 

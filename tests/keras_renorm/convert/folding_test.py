@@ -297,6 +297,24 @@ def test_a_layer_used_in_a_wrapper_too_is_shared(folded, spread, notes):
 
 
 @keras.saving.register_keras_serializable("folding_test")
+class Maker(L.Layer):
+    """A layer that makes its norm itself, so that its configuration does not hold it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = BN()
+
+    def call(self, x):
+        return self.norm(x)
+
+
+def test_the_advice_for_a_norm_that_stays_says_that_folding_copies():
+    model = network(Maker())
+    with pytest.raises(ValueError, match=r"cannot be replaced.*`fold` can only copy"):
+        convert.fold(model)
+
+
+@keras.saving.register_keras_serializable("folding_test")
 class Both(keras.Model):
     """A functional model that adds what comes before its norm."""
 
