@@ -121,8 +121,8 @@ def _check_step(config: Mapping[str, Any]) -> None:
             f"--config.num_replicas must be at most batch_size ({config['batch_size']}), received "
             f"{config['num_replicas']}."
         )
-    if config["strategy"] == "mirrored":
-        check_parts(config, config["num_replicas"])
+    if config["strategy"] in ("none", "mirrored"):
+        check_parts(config, config["num_replicas"] if config["strategy"] == "mirrored" else 1)
     if config["jit"] and config["synchronized"] and config["strategy"] != "none":
         raise UserError(
             "--config.jit compiles each replica's passes, and synchronized moments travel between "
@@ -136,16 +136,24 @@ def _check_step(config: Mapping[str, Any]) -> None:
 
 
 def check_parts(config: Mapping[str, Any], replicas: int) -> None:
-    """Raises a `UserError` unless each part of each replica's rows has a row.
+    """Raises a `UserError` unless each part of each replica's rows has a row, and a whole ghost.
 
     Args:
         config: The config.
         replicas: How many there are.
     """
-    if config["accumulate"] * replicas > config["batch_size"]:
+    parts = config["accumulate"] * replicas
+    if parts > config["batch_size"]:
         raise UserError(
             "--config.accumulate x replicas must be at most batch_size "
             f"({config['batch_size']}), received {config['accumulate']} x {replicas}."
+        )
+    if config["virtual_batch_size"] > config["batch_size"] // parts:
+        raise UserError(
+            "--config.virtual_batch_size must be at most the images that are normalized at once, "
+            f"{config['batch_size'] // parts}: batch_size ({config['batch_size']}) over "
+            f"accumulate ({config['accumulate']}) x replicas ({replicas}). Received "
+            f"{config['virtual_batch_size']}. Write 0 to normalize all of them together."
         )
 
 

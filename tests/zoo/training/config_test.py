@@ -230,6 +230,16 @@ def test_changes_are_sorted_by_what_they_mean():
             "--config.accumulate x replicas must be at most batch_size (8), received 8 x 2.",
         ),
         (
+            {"virtual_batch_size": 4, "batch_size": 12, "accumulate": 4},
+            "--config.virtual_batch_size must be at most the images that are normalized at once, "
+            "3: batch_size (12) over accumulate (4) x replicas (1). Received 4. Write 0 to "
+            "normalize all of them together.",
+        ),
+        (
+            {"virtual_batch_size": 4, "strategy": "mirrored", "num_replicas": 3, "batch_size": 9},
+            "--config.virtual_batch_size must be at most the images that are normalized at once, 3",
+        ),
+        (
             {"jit": True, "synchronized": True, "strategy": "mirrored"},
             "--config.jit compiles each replica's passes, and synchronized moments travel between "
             "the replicas within them: give one of the two, or strategy=none.",
