@@ -54,7 +54,9 @@ class BatchRenormalization(BatchNormalization):
     `model.set_weights(batch_norm_model.get_weights())`. `variables` and files also hold the state
     of the limits: `update_count` for a schedule, `deviations` and `seen` for adaptive limits, the
     default. This state is float32 or float64, so that averages of models, and gradients over the
-    whole state, can take it. A count ends at 2^24 = 16,777,216 updates, and stays there.
+    whole state, can take it. A count ends at 2^24 = 16,777,216 updates, and stays there. What takes
+    an earlier moment back by `get_weights` and `set_weights`, as `EarlyStopping` does with
+    `restore_best_weights=True`, leaves this state where training ended. Inference needs none of it.
 
     With `virtual_batch_size` each ghost batch has r and d of its own, against moving statistics
     that all ghosts share. So where nothing clips, y = gamma * (x - mu) / sigma + beta in each ghost
