@@ -29,8 +29,8 @@ INTERRUPTED = 130  # What shells report for a program that Ctrl-C ended: 128 + S
 def _ended(action: Callable[[], Any]) -> Any:
     """Runs `action`; a user's mistake becomes one line on stderr and exit status 2.
 
-    So does what the operating system refuses, such as writing to a full disk, and a package of the
-    extra `zoo` that is missing.
+    So does what the operating system refuses, such as writing to a full disk or more memory, and a
+    package of the extra `zoo` that is missing.
     """
     try:
         return action()
@@ -54,6 +54,24 @@ def _ended(action: Callable[[], Any]) -> Any:
     except KeyboardInterrupt as error:
         print("error: interrupted.", file=sys.stderr)
         sys.exit(128 + error.number if isinstance(error, Stopped) else INTERRUPTED)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        # TensorFlow appends the graph's calls to the first line.
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        _complain(
+            f"out of memory ({said}). Choose a smaller batch size. zoo.train also computes the "
+            "gradient of a part of the batch at a time: --config.accumulate=2."
+        )
+        sys.exit(MISTAKE)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or TensorFlow ran out of memory."""
+    if isinstance(error, MemoryError):
+        return True
+    tensorflow = sys.modules.get("tensorflow")  # what is not imported raised nothing
+    return tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError)
 
 
 def _complain(message: str) -> None:

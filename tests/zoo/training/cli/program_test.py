@@ -95,6 +95,26 @@ def test_what_the_system_refuses_is_one_line(run_python, body, message):
     assert done.stderr == f"error: {message}\n"
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("import numpy as np; np.ones(2**50)", "Unable to allocate 8.00 PiB"),
+        ("return bytearray(2**60)", "MemoryError"),
+        (
+            "import tensorflow as tf; "
+            "raise tf.errors.ResourceExhaustedError(None, None, 'OOM when\\nmore [Op:Conv2D]')",
+            "OOM when",
+        ),
+    ],
+)
+def test_out_of_memory_is_one_line_with_a_remedy(run_python, body, message):
+    done = run_python(PROGRAM.format(body=body))
+    assert done.returncode == 2
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error:"))
+    assert line.startswith(f"error: out of memory ({message}")
+    assert line.endswith("a part of the batch at a time: --config.accumulate=2.")
+
+
 def test_a_worker_that_lost_another_ends_at_once(run_python):
     body = (
         "import atexit; atexit.register(print, 'cleaned up'); print('said before')\n"
