@@ -12,8 +12,7 @@ from jax.experimental import sparse
 from keras_renorm.ops.backends.interface import Backend
 from keras_renorm.ops.backends.jax import calls, derivatives
 from keras_renorm.ops.backends.jax.collective import MappedDevices
-from keras_renorm.ops.backends.kernels import Differentiable, StepCalls
-from keras_renorm.ops.maths.operands import Arguments
+from keras_renorm.ops.backends.kernels import StepCalls
 from keras_renorm.ops.native import loader
 
 
@@ -26,6 +25,7 @@ class Jax(Backend):
         "Take out the jax.jit or the scan around it, or run the gauge in `with jax.disable_jit():`."
     )
     leaks = (jax.errors.UnexpectedTracerError,)
+    differentiable = staticmethod(derivatives.apply)
 
     def is_sparse(self, x: Any) -> bool:
         """Whether `x` is a sparse array."""
@@ -46,12 +46,6 @@ class Jax(Backend):
     def step_calls(self, x: jax.Array) -> StepCalls | None:
         """The library's calls through XLA's FFI."""
         return calls
-
-    def differentiable(
-        self, function: Differentiable, arguments: Arguments, constants: Any
-    ) -> tuple[jax.Array, ...]:
-        """By `jax.custom_vjp`, twice."""
-        return derivatives.apply(function, arguments, constants)
 
     def product(self, x: jax.Array, factor: jax.Array) -> jax.Array:
         """With a selection in the gradient of the factor, so that XLA keeps no `x` for it.

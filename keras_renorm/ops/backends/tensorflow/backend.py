@@ -8,12 +8,11 @@ import keras
 import tensorflow as tf
 
 from keras_renorm.ops.backends.interface import Backend, Elsewhere, Ragged, by_numpy
-from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses, Passes, StepCalls
+from keras_renorm.ops.backends.kernels import InferencePasses, Passes, StepCalls
 from keras_renorm.ops.backends.tensorflow import calls, derivatives, devices, runtime
 from keras_renorm.ops.backends.tensorflow.collective import StrategyReplicas
 from keras_renorm.ops.backends.tensorflow.fused import InferenceKernel, TrainingKernel
 from keras_renorm.ops.backends.tensorflow.ragged import RaggedRows
-from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
 
 
@@ -30,6 +29,9 @@ class TensorFlow(Backend):
         "Take out the tf.function around it, or run tf.config.run_functions_eagerly(True) before "
         "the gauge."
     )
+    differentiable = staticmethod(derivatives.apply)
+    of_this_graph = staticmethod(derivatives.of_this_graph)
+    conditional = staticmethod(derivatives.conditional)
 
     def ragged(self, x: Any) -> Ragged | None:
         """The values of a `tf.RaggedTensor`, or None."""
@@ -76,26 +78,6 @@ class TensorFlow(Backend):
     ) -> InferencePasses | None:
         """The passes of training, which an exported graph must not hold."""
         return None if portable else calls
-
-    def differentiable(
-        self, function: Differentiable, arguments: Arguments, constants: Any
-    ) -> tuple[tf.Tensor, ...]:
-        """By `tf.custom_gradient`, twice."""
-        return derivatives.apply(function, arguments, constants)
-
-    def of_this_graph(self, tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        """Copies, where a graph is traced."""
-        return derivatives.of_this_graph(tensors)
-
-    def conditional(
-        self,
-        predicate: tf.Tensor,
-        on_true: Callable[..., Any],
-        on_false: Callable[..., Any],
-        operands: Sequence[tf.Tensor],
-    ) -> Any:
-        """With a gradient that XLA compiles for unknown sizes."""
-        return derivatives.conditional(predicate, on_true, on_false, operands)
 
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """NumPy in eager programs, or a `tf.function` if an accelerator is visible."""

@@ -10,10 +10,9 @@ import torch
 from torch import distributed
 
 from keras_renorm.ops.backends.interface import Backend, Elsewhere, by_numpy
-from keras_renorm.ops.backends.kernels import Differentiable, InferencePasses, Passes, StepCalls
+from keras_renorm.ops.backends.kernels import InferencePasses, Passes, StepCalls
 from keras_renorm.ops.backends.torch import calls, derivatives, fused, operators
 from keras_renorm.ops.backends.torch.collective import Processes
-from keras_renorm.ops.maths.operands import Arguments
 from keras_renorm.ops.native import loader
 
 # From so many values on, inference is faster by the library than by plain operations: to make a
@@ -28,6 +27,8 @@ class Torch(Backend):
     fused = fused
     synchronizes = True
     untraced = "Take out the torch.compile or the export around it."
+    differentiable = staticmethod(derivatives.apply)
+    pinned = staticmethod(derivatives.pinned)
 
     def is_sparse(self, x: Any) -> bool:
         """Whether `x` is a sparse tensor."""
@@ -61,16 +62,6 @@ class Torch(Backend):
         if _compiles() or not calls.takes(x):
             return None
         return calls if demanded or math.prod(x.shape) >= _LARGE else None
-
-    def differentiable(
-        self, function: Differentiable, arguments: Arguments, constants: Any
-    ) -> tuple[torch.Tensor, ...]:
-        """By `torch.autograd.Function`."""
-        return derivatives.apply(function, arguments, constants)
-
-    def pinned(self, constant: torch.Tensor) -> torch.Tensor:
-        """A copy where PyTorch compiles."""
-        return derivatives.pinned(constant)
 
     def at_once(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """NumPy in eager programs on the CPU. An accelerator would have to wait for it."""
