@@ -8,7 +8,9 @@ import keras
 import numpy as np
 
 from keras_renorm import ops
+from keras_renorm.ops.domains import narrowed
 from keras_renorm.statistics.moments_pass import dense
+from keras_renorm.statistics.trained_with import corrections
 from keras_renorm.typing import Tensor
 
 
@@ -32,15 +34,7 @@ class Minibatch:
 
     def correction(self, layer: Any, r_max: float, d_max: float) -> ops.Correction:
         """The corrections r and d at these limits, as float64 arrays."""
-        r, d = ops.renorm_correction(
-            self.moments,
-            self.mean,
-            self.variance,
-            r_max=r_max,
-            d_max=d_max,
-            epsilon=layer.epsilon,
-        )
-        return ops.Correction(*(keras.ops.convert_to_numpy(v).astype(np.float64) for v in (r, d)))
+        return corrections(layer, self.moments, self.mean, self.variance, r_max, d_max)
 
 
 def moving_copies(layer: Any) -> tuple[Tensor, Tensor]:
@@ -74,11 +68,8 @@ def observe(
         return
     ids = np.broadcast_to(keras.ops.convert_to_numpy(by_value(domain)), x.shape[:1])
     for one in np.unique(ids).tolist():
-        chosen = np.reshape(ids == one, (-1, *[1] * (len(x.shape) - 1)))
-        if layer.batch_statistics == "shared":
-            chosen = np.ones_like(chosen)
-        both = chosen if full is None else keras.ops.logical_and(chosen, full)
+        chosen = (ids == one) | (layer.batch_statistics == "shared")
         # The domain's own row, or the row that all domains share.
         row = one if layer.population_statistics == "domain" else ...
         own = (vector[row] for vector in moving)
-        yield Minibatch(number, one, ops.moments(x, axis, both), *own)
+        yield Minibatch(number, one, ops.moments(x, axis, narrowed(full, chosen, x)), *own)

@@ -231,7 +231,7 @@ class _Call(NamedTuple):
         return batch_renormalization(self.x, *vectors, **options)
 
     def _valid(self) -> Tensor:
-        return _both(self.mask, _by_example(among(self.domain, self.num_domains), self.x))
+        return narrowed(self.mask, among(self.domain, self.num_domains), self.x)
 
     def _has_rows(self) -> bool:
         return _has_rows("mean", self.parameters.mean)
@@ -321,6 +321,11 @@ def _by_example(values: Tensor, x: Tensor) -> Tensor:
     if len(values.shape) == 0:
         return values
     return keras.ops.reshape(values, (keras.ops.shape(x)[0], *(1 for _ in x.shape[1:])))
+
+
+def narrowed(mask: Tensor | None, chosen: Tensor, x: Tensor) -> Tensor:
+    """A mask of `x` without the examples for which `chosen`, `[B]`, is False."""
+    return _both(mask, _by_example(chosen, x))
 
 
 def _both(mask: Tensor | None, other: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from keras_renorm import models, ops
 from keras_renorm.keras_internals import attached_mask
 from keras_renorm.layers.inputs import taken
 from keras_renorm.ops import backends
+from keras_renorm.ops.domains import narrowed
 from keras_renorm.statistics import batches, moving_statistics
 from keras_renorm.typing import Tensor
 
@@ -153,13 +154,9 @@ def moments_of(
     x, mask, axis, by_value = dense(layer, inputs, mask)
     if len(layer.moving_mean.shape) == 1:
         return ops.moments(x, axis, mask)
-    examples = (-1, *(1 for _ in x.shape[1:]))
     ids = keras.ops.broadcast_to(by_value(domain), (keras.ops.shape(x)[0],))
-    rows = []
-    for number in range(layer.moving_mean.shape[0]):
-        own = keras.ops.reshape(ids == number, examples)
-        own = own if mask is None else keras.ops.logical_and(own, mask)
-        rows.append(ops.moments(x, axis, own))
+    domains = range(layer.moving_mean.shape[0])
+    rows = [ops.moments(x, axis, narrowed(mask, ids == number, x)) for number in domains]
     return ops.Moments(*(keras.ops.stack(values) for values in zip(*rows, strict=True)))
 
 

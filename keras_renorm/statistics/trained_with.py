@@ -68,6 +68,17 @@ def limits(layer: Any, domain: int = 0) -> tuple[float, float]:
     return clipping.get("rmax", np.inf), clipping.get("dmax", np.inf)
 
 
+def corrections(
+    layer: Any, batch: ops.Moments, mean: Any, variance: Any, r_max: float, d_max: float
+) -> ops.Correction:
+    """R and d of a minibatch beside these moving statistics, as float64 arrays."""
+    found = ops.renorm_correction(
+        batch, mean, variance, r_max=r_max, d_max=d_max, epsilon=layer.epsilon
+    )
+    # A diverged net's z of 1e20 has a square beyond float32's.
+    return ops.Correction(*(keras.ops.convert_to_numpy(v).astype("float64") for v in found))
+
+
 def _by_domain(vector: np.ndarray) -> np.ndarray:
     return np.reshape(vector, (-1, vector.shape[-1])).astype("float32")
 
@@ -78,15 +89,9 @@ def _of_domain(
     """The mean squares over the channels of one domain."""
     ones = np.ones_like(mean)
     batch = ops.Moments(*map(keras.ops.convert_to_tensor, (new_mean, new_variance, ones, 0 * ones)))
-
-    def corrections(r_max: float, d_max: float) -> np.ndarray:
-        found = ops.renorm_correction(
-            batch, mean, variance, r_max=r_max, d_max=d_max, epsilon=layer.epsilon
-        )
-        # A diverged net's z of 1e20 has a square beyond float32's.
-        return np.asarray([keras.ops.convert_to_numpy(vector) for vector in found], "float64")
-
-    training = corrections(*limits(layer, domain))
-    before, new = corrections(np.inf, np.inf), corrections(1.0, 0.0)
+    training, before, new = (
+        np.array(corrections(layer, batch, mean, variance, *pair))
+        for pair in (limits(layer, domain), (np.inf, np.inf), (1.0, 0.0))
+    )
     to_before, to_new = (np.mean(np.sum((training - one) ** 2, axis=0)) for one in (before, new))
     return to_before, to_new
