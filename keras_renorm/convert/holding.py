@@ -64,17 +64,10 @@ def _exchanged(value: Any, new_of: Callable[[Any], Any]) -> Any:
             value.remove(item)
             value.add(new_of(item))
     elif isinstance(value, tuple):
-        return _exchanged_tuple(value, new_of)
+        items = [_exchanged(item, new_of) for item in value]
+        if any(new is not old for new, old in zip(items, value, strict=True)):
+            return getattr(value, "_make", tuple)(items)  # `_make` of a named tuple
     return value
-
-
-def _exchanged_tuple(value: tuple[Any, ...], new_of: Callable[[Any], Any]) -> tuple[Any, ...]:
-    items = [_exchanged(item, new_of) for item in value]
-    if all(new is old for new, old in zip(items, value, strict=True)):
-        return value
-    make = getattr(value, "_make", tuple)  # of a named tuple
-    made: tuple[Any, ...] = make(items)
-    return made
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -29,5 +29,4 @@ def _make(name: str) -> Backend:
     package = f"{__name__}.{name}"
     if importlib.util.find_spec(package) is None:
         return Backend(name)
-    backend: Backend = importlib.import_module(f"{package}.backend").BACKEND
-    return backend
+    return importlib.import_module(f"{package}.backend").BACKEND

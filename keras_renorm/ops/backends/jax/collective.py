@@ -37,8 +37,7 @@ class MappedDevices(Replicas):
     def all_reduce(self, operation: Literal["SUM", "MEAN"], value: jax.Array) -> jax.Array:
         """The sum or the mean of every device's `value`."""
         reduce = jax.lax.psum if operation == "SUM" else jax.lax.pmean
-        total: jax.Array = reduce(value, self._axes)
-        return total
+        return reduce(value, self._axes)
 
     def uniform(self, count: jax.Array, seed: jax.Array) -> jax.Array:
         """Not available: `count` is unknown before the function runs.

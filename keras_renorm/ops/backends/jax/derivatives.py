@@ -30,8 +30,7 @@ def apply(function: Differentiable, arguments: Arguments, constants: Any) -> tup
         return _gradients(function, upstream[0][0], *saved), None
 
     outputs.defvjp(forward, backward)
-    found: tuple[jax.Array, ...] = outputs(arguments, constants)[0]
-    return found
+    return outputs(arguments, constants)[0]
 
 
 def _gradients(
@@ -48,12 +47,10 @@ def _gradients(
 
         def plain(dy: jax.Array, arguments: Arguments) -> Arguments:
             _, pull = jax.vjp(lambda at: function.plain(at, constants), arguments)
-            first: Arguments = pull(dy)[0]
-            return first
+            return pull(dy)[0]
 
         _, pull = jax.vjp(plain, dy, arguments)
         return *pull(upstream), None, None
 
     gradients.defvjp(forward, backward)
-    found: Arguments = gradients(dy, arguments, constants, kept)
-    return found
+    return gradients(dy, arguments, constants, kept)

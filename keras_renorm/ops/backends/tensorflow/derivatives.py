@@ -63,7 +63,8 @@ def _gradients(
                 raise ValueError(function.refusal)
             pairs = zip(upstream, own, strict=True)
             given = [tf.zeros_like(at) if u is None else u for u, at in pairs]
-            derive = _by_tapes(function.plain) if _is_recorded(dy) else _traced(function.plain)
+            by_tapes = functools.partial(_by_tapes, function.plain)
+            derive = by_tapes if _is_recorded(dy) else _traced(function.plain)
             return *derive(given, dy, own, fixed), *(None for _ in rest[3:])
 
         inputs = [dy, *own]
@@ -71,8 +72,7 @@ def _gradients(
             inputs = [tf.stop_gradient(value) for value in inputs]
         return tuple(function.backward(inputs[0], Arguments(*inputs[1:]), fixed, kept)), twice
 
-    found: tuple[tf.Tensor, ...] = once(dy, *arguments, *_flat(constants))
-    return found
+    return once(dy, *arguments, *_flat(constants))
 
 
 def _dense(dy: tf.Tensor | tf.IndexedSlices, like: tf.Tensor) -> tf.Tensor:
@@ -184,28 +184,24 @@ def _is_recorded(tensor: tf.Tensor) -> bool:
     return tape.gradient(copy, tensor) is not None
 
 
-def _by_tapes(plain: PlainOutput) -> Callable[..., list[tf.Tensor]]:
-    """The second derivatives of `plain`.
+def _by_tapes(
+    plain: PlainOutput,
+    upstream: Sequence[tf.Tensor],
+    dy: tf.Tensor,
+    arguments: Arguments,
+    constants: Any,
+) -> list[tf.Tensor]:
+    """The second derivatives of `plain`: the gradients for dy and the arguments.
 
-    They are a function of the upstream gradients of the first derivatives, dy, the arguments and
-    the constants. It returns the gradients for dy and the arguments.
+    `upstream` are the gradients of the first derivatives.
     """
-
-    def derivatives(
-        upstream: Sequence[tf.Tensor], dy: tf.Tensor, arguments: Arguments, constants: Any
-    ) -> list[tf.Tensor]:
-        with tf.GradientTape() as outer:
-            outer.watch((dy, *arguments))
-            with tf.GradientTape() as inner:
-                inner.watch(arguments)
-                y = plain(arguments, constants)
-            first = inner.gradient(y, list(arguments), dy)
-        found: list[tf.Tensor] = outer.gradient(
-            first, [dy, *arguments], upstream, unconnected_gradients="zero"
-        )
-        return found
-
-    return derivatives
+    with tf.GradientTape() as outer:
+        outer.watch((dy, *arguments))
+        with tf.GradientTape() as inner:
+            inner.watch(arguments)
+            y = plain(arguments, constants)
+        first = inner.gradient(y, list(arguments), dy)
+    return outer.gradient(first, [dy, *arguments], upstream, unconnected_gradients="zero")
 
 
 @functools.cache
@@ -217,9 +213,6 @@ def _traced(plain: PlainOutput) -> Callable[..., list[tf.Tensor]]:
         upstream: Sequence[tf.Tensor], dy: tf.Tensor, arguments: Arguments, constants: Any
     ) -> list[tf.Tensor]:
         first = tf.gradients(plain(arguments, constants), list(arguments), dy)
-        found: list[tf.Tensor] = tf.gradients(
-            first, [dy, *arguments], upstream, unconnected_gradients="zero"
-        )
-        return found
+        return tf.gradients(first, [dy, *arguments], upstream, unconnected_gradients="zero")
 
     return derivatives

@@ -21,6 +21,7 @@ dx = (gamma r / sigma_B) (dy - mean(dy) - x_hat mean(dy x_hat)). Its sum s = sum
 dgamma = r s + d sum dy.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -79,14 +80,11 @@ class TrainingKernel:
         self, arguments: Arguments, constants: Constants, settings: Settings, plain: PlainOutput
     ) -> tuple[tf.Tensor, Moments]:
         """The output and the moments, with derivatives."""
-
-        def forward_of(own: Arguments, fixed: Constants) -> tuple[tuple[tf.Tensor, ...], Kept]:
-            return forward(own, fixed, settings)
-
-        def backward_of(dy: tf.Tensor, own: Arguments, fixed: Constants, kept: Kept) -> Arguments:
-            return backward(dy, kept, settings)
-
-        function = Differentiable(forward_of, backward_of, plain)
+        function = Differentiable(
+            functools.partial(forward, settings=settings),
+            lambda dy, own, fixed, kept: backward(dy, kept, settings),
+            plain,
+        )
         y, *batch = derivatives.apply(function, arguments, constants)
         return y, Moments(*batch)
 

@@ -29,9 +29,7 @@ def apply(
             gradient. The gradient keeps copies of vectors and scalars.
     """
     places = _Places()
-    outputs: tuple[torch.Tensor, ...] = _Differentiable.apply(
-        function, type(constants), places, *arguments, *constants
-    )
+    outputs = _Differentiable.apply(function, type(constants), places, *arguments, *constants)
     return outputs[: places.returned]
 
 
@@ -123,10 +121,7 @@ class _Differentiable(torch.autograd.Function):
         def example(i: int) -> tuple[torch.Tensor, ...]:
             pairs = zip(tensors, in_dims[3:], strict=True)
             selected = [t if axis is None else t.select(axis, i) for t, axis in pairs]
-            found: tuple[torch.Tensor, ...] = _Differentiable.apply(
-                function, form, places, *selected
-            )
-            return found
+            return _Differentiable.apply(function, form, places, *selected)
 
         examples = zip(*map(example, range(info.batch_size)), strict=True)
         outputs = tuple(torch.stack(parts) for parts in examples)
@@ -166,9 +161,6 @@ def _vjp(
     """The output, and a function from its gradient to the gradients for the arguments."""
 
     def plain(*at: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = function.plain(Arguments(*at), constants)
-        return y
+        return function.plain(Arguments(*at), constants)
 
-    found: tuple[torch.Tensor, Callable[..., tuple[torch.Tensor, ...]]]
-    found = torch.func.vjp(plain, *arguments)
-    return found
+    return torch.func.vjp(plain, *arguments)

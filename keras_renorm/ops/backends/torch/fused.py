@@ -73,22 +73,6 @@ def moments(images: torch.Tensor, shift: torch.Tensor) -> Moments:
     return Moments(mean, or_nan(variance.clamp(min=0)), count, remainder)
 
 
-def normalize(
-    images: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, *, epsilon: float
-) -> torch.Tensor:
-    """`(images - mean) / sqrt(variance + epsilon) * scale + offset`, by the images' own moments.
-
-    Args:
-        images: [N, C, H, W].
-        scale: [C].
-        offset: [C].
-        epsilon: Added to the variance.
-    """
-    return torch.nn.functional.batch_norm(
-        images, None, None, scale, offset, training=True, momentum=0.0, eps=epsilon
-    )
-
-
 def restored(images: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
     """Images like those from `shifted`, in the shape and type of `x`."""
     if _sizes(x, axis)[2] == 1:
@@ -117,6 +101,8 @@ def train(
     batch = moments(images, shift)
     found = Correction(*map(derivatives.pinned, correction.of_step(batch, constants, settings)))
     scale, offset = correction.scale_and_offset(found, arguments, found.r)
-    y = normalize(images, scale, offset, epsilon=settings.epsilon)
+    y = torch.nn.functional.batch_norm(
+        images, None, None, scale, offset, training=True, momentum=0.0, eps=settings.epsilon
+    )
     y = restored(y, x, settings.axis)
     return torch.relu(y) if settings.relu else y, batch
