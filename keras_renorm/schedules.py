@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_renorm.ops import arguments
+from keras_renorm.ops.maths.sums import at_most
 from keras_renorm.typing import Tensor
 
 _PACKAGE = "keras_renorm"
@@ -116,12 +117,9 @@ class Adaptive(Limit):
         It is NumPy's if `seen` is, which takes less time in an eager program.
         """
         seen = arguments.numbers("seen", seen)
-        ops: Any = np
-        if not isinstance(seen, (np.ndarray, np.generic)):  # PyTorch compiles no union
-            ops, seen = keras.ops, keras.ops.convert_to_tensor(seen)
-        # Not `full_like`: under PyTorch the host waits for the number to come back.
-        constant = ops.asarray if ops is np else keras.ops.convert_to_tensor
-        return ops.where(seen > self.greatest, constant(self.greatest, seen.dtype), seen)
+        if isinstance(seen, (np.ndarray, np.generic)):  # PyTorch compiles no union
+            return at_most(self.greatest, seen, np)
+        return at_most(self.greatest, keras.ops.convert_to_tensor(seen))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -85,22 +85,17 @@ def taken(inputs: Any, mask: Any, axis: int, channels: int) -> Inputs:
     at, x = arguments.axis(axis, rank) - rank, inputs
     if ragged is not None:
         x, mask = ragged.values, None if mask is None else ragged.values_of(mask)
-        _check_axis(axis, len(x.shape) + at, inputs.shape)
+        if len(x.shape) + at < 1:
+            raise ValueError(
+                "The channels of ragged inputs must come after all ragged axes, received "
+                f"axis={axis} for inputs of shape {tuple(inputs.shape)}. {PAD}"
+            )
     if x.shape[at] is None:
         shape = list(keras.ops.shape(x))
         shape[at] = channels
         x = keras.ops.reshape(x, shape)
     check(x, mask)
     return Inputs(x, mask, at, ragged)
-
-
-def _check_axis(axis: int, among_values: int, shape: Any) -> None:
-    """Raises if the channels of a ragged batch are not along an axis of its values."""
-    if among_values < 1:
-        raise ValueError(
-            "The channels of ragged inputs must come after all ragged axes, received "
-            f"axis={axis} for inputs of shape {tuple(shape)}. {PAD}"
-        )
 
 
 def switch(training: Any) -> Any:

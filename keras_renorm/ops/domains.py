@@ -7,7 +7,6 @@ is not in [0, D) has the output NaN and changes no statistic. Compiled programs 
 other output is sure to be noticed.
 """
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -20,7 +19,7 @@ from keras_renorm.ops.maths.moving import Moving, has_update, update_moving
 from keras_renorm.ops.maths.sums import at_least, channel_shape
 from keras_renorm.ops.renorm import batch_renormalization
 from keras_renorm.ops.renorm import inference_step as _inference_step
-from keras_renorm.ops.steps.step import Trained, same
+from keras_renorm.ops.steps.step import Trained
 from keras_renorm.typing import Tensor
 
 Kind = Literal["shared", "domain"]
@@ -181,7 +180,7 @@ def train(
         updated = keras.ops.any(has_update(batch), axis=-1)
         return found._replace(updated=keras.ops.cast(updated, found.mean.dtype))
 
-    return Trained(y, functools.partial(same, batch), moving)
+    return Trained(y, lambda: batch, moving)
 
 
 class _Call(NamedTuple):

@@ -17,7 +17,7 @@ import keras
 
 from keras_renorm.ops.maths.moving import Moving
 from keras_renorm.ops.maths.scatter import Scatter
-from keras_renorm.ops.maths.sums import at_least
+from keras_renorm.ops.maths.sums import at_least, at_most
 from keras_renorm.typing import Tensor
 
 # Standard deviations of the noise that the limits let pass.
@@ -78,7 +78,7 @@ def limits(state: State, *, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
     lag = at_least(_LEAST_LAG, ops.sum(means[..., 2:4], axis=-1, keepdims=True), ops)
     noises = means[..., 4:]
     ratio = SHARE * ops.sum(noises, axis=-1, keepdims=True) / lag
-    widths = WIDTH * ops.sqrt(noises) * _at_most(1, ratio, ops)
+    widths = WIDTH * ops.sqrt(noises) * at_most(1, ratio, ops)
     # The sum first: NumPy 1 makes float64 of 1 and a float32 scalar.
     return (1 + widths)[..., 1], widths[..., 0]
 
@@ -166,7 +166,7 @@ def advance(
     moving, found = _moved(ops, kept, batch, steps[..., :1], epsilon)
     if scatter is not None:
         variances = scatter.variances / (moving_variance + epsilon)
-        scatter = scatter._replace(variances=_at_most(_LARGEST**2, variances, ops))
+        scatter = scatter._replace(variances=at_most(_LARGEST**2, variances, ops))
     step = ops.expand_dims(steps[..., 1:], -1)
     deviations = _averaged(ops, state.deviations, found, step, scatter)
     own = ops.expand_dims(updated, -1)
@@ -198,7 +198,7 @@ def _averaged(
     ops: Any, deviations: Tensor, found: Tensor, step: Tensor, scatter: Scatter | None
 ) -> Tensor:
     """The six rows after a step by `found`, the rows z and e, and their scatter among ghosts."""
-    found = _at_most(_LARGEST, at_least(-_LARGEST, found, ops), ops)
+    found = at_most(_LARGEST, at_least(-_LARGEST, found, ops), ops)
     averages, lags, noises = (deviations[..., i : i + 2, :] for i in (0, 2, 4))
     moved = averages + step * (found - averages)
     lag, noise = ops.square(moved), (found - averages) * (found - moved)
@@ -210,7 +210,3 @@ def _averaged(
         lag = lags + step * (lag - lags)
     new = ops.concatenate([moved, lag, noises + step * (noise - noises)], axis=-2)
     return ops.where(ops.isfinite(new), new, deviations)
-
-
-def _at_most(high: float, x: Tensor, ops: Any) -> Tensor:
-    return -at_least(-high, -x, ops)

@@ -68,6 +68,11 @@ def at_least(low: float, x: Tensor, ops: Any = keras.ops) -> Tensor:
     return ops.where(x < low, constant(low, x.dtype), x)
 
 
+def at_most(high: float, x: Tensor, ops: Any = keras.ops) -> Tensor:
+    """The smaller of a number and each value of `x`; as `at_least`."""
+    return -at_least(-high, -x, ops)
+
+
 def apart(values: Tensor) -> Tensor:
     """The same values, behind an operation that XLA fuses with no sum and no product before it.
 

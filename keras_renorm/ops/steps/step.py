@@ -63,12 +63,7 @@ def trained(step: Step, y: Tensor, batch: Moments) -> Trained:
         epsilon=settings.epsilon,
         by_stddev=settings.by_stddev,
     )
-    return Trained(y, functools.partial(same, batch), moving)
-
-
-def same(batch: Moments) -> Moments:
-    """The moments, for a `Trained` that knows them."""
-    return batch
+    return Trained(y, lambda: batch, moving)
 
 
 class WayToTrain(Protocol):
