@@ -1,7 +1,7 @@
 """What a conversion did, layer by layer."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 
@@ -64,19 +64,30 @@ def _outcome(change: Change, verb: str) -> str:
     return f"{change.before}{verb}" + (f" ({change.note})" if change.note else "")
 
 
-def deliver(report: Report, reporter: Reporter | None, *, failed: frozenset[str]) -> None:
-    """Hands a report over. Without a reporter, warns of each layer that could not be converted.
+def report_of(layers: Iterable[Any], outcome: Callable[[Any], tuple[str | None, str]]) -> Report:
+    """The report on layers: `outcome` gives `after`, or None if the layer stays, and `note`."""
+    replaced: list[Change] = []
+    kept: list[Change] = []
+    for layer in layers:
+        after, note = outcome(layer)
+        change = Change(layer.path or layer.name, type(layer).__name__, after or "", note)
+        (kept if after is None else replaced).append(change)
+    return Report(tuple(replaced), tuple(kept))
+
+
+def deliver(report: Report, reporter: Reporter | None, *, warns: bool = False) -> None:
+    """Hands a report over. Without a reporter, may warn of each layer that stays, with the reason.
 
     Args:
         report: The report.
         reporter: The user's `report=`.
-        failed: Paths of the layers that could not be converted.
+        warns: Whether the layers that stay with a note could not be converted.
     """
     if reporter is not None:
         reporter(report)
         return
     for change in report.kept:
-        if change.layer in failed:
+        if warns and change.note:
             warnings.warn(
                 f"The {change.before} layer {change.layer!r} stays as it is: {change.note}",
                 stacklevel=4,

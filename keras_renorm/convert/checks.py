@@ -31,7 +31,12 @@ def check_sharing(pairs: Iterable[tuple[Layer, Layer]]) -> None:
     copies: dict[int, Layer] = {}
     for old, new in pairs:
         if copies.setdefault(id(old), new) is not new and _has_weights(old):
-            raise _no_sharing(old)
+            raise ValueError(
+                f"The {type(old).__name__} {old.name!r} is used in several places, one of them "
+                "inside a class whose configuration does not tell that. The copies would not share "
+                "their weights. Call the layer in the functional model instead, or build the model "
+                "anew with the layers that you want."
+            )
 
 
 def paired(old: Layer, new: Layer) -> Iterator[tuple[Layer, Layer]]:
@@ -75,15 +80,6 @@ def _no_replacement(layer: Layer) -> ValueError:
         "model around it makes it in its constructor and `get_config` does not hold it. Convert "
         "the model itself with `in_place=True` (`fold` can only copy), or give that class an "
         "argument for its normalization, and build the model anew."
-    )
-
-
-def _no_sharing(layer: Layer) -> ValueError:
-    return ValueError(
-        f"The {type(layer).__name__} {layer.name!r} is used in several places, one of them inside "
-        "a class whose configuration does not tell that. The copies would not share their weights. "
-        "Call the layer in the functional model instead, or build the model anew with the layers "
-        "that you want."
     )
 
 

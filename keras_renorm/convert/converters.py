@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_renorm.convert.changes import Change, Report, Reporter, check_reporter, deliver
+from keras_renorm.convert.changes import Reporter, check_reporter, deliver, report_of
 from keras_renorm.convert.cloning import rewritten
 from keras_renorm.convert.configurations import config_of
 from keras_renorm.convert.counterparts import (
@@ -291,6 +291,13 @@ class _NormRewrite(Rewrite):
         """The activation that the new layer does not have."""
         return self._follow(layer) if self._follow is not None else None
 
+    def outcome(self, layer: Layer) -> tuple[str | None, str]:
+        """What the report says of a layer that normalises."""
+        new = self.replace(layer)
+        if new is None:
+            return None, self.failed.get(layer.path or layer.name, "")
+        return type(new).__name__, _lost(layer, new)
+
     def transfer(self, old: Layer, new: Layer) -> None:
         """Hands weights over by name, because Keras's layers with `renorm=True` have more."""
         hand_over_norm(old, new)
@@ -312,22 +319,11 @@ def _convert(
     rewrite = _NormRewrite(rule, follow, subclasses)
     plan = InPlace(model, rewrite) if arguments.flag("in_place", in_place) else None
     new_model = model if plan else rewritten(model, rewrite)
-    report = _report(model, rewrite)
+    report = report_of(normalizations(model), rewrite.outcome)
     if plan:
         plan.apply()
-    deliver(report, reporter, failed=frozenset(rewrite.failed))
+    deliver(report, reporter, warns=True)
     return new_model
-
-
-def _report(model: keras.Model, rewrite: _NormRewrite) -> Report:
-    replaced, kept = [], []
-    for layer in normalizations(model):
-        path, before, new = layer.path or layer.name, type(layer).__name__, rewrite.replace(layer)
-        if new is None:
-            kept.append(Change(path, before, "", rewrite.failed.get(path, "")))
-        else:
-            replaced.append(Change(path, before, type(new).__name__, _lost(layer, new)))
-    return Report(tuple(replaced), tuple(kept))
 
 
 def _lost(old: Layer, new: Layer) -> str:

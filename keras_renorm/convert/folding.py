@@ -7,7 +7,7 @@ import keras
 
 from keras_renorm import keras_internals
 from keras_renorm.convert.affine import LARGE_MEAN, folded_weights, has_large_mean
-from keras_renorm.convert.changes import Change, Report, Reporter, check_reporter, deliver
+from keras_renorm.convert.changes import Reporter, check_reporter, deliver, report_of
 from keras_renorm.convert.cloning import rewritten
 from keras_renorm.convert.configurations import config_of, layer_activation
 from keras_renorm.convert.counterparts import (
@@ -79,7 +79,7 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
         )
     rewrite = _Folding(model)
     new_model = rewritten(model, rewrite)
-    deliver(rewrite.report(model), report, failed=frozenset())
+    deliver(report_of(normalizations(model), rewrite.outcome), report)
     return new_model
 
 
@@ -138,23 +138,16 @@ class _Folding(Rewrite):
         # A norm with False would run in inference mode, whatever `training` is.
         return layer.trainable and (id(layer) in self._asked or not is_one_affine(layer))
 
-    def report(self, model: keras.Model) -> Report:
-        """What became of each norm."""
-        replaced, kept = [], []
-        for layer in normalizations(model):
-            name, kind = layer.path or layer.name, type(layer).__name__
-            target, reason = self._targets.get(id(layer)), self._reasons.get(id(layer), "")
-            if target is not None:
-                activation = layer_activation(layer)
-                after = "" if activation is None else type(activation).__name__
-                note = f"folded into {target.path or target.name}"
-                replaced.append(Change(name, kind, after, note))
-            elif self.replace(layer) is None:
-                kept.append(Change(name, kind, "", reason or _why_kept(layer)))
-            else:
-                note = f"affine: {reason or 'called by another class'}"
-                replaced.append(Change(name, kind, "BatchNormalization", note))
-        return Report(tuple(replaced), tuple(kept))
+    def outcome(self, layer: Layer) -> tuple[str | None, str]:
+        """What the report says of a layer that normalises."""
+        target, reason = self._targets.get(id(layer)), self._reasons.get(id(layer), "")
+        if target is not None:
+            activation = layer_activation(layer)
+            after = "" if activation is None else type(activation).__name__
+            return after, f"folded into {target.path or target.name}"
+        if self.replace(layer) is None:
+            return None, reason or _why_kept(layer)
+        return "BatchNormalization", f"affine: {reason or 'called by another class'}"
 
     def _keep_asked(self, layer: Layer) -> None:
         """Keeps the norms that a call with `training` reaches without a graph of their own."""
