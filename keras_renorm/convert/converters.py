@@ -21,7 +21,6 @@ from keras_renorm.convert.counterparts import (
     as_keras,
     as_ours,
     hand_over_norm,
-    is_linear,
     is_one_affine,
     normalizations,
     without,
@@ -30,7 +29,7 @@ from keras_renorm.convert.in_place import InPlace
 from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.keras_internals import flattened, renormalizes
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
-from keras_renorm.models import is_batch_norm
+from keras_renorm.models import is_batch_norm, is_linear
 from keras_renorm.ops import arguments
 
 Layer: TypeAlias = keras.layers.Layer

@@ -14,7 +14,7 @@ from keras_renorm.layers import (
     DomainBatchNormalization,
     DomainBatchRenormalization,
 )
-from keras_renorm.models import LIMIT_STATES, is_batch_norm
+from keras_renorm.models import LIMIT_STATES, is_batch_norm, is_linear
 from keras_renorm.statistics import is_frozen
 
 Layer: TypeAlias = keras.layers.Layer
@@ -64,11 +64,6 @@ def activation_after(layer: Layer) -> Layer | None:
         name=f"{layer.name}_activation",
         dtype=layer.dtype_policy,
     )
-
-
-def is_linear(activation: Any) -> bool:
-    """Whether an activation, as layers hold them, does nothing."""
-    return activation in (None, keras.activations.linear)
 
 
 def hand_over_norm(old: Layer, new: Layer) -> None:

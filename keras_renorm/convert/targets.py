@@ -6,9 +6,8 @@ from typing import TypeAlias
 import keras
 
 from keras_renorm.convert.affine import folded_weights, largest
-from keras_renorm.convert.counterparts import is_linear
 from keras_renorm.keras_internals import may_mistake_width
-from keras_renorm.models import KERNELS, Graph, Use
+from keras_renorm.models import KERNELS, Graph, Use, is_linear
 
 Layer: TypeAlias = keras.layers.Layer
 

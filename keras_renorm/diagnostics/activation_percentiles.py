@@ -16,7 +16,7 @@ from keras_renorm import keras_internals
 from keras_renorm.diagnostics.forward_pass import forward
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.step_callback import StepCallback
-from keras_renorm.models import LayerCall, named_layers, watched
+from keras_renorm.models import LayerCall, is_linear, named_layers, watched
 from keras_renorm.ops import arguments
 
 
@@ -211,9 +211,8 @@ def _unit_values(model: keras.Model, layer: Any, unit: int, x: Any) -> npt.NDArr
         return _of_unit([_tensor_value(model, layer, x)], unit, layer.name)
     layer = _find(model, layer)
     activation: Any = getattr(layer, "activation", None)
-    is_linear = activation in (None, keras.activations.linear)
     handed_on = inspect.getattr_static(type(layer), "activation", None)
-    if not is_linear and isinstance(handed_on, property):
+    if not is_linear(activation) and isinstance(handed_on, property):
         raise ValueError(
             f"The activation of the layer {layer.name!r} cannot be watched, because it belongs to "
             "a part of the layer, such as a cell. Give a tensor of a functional model instead, "
@@ -222,7 +221,7 @@ def _unit_values(model: keras.Model, layer: Any, unit: int, x: Any) -> npt.NDArr
     seen: list[Any] = []
 
     def around(call: LayerCall) -> Any:
-        if is_linear:
+        if is_linear(activation):
             seen.append(keras.tree.flatten((call.args, call.kwargs))[0])
             return call.run()
 

@@ -49,16 +49,6 @@ def forgets_initial_statistics(layer: Any) -> bool:
     return any(isinstance(limit, Adaptive) for limit in limits)
 
 
-def is_plain(layer: Any) -> bool:
-    """Whether the layer is our batch norm, without corrections."""
-    return kind(layer) == "BN"
-
-
-def has_ghosts(layer: Any) -> bool:
-    """Whether training normalises parts of the minibatch, each by itself."""
-    return getattr(layer, "virtual_batch_size", None) is not None
-
-
 def is_untouched(layer: Any) -> bool:
     """Whether the moving statistics are exactly the default initial ones, 0 and 1."""
     return not layer.built or moving_statistics.is_initial(layer)

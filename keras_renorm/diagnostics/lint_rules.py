@@ -17,7 +17,7 @@ from keras_renorm.diagnostics.progress import unfinished, value
 from keras_renorm.diagnostics.report import Finding
 from keras_renorm.keras_internals import flattened, renormalizes
 from keras_renorm.layers import BatchRenormalization, DomainBatchNormalization
-from keras_renorm.models import KERNELS, Call, Value, is_batch_norm
+from keras_renorm.models import KERNELS, Call, Value, is_batch_norm, is_linear
 from keras_renorm.statistics import moving_statistics
 
 # A standard deviation of m values has a relative error of about 1/sqrt(2m): 25 % for 8 values.
@@ -95,8 +95,7 @@ def norm_after_norm(call: Call) -> Finding | None:
     before = call.inputs[0].producer
     if before is None or not is_batch_norm(before.operation):
         return None
-    activation = getattr(before.operation, "activation", None)
-    if activation not in (None, keras.activations.linear):
+    if not is_linear(getattr(before.operation, "activation", None)):
         return None
     return Finding(
         call.name,

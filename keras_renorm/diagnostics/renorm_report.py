@@ -9,12 +9,7 @@ import keras
 from keras_renorm.diagnostics import renorm_rules
 from keras_renorm.diagnostics.corrections import LayerCorrections, watch
 from keras_renorm.diagnostics.figures import label_layers
-from keras_renorm.diagnostics.layer_traits import (
-    has_ghosts,
-    is_plain,
-    is_untouched,
-    uses_minibatch,
-)
+from keras_renorm.diagnostics.layer_traits import is_untouched, kind, uses_minibatch
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
 from keras_renorm.diagnostics.train_inference_gap import output_findings, output_gap
@@ -162,8 +157,12 @@ def _notes(names: dict[Any, str], seen: dict[Any, list[LayerCorrections]]) -> It
     parts: dict[str, Callable[[Any], bool]] = {
         "Not called on these inputs": lambda layer: layer not in seen,
         "Frozen: they train with their moving statistics": lambda layer: not uses_minibatch(layer),
-        "Of the whole minibatch, where training takes each ghost by itself": has_ghosts,
-        "r and d are what BatchRenormalization would have at r_max=3, d_max=5": is_plain,
+        "Of the whole minibatch, where training takes each ghost by itself": (
+            lambda layer: getattr(layer, "virtual_batch_size", None) is not None
+        ),
+        "r and d are what BatchRenormalization would have at r_max=3, d_max=5": (
+            lambda layer: kind(layer) == "BN"
+        ),
     }
     for title, belongs in parts.items():
         found = [name for layer, name in names.items() if belongs(layer)]

@@ -34,6 +34,11 @@ def is_batch_norm(layer: Any) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
 
+def is_linear(activation: Any) -> bool:
+    """Whether an activation, as layers hold them, does nothing."""
+    return activation in (None, keras.activations.linear)
+
+
 def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Each layer of a model once, with its name after the names of the layers around it.
 

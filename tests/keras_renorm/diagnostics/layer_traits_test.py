@@ -39,7 +39,6 @@ class Own(BatchRenormalization):
 def test_kinds(layer, kind):
     assert is_batch_norm(layer)
     assert layer_traits.kind(layer) == kind
-    assert layer_traits.is_plain(layer) == (kind == "BN")
 
 
 @pytest.mark.parametrize(
@@ -123,12 +122,6 @@ def test_statistics_of_one_domain_alone_are_touched(rng):
     assert layer_traits.is_untouched(layer)
     layer(x, training=True, domain=2)
     assert not layer_traits.is_untouched(layer)
-
-
-def test_ghosts():
-    assert layer_traits.has_ghosts(BatchNormalization(virtual_batch_size=2))
-    for layer in (BatchNormalization(), L.BatchNormalization(), DomainBatchNormalization(2)):
-        assert not layer_traits.has_ghosts(layer)
 
 
 def test_adaptive_limits_forget_the_initial_statistics():
