@@ -22,7 +22,7 @@ def takes(x: torch.Tensor) -> bool:
 
 def forward(arguments: Arguments, constants: Constants, settings: Settings) -> Forward:
     """See `keras_renorm.ops.backends.kernels.StepCalls`."""
-    return Forward(*_call("forward", *arguments, *constants, **layout.attributes(settings)))
+    return Forward(*_call("forward", settings, *arguments, *constants))
 
 
 def backward(
@@ -33,35 +33,21 @@ def backward(
     settings: Settings,
 ) -> Arguments:
     """See `keras_renorm.ops.backends.kernels.StepCalls`."""
-    found = _call(
-        "backward",
-        dy,
-        x,
-        statistics,
-        mask,
-        axis=settings.axis,
-        relu=settings.relu,
-        ghost_size=settings.ghost_size or 0,
-    )
-    return Arguments(*found)
+    return Arguments(*_call("backward", settings, dy, x, statistics, mask))
 
 
 def moments(
     x: torch.Tensor, mask: torch.Tensor | None, settings: Settings
 ) -> tuple[Moments, torch.Tensor]:
     """See `keras_renorm.ops.backends.kernels.Passes`."""
-    found = _call("moments", x, mask, axis=settings.axis)
-    count, mean, variance, rest = found.unbind()
+    count, mean, variance, rest = _call("moments", settings, x, mask).unbind()
     batch = rounded(count, mean, rest, variance, torch.promote_types(x.dtype, torch.float32))
     return batch, batch.mean
 
 
 def normalize(x: torch.Tensor, affine: Affine, settings: Settings) -> torch.Tensor:
     """See `keras_renorm.ops.backends.kernels.InferencePasses`."""
-    y: torch.Tensor = _call(
-        "normalize", x, torch.stack(affine), axis=settings.axis, relu=settings.relu
-    )
-    return y
+    return _call("normalize", settings, x, torch.stack(affine))
 
 
 def gradient_sums(
@@ -72,8 +58,7 @@ def gradient_sums(
     settings: Settings,
 ) -> Sums:
     """See `keras_renorm.ops.backends.kernels.InferencePasses`."""
-    operands = dy, x, torch.stack(affine), mask
-    sums = _call("gradient_sums", *operands, axis=settings.axis, relu=settings.relu)
+    sums = _call("gradient_sums", settings, dy, x, torch.stack(affine), mask)
     return Sums(*sums.to(affine.mean.dtype).unbind())
 
 
@@ -86,9 +71,7 @@ def input_gradient(
     settings: Settings,
 ) -> torch.Tensor:
     """See `keras_renorm.ops.backends.kernels.Passes`."""
-    operands = dy, x, torch.stack((*affine, *line)), mask
-    dx: torch.Tensor = _call("input_gradient", *operands, axis=settings.axis, relu=settings.relu)
-    return dx
+    return _call("input_gradient", settings, dy, x, torch.stack((*affine, *line)), mask)
 
 
 def relu_gradient(dy: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -96,7 +79,8 @@ def relu_gradient(dy: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.ops.aten.threshold_backward.default(dy, y, 0)
 
 
-def _call(name: str, *operands: torch.Tensor | None, **attributes: Any) -> Any:
+def _call(name: str, settings: Settings, *operands: torch.Tensor | None) -> Any:
     """Makes a call of the library."""
     register()
-    return getattr(torch.ops.keras_renorm, name).default(*operands, **attributes)
+    call = getattr(torch.ops.keras_renorm, name).default
+    return call(*operands, **layout.attributes(settings))

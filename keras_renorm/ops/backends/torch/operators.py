@@ -7,13 +7,15 @@ likewise, and nothing is copied.
 
 import array
 import ctypes
+import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from keras_renorm.ops.maths.operands import Settings
 from keras_renorm.ops.native import layout, loader
 
 ELEMENTS = {  # with their numbers in tensor.h
@@ -26,23 +28,24 @@ ELEMENTS = {  # with their numbers in tensor.h
 _SCHEMAS = {
     "forward": (
         "(Tensor x, Tensor gamma, Tensor beta, Tensor moving_mean, Tensor moving_variance, "
-        "Tensor r_max, Tensor d_max, Tensor? mask, *, int axis, float epsilon, bool relu, "
-        "int ghost_size, float momentum, bool by_stddev) "
-        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+        "Tensor r_max, Tensor d_max, Tensor? mask, {}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
     "backward": (
-        "(Tensor dy, Tensor x, Tensor statistics, Tensor? mask, *, int axis, bool relu, "
-        "int ghost_size) -> (Tensor, Tensor, Tensor)"
+        "(Tensor dy, Tensor x, Tensor statistics, Tensor? mask, {}) -> (Tensor, Tensor, Tensor)"
     ),
-    "moments": "(Tensor x, Tensor? mask, *, int axis) -> Tensor",
-    "normalize": "(Tensor x, Tensor parameters, *, int axis, bool relu) -> Tensor",
-    "gradient_sums": (
-        "(Tensor dy, Tensor x, Tensor parameters, Tensor? mask, *, int axis, bool relu) -> Tensor"
-    ),
-    "input_gradient": (
-        "(Tensor dy, Tensor x, Tensor parameters, Tensor? mask, *, int axis, bool relu) -> Tensor"
-    ),
+    "moments": "(Tensor x, Tensor? mask, {}) -> Tensor",
+    "normalize": "(Tensor x, Tensor parameters, {}) -> Tensor",
+    "gradient_sums": "(Tensor dy, Tensor x, Tensor parameters, Tensor? mask, {}) -> Tensor",
+    "input_gradient": "(Tensor dy, Tensor x, Tensor parameters, Tensor? mask, {}) -> Tensor",
 }
+_ATTRIBUTES = (
+    "*, int axis, int ghost_size=0, bool relu=False, float epsilon=0.0, float momentum=1.0, "
+    "bool by_stddev=False"
+)
+_DEFAULTS = layout.attributes(Settings(axis=0))  # PyTorch leaves out attributes with these values
+
+_SUMS = ("moments", "gradient_sums")
+"""The calls without a result of the shape of x."""
 
 
 @loader.once
@@ -66,18 +69,18 @@ def register() -> loader.NativeLibrary:
     if parallel := openmp():
         library.handle.keras_renorm_use_openmp(parallel)
     try:
-        for name, function, fake in (
-            ("forward", _forward, _empty_forward),
-            ("backward", _backward, _empty_backward),
-            ("moments", _moments, _empty_moments),
-            ("normalize", _normalize, _empty_normalize),
-            ("gradient_sums", _gradient_sums, _empty_sums),
-            ("input_gradient", _input_gradient, _empty_gradient),
+        for name, empty, like_x in (
+            ("forward", _empty_forward, 1),
+            ("backward", _empty_backward, 2),
+            ("moments", _empty_moments, 1),
+            ("normalize", _empty_normalize, 1),
+            ("gradient_sums", _empty_sums, 2),
+            ("input_gradient", _empty_gradient, 2),
         ):
             operator = f"keras_renorm::{name}"
-            torch.library.define(operator, _SCHEMAS[name])
-            torch.library.impl(operator, "cpu", function)
-            torch.library.register_fake(operator, fake)
+            torch.library.define(operator, _SCHEMAS[name].format(_ATTRIBUTES))
+            torch.library.impl(operator, "cpu", functools.partial(_run, name, empty, like_x))
+            torch.library.register_fake(operator, empty)
     except (AttributeError, RuntimeError) as error:
         raise loader.NativeLibraryError(
             f"PyTorch {torch.__version__} does not take the native library: {error}"
@@ -95,61 +98,41 @@ def openmp() -> ctypes.c_void_p | None:
         return None
 
 
-def _forward(
-    x: torch.Tensor,
-    *others: torch.Tensor | None,
-    axis: int,
-    ghost_size: int,
-    **attributes: Any,
-) -> tuple[torch.Tensor, ...]:
-    *vectors, mask = others
-    results = _empty_forward(x, *others, axis=axis, ghost_size=ghost_size, **attributes)
-    order = _order(x, ghost_size)
-    _call(
-        "forward",
-        [_lying(x, order), *vectors, *_optional(mask, x, axis, order)],
-        [_lying(results[0], order), *results[1:]],
-        axis=order.index(axis),
-        ghost_size=ghost_size,
-        **attributes,
-    )
-    return results
+def _run(name: str, empty: Callable[..., Any], like_x: int, *given: Any, **attributes: Any) -> Any:
+    """Makes a call of the library. What has the shape of x lies in memory as x does.
+
+    Args:
+        name: The call's name.
+        empty: What makes the results, before they are computed.
+        like_x: How many operands in front have the shape of x, which is the last of them.
+        *given: The operands.
+        **attributes: Those that differ from `_DEFAULTS`.
+    """
+    attributes = _DEFAULTS | attributes
+    found = empty(*given, **attributes)
+    results = [*found] if isinstance(found, tuple) else [found]
+    x, axis = given[like_x - 1], attributes["axis"]
+    order = _order(x, attributes["ghost_size"])
+    if name not in _SUMS:
+        results[0] = _lying(results[0], order)
+    others = list(given[like_x:])
+    if "mask" in _SCHEMAS[name]:
+        others += _optional(others.pop(), x, axis, order)
+    operands = [*(_lying(tensor, order) for tensor in given[:like_x]), *others]
+    _call(name, operands, results, attributes | {"axis": order.index(axis)})
+    return found
 
 
 def _empty_forward(
     x: torch.Tensor,
     gamma: torch.Tensor,
     *_: torch.Tensor | None,
-    ghost_size: int,
+    ghost_size: int = 0,
     **__: Any,
 ) -> tuple[torch.Tensor, ...]:
-    """The results of `_forward` before they are computed."""
     ghosts = 1 if ghost_size == 0 else -(-x.shape[0] // ghost_size)
     sizes = layout.forward_shapes(ghosts, len(gamma))
     return _empty_like(x, ghost_size), *map(gamma.new_empty, sizes)
-
-
-def _backward(
-    dy: torch.Tensor,
-    x: torch.Tensor,
-    statistics: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    axis: int,
-    ghost_size: int,
-    relu: bool,
-) -> tuple[torch.Tensor, ...]:
-    results = _empty_backward(dy, x, statistics, mask, ghost_size=ghost_size)
-    order = _order(x, ghost_size)
-    _call(
-        "backward",
-        [_lying(dy, order), _lying(x, order), statistics, *_optional(mask, x, axis, order)],
-        [_lying(results[0], order), *results[1:]],
-        axis=order.index(axis),
-        ghost_size=ghost_size,
-        relu=relu,
-    )
-    return results
 
 
 def _empty_backward(
@@ -157,75 +140,31 @@ def _empty_backward(
     x: torch.Tensor,
     statistics: torch.Tensor,
     *_: torch.Tensor | None,
-    ghost_size: int,
+    ghost_size: int = 0,
     **__: Any,
 ) -> tuple[torch.Tensor, ...]:
-    """The results of `_backward` before they are computed."""
     dgamma, dbeta = (statistics.new_empty(statistics.shape[2:]) for _ in range(2))
     return _empty_like(x, ghost_size), dgamma, dbeta
 
 
-def _moments(x: torch.Tensor, mask: torch.Tensor | None, *, axis: int) -> torch.Tensor:
-    found = _empty_moments(x, mask, axis=axis)
-    order = _order(x)
-    operands = [_lying(x, order), *_optional(mask, x, axis, order)]
-    _call("moments", operands, [found], axis=order.index(axis))
-    return found
-
-
-def _empty_moments(x: torch.Tensor, _: torch.Tensor | None, *, axis: int) -> torch.Tensor:
+def _empty_moments(x: torch.Tensor, *_: torch.Tensor | None, axis: int, **__: Any) -> torch.Tensor:
     return x.new_empty((4, x.shape[axis]), dtype=torch.float64)
-
-
-def _normalize(x: torch.Tensor, parameters: torch.Tensor, *, axis: int, relu: bool) -> torch.Tensor:
-    y = _empty_normalize(x)
-    order = _order(x)
-    operands, results = [_lying(x, order), parameters], [_lying(y, order)]
-    _call("normalize", operands, results, axis=order.index(axis), relu=relu)
-    return y
 
 
 def _empty_normalize(x: torch.Tensor, *_: torch.Tensor, **__: Any) -> torch.Tensor:
     return _empty_like(x)
 
 
-def _gradient_sums(*given: torch.Tensor | None, axis: int, relu: bool) -> torch.Tensor:
-    operands, order, sums = *_backwards(*given, axis=axis), _empty_sums(*given)
-    _call("gradient_sums", operands, [sums], axis=order.index(axis), relu=relu)
-    return sums
-
-
-def _empty_sums(*given: torch.Tensor | None, **_: Any) -> torch.Tensor:
-    parameters = given[2]
-    assert parameters is not None
+def _empty_sums(
+    dy: torch.Tensor, x: torch.Tensor, parameters: torch.Tensor, *_: torch.Tensor | None, **__: Any
+) -> torch.Tensor:
     return parameters.new_empty((2, parameters.shape[1]), dtype=torch.float64)
 
 
-def _input_gradient(*given: torch.Tensor | None, axis: int, relu: bool) -> torch.Tensor:
-    operands, order, dx = *_backwards(*given, axis=axis), _empty_gradient(*given)
-    results = [_lying(dx, order)]
-    _call("input_gradient", operands, results, axis=order.index(axis), relu=relu)
-    return dx
-
-
-def _empty_gradient(*given: torch.Tensor | None, **_: Any) -> torch.Tensor:
-    x = given[1]
-    assert x is not None
+def _empty_gradient(
+    dy: torch.Tensor, x: torch.Tensor, *_: torch.Tensor | None, **__: Any
+) -> torch.Tensor:
     return _empty_like(x)
-
-
-def _backwards(
-    dy: torch.Tensor,
-    x: torch.Tensor,
-    parameters: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    axis: int,
-) -> tuple[list[torch.Tensor], tuple[int, ...]]:
-    """The operands of a backward pass as they lie in memory, and the order of their axes."""
-    order = _order(x)
-    like_x = [_lying(dy, order), _lying(x, order)]
-    return [*like_x, parameters, *_optional(mask, x, axis, order)], order
 
 
 def _order(x: torch.Tensor, ghost_size: int = 0) -> tuple[int, ...]:
@@ -267,17 +206,12 @@ def _call(
     name: str,
     operands: Sequence[torch.Tensor],
     results: Sequence[torch.Tensor],
-    *,
-    axis: int,
-    ghost_size: int = 0,
-    relu: bool = False,
-    epsilon: float = 0.0,
-    momentum: float = 1.0,
-    by_stddev: bool = False,
+    attributes: dict[str, Any],
 ) -> None:
     """Makes a call of the library, which writes into the results. c_calls.cc has the other side.
 
-    Results are contiguous, and so are operands of the size of the input.
+    Results are contiguous, and so are operands of the size of the input. The attributes are those
+    of `layout.attributes`, in their order.
     """
     words = array.array("q")
     operands = [operand.contiguous() for operand in operands]  # keeps copies alive for the call
@@ -290,12 +224,7 @@ def _call(
         len(operands),
         len(results),
         torch.get_num_threads(),
-        axis,
-        ghost_size,
-        relu,
-        epsilon,
-        momentum,
-        by_stddev,
+        *attributes.values(),
     )
     if problem is not None:
         raise RuntimeError(problem.decode())
