@@ -13,6 +13,7 @@ import os
 from typing import Any
 
 from zoo.training.cli import program
+from zoo.training.cli.signals import as_interrupts
 
 
 def parse(argv: list[str]) -> dict[str, Any] | None:
@@ -53,7 +54,8 @@ def main(parsed: dict[str, Any] | None) -> int:
         from zoo.training.cli.runtime import load_tensorflow
 
         load_tensorflow()
-        reproduce.reproduce(**parsed, console=Console())
+        with as_interrupts():
+            reproduce.reproduce(**parsed, console=Console())
     return 0
 
 

@@ -1,13 +1,17 @@
 """Runs of an experiment: trained and measured, several at a time, none of them twice."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from zoo.errors import DivergedError, UserError
 from zoo.evidence.experiment import Run
+from zoo.training.cli import signals, terminal
 from zoo.training.storage import files
 
 
@@ -61,10 +66,11 @@ def run_all(runs: Sequence[Run], folder: Path, processes: int, console: Console)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
         Progress(*columns, TimeRemainingColumn(), console=console) as progress,
-        _pool(min(processes, len(left)), processes) as pool,
+        _workers(min(processes, len(left)), processes, console) as pool,
     ):
         task = progress.add_task("runs", total=len(runs), completed=len(runs) - len(left))
-        pending = [pool.submit(_do, run, folder) for run in left]
+        with _unheard():  # by the workers, which begin here
+            pending = [pool.submit(_do, run, folder) for run in left]
         try:
             for done in concurrent.futures.as_completed(pending):
                 done.result()
@@ -74,9 +80,6 @@ def run_all(runs: Sequence[Run], folder: Path, processes: int, console: Console)
                 "A process of a run was killed, perhaps for lack of memory. The same command goes "
                 "on; --processes=1 takes the least memory."
             ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
     return [read(run, folder) for run in runs]
 
 
@@ -108,19 +111,56 @@ def _record_of(run: Run, folder: Path) -> Path:
     return folder / run.name / "measured.json"
 
 
-def _pool(workers: int, processes: int) -> concurrent.futures.ProcessPoolExecutor:
-    """Returns processes that are started afresh: TensorFlow does not survive a fork."""
-    return concurrent.futures.ProcessPoolExecutor(
-        max(workers, 1),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(processes,),
+@contextlib.contextmanager
+def _workers(
+    workers: int, processes: int, console: Console
+) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """Yields processes that are started afresh: TensorFlow does not survive a fork.
+
+    If the body is left by an error or a signal, those that train save and stop after their step,
+    and nothing else is begun. Another Ctrl-C meanwhile ends them at once.
+    """
+    context = multiprocessing.get_context("spawn")
+    ends, stays_open = context.Pipe(duplex=False)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        max(workers, 1), mp_context=context, initializer=_start, initargs=(processes, ends)
     )
+    try:
+        yield pool
+    except BaseException:
+        if multiprocessing.active_children():
+            terminal.say(console, "stopping: runs under way save first. Ctrl-C ends them at once.")
+        stays_open.close()
+        try:
+            pool.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
+        raise
+    pool.shutdown()
+    stays_open.close()
 
 
-def _start(processes: int) -> None:
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Has processes that begin in the body hear no Ctrl-C, SIGTERM or SIGHUP, but `_start`'s pipe.
+
+    A terminal sends them to all processes at once, and one that is idle would print a traceback.
+    Here they wait for the end of the body.
+    """
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(processes: int, ends: Connection) -> None:
     """Loads TensorFlow, with this process's share of the cores."""
-    end_with_parent()
+    end_with(ends)
     from zoo.training.cli.runtime import load_tensorflow
 
     load_tensorflow(quiet=True)
@@ -133,17 +173,17 @@ def _start(processes: int) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-def end_with_parent() -> None:
-    """Ends this process when the one that started it ends, even if that is killed.
+def end_with(ends: Connection) -> None:
+    """Ends this process when the other end of a pipe is closed, or its process killed.
 
-    Else it would wait for ever for more to do. A run can be resumed, whenever it ends.
+    What trains saves first and stops after its step. A run can be resumed, whenever it ends.
     """
-    parent = multiprocessing.parent_process()
 
     def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
+        ends.poll(None)
+        while signals.ask():
+            time.sleep(0.05)
+        os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 

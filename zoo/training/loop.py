@@ -73,7 +73,7 @@ class Trainer:
         outputs = open_outputs(
             self._workers.is_chief, self._workdir, setup.console, self._state.step, num_steps
         )
-        with outputs as self._outputs, self._profiler, StopRequest() as stop:
+        with StopRequest() as stop, outputs as self._outputs, self._profiler:
             self._recorder = Recorder(setup, self._outputs)
             self._steps_until(stop)
         if stop.agreed and self._evaluated_at < num_steps:

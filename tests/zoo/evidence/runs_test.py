@@ -2,8 +2,10 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from rich.console import Console
@@ -55,16 +57,18 @@ def test_a_damaged_record_is_named(tmp_path, text):
 
 
 _PARENT = """
-import multiprocessing, os, signal, time
+import multiprocessing, os, time
 from zoo.evidence import runs
 
-def work():
-    runs.end_with_parent()
+def work(ends):
+    runs.end_with(ends)
     print(os.getpid(), flush=True)
     time.sleep(600)
 
 if __name__ == "__main__":
-    child = multiprocessing.get_context("spawn").Process(target=work)
+    context = multiprocessing.get_context("spawn")
+    ends, stays_open = context.Pipe(duplex=False)
+    child = context.Process(target=work, args=(ends,))
     child.start()
     child.join(30)
 """
@@ -78,6 +82,72 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         parent.kill()
         # The worker's output is closed when the worker ends, or else in ten minutes.
         assert parent.communicate(timeout=100) == ("", None)
+
+
+_LONG = """
+import signal
+from pathlib import Path
+from rich.console import Console
+from zoo.evidence.experiment import Arm, Run
+from zoo.evidence.runs import run_all
+from zoo.training.cli import program
+from zoo.training.cli.arguments import parse_flags
+from zoo.training.cli.signals import as_interrupts
+
+KEYS = {"num_steps": 10**6, "log_every_steps": 1, "seed": 0}
+
+def main(folder):
+    runs = [Run(Arm(n, {}, ()), 0, "few_labels", KEYS, n) for n in "abcdef"]
+    with as_interrupts():
+        run_all(runs, folder, 2, Console(quiet=True))
+
+if __name__ == "__main__":
+    # As in the foreground: a shell has what it starts in the background ignore them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    program.run(lambda argv: Path(parse_flags(argv)[1]), main, "")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "to_all", "status"),
+    [
+        (signal.SIGINT, True, 130),  # as a terminal sends a Ctrl-C
+        (signal.SIGINT, False, 130),
+        (signal.SIGTERM, True, 143),
+        (signal.SIGHUP, False, 129),
+        (signal.SIGKILL, False, -9),
+    ],
+)
+def test_a_signal_saves_the_runs_under_way_and_begins_no_other(tmp_path, number, to_all, status):
+    script, runs = tmp_path / "long.py", tmp_path / "runs"
+    script.write_text(_LONG)
+    command = [sys.executable, script, runs]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        under_way = [runs / name for name in "ab"]
+        deadline = time.monotonic() + 300
+        while not all(has_steps(run) for run in under_way):
+            assert parent.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (os.killpg if to_all else os.kill)(parent.pid, number)
+        # The workers hold the pipe, too.
+        _, err = parent.communicate(timeout=100)
+    assert parent.returncode == status
+    if number != signal.SIGKILL:
+        assert err == "error: interrupted.\n"
+    assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
+    for run in under_way:
+        (saved,) = (run / "checkpoints").glob("step-*")
+        assert int(saved.name.removeprefix("step-")) >= 1
+
+
+def has_steps(run):
+    path = run / "metrics.jsonl"
+    return path.exists() and path.stat().st_size > 0
 
 
 class _Killed:

@@ -66,7 +66,7 @@ class StopRequest:
     them has received a signal.
 
     Attributes:
-        received: The signal that this process has received, if any.
+        received: The signal that this process has received, if any, or SIGTERM after `ask`.
         agreed: Whether all workers know that one of them has received a signal.
 
     A loop uses it so::
@@ -89,8 +89,9 @@ class StopRequest:
 
     def listen(self) -> None:
         """Starts noting signals, unless it does already."""
-        if self._previous:
+        if self in _listening:
             return
+        _listening.append(self)
         self._previous = {number: signal.signal(number, self._note) for number in _heeded()}
 
     @property
@@ -112,3 +113,15 @@ class StopRequest:
     def __exit__(self, *exception: object) -> None:
         """Stops noting signals."""
         self._restore()
+        if self in _listening:
+            _listening.remove(self)
+
+
+_listening: list[StopRequest] = []
+
+
+def ask() -> bool:
+    """Asks what notes signals to stop, from any thread; returns whether anything does."""
+    for request in _listening:
+        request.received = request.received or signal.SIGTERM
+    return bool(_listening)

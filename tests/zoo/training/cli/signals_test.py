@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from zoo.training.cli.signals import Stopped, StopRequest, as_interrupts
+from zoo.training.cli.signals import Stopped, StopRequest, as_interrupts, ask
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +33,23 @@ def test_what_nohup_starts_ignores_sighup():
             assert stop.received is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_notes_signals_can_be_asked():
+    assert not ask()
+    with StopRequest() as stop:
+        assert not ask()
+        stop.listen()
+        assert stop.received is None
+        assert ask()
+        assert stop.received is stop.cause is signal.SIGTERM
+    with StopRequest() as later:
+        later.listen()
+        assert later.received is None
+        signal.raise_signal(signal.SIGINT)
+        assert ask()
+        assert later.received is signal.SIGINT
+    assert not ask()
 
 
 def test_a_second_ctrl_c_interrupts():
