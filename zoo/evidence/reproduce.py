@@ -1,6 +1,7 @@
 """From a name to verdicts: what `zoo.reproduce` calls."""
 
 import importlib
+import json
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,32 @@ def reproduce(
             "--workdir=runs/evidence."
         )
     runs = {each: list(chosen[each].runs(scale, seeds)) for each in chosen}
+    for each in chosen:
+        _check_own(Path(path).expanduser() / each / scale, each, scale)
     for each, experiment in chosen.items():
         folder = Path(path).expanduser() / each / scale
         terminal.say(console, f"{each}: {len(runs[each])} runs in {folder}")
         _reproduce(each, experiment, scale, runs[each], folder, processes, console)
+
+
+def _check_own(folder: Path, name: str, scale: str) -> None:
+    """Raises a `UserError` if a result would replace a file that no reproduction wrote."""
+    theirs = [folder / one for one in _written(name) if (folder / one).exists()]
+    try:
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        own = (found["name"], found["scale"]) == (name, scale)
+    except (OSError, ValueError, LookupError, TypeError):
+        own = False
+    if theirs and not own:
+        raise UserError(
+            f"{theirs[0]} would be replaced, and nothing beside it says that zoo.reproduce wrote "
+            "it: nothing was written. Move it away, or choose another --workdir."
+        )
+
+
+def _written(name: str) -> tuple[str, str, str]:
+    """Names of the files of an experiment's results; the first says whose they are."""
+    return "results.json", f"{name}.png", "section.md"
 
 
 def _reproduce(
@@ -82,11 +105,12 @@ def _reproduce(
 ) -> None:
     measured = run_all(runs, folder, processes, console)
     found = results.document(name, experiment, scale, measured)
-    files.write_json(folder / "results.json", found)
-    picture.draw(found, experiment.columns[0], folder / f"{name}.png")
-    files.write_text(folder / "section.md", page.section(experiment, found))
+    document, drawing, section = _written(name)
+    files.write_json(folder / document, found)
+    picture.draw(found, experiment.columns[0], folder / drawing)
+    files.write_text(folder / section, page.section(experiment, found))
     _print(experiment, found, console)
-    terminal.say(console, f"written to {folder}: results.json, {name}.png, section.md")
+    terminal.say(console, f"written to {folder}: {', '.join(_written(name))}")
 
 
 def _print(experiment: Experiment, found: dict[str, Any], console: Console) -> None:

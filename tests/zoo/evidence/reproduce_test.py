@@ -63,6 +63,20 @@ def test_a_run_of_zoo_train_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+@pytest.mark.parametrize("name", ["results.json", "non_iid.png", "section.md"])
+@pytest.mark.parametrize("beside", [None, "{}", '{"name": "leakage", "scale": "smoke"}'])
+def test_a_file_of_somebody_else_is_left_alone(tmp_path, name, beside):
+    folder = tmp_path / "non_iid" / "smoke"
+    folder.mkdir(parents=True)
+    if beside is not None:
+        (folder / "results.json").write_text(beside)
+    (folder / name).write_text("mine")
+    message = r"would be replaced, and nothing beside it says that zoo\.reproduce wrote it"
+    with pytest.raises(UserError, match=message):
+        reproduce.reproduce("non_iid", str(tmp_path), "smoke", None, 1, Console(quiet=True))
+    assert (folder / name).read_text() == "mine"
+
+
 def test_the_list_names_all_and_what_they_cost():
     console = Console(file=io.StringIO(), width=200)
     reproduce.listing(console)
