@@ -41,9 +41,16 @@ class Preparation:
             stored: The shape of the set's images.
 
         Raises:
-            ValueError: If the images have several sizes, and none was asked for.
+            ValueError: If the images have several sizes, and none was asked for, or have no
+                colours where `pixels` needs them.
         """
         height, width, channels = stored
+        channels = self.channels or channels
+        if self.pixels == "caffe" and channels != 3:
+            raise ValueError(
+                f"--config.pixels=caffe needs images with 3 channels, received {channels}: give "
+                "--config.image_channels=3, or leave pixels out."
+            )
         if self.size:
             height = width = self.size
         if height is None or width is None:
@@ -51,7 +58,7 @@ class Preparation:
                 "The images have several sizes: give the one to resize them to, as in "
                 "--config.image_size=224."
             )
-        return height, width, self.channels or channels
+        return height, width, channels
 
     def __call__(self, image: Image) -> Any:
         """Returns pixels in [0, 255], float32, not yet mapped.

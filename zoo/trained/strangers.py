@@ -49,6 +49,11 @@ def adopted(
             f"{path} does not say what its pixels are: taken as {_PIXELS[pixels]}. If they are "
             f"others, give --pixels={'|'.join(_PIXELS)}."
         )
+    if pixels == "caffe" and channels != 3:
+        raise UserError(
+            f"--pixels=caffe needs a model that takes images with 3 channels, received {path} for "
+            f"{channels}. Give another one of {', '.join(_PIXELS)}, or leave it out."
+        )
     logits = not _is_distribution(_outputs(model))
     if logits:
         report(f"{path} gives no probabilities: its outputs are taken for logits.")

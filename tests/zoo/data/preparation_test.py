@@ -65,6 +65,10 @@ def test_pixels_are_mapped(pixels, expected):
 def test_shapes():
     assert Preparation().shape((8, 9, 3)) == (8, 9, 3)
     assert Preparation(size=5, channels=1).shape((None, None, 3)) == (5, 5, 1)
+    assert Preparation(channels=3, pixels="caffe").shape((8, 9, 1)) == (8, 9, 3)
+    message = r"^--config\.pixels=caffe needs images with 3 channels, received 1: give "
+    with pytest.raises(ValueError, match=message):
+        Preparation(pixels="caffe").shape((8, 9, 1))
     with pytest.raises(ValueError, match=r"several sizes: give the one .*--config\.image_size=224"):
         Preparation().shape((None, 9, 3))
 

@@ -110,6 +110,13 @@ def test_what_is_no_classifier_is_refused(theirs, between, shape, message):
         open_trained(path)
 
 
+def test_pixels_with_colours_need_a_model_that_takes_them(theirs):
+    path = theirs(layers.Flatten(), layers.Dense(3, "softmax"), shape=(8, 8, 1))
+    message = "--pixels=caffe needs a model that takes images with 3 channels, received .* for 1"
+    with pytest.raises(UserError, match=message):
+        open_trained(path, pixels="caffe")
+
+
 def test_a_model_of_several_outputs_is_refused(tmp_path):
     images = keras.Input((8, 8, 3))
     flat = layers.Flatten()(images)
