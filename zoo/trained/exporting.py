@@ -1,5 +1,6 @@
 """Exports trained models in the forms that others run, each compared with the model."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -16,10 +17,10 @@ from rich.console import Console
 
 from keras_renorm import convert
 from zoo.conversion import comparing
-from zoo.data.decoding import PILLOW, Encoded, Image, as_encoded
+from zoo.data.decoding import PILLOW, Encoded, Image, as_encoded, decode_with_pillow
 from zoo.data.preparation import Preparation
 from zoo.data.sources import Source
-from zoo.errors import UserError, as_user_errors
+from zoo.errors import as_user_errors
 from zoo.trained import images, onnx
 from zoo.trained.opening import Trained, open_trained, pipeline_model, say_notes
 from zoo.trained.precision import in_float32
@@ -92,7 +93,8 @@ def export(
             places.new_path(output, FORMATS[kind], f" for --format={kind}")  # it took minutes
             os.rename(temporary, path)
     finally:
-        _remove(temporary)
+        with contextlib.suppress(OSError):  # what stopped the writing is told
+            _remove(temporary)
     differs = f"{path}: on {len(contents)} images probabilities differ by {difference:.2g} at most"
     if precise is not classifier:
         differs += f" from the model's in float32, and those by {halved:.2g} from its own"
@@ -145,8 +147,6 @@ def _examples(
 ) -> tuple[list[bytes], list[Any]]:
     """Returns the bytes of some images, and the probabilities of them by each model."""
     contents = list(_contents(source))
-    if not contents:
-        raise UserError("There is no image to compare on that TensorFlow itself can decode.")
     pixels = [_prepare(trained.card.preparation, one)[None] for one in contents]
     prepared = trained.card.preparation.mapped(tf.concat(pixels, 0))
     found = [np.asarray(model(prepared, training=False), np.float32) for model in models]
@@ -161,7 +161,9 @@ def _contents(source: Source) -> Iterator[bytes]:
         stored, _ = source.read(item)
         if not isinstance(stored, Encoded):
             yield tf.io.encode_png(stored).numpy()
-        elif int(stored.decoder) != PILLOW:
+        elif int(stored.decoder) == PILLOW:  # which no exported model has
+            yield tf.io.encode_png(decode_with_pillow(stored.contents.numpy(), 3)).numpy()
+        else:
             yield stored.contents.numpy()
 
 

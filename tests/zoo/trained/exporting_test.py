@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -6,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 from rich.console import Console
@@ -64,6 +66,27 @@ def test_a_saved_model_takes_the_bytes_of_files(exported, photos, model_file, ma
     model = tf.keras.models.load_model(model_file)
     told = loaded.signatures["pixels"](images=pixels)["probabilities"]
     np.testing.assert_allclose(told, model(pixels / 255), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved_model"])
+def test_images_that_only_pillow_decodes_are_compared(exported, photos, kind):
+    for path in photos.glob("*/*"):
+        PIL.Image.open(path).save(path.with_suffix(".webp"))
+        path.unlink()
+    assert exported(f"served{'.keras' * (kind == 'keras')}", kind).exists()
+
+
+def test_what_cannot_be_removed_does_not_hide_what_went_wrong(exported, monkeypatch):
+    def read_only(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "temporary")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(exporting, "_write", full)
+    monkeypatch.setattr(exporting, "_remove", read_only)
+    with pytest.raises(UserError, match=r"x\.keras cannot be written: No space left on device\."):
+        exported("x.keras", "keras")
 
 
 def test_litert_takes_pixels(exported, model_file, rng):
