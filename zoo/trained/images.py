@@ -118,7 +118,7 @@ def find_files(names: Sequence[str], trained: Trained) -> Found:
     """Finds image files, and inspects each of them.
 
     Args:
-        names: Files and folders, in which files lie at any depth.
+        names: Files and folders, in which files lie at any depth. A file counts once.
         trained: The model that is to see them.
 
     Raises:
@@ -140,6 +140,11 @@ def find_files(names: Sequence[str], trained: Trained) -> Found:
         for folder, mine in below.items()
         for path, finding in zip(mine, scan(folder, mine), strict=True)
     }
+    # Each file once, even if it is named again, or its folder is.
+    by_place: dict[bytes, bytes] = {}
+    for path in paths:
+        by_place.setdefault(os.path.realpath(path), path)
+    paths = list(by_place.values())
     findings = [known[path] for path in paths]
     usable = [i for i, finding in enumerate(findings) if not finding.problem]
     problems = {

@@ -50,6 +50,14 @@ def test_files_and_folders_are_found_in_order(trained, photos):
     assert (made.shape, labels.shape) == ((6, 3), (6,))
 
 
+def test_a_file_that_is_named_again_counts_once(trained, photos):
+    blue = photos / "blue"
+    (photos / "link").symlink_to(blue)
+    again = [photos / "link", blue / "0.jpg", photos / "red" / ".." / "blue"]
+    found = find_files([str(blue), *map(str, again)], trained)
+    assert list(found.paths) == [str(path) for path in sorted(blue.iterdir())]
+
+
 def test_a_look_is_remembered_by_folder_and_not_by_list(trained, photos, home):
     red, blue = photos / "red", photos / "blue"
     for names in ([red], [red / "0.jpg"], [red / "0.jpg", red / "1.png"], [blue, red / "1.png"]):
