@@ -27,6 +27,7 @@ def one_of(*choices: str, path: bool = False) -> Allowed:
 ABOVE_0 = Allowed("above 0", lambda value: value > 0)
 AT_LEAST_0 = Allowed("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Allowed("at least 1", lambda value: value >= 1)
+ASPECTS = Allowed("from 1 to 1000", lambda value: 1 <= value <= 1000)
 BELOW_1 = Allowed("at least 0 and below 1", lambda value: 0 <= value < 1)
 TO_1 = Allowed("from 0 to 1", lambda value: 0 <= value <= 1)
 INSIDE = Allowed("above 0 and below 1", lambda value: 0 < value < 1)

@@ -79,6 +79,16 @@ def has_gauges(config: Mapping[str, Any]) -> bool:
     return config["strategy"] == "none" and not _without_statistics(config)
 
 
+def peak_rate(config: Mapping[str, Any]) -> float:
+    """Returns the highest learning rate: as given, or in proportion to the minibatch's size.
+
+    Source: Goyal et al. 2017, section 2.1.
+    """
+    given_for = config["learning_rate_batch_size"]
+    rate = float(config["learning_rate"])
+    return rate * config["batch_size"] / given_for if given_for else rate
+
+
 def _without_statistics(config: Mapping[str, Any]) -> bool:
     return config["norm"] in ("none", "skip_init")
 
@@ -120,6 +130,11 @@ def _check_step(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"--config.num_replicas must be at most batch_size ({config['batch_size']}), received "
             f"{config['num_replicas']}."
+        )
+    if not peak_rate(config) < 3e38:  # float32 ends there
+        raise UserError(
+            "--config.learning_rate, with batch_size / learning_rate_batch_size, must be below "
+            f"3e38, received {peak_rate(config):g}."
         )
     if config["strategy"] in ("none", "mirrored"):
         check_parts(config, config["num_replicas"] if config["strategy"] == "mirrored" else 1)

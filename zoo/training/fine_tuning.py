@@ -106,7 +106,7 @@ def freeze(model: keras.Model, patterns: str | None) -> None:
     layers = {
         layer.name: layer for layer in model.layers if layer.weights and layer.name not in HEAD
     }
-    for pattern in (patterns or "").split(",") if patterns else ():
+    for pattern in [] if patterns is None else patterns.split(","):
         names = fnmatch.filter(layers, pattern.strip())
         if not names:
             raise UserError(

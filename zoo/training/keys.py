@@ -5,6 +5,7 @@ import textwrap
 
 from zoo.training.allowed import (
     ABOVE_0,
+    ASPECTS,
     AT_LEAST_0,
     AT_LEAST_1,
     BELOW_1,
@@ -221,7 +222,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
             "crop_aspect",
             4 / 3,
             "Largest width over height of an Inception crop.",
-            AT_LEAST_1,
+            ASPECTS,
             only=_INCEPTION,
         ),
         Key("colour_strength", 0.0, "Strength of random colours. 1 is Inception's.", TO_1),

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import keras
 
 from zoo.training import times
+from zoo.training.config import peak_rate
 from zoo.training.imports import called, is_path
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
@@ -52,16 +53,6 @@ class WarmUp(Schedule):
         """A warm-up from what `get_config` returned."""
         after = keras.optimizers.schedules.deserialize(config["after"])
         return cls(config["peak"], config["steps"], after)
-
-
-def peak_rate(config: Mapping[str, Any]) -> float:
-    """Returns the highest learning rate: as given, or in proportion to the minibatch's size.
-
-    Source: Goyal et al. 2017, section 2.1.
-    """
-    given_for = config["learning_rate_batch_size"]
-    rate = float(config["learning_rate"])
-    return rate * config["batch_size"] / given_for if given_for else rate
 
 
 def learning_rate_schedule(config: Mapping[str, Any]) -> Schedule:

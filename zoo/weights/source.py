@@ -81,7 +81,8 @@ def find(architecture: str, weights: Weights) -> Source:
     if record.architecture != architecture:
         raise WeightsError(
             f"{record.name} are weights of {record.architecture!r}, not of {architecture!r}: write "
-            f"zoo.create_model({record.architecture!r}, weights={record.tag!r})."
+            f"zoo.create_model({record.architecture!r}, weights={record.tag!r}), or to zoo.train "
+            f"--config.model={record.architecture}."
         )
     return Source(
         architecture,
@@ -100,7 +101,7 @@ def _refuse(architecture: str, weights: str) -> NoReturn:
     known = f"There are {', '.join(map(repr, tags))}" if tags else "There are none"
     raise WeightsError(
         f"There are no weights {weights!r} for {architecture!r}.{nearest(weights, tags)} {known}, "
-        "and the path of a file, which ends in .h5, can be given."
+        "and the path of a file, which ends in .h5 or .keras, can be given."
     )
 
 

@@ -230,6 +230,11 @@ def test_changes_are_sorted_by_what_they_mean():
             "--config.accumulate x replicas must be at most batch_size (8), received 8 x 2.",
         ),
         (
+            {"learning_rate": 1e37, "learning_rate_batch_size": 1, "batch_size": 60},
+            "--config.learning_rate, with batch_size / learning_rate_batch_size, must be below "
+            "3e38, received 6e+38.",
+        ),
+        (
             {"virtual_batch_size": 4, "batch_size": 12, "accumulate": 4},
             "--config.virtual_batch_size must be at most the images that are normalized at once, "
             "3: batch_size (12) over accumulate (4) x replicas (1). Received 4. Write 0 to "

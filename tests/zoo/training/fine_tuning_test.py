@@ -149,7 +149,7 @@ def test_patterns_freeze_layers_and_never_the_head():
     }
 
 
-@pytest.mark.parametrize("pattern", ["hiden1", "logits", "hidden1*,"])
+@pytest.mark.parametrize("pattern", ["hiden1", "logits", "hidden1*,", ""])
 def test_a_pattern_that_matches_nothing_is_refused(pattern):
     wrong = pattern.split(",")[-1]
     message = f"^--config.freeze: {re.escape(repr(wrong))} matches no layer"

@@ -30,7 +30,8 @@ def test_a_tag_or_a_name(weights):
             "resnet50",
             "resnet101.keras_imagenet",
             "resnet101.keras_imagenet are weights of 'resnet101', not of 'resnet50': write "
-            "zoo.create_model('resnet101', weights='keras_imagenet').",
+            "zoo.create_model('resnet101', weights='keras_imagenet'), or to zoo.train "
+            "--config.model=resnet101.",
         ),
         ("resnet50", "no.h5", "There is no file no.h5. `weights` is the path of a file, or one of"),
         ("resnet50", "no/thing", "There is no file no/thing."),

@@ -112,6 +112,8 @@ def replacing(path: Path, *, existing: bool = True) -> Iterator[Path]:
         with naming(path):
             yield temporary
             sync(temporary)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         if existing:
             os.replace(temporary, path)
         else:

@@ -45,6 +45,14 @@ def test_a_file_is_untouched_when_the_body_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_in_the_way_is_named(tmp_path):
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(IsADirectoryError) as refused:
+        files.write_json(tmp_path / "report.json", {})
+    assert refused.value.filename == str(tmp_path / "report.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
 def test_the_temporary_path_keeps_the_suffixes(tmp_path):
     for suffixes in ([".keras"], [".weights", ".h5"]):
         with files.replacing(tmp_path / "".join(["model", *suffixes])) as temporary:
