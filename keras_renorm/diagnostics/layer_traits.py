@@ -49,6 +49,20 @@ def forgets_initial_statistics(layer: Any) -> bool:
     return any(isinstance(limit, Adaptive) for limit in limits)
 
 
+def begins_again(layer: Any) -> bool:
+    """Whether adaptive limits have seen nothing of statistics that were computed or loaded."""
+    seen = getattr(layer, "seen", None)
+    if seen is None or not uses_minibatch(layer) or is_untouched(layer):
+        return False
+    return not np.any(keras.ops.convert_to_numpy(seen))
+
+
+BEGIN_AGAIN = (
+    "With limits that begin again after new statistics, as batch norm for some 20 updates (measure "
+    "after these)"
+)
+
+
 def is_untouched(layer: Any) -> bool:
     """Whether the moving statistics are exactly the default initial ones, 0 and 1."""
     return not layer.built or moving_statistics.is_initial(layer)

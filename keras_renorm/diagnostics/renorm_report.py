@@ -5,11 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_renorm.diagnostics import renorm_rules
 from keras_renorm.diagnostics.corrections import LayerCorrections, watch
 from keras_renorm.diagnostics.figures import label_layers
-from keras_renorm.diagnostics.layer_traits import is_untouched, kind, uses_minibatch
+from keras_renorm.diagnostics.layer_traits import (
+    BEGIN_AGAIN,
+    begins_again,
+    is_untouched,
+    kind,
+    uses_minibatch,
+)
 from keras_renorm.diagnostics.report import Finding, Report
 from keras_renorm.diagnostics.tables import listing
 from keras_renorm.diagnostics.train_inference_gap import output_findings, output_gap
@@ -81,6 +88,11 @@ class RenormReport(Report):
                 means.hlines([-row.d_max, row.d_max], *ends, colors="C3")
                 scales.hlines([1 / row.r_max, row.r_max], *ends, colors="C3")
         scales.set_yscale("log")
+        low, high = scales.get_ylim()
+        if high < 4 * low:  # few powers of ten, or none, to write beside the axis
+            scales.set_yticks(np.geomspace(low, high, 7)[1:-1].round(2), minor=False)
+            scales.yaxis.set_major_formatter("{x:g}")
+            scales.yaxis.set_minor_formatter("")
         means.set_title("all channels, 10 to 90 %, median (dot); limits of d and r in red")
         label_layers(scales, [layer.layer for layer in self.layers])
         means.grid(alpha=0.3)
@@ -157,6 +169,7 @@ def _notes(names: dict[Any, str], seen: dict[Any, list[LayerCorrections]]) -> It
     parts: dict[str, Callable[[Any], bool]] = {
         "Not called on these inputs": lambda layer: layer not in seen,
         "Frozen: they train with their moving statistics": lambda layer: not uses_minibatch(layer),
+        BEGIN_AGAIN: begins_again,
         "Of the whole minibatch, where training takes each ghost by itself": (
             lambda layer: getattr(layer, "virtual_batch_size", None) is not None
         ),

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from keras_renorm.diagnostics.figures import label_layers
 from keras_renorm.diagnostics.forward_pass import forward, left_out, noise
 from keras_renorm.diagnostics.layer_traits import (
+    BEGIN_AGAIN,
+    begins_again,
     is_untouched,
     kind,
     uses_minibatch,
@@ -269,6 +271,8 @@ def _notes(
     frozen = [name for layer, name in names.items() if not uses_minibatch(layer)]
     if frozen:
         yield f"Frozen, so without a gap of their own: {listing(frozen)}."
+    if again := [name for layer, name in names.items() if begins_again(layer)]:
+        yield f"{BEGIN_AGAIN}: {listing(again)}."
     if untouched:
         yield f"With moving statistics that no step has updated yet: {listing(untouched)}."
     if unequal:

@@ -124,6 +124,21 @@ def test_statistics_of_one_domain_alone_are_touched(rng):
     assert not layer_traits.is_untouched(layer)
 
 
+@pytest.mark.parametrize("options", [{}, {"r_max": 3.0, "d_max": 5.0}])
+def test_adaptive_limits_begin_again_with_new_statistics(options, rng):
+    layer = BatchRenormalization(**options)
+    x = rng.normal(size=(8, 3)).astype("float32")
+    assert not layer_traits.begins_again(layer)
+    layer(x)
+    assert not layer_traits.begins_again(layer)
+    layer(x, training=True)
+    assert not layer_traits.begins_again(layer)
+    statistics.precise(layer, x, verbose=0)
+    assert layer_traits.begins_again(layer) == (not options)
+    layer(x, training=True)
+    assert not layer_traits.begins_again(layer)
+
+
 def test_adaptive_limits_forget_the_initial_statistics():
     forgets = layer_traits.forgets_initial_statistics
     assert forgets(BatchRenormalization(r_max=1.0, d_max=Adaptive(5.0)))

@@ -376,6 +376,29 @@ def test_ghosts_are_measured_together_and_noted(rng):
     assert report.findings == ()
 
 
+def test_limits_that_begin_again_are_noted(rng):
+    layer = BatchRenormalization(name="norm")
+    model = trained(layer, rng)
+    layer.trust_statistics()
+    (note,) = renorm_report(model, data(rng)).notes
+    assert note.startswith("With limits that begin again after new statistics")
+    assert note.endswith(": norm.")
+    model(data(rng), training=True)
+    assert renorm_report(model, data(rng)).notes == ()
+
+
+def test_the_axis_of_r_is_readable_in_a_small_range(rng, tmp_path):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    report = renorm_report(trained(BatchRenormalization(), rng), data(rng))
+    report._draw(figure)
+    _, scales = figure.axes
+    low, high = scales.get_ylim()
+    assert high < 4 * low
+    inside = [tick for tick in scales.get_yticks() if low < tick < high]
+    assert len(inside) >= 3
+    assert {label.get_text() for label in scales.get_yticklabels()} >= {"1"}
+
+
 def test_a_layer_that_is_not_called_is_noted(rng):
     class Two(keras.Model):
         def __init__(self):

@@ -111,6 +111,16 @@ def test_an_output_is_named_where_no_layer_is(rng):
     assert train_inference_gap(model, data(rng, 2)).findings == ()
 
 
+def test_limits_that_begin_again_are_noted(rng):
+    norm = BatchRenormalization(name="norm")
+    model = network(norm)
+    model(data(rng), training=True)
+    assert train_inference_gap(model, data(rng)).notes == ()
+    norm.trust_statistics()
+    (note,) = train_inference_gap(model, data(rng)).notes
+    assert note.startswith("With limits that begin again after new statistics")
+
+
 def test_before_the_first_step_a_gap_is_no_fault(rng):
     model = network(BatchNormalization(name="norm"))
     assert len(train_inference_gap(model, data(rng)).findings) == 1
