@@ -41,7 +41,9 @@ class Report(NamedTuple):
             for change in self.replaced
         ]
         lines += [f"  {change.layer:{width}}  {_outcome(change, ' kept')}" for change in self.kept]
-        return "\n".join([f"{len(self.replaced)} layers replaced, {len(self.kept)} kept", *lines])
+        count = len(self.replaced)
+        head = f"{count} layer{'s'[: count != 1]} replaced, {len(self.kept)} kept"
+        return "\n".join([head, *lines])
 
 
 # A function that takes the report, such as `print`.

@@ -189,9 +189,9 @@ def _join(examples: Batches, cost: costs.Cost, memory_budget: float, verbose: Ve
     if verbose:
         sweeps = "1 sweep" if joined else f"{cost.norms} sweeps or more"
         print(
-            f"Statistics of {cost.norms} batch norms over {total:,} examples: {sweeps}. One batch "
-            f"of all examples takes about {needed / 1e9:.2g} GB, and memory_budget is "
-            f"{memory_budget / 1e9:.2g} GB."
+            f"Statistics of {cost.norms} batch norm{'s'[: cost.norms != 1]} over {total:,} "
+            f"examples: {sweeps}. One batch of all examples takes about {needed / 1e9:.2g} GB, and "
+            f"memory_budget is {memory_budget / 1e9:.2g} GB."
         )
 
 

@@ -76,7 +76,7 @@ def _draw_percentiles(figure: Any, followed: dict[str, Sequence[Sequence[float]]
         axes.set(title=arm, xlabel="steps")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("input of one unit: percentiles")
-    panels[0].legend()
+    panels[0].legend(loc="center right")
 
 
 def _label(metric: str) -> str:
