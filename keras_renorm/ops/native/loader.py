@@ -113,8 +113,8 @@ def _open(path: pathlib.Path) -> ctypes.CDLL:
     if not path.is_file():
         raise NativeLibraryError(
             f"the native library {path.name} is not there: keras_renorm was installed without a "
-            "C++ compiler. With one, `pip install --force-reinstall --no-deps --no-cache-dir .` in a "
-            "clone of the repository builds it"
+            "C++ compiler. With one, `pip install --force-reinstall --no-deps --no-cache-dir .` in "
+            "a clone of the repository builds it"
         )
     _check_file(path)
     try:
