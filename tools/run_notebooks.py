@@ -17,7 +17,9 @@ import nbformat
 def run(path: pathlib.Path) -> None:
     """Runs a notebook from top to bottom, and replaces its file if no cell failed."""
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(notebook, timeout=600, record_timing=False)
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, record_timing=False, coalesce_streams=True
+    )
     client.execute(cwd=str(path.parent))
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
