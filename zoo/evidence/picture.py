@@ -76,7 +76,7 @@ def _draw_percentiles(figure: Any, followed: dict[str, Sequence[Sequence[float]]
         axes.set(title=arm, xlabel="steps")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("input of one unit: percentiles")
-    panels[0].legend(loc="center right")
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _label(metric: str) -> str:
