@@ -51,10 +51,9 @@ def forgets_initial_statistics(layer: Any) -> bool:
 
 def begins_again(layer: Any) -> bool:
     """Whether adaptive limits have seen nothing of statistics that were computed or loaded."""
-    seen = getattr(layer, "seen", None)
-    if seen is None or not uses_minibatch(layer) or is_untouched(layer):
+    if not forgets_initial_statistics(layer) or not uses_minibatch(layer) or is_untouched(layer):
         return False
-    return not np.any(keras.ops.convert_to_numpy(seen))
+    return not np.any(keras.ops.convert_to_numpy(layer.seen))
 
 
 BEGIN_AGAIN = (

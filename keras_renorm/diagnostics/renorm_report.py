@@ -1,6 +1,7 @@
 """The corrections of every normalization layer, and the drift of its moving statistics."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -90,7 +91,9 @@ class RenormReport(Report):
         scales.set_yscale("log")
         low, high = scales.get_ylim()
         if high < 4 * low:  # few powers of ten, or none, to write beside the axis
-            scales.set_yticks(np.geomspace(low, high, 7)[1:-1].round(2), minor=False)
+            digits = 1 - math.floor(math.log10(high - low))
+            ticks = np.unique(np.geomspace(low, high, 7)[1:-1].round(digits))
+            scales.set_yticks(ticks, minor=False)
             scales.yaxis.set_major_formatter("{x:g}")
             scales.yaxis.set_minor_formatter("")
         means.set_title("all channels, 10 to 90 %, median (dot); limits of d and r in red")

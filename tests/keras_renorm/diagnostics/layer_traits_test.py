@@ -137,6 +137,9 @@ def test_adaptive_limits_begin_again_with_new_statistics(options, rng):
     assert layer_traits.begins_again(layer) == (not options)
     layer(x, training=True)
     assert not layer_traits.begins_again(layer)
+    layer.r_max, layer.d_max = 2.0, 1.0
+    statistics.precise(layer, x, verbose=0)
+    assert not layer_traits.begins_again(layer)
 
 
 def test_adaptive_limits_forget_the_initial_statistics():

@@ -387,16 +387,23 @@ def test_limits_that_begin_again_are_noted(rng):
     assert renorm_report(model, data(rng)).notes == ()
 
 
-def test_the_axis_of_r_is_readable_in_a_small_range(rng, tmp_path):
+@pytest.mark.parametrize("size", [0.003, 1.0, 1500.0])
+@pytest.mark.parametrize("spread", [0.001, 0.3])
+def test_the_axis_of_r_is_readable_in_a_small_range(rng, size, spread):
     figure = pytest.importorskip("matplotlib.figure").Figure()
-    report = renorm_report(trained(BatchRenormalization(), rng), data(rng))
-    report._draw(figure)
-    _, scales = figure.axes
-    low, high = scales.get_ylim()
-    assert high < 4 * low
-    inside = [tick for tick in scales.get_yticks() if low < tick < high]
-    assert len(inside) >= 3
-    assert {label.get_text() for label in scales.get_yticklabels()} >= {"1"}
+    layer = L.BatchNormalization(epsilon=1e-9)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    x = rng.normal(size=(4096, 3)).astype("float32")
+    scales = np.array([1 - spread, 1, 1 + spread]) * size
+    layer.moving_mean.assign(x.mean(0))
+    layer.moving_variance.assign((x.std(0) / scales) ** 2)
+    renorm_report(model, x)._draw(figure)
+    low, high = figure.axes[1].get_ylim()
+    assert 0 < low < (1 - spread / 2) * size
+    assert (1 + spread / 2) * size < high < 4 * low
+    inside = [tick for tick in figure.axes[1].get_yticks() if low < tick < high]
+    assert len(set(inside)) >= 3
+    assert len({f"{tick:g}" for tick in inside}) >= 3
 
 
 def test_a_layer_that_is_not_called_is_noted(rng):
