@@ -4,13 +4,14 @@ This module, and what a program imports at its top, are imported before anything
 so absl, which takes 0.1 s, is imported in functions.
 """
 
+import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from zoo.errors import UserError, WorkerLostError
+from zoo.errors import UserError, WorkerLostError, reason
 from zoo.training.cli import output
 from zoo.training.cli.signals import Stopped
 
@@ -21,6 +22,9 @@ NEEDS = frozenset(
     )
 )
 """What the programs import that the extra `zoo` installs."""
+
+_OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+"""What TensorFlow reports by the same error as exhausted memory."""
 
 MISTAKE = 2  # As shells report a wrong use. A defect keeps its traceback, and exits with 1.
 INTERRUPTED = 130  # What shells report for a program that Ctrl-C ended: 128 + SIGINT.
@@ -55,23 +59,27 @@ def _ended(action: Callable[[], Any]) -> Any:
         print("error: interrupted.", file=sys.stderr)
         sys.exit(128 + error.number if isinstance(error, Stopped) else INTERRUPTED)
     except Exception as error:
-        if not _is_out_of_memory(error):
+        message = _exhausted(error)
+        if message is None:
             raise
-        # TensorFlow appends the graph's calls to the first line.
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        _complain(
-            f"out of memory ({said}). Choose a smaller batch size. zoo.train also computes the "
-            "gradient of a part of the batch at a time: --config.accumulate=2."
-        )
+        _complain(message)
         sys.exit(MISTAKE)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, NumPy or TensorFlow ran out of memory."""
-    if isinstance(error, MemoryError):
-        return True
-    tensorflow = sys.modules.get("tensorflow")  # what is not imported raised nothing
-    return tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError)
+def _exhausted(error: Exception) -> str | None:
+    """Returns what to say of memory or a disk that has run out; None for any other error."""
+    kinds: tuple[type[Exception], ...] = (MemoryError,)
+    if tensorflow := sys.modules.get("tensorflow"):  # what is not imported raised nothing
+        kinds += (tensorflow.errors.ResourceExhaustedError,)
+    if not isinstance(error, kinds):
+        return None
+    said = reason(str(error)) or type(error).__name__
+    if any(os.strerror(number) in said for number in _OF_FILES):
+        return said
+    return (
+        f"out of memory ({said}). Choose a smaller batch size. zoo.train also computes the "
+        "gradient of a part of the batch at a time: --config.accumulate=2."
+    )
 
 
 def _complain(message: str) -> None:

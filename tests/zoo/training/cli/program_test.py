@@ -102,8 +102,9 @@ def test_what_the_system_refuses_is_one_line(run_python, body, message):
         ("return bytearray(2**60)", "MemoryError"),
         (
             "import tensorflow as tf; "
-            "raise tf.errors.ResourceExhaustedError(None, None, 'OOM when\\nmore [Op:Conv2D]')",
-            "OOM when",
+            "raise tf.errors.ResourceExhaustedError(None, None, '{{{{function_node x}}}} OOM when "
+            "allocating [Op:Conv2D]\\nmore')",
+            "OOM when allocating)",
         ),
     ],
 )
@@ -113,6 +114,14 @@ def test_out_of_memory_is_one_line_with_a_remedy(run_python, body, message):
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error:"))
     assert line.startswith(f"error: out of memory ({message}")
     assert line.endswith("a part of the batch at a time: --config.accumulate=2.")
+
+
+def test_a_full_disk_is_not_taken_for_memory(run_python):
+    body = "import tensorflow as tf; tf.io.write_file('/dev/full', b'x' * 10**6)"
+    done = run_python(PROGRAM.format(body=body))
+    assert done.returncode == 2
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error:"))
+    assert line == "error: /dev/full; No space left on device"
 
 
 def test_a_worker_that_lost_another_ends_at_once(run_python):
