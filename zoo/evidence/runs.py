@@ -69,9 +69,9 @@ def run_all(runs: Sequence[Run], folder: Path, processes: int, console: Console)
         _workers(min(processes, len(left)), processes, console) as pool,
     ):
         task = progress.add_task("runs", total=len(runs), completed=len(runs) - len(left))
-        with _unheard():  # by the workers, which begin here
-            pending = [pool.submit(_do, run, folder) for run in left]
         try:
+            with _unheard():  # by the workers, which begin here
+                pending = [pool.submit(_do, run, folder) for run in left]
             for done in concurrent.futures.as_completed(pending):
                 done.result()
                 progress.advance(task)
@@ -122,16 +122,19 @@ def _workers(
     """
     context = multiprocessing.get_context("spawn")
     ends, stays_open = context.Pipe(duplex=False)
-    pool = concurrent.futures.ProcessPoolExecutor(
-        max(workers, 1), mp_context=context, initializer=_start, initargs=(processes, ends)
-    )
+    with _unheard():  # by the tracker of semaphores, which a SIGHUP would end
+        pool = concurrent.futures.ProcessPoolExecutor(
+            max(workers, 1), mp_context=context, initializer=_start, initargs=(processes, ends)
+        )
     try:
         yield pool
     except BaseException:
-        if multiprocessing.active_children():
-            terminal.say(console, "stopping: runs under way save first. Ctrl-C ends them at once.")
-        stays_open.close()
         try:
+            stays_open.close()
+            if multiprocessing.active_children():
+                terminal.say(
+                    console, "stopping: runs under way save first. Ctrl-C ends them at once."
+                )
             pool.shutdown(cancel_futures=True)
         except KeyboardInterrupt:
             for child in multiprocessing.active_children():
@@ -147,15 +150,26 @@ def _unheard() -> Iterator[None]:
     """Has processes that begin in the body hear no Ctrl-C, SIGTERM or SIGHUP, but `_start`'s pipe.
 
     A terminal sends them to all processes at once, and one that is idle would print a traceback.
-    Here they wait for the end of the body.
+    Here they wait for the end of the body. Elsewhere than in the main thread nothing hears them.
     """
-    before = signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    )
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    came: list[int] = []
+    # Another thread of this process may receive one, and then Python runs its handler here.
+    handlers = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in numbers
+        if threading.current_thread() is threading.main_thread()
+        and callable(signal.getsignal(number))
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for one in came:
+            signal.raise_signal(one)
 
 
 def _start(processes: int, ends: Connection) -> None:

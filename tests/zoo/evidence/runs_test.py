@@ -117,32 +117,53 @@ if __name__ == "__main__":
         (signal.SIGINT, False, 130),
         (signal.SIGTERM, True, 143),
         (signal.SIGHUP, False, 129),
+        (signal.SIGHUP, True, 129),  # as a terminal that is closed
         (signal.SIGKILL, False, -9),
     ],
 )
-def test_a_signal_saves_the_runs_under_way_and_begins_no_other(tmp_path, number, to_all, status):
+def test_a_signal_saves_the_runs_under_way_and_begins_no_other(long, number, to_all, status):
+    parent, runs = long
+    (os.killpg if to_all else os.kill)(parent.pid, number)
+    # The workers hold the pipe, too.
+    _, err = parent.communicate(timeout=100)
+    assert parent.returncode == status
+    if number != signal.SIGKILL:
+        assert err == "error: interrupted.\n"
+    assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
+    for run in runs.iterdir():
+        (saved,) = (run / "checkpoints").glob("step-*")
+        assert int(saved.name.removeprefix("step-")) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.4])
+def test_a_second_ctrl_c_is_no_traceback(long, seconds):
+    parent, runs = long
+    os.killpg(parent.pid, signal.SIGINT)
+    time.sleep(seconds)
+    if parent.poll() is None:
+        os.killpg(parent.pid, signal.SIGINT)
+    _, err = parent.communicate(timeout=100)
+    assert parent.returncode == 130
+    assert err == "error: interrupted.\n"
+    assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
+
+
+@pytest.fixture
+def long(tmp_path):
+    """A program that has begun two of six runs without an end, and their folder."""
     script, runs = tmp_path / "long.py", tmp_path / "runs"
     script.write_text(_LONG)
     command = [sys.executable, script, runs]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as parent:
-        under_way = [runs / name for name in "ab"]
         deadline = time.monotonic() + 300
-        while not all(has_steps(run) for run in under_way):
+        while not all(has_steps(runs / name) for name in "ab"):
             assert parent.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        (os.killpg if to_all else os.kill)(parent.pid, number)
-        # The workers hold the pipe, too.
-        _, err = parent.communicate(timeout=100)
-    assert parent.returncode == status
-    if number != signal.SIGKILL:
-        assert err == "error: interrupted.\n"
-    assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
-    for run in under_way:
-        (saved,) = (run / "checkpoints").glob("step-*")
-        assert int(saved.name.removeprefix("step-")) >= 1
+        yield parent, runs
 
 
 def has_steps(run):
