@@ -335,7 +335,7 @@ def page(sections: dict[str, dict[str, Any]], shape: tuple[int, ...]) -> str:
         "",
         "Written by `tools/count_passes.py`; not measured: no GPU was there, and nothing ran.",
         "",
-        *text.split("\n\n    python")[0].split("\n\n", 1)[1].splitlines(),
+        *text.split("\n\n", 1)[1].splitlines(),
         "",
         f"A layer of shape {'x'.join(map(str, shape))} (channels last) or the same elements with "
         "the channels first, then a ReLU, forward and backward. Each cell: kernels, passes. Keras "

@@ -80,7 +80,7 @@ def _check_own(folder: Path, name: str, scale: str) -> None:
     try:
         found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         own = (found["name"], found["scale"]) == (name, scale)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         own = False
     if theirs and not own:
         raise UserError(

@@ -103,6 +103,7 @@ def replacing(path: Path, *, existing: bool = True) -> Iterator[Path]:
 
     Raises:
         FileExistsError: If it exists and may not.
+        IsADirectoryError: If it is a folder.
     """
     # A name that no other file has: every file in somebody else's folder is theirs.
     name = f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{''.join(path.suffixes)}"
@@ -112,7 +113,7 @@ def replacing(path: Path, *, existing: bool = True) -> Iterator[Path]:
         with naming(path):
             yield temporary
             sync(temporary)
-        if path.is_dir():
+        if existing and path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         if existing:
             os.replace(temporary, path)
