@@ -391,7 +391,7 @@ def test_limits_that_begin_again_are_noted(rng):
 @pytest.mark.parametrize("spread", [0.001, 0.3])
 def test_the_axis_of_r_is_readable_in_a_small_range(rng, size, spread):
     figure = pytest.importorskip("matplotlib.figure").Figure()
-    layer = L.BatchNormalization(epsilon=1e-9)
+    layer = L.BatchNormalization(epsilon=1e-12)
     model = keras.Sequential([keras.Input((3,)), layer])
     x = rng.normal(size=(4096, 3)).astype("float32")
     scales = np.array([1 - spread, 1, 1 + spread]) * size
