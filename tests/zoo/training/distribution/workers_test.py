@@ -26,7 +26,7 @@ from zoo.training.distribution.workers import Workers
 
 cluster = read_cluster("multi_worker")
 me = cluster.index
-config = {"strategy": "multi_worker", "batch_size": 2, "accumulate": 1}
+config = {"strategy": "multi_worker", "batch_size": 2, "accumulate": 1, "virtual_batch_size": 0}
 workers = Workers(make_strategy(config, cluster), cluster)
 
 def fail(*indices):
