@@ -197,6 +197,11 @@ def of_hlo(text: str, size: int) -> tuple[int, float]:
     return total(kernels, size)
 
 
+def compiles_for_gpu() -> bool:
+    """Whether JAX's CUDA plugin is there, and not another of its plugins alone."""
+    return all(map(importlib.util.find_spec, ("jax_plugins", "jax_plugins.xla_cuda12")))
+
+
 def gpu() -> Any:
     """A GPU that XLA compiles for, and that is not there."""
     from jax.experimental import topologies
@@ -368,8 +373,8 @@ def main() -> None:
         count = {"tensorflow": tensorflow_counts, "jax": jax_counts}[options.worker]
         print(json.dumps(count(shape, options.dtype, options.axis, not options.no_gpu)))
         return
-    if importlib.util.find_spec("jax_plugins") is None:
-        parser.error("no plugin of JAX's compiles for a GPU here: install those named in --help")
+    if not compiles_for_gpu():
+        parser.error("JAX's CUDA plugin is not installed: --help has the line that installs it")
     sections = {}
     for dtype in DTYPES:
         for axis, where in ((-1, "last"), (1, "first")):

@@ -5,7 +5,6 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("counts TensorFlow's graphs", allow_module_level=True)
 
-import importlib.util
 import pathlib
 import runpy
 
@@ -95,9 +94,7 @@ def test_ours_moves_less_than_keras_compiled_by_jax(dtype):
         assert counts[f"{kind} jax"][1] <= 0.95 * counts["keras jax"][1], kind
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax_plugins") is None, reason="compiles with JAX's CUDA plugin"
-)
+@pytest.mark.skipif(not TOOL["compiles_for_gpu"](), reason="JAX's CUDA plugin is not installed")
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
