@@ -7,6 +7,7 @@ so absl, which takes 0.1 s, is imported in functions.
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -56,6 +57,8 @@ def _ended(action: Callable[[], Any]) -> Any:
         _complain(f"{error.strerror or error}{where}")
         sys.exit(MISTAKE)
     except KeyboardInterrupt as error:
+        # Another one while Python shuts down would print a traceback or change the exit status.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("error: interrupted.", file=sys.stderr)
         sys.exit(128 + error.number if isinstance(error, Stopped) else INTERRUPTED)
     except Exception as error:

@@ -54,6 +54,12 @@ def test_a_defect_keeps_its_traceback(run_python):
             143,
             "error: interrupted.\n",
         ),
+        (
+            "import atexit, signal; atexit.register(signal.raise_signal, signal.SIGINT); "
+            "raise KeyboardInterrupt",
+            130,
+            "error: interrupted.\n",
+        ),
         ("return 143", 143, ""),
         ("return 0", 0, ""),
     ],
