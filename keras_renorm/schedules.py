@@ -6,12 +6,12 @@ saving.
 """
 
 import abc
-import warnings
 from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
+from keras_renorm import callers
 from keras_renorm.ops import arguments
 from keras_renorm.ops.maths.sums import at_most
 from keras_renorm.typing import Tensor
@@ -282,12 +282,11 @@ def paper(num_steps: int, *, momentum: float = 0.99) -> tuple[LinearRamp, Linear
     r_max = LinearRamp(1.0, 3.0, start, ends["r_max"])
     if ends["r_max"] > steps:
         opened = 1 + 2 * max(0.0, steps - start) / (ends["r_max"] - start)
-        warnings.warn(
+        callers.warn(
             f"A run of {num_steps} steps is short for the paper's limits: at momentum={momentum:g} "
             f"they stay closed for {start:.0f} steps, {_TIME_CONSTANTS} time constants of the "
             f"moving statistics, and r_max ends at {opened:.3g} instead of 3. Lower the momentum, "
-            "or leave the limits out: the default limits follow from what a layer sees.",
-            stacklevel=2,
+            "or leave the limits out: the default limits follow from what a layer sees."
         )
     return r_max, LinearRamp(0.0, 5.0, start, ends["d_max"])
 

@@ -29,6 +29,7 @@ ROOMS = [
     "keras_renorm.ops.arguments",
     "keras_renorm.ops.reference",
     "keras_renorm.keras_internals",
+    "keras_renorm.callers",
     "keras_renorm.typing",
 ]
 BACKENDS = ROOT / "keras_renorm" / "ops" / "backends"
@@ -100,6 +101,12 @@ def test_the_backend_is_asked_for_in_one_place(path):
         if isinstance(node, ast.Compare) and "backends.current().name" in ast.unparse(node)
     ]
     assert not named
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=module_name)
+def test_warnings_are_given_at_the_users_line(path):
+    if path.name != "callers.py":
+        assert "warnings" not in imports(ast.parse(path.read_text()))
 
 
 @functools.cache

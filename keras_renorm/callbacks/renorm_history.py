@@ -1,11 +1,11 @@
 """Limits and clipped corrections of Batch Renorm in the history of `fit`."""
 
-import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_renorm import callers
 from keras_renorm.diagnostics.corrections import watch
 from keras_renorm.diagnostics.layer_traits import uses_minibatch
 from keras_renorm.diagnostics.tables import listing
@@ -79,23 +79,21 @@ class RenormHistory(keras.callbacks.Callback):
         """Warns of limits that never opened."""
         shut = [name for layer, name in self._names.items() if layer in self._shut]
         if shut and self._epochs:
-            warnings.warn(
+            callers.warn(
                 f"The limits of {listing(shut)} never opened: they were r_max=1 and d_max=0 after "
                 "each epoch, and training was that of Batch Normalization. A schedule may be for "
                 "more steps: write num_steps=... in its place. Default limits follow from what the "
                 "layer sees. They stay shut where minibatches do not deviate from the moving "
-                "statistics, or where these lag: then lower the momentum or the learning rate.",
-                stacklevel=2,
+                "statistics, or where these lag: then lower the momentum or the learning rate."
             )
 
     def _clipped(self, model: keras.Model) -> dict[str, float]:
         """The shares of all channels in which r and d are clipped."""
         seen = watch(model, self._x, self._names)
         if not any(seen.values()):
-            warnings.warn(
+            callers.warn(
                 f"RenormHistory logs no clipped shares: the model {model.name!r} calls none of "
-                f"{listing(list(self._names.values()))} on `x`. Give a batch as training uses it.",
-                stacklevel=2,
+                f"{listing(list(self._names.values()))} on `x`. Give a batch as training uses it."
             )
             return {}
         rows = [(layer.moving_mean.shape[-1], row) for layer in seen for row in seen[layer]]

@@ -1,8 +1,9 @@
 """What a conversion did, layer by layer."""
 
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
+
+from keras_renorm import callers
 
 
 class Change(NamedTuple):
@@ -90,7 +91,6 @@ def deliver(report: Report, reporter: Reporter | None, *, warns: bool = False) -
         return
     for change in report.kept:
         if warns and change.note:
-            warnings.warn(
-                f"The {change.before} layer {change.layer!r} stays as it is: {change.note}",
-                stacklevel=4,
+            callers.warn(
+                f"The {change.before} layer {change.layer!r} stays as it is: {change.note}"
             )

@@ -2,13 +2,13 @@
 
 import functools
 import typing
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
+from keras_renorm import callers
 from keras_renorm.ops import arguments, backends, domains
 from keras_renorm.ops.domains import Kind
 from keras_renorm.ops.steps.step import Trained
@@ -41,13 +41,12 @@ class Domains:
         by_domain = self.population_statistics == "domain"
         layer._statistic_rows = (self.num_domains,) if by_domain else ()
         if self.batch_statistics != self.population_statistics:
-            warnings.warn(
+            callers.warn(
                 f"{type(layer).__name__} with batch_statistics={self.batch_statistics!r} and "
                 f"population_statistics={self.population_statistics!r} breaks a rule: SGD and "
                 "population statistics must be of the same kind (Wu & Johnson 2021, section 5), or "
                 "inference normalises otherwise than training did. Set both to 'domain', or both "
-                "to 'shared'.",
-                stacklevel=3,
+                "to 'shared'."
             )
 
     def check_axis(self, axis: int, shape: Sequence[int | None]) -> None:

@@ -2,14 +2,13 @@
 
 import contextlib
 import contextvars
-import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from keras_renorm import keras_internals
+from keras_renorm import callers, keras_internals
 
 _step: contextvars.ContextVar[int | None] = contextvars.ContextVar("step", default=None)
 
@@ -143,10 +142,9 @@ class StepCounter:
         if not self._epochs or self.steps() != self.begun:
             return
         kind = type(self._callback).__name__
-        warnings.warn(
+        callers.warn(
             f"{kind} counted nothing: the optimizer made no step. If the model's `train_step` uses "
-            f"another one, write {kind}(..., optimizer=...).",
-            stacklevel=3,
+            f"another one, write {kind}(..., optimizer=...)."
         )
 
 

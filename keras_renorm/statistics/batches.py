@@ -2,13 +2,13 @@
 
 import itertools
 import operator
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
+from keras_renorm import callers
 from keras_renorm.ops import arguments, backends
 
 #: A model's inputs, and the number of examples in them.
@@ -122,11 +122,10 @@ class Batches:
         self.examples = taken
 
     def _warn_of_more(self) -> None:
-        warnings.warn(
+        callers.warn(
             "`dataset` does not tell how many examples it holds, and may have no end. The "
             f"statistics use its first {self._most:,} examples. Write num_samples={self._most} to "
-            "take as many without this warning, or write another number.",
-            stacklevel=2,
+            "take as many without this warning, or write another number."
         )
 
     def _check_number(self, taken: int) -> None:

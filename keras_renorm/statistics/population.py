@@ -2,12 +2,12 @@
 
 import contextlib
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import keras
 
+from keras_renorm import callers
 from keras_renorm.models import batch_norms
 from keras_renorm.ops import arguments
 from keras_renorm.statistics import costs, moving_statistics, trained_with
@@ -203,12 +203,11 @@ def _warn_if_worse(model: Any, to_before: float, to_new: float) -> None:
     if kept:
         save_set(model, _BEFORE)
     back = f'`keras_renorm.statistics.use_set(model, "{_BEFORE}")` brings them back.'
-    warnings.warn(
+    callers.warn(
         "Batch Renorm trained this model with its moving averages: outputs in training are "
         f"{to_before**0.5:.2f} deviations from inference with these, and {to_new**0.5:.2f} with "
         "the new statistics. If the examples are like those of training, the new statistics are "
         "likely to cost accuracy." + f" The old statistics are kept: {back}" * kept,
-        stacklevel=3,
     )
 
 

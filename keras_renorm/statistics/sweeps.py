@@ -1,13 +1,13 @@
 """Sweeps of examples through a model, for the statistics of its batch norms."""
 
 import itertools
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_renorm import callers
 from keras_renorm.keras_internals import losses_kept
 from keras_renorm.models import draws_kept
 from keras_renorm.ops import arguments
@@ -96,11 +96,10 @@ class Sweeper:
                 return 0.0
             if change <= tolerance:
                 return change
-        warnings.warn(
+        callers.warn(
             f"The statistics still change by {change:.2g} deviations after {self.sweeps} sweeps, "
             f"with tolerance={tolerance:g}: a batch norm that is called several times depends on "
-            "itself. The model gets the statistics of the last sweep.",
-            stacklevel=3,
+            "itself. The model gets the statistics of the last sweep."
         )
         return change
 

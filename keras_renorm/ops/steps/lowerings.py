@@ -13,10 +13,9 @@ only. Elsewhere it is fused where that fits, or composite.
 
 import functools
 import os
-import warnings
 from typing import Literal, NamedTuple
 
-from keras_renorm import keras_internals
+from keras_renorm import callers, keras_internals
 from keras_renorm.ops import backends
 from keras_renorm.ops.native import loader
 
@@ -116,9 +115,8 @@ def _without_library(problem: str, demanded: Name | None) -> Lowering:
 @functools.cache
 def _warn_once(problem: str, name: Name) -> None:
     """Warns of a missing library, once per process."""
-    warnings.warn(
+    callers.warn(
         f"keras_renorm computes without its native library, which is slower: {problem}. Set "
         f"{VARIABLE}={name} if you want that.",
         RuntimeWarning,
-        stacklevel=2,
     )
