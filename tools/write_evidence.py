@@ -1,9 +1,9 @@
-"""Writes docs/evidence.md, and the table in README.md, from the results in docs/evidence.
+"""Writes docs/evidence.md, its pictures, and the table in README.md, from docs/evidence/*.json.
 
 python tools/write_evidence.py [DIR]
 
-DIR is the --workdir of `zoo.reproduce`: the results and pictures of its experiments at the default
-scale are copied into docs/evidence first.
+DIR is the --workdir of `zoo.reproduce`: the results of its experiments at the default scale are
+copied into docs/evidence first.
 """
 
 import json
@@ -12,7 +12,7 @@ import shutil
 import sys
 from typing import Any
 
-from zoo.evidence import page, reproduce
+from zoo.evidence import page, picture, reproduce
 from zoo.training.storage import files
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
@@ -33,14 +33,24 @@ def take(folder: pathlib.Path) -> None:
     for results in sorted(folder.glob("*/default/results.json")):
         name = results.parts[-3]
         shutil.copy(results, DOCS / "evidence" / f"{name}.json")
-        shutil.copy(results.with_name(f"{name}.png"), DOCS / "evidence")
 
 
 def text() -> str:
     """Returns the page of the results that are there, in the order of their names."""
-    documents = [_document(path.stem) for path in sorted((DOCS / "evidence").glob("*.json"))]
+    documents = [_document(name) for name in _names()]
     sections = [page.section(reproduce.load(found["name"]), found) for found in documents]
     return page.page(sections, documents)
+
+
+def draw() -> None:
+    """Draws the pictures of the results that are there."""
+    for name in _names():
+        path = DOCS / "evidence" / f"{name}.png"
+        picture.draw(reproduce.load(name), _document(name), path)
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in (DOCS / "evidence").glob("*.json"))
 
 
 def headline(readme: str) -> str:
@@ -61,9 +71,10 @@ def _document(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Writes the page and the table."""
+    """Writes the page, the pictures and the table."""
     for folder in sys.argv[1:]:
         take(pathlib.Path(folder))
+    draw()
     files.write_text(DOCS / "evidence.md", text())
     readme = DOCS.parent / "README.md"
     files.write_text(readme, headline(readme.read_text(encoding="utf-8")))

@@ -53,13 +53,15 @@ def test_enough_is_decided():
     assert sum(verdict != "not decided" for verdict in verdicts) >= 12
 
 
-def test_results_of_the_default_scale_are_taken(tmp_path, monkeypatch):
+def test_results_of_the_default_scale_are_taken_and_drawn(tmp_path, monkeypatch):
     source = tmp_path / "runs" / "non_iid" / "default"
     source.mkdir(parents=True)
-    (source / "results.json").write_text("{}")
-    (source / "non_iid.png").write_bytes(b"picture")
-    (tmp_path / "docs" / "evidence").mkdir(parents=True)
-    monkeypatch.setattr(write_evidence, "DOCS", pathlib.Path(tmp_path / "docs"))
+    results = (write_evidence.DOCS / "evidence" / "non_iid.json").read_bytes()
+    (source / "results.json").write_bytes(results)
+    evidence = tmp_path / "docs" / "evidence"
+    evidence.mkdir(parents=True)
+    monkeypatch.setattr(write_evidence, "DOCS", tmp_path / "docs")
     write_evidence.take(tmp_path / "runs")
-    assert (tmp_path / "docs" / "evidence" / "non_iid.json").read_text() == "{}"
-    assert (tmp_path / "docs" / "evidence" / "non_iid.png").read_bytes() == b"picture"
+    write_evidence.draw()
+    assert (evidence / "non_iid.json").read_bytes() == results
+    assert (evidence / "non_iid.png").read_bytes().startswith(b"\x89PNG")

@@ -107,7 +107,7 @@ def _reproduce(
     found = results.document(name, experiment, scale, measured)
     document, drawing, section = _written(name)
     files.write_json(folder / document, found)
-    picture.draw(found, experiment.columns[0], folder / drawing)
+    picture.draw(experiment, found, folder / drawing)
     files.write_text(folder / section, page.section(experiment, found))
     _print(experiment, found, console)
     terminal.say(console, f"written to {folder}: {', '.join(_written(name))}")
