@@ -49,15 +49,22 @@ def check_values(config: Mapping[str, Any], given: Collection[str] = ()) -> None
     for name, key in KEYS.items():
         key.check(config[name])
     _check_times(config)
-    packaged = KEYS["dataset"].default
-    if config["data_dir"] is not None and config["dataset"] == packaged:
-        raise UserError(
-            f"--config.data_dir has no effect with dataset={packaged}, which comes with the "
-            f"package, received {config['data_dir']!r}. Leave it out, or give --config.dataset."
-        )
+    _check_packaged(config, given)
     _check_effects(config, given)
     _check_statistics(config)
     _check_step(config)
+
+
+def _check_packaged(config: Mapping[str, Any], given: Collection[str]) -> None:
+    """Raises a `UserError` for a key that is for images of one's own, with those of the package."""
+    packaged = KEYS["dataset"].default
+    for name in ("data_dir", "held_out", "skip_bad_files"):
+        asked = name in given or config[name] != KEYS[name].default
+        if asked and config["dataset"] == packaged:
+            raise UserError(
+                f"--config.{name} has no effect with dataset={packaged}, which comes with the "
+                f"package, received {config[name]!r}. Leave it out, or give --config.dataset."
+            )
 
 
 def _check_times(config: Mapping[str, Any]) -> None:

@@ -203,6 +203,16 @@ def test_changes_are_sorted_by_what_they_mean():
             "the package, received 'photos'. Leave it out, or give --config.dataset.",
         ),
         (
+            {"held_out": 0.3},
+            "--config.held_out has no effect with dataset=fashion_mnist_subset, which comes with "
+            "the package, received 0.3. Leave it out, or give --config.dataset.",
+        ),
+        (
+            {"skip_bad_files": True},
+            "--config.skip_bad_files has no effect with dataset=fashion_mnist_subset, which comes "
+            "with the package, received True. Leave it out, or give --config.dataset.",
+        ),
+        (
             {"initial_statistics": "frozen"},
             "--config.initial_statistics=frozen has no effect without weights. Leave it out, or "
             "give --config.weights.",
