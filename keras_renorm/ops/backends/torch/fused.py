@@ -21,8 +21,6 @@ from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.moments import Moments, or_nan, two_sum
 from keras_renorm.ops.maths.operands import Arguments, Constants, Settings
 
-_POSITIONS = (0, 2, 3)
-
 # The shift is the mean of at most so many rows along each of two axes.
 _SAMPLE = 256
 
@@ -44,18 +42,24 @@ def shifted(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
         axis: The axis of the channels, counted from the front.
 
     Returns:
-        [N, C, H, W] in float32 or wider, and [C]. The channels are last in memory if they are the
-        last axis of `x`.
+        [N, C, H, 1] with the channels last in memory, if they are the last axis of `x`, and else
+        [N, C, H]: PyTorch's gradient mistakes the order in memory of [1, C, H, 1]. In float32 or
+        wider. And [C].
     """
     outer, channels, inner = _sizes(x, axis)
     if inner == 1:
         images = x.reshape(1, outer, 1, channels).permute(0, 3, 1, 2)
     else:
-        images = x.reshape(outer, channels, inner, 1)
+        images = x.reshape(outer, channels, inner)
     wide = torch.promote_types(x.dtype, torch.float32)
     rows, columns = (images.shape[i] // _SAMPLE + 1 for i in (0, 2))
-    shift = images.detach()[::rows, :, ::columns].mean(_POSITIONS, dtype=wide)
-    return images - shift.reshape(-1, 1, 1), shift
+    shift = images.detach()[::rows, :, ::columns].mean(_positions(images), dtype=wide)
+    return images - shift.reshape(-1, *[1] * (images.ndim - 2)), shift
+
+
+def _positions(images: torch.Tensor) -> list[int]:
+    """All axes but the channels'."""
+    return [0, *range(2, images.ndim)]
 
 
 def moments(images: torch.Tensor, shift: torch.Tensor) -> Moments:
@@ -66,8 +70,8 @@ def moments(images: torch.Tensor, shift: torch.Tensor) -> Moments:
         shift: The shift.
     """
     images = images.detach()
-    first = images.mean(_POSITIONS)
-    variance = images.square().mean(_POSITIONS) - first.square()
+    first = images.mean(_positions(images))
+    variance = images.square().mean(_positions(images)) - first.square()
     mean, remainder = two_sum(shift, first)
     count = torch.full_like(mean, images.numel() // images.shape[1])
     return Moments(mean, or_nan(variance.clamp(min=0)), count, remainder)

@@ -1,5 +1,7 @@
 """PyTorch's fused kernel as a lowering; `fused_test.py` runs this under PyTorch."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -62,6 +64,37 @@ def test_agrees_with_float64(rng, float64, vectors, shape, axis, dtype, relu):
     close(batch.variance, expected["variance"][0], 4 * wide)
     np.testing.assert_array_equal(batch.count, expected["count"][0])
     assert not batch.mean.requires_grad
+
+
+@pytest.mark.parametrize("lowering", ["fused", "composite", "native"])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((3, 2), 0), ((3, 2), 1), ((1, 4, 5), 1), ((2, 4, 3), 1), ((2, 1, 3), 2), ((4, 2, 1, 3), 0)],
+)
+def test_the_order_in_memory_of_inputs_and_gradients_does_not_matter(
+    rng, monkeypatch, vectors, shape, axis, lowering
+):
+    """Whatever order a layer before or after gives them; PyTorch's kernel for images mistook it."""
+    monkeypatch.setenv(lowerings.VARIABLE, lowering)
+    x, dy = torch.as_tensor(rng.normal(size=(2, *shape)), dtype=torch.float32)
+    given = [torch.as_tensor(v, dtype=torch.float32) for v in vectors(shape[axis])]
+
+    def gradients(x, dy):
+        sources = [x.detach().requires_grad_(), *(v.requires_grad_() for v in given[:2])]
+        y, _ = normalize(*sources, *given[2:], axis=axis)
+        return torch.autograd.grad(y, sources, dy)
+
+    def ordered(tensor, order):
+        back = [order.index(place) for place in range(tensor.ndim)]
+        return tensor.permute(order).contiguous().permute(back)
+
+    desired = gradients(x, dy)
+    orders = list(itertools.permutations(range(len(shape))))
+    for one, other in itertools.product(orders, orders):
+        for found, value in zip(
+            gradients(ordered(x, one), ordered(dy, other)), desired, strict=True
+        ):
+            torch.testing.assert_close(found, value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
