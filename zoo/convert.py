@@ -32,19 +32,26 @@ def parse(argv: list[str]) -> dict[str, Any]:
     source = flags.DEFINE_string("source", None, "File to convert.")
     output = flags.DEFINE_string("output", None, "File to write; it must not exist.")
     model = flags.DEFINE_string("model", None, "Name of the model, for keras_applications.")
-    norm = flags.DEFINE_enum("norm", "batch_renorm", norms, "For keras_applications.")
+    norm = flags.DEFINE_enum(
+        "norm", None, norms, "For keras_applications: batch_renorm if not given."
+    )
     arguments.no_arguments(arguments.parse_flags(argv))
     if (kind.value == "keras_applications") != (model.value is not None):
         raise UserError(
             "--model=NAME goes with --kind=keras_applications, each needs the other; received "
             f"--kind={kind.value} and --model={model.value}."
         )
+    if norm.value is not None and model.value is None:
+        raise UserError(
+            f"--norm={norm.value} goes with --kind=keras_applications; a model of a file keeps the "
+            "kinds of its norms. Leave it out."
+        )
     return {
         "kind": kind.value,
         "source": arguments.required("source", source.value, "model.keras"),
         "output": arguments.required("output", output.value, "ours.keras"),
         "model": model.value,
-        "norm": norm.value,
+        "norm": norm.value or "batch_renorm",
     }
 
 

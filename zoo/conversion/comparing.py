@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_renorm import convert, keras_internals
 from zoo.errors import UserError, as_user_errors
+from zoo.trained.card import Card, write_card
 from zoo.training.storage import files, places
 from zoo.training.storage.writing import writing
 
@@ -123,6 +124,7 @@ def write_with_our_layers(
     model: keras.Model,
     output: pathlib.Path,
     report: Callable[[str], None],
+    card: Card | None = None,
 ) -> None:
     """Writes a model with our batch norms in place of Keras's; see `convert.from_keras`.
 
@@ -131,10 +133,17 @@ def write_with_our_layers(
         model: The source as a model of Keras 3.
         output: The .keras file to write.
         report: Called with sentences about what was found.
+        card: What the file says beside the model, if anything.
 
     Raises:
         UserError: If the model cannot be converted or written, or the outputs do not agree.
     """
     with as_user_errors(ValueError, TypeError):
         ours = convert.from_keras(model, report=lambda found: report(str(found)))
-    write(theirs, ours, ours.save, output, report)
+
+    def save(path: pathlib.Path) -> None:
+        ours.save(path)
+        if card is not None:
+            write_card(path, card)
+
+    write(theirs, ours, save, output, report)

@@ -8,6 +8,7 @@ import keras
 from keras_renorm.models.members import batch_norms
 from zoo.conversion import comparing
 from zoo.errors import UserError, as_user_errors
+from zoo.trained.card import read_card
 from zoo.training.storage import model_files
 
 
@@ -33,7 +34,8 @@ def convert_file(source: pathlib.Path, output: pathlib.Path, report: Callable[[s
 
     Every `keras.layers.BatchNormalization` becomes a layer of `keras_renorm`, those with
     renorm=True a `BatchRenormalization`; see `keras_renorm.convert.from_keras`, whose report is
-    told. The source is loaded in Keras's safe mode, which runs no code in it from Keras 3.11.3 on.
+    told. What a model of `zoo` says of its classes and images goes along. The source is loaded in
+    Keras's safe mode, which runs no code in it from Keras 3.11.3 on.
 
     Args:
         source: A .keras file, or .h5 of `model.save`.
@@ -47,4 +49,5 @@ def convert_file(source: pathlib.Path, output: pathlib.Path, report: Callable[[s
     theirs = load_model(source)
     with as_user_errors(ValueError):
         batch_norms(theirs)  # raises if there is none
-    comparing.write_with_our_layers(theirs, theirs, output, report)
+    card = read_card(source) if source.suffix == ".keras" else None
+    comparing.write_with_our_layers(theirs, theirs, output, report, card)

@@ -40,6 +40,11 @@ class Dataset:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        names: Any = self.class_names
+        if isinstance(names, str) or len(names) < 2:
+            raise ValueError(
+                f"`class_names` must be a tuple of two names or more, received {names!r}."
+            )
         if self.images.ndim != 4 or self.images.dtype != np.uint8:
             raise ValueError(
                 "`images` must be uint8 [N, H, W, C], received "

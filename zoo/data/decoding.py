@@ -230,6 +230,8 @@ def decode_with_pillow(contents: bytes, channels: int) -> npt.NDArray[np.uint8]:
         image = PIL.Image.fromarray(_upper_bits(np.asarray(image), image.mode))
     if image.mode == "P":
         image = image.convert("RGBA")
+    if image.mode == "LAB":  # Pillow has no way from it to grey
+        image = image.convert("RGB")
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
 

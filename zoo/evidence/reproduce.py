@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from zoo import experiments
 from zoo.errors import UserError, nearest
@@ -118,17 +118,17 @@ def _print(experiment: Experiment, found: dict[str, Any], console: Console) -> N
     table = Table("claim", "difference", "verdict", title=experiment.title)
     for claim in found["claims"]:
         table.add_row(claim["text"], page.found(claim), claim["verdict"])
-    console.print(table)
+    terminal.show(console, table)
 
 
 def listing(console: Console) -> None:
     """Prints the experiments, and what each costs."""
-    table = Table("experiment", "what", *SCALES)
+    table = Table(Column("experiment", no_wrap=True), "what", *SCALES)
     for name in names():
         experiment = load(name)
         costs = (_cost(experiment, scale) for scale in SCALES)
         table.add_row(name, f"{experiment.title} ({experiment.source})", *costs)
-    console.print(table)
+    terminal.show(console, table)
 
 
 def _cost(experiment: Experiment, scale: str) -> str:

@@ -3,6 +3,7 @@
 A config is a flat, locked `ml_collections.ConfigDict` with the keys of `zoo.training.keys`.
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from zoo.errors import UserError, nearest
 from zoo.training import times
 from zoo.training.imports import is_path
 from zoo.training.keys import KEYS
+
+#: Learning rates are below this: float32 ends there.
+_LARGEST = 3e38
 
 
 def default_config() -> config_dict.ConfigDict:
@@ -119,6 +123,12 @@ def _check_statistics(config: Mapping[str, Any]) -> None:
             f"{config['strategy']}. Compute the statistics with zoo.recalibrate, and give the "
             "file that it writes as weights."
         )
+    if config["initial_statistics"] == "frozen" and config["freeze_statistics_at_step"]:
+        raise UserError(
+            "--config.freeze_statistics_at_step has no effect with initial_statistics=frozen, "
+            "which freezes them from the first step: give one of the two, received "
+            f"{config['freeze_statistics_at_step']}."
+        )
     if config["initial_statistics"] != "kept" and config["weights"] is None:
         raise UserError(
             f"--config.initial_statistics={config['initial_statistics']} has no effect without "
@@ -138,11 +148,19 @@ def _check_step(config: Mapping[str, Any]) -> None:
             f"--config.num_replicas must be at most batch_size ({config['batch_size']}), received "
             f"{config['num_replicas']}."
         )
-    if not peak_rate(config) < 3e38:  # float32 ends there
+    if not peak_rate(config) < _LARGEST:
         raise UserError(
             "--config.learning_rate, with batch_size / learning_rate_batch_size, must be below "
-            f"3e38, received {peak_rate(config):g}."
+            f"{_LARGEST:g}, received {peak_rate(config):g}."
         )
+    if config["learning_rate_schedule"] == "piecewise" and peak_rate(config) > 0:
+        falls = len(times.decay_steps(config))
+        logarithm = math.log(peak_rate(config)) + falls * math.log(config["decay_factor"])
+        if not logarithm < math.log(_LARGEST):
+            raise UserError(
+                f"--config.decay_factor={config['decay_factor']:g}, {falls} times, must leave a "
+                f"learning rate below {_LARGEST:g}."
+            )
     if config["strategy"] in ("none", "mirrored"):
         check_parts(config, config["num_replicas"] if config["strategy"] == "mirrored" else 1)
     if config["jit"] and config["synchronized"] and config["strategy"] != "none":

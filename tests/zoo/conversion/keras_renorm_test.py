@@ -6,7 +6,9 @@ import pytest
 
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from zoo.conversion.keras_renorm import convert_file
+from zoo.data.preparation import Preparation
 from zoo.errors import UserError
+from zoo.trained.card import Card, read_card, write_card
 
 
 @pytest.fixture
@@ -52,6 +54,14 @@ def test_a_model_is_converted_compared_and_never_overwritten(source, tmp_path, r
 
     with pytest.raises(UserError, match=r"ours\.keras exists already and is not overwritten"):
         convert_file(path, output, said.append)
+
+
+def test_what_a_model_says_of_itself_goes_along(source, tmp_path):
+    _, path = source
+    card = Card(("cat", "dog"), Preparation(size=6, pixels="caffe"), dataset="pets")
+    write_card(path, card)
+    convert_file(path, tmp_path / "ours.keras", print)
+    assert read_card(tmp_path / "ours.keras") == card
 
 
 def test_a_model_with_several_inputs_of_several_types(tmp_path):

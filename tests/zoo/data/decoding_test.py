@@ -115,6 +115,16 @@ def test_channels_that_are_there_stay():
     assert with_channels(images, 1).shape == (2, 3, 3, 1)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_cielab_becomes_grey_or_coloured(rng, channels):
+    contents = io.BytesIO()
+    image = PIL.Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8), "LAB")
+    image.save(contents, "TIFF")
+    seen = image.convert("RGB").convert("L" if channels == 1 else "RGB")
+    found = decode_with_pillow(contents.getvalue(), channels)
+    np.testing.assert_array_equal(found, np.asarray(seen).reshape(5, 6, channels))
+
+
 @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("RGBA", 1), ("LA", 3), ("LA", 1)])
 def test_opacity_is_left_out(rng, mode, channels):
     image = PIL.Image.fromarray(rng.integers(0, 256, (5, 6, len(mode)), np.uint8), mode)

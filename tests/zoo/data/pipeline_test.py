@@ -223,7 +223,7 @@ def test_shapes_are_known_and_pixels_in_range(photos, augmentation):
 
 def test_images_of_a_minibatch_have_draws_of_their_own():
     images = np.full((20, 8, 8, 3), 100, np.uint8)
-    source = Dataset("grey", "train", images, np.zeros(20, np.int64), ("a",))
+    source = Dataset("grey", "train", images, np.zeros(20, np.int64), ("a", "b"))
     for augmentation in (Augmentation(colour=1.0), Augmentation(erasing=1.0)):
         [*_, (made, _)] = as_arrays(changed_batches(source, augmentation))
         assert len({image.tobytes() for image in made}) == 6

@@ -77,8 +77,9 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path, name, beside):
     assert (folder / name).read_text() == "mine"
 
 
-def test_the_list_names_all_and_what_they_cost():
-    console = Console(file=io.StringIO(), width=200)
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_list_names_all_and_what_they_cost(width):
+    console = Console(file=io.StringIO(), width=width)
     reproduce.listing(console)
     text = console.file.getvalue()
     assert all(name in text for name in reproduce.names())

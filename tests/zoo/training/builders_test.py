@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -194,6 +196,35 @@ def test_a_model_of_the_users_own_ends_in_the_softmax_of_its_logits(tmp_path, en
         builders.build_model(config(model=f"{path}:make"), dataset)
         return
     with pytest.raises(UserError, match="must return a model that ends in the softmax of the lay"):
+        builders.build_model(config(model=f"{path}:make"), dataset)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        ("Scaled(2.0)", "TypeError: Error when deserializing class 'Scaled' using config="),
+        ("keras.layers.Lambda(lambda x: 2 * x)", "ValueError: Requested the deserialization of a"),
+    ],
+)
+def test_a_model_of_the_users_own_can_be_built_anew(dataset, tmp_path, layer, reason):
+    """Else a run would train to its end, and could not write its model."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import keras\n"
+        "class Scaled(keras.layers.Layer):\n"
+        "    def __init__(self, factor):\n"
+        "        super().__init__()\n"
+        "        self.factor = factor\n"
+        "    def call(self, x):\n"
+        "        return x * self.factor\n"
+        "def make(**options):\n"
+        "    images = keras.Input((4, 4, 1))\n"
+        f"    x = {layer}(keras.layers.Flatten()(images))\n"
+        "    logits = keras.layers.Dense(4, name='logits')(x)\n"
+        "    return keras.Model(images, keras.layers.Softmax()(logits))\n"
+    )
+    message = f"clone_model builds anew, or no file could hold it; received {reason}"
+    with pytest.raises(UserError, match=re.escape(message)):
         builders.build_model(config(model=f"{path}:make"), dataset)
 
 

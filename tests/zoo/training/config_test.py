@@ -218,6 +218,23 @@ def test_changes_are_sorted_by_what_they_mean():
             "give --config.weights.",
         ),
         (
+            {
+                "weights": "model.keras",
+                "initial_statistics": "frozen",
+                "freeze_statistics_at_step": 5,
+            },
+            "--config.freeze_statistics_at_step has no effect with initial_statistics=frozen, "
+            "which freezes them from the first step: give one of the two, received 5.",
+        ),
+        (
+            {
+                "learning_rate_schedule": "piecewise",
+                "decay_factor": 1e30,
+                "decay_at_steps": "0.5,0.75",
+            },
+            "--config.decay_factor=1e+30, 2 times, must leave a learning rate below 3e+38.",
+        ),
+        (
             {"initial_statistics": "precise", "strategy": "mirrored"},
             "--config.initial_statistics=precise is for strategy=none, received mirrored.",
         ),
@@ -242,7 +259,7 @@ def test_changes_are_sorted_by_what_they_mean():
         (
             {"learning_rate": 1e37, "learning_rate_batch_size": 1, "batch_size": 60},
             "--config.learning_rate, with batch_size / learning_rate_batch_size, must be below "
-            "3e38, received 6e+38.",
+            "3e+38, received 6e+38.",
         ),
         (
             {"virtual_batch_size": 4, "batch_size": 12, "accumulate": 4},

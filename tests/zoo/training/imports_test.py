@@ -87,6 +87,7 @@ def test_a_file_that_fails_is_no_module(tmp_path):
         ("make = 5", "make", ": {place} has no function or class 'make'."),
         ("def made(): pass", "make", ": {place} has no function or class 'make'."),
         ("def make(y): pass", "make", "failed, called with x: TypeError: make() got an unexpected"),
+        ("def make(x): raise SystemExit(3)", "make", "failed, called with x: SystemExit: 3"),
         ("def make(x): return x", "make", "must return a builtins str, received 1."),
     ],
 )

@@ -18,6 +18,10 @@ def load(path: Path) -> keras.Model:
     Raises:
         UserError: If it is damaged, or Keras cannot build it.
     """
+    if path.is_dir():
+        own = path / "model.keras"
+        hint = f" Its model is {own}." if own.is_file() else ""
+        raise UserError(f"{path} is a folder, and a model is a .keras file, or an older .h5.{hint}")
     # Keras reports a file that is no zip archive as missing.
     if path.suffix == ".keras" and not files.is_whole_zip(path):
         raise UserError(f"{path} is damaged: it is not a whole .keras file.")

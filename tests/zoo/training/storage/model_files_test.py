@@ -24,6 +24,19 @@ def test_a_model_comes_back(tmp_path, name):
     assert (loaded.get_weights()[0] == model.get_weights()[0]).all()
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_folder_is_no_model(tmp_path, finished):
+    """Keras takes one with a config.json for a model."""
+    (tmp_path / "config.json").write_text("{}")
+    hint = ""
+    if finished:
+        (tmp_path / "model.keras").write_bytes(b"")
+        hint = f" Its model is {tmp_path / 'model.keras'}."
+    message = f"{tmp_path} is a folder, and a model is a .keras file, or an older .h5.{hint}"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        model_files.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
