@@ -41,7 +41,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     - A minibatch of no rows, or with every position masked, changes no statistic. A channel whose
       moments are not finite keeps its moving statistics, and its output is NaN. The same holds for
       a variance above 1e30 (1e300 in float64), where sums of squares overflow.
-    - Masked positions contribute nothing to moments and gradients, even where they hold NaN.
+    - In training masked positions contribute nothing to moments and gradients, even where they hold
+      NaN.
     - Arguments out of range and integer inputs are errors.
     - `renorm=True` is an error: use `keras_renorm.layers.BatchRenormalization`.
 

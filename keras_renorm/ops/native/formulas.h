@@ -69,9 +69,11 @@ template <typename T> struct Formulas {
 
   static double Largest(double v, double least) { return v < least ? least : v; }
 
+  // A NaN stays NaN, whether the value's or the limit's, and shows in the output.
   static double Clip(double v, double low, double high) {
-    v = v < low ? low : v;  // NaN stays NaN, and shows in the output
-    return v > high ? high : v;
+    v = v < low ? low : v;
+    v = v > high ? high : v;
+    return high == high ? v : high;
   }
 
   // Copies what normalising and both gradient passes read of the packed statistics.

@@ -240,6 +240,18 @@ def test_a_variance_that_overflows_shows(rng, vector_jacobian, monkeypatch, lowe
         assert np.isfinite(gradient[..., 0]).all()
 
 
+@pytest.mark.parametrize("lowering", ["", "fused", "composite"])
+@pytest.mark.parametrize(("r_max", "d_max"), [(np.nan, 1.0), (3.0, np.nan), (np.nan, np.nan)])
+def test_a_limit_that_is_nan_shows(monkeypatch, lowering, r_max, d_max):
+    """As from a schedule that divides 0 by 0: a number is checked."""
+    monkeypatch.setenv("KERAS_RENORM_LOWERING", lowering)
+    x = np.array([[1.0], [2.0], [30.0]], "f4")
+    r_max, d_max = (keras.ops.convert_to_tensor(np.float32(limit)) for limit in (r_max, d_max))
+    limits = {"r_max": r_max, "d_max": d_max}
+    y, _ = ops.training_step(x, np.zeros(1, "f4"), np.ones(1, "f4"), momentum=0.9, **limits)
+    assert np.isnan(keras.ops.convert_to_numpy(y)).all()
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", ["BatchRenormalization", "DomainBatchNormalization"])
