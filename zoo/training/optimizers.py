@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from zoo.errors import UserError
 from zoo.training import times
 from zoo.training.config import peak_rate
 from zoo.training.imports import called, is_path
@@ -62,10 +63,26 @@ def learning_rate_schedule(config: Mapping[str, Any]) -> Schedule:
         UserError: When a schedule of the user's own cannot be made.
     """
     if is_path(config["learning_rate_schedule"]):
-        return called(config, "learning_rate_schedule", Schedule, config=dict(config))
+        schedule = called(config, "learning_rate_schedule", Schedule, config=dict(config))
+        _check_rates(config, schedule)
+        return schedule
     peak, warmup = peak_rate(config), times.in_steps(config)["warmup_steps"]
     after = _after_warmup(config, peak, warmup)
     return WarmUp(peak, warmup, after) if warmup else after
+
+
+def _check_rates(config: Mapping[str, Any], schedule: Schedule) -> None:
+    """Raises a `UserError` unless a schedule gives a finite rate at the first and last step."""
+    where = f"--config.learning_rate_schedule={config['learning_rate_schedule']}"
+    for step in (0, config["num_steps"] - 1):
+        try:
+            rate = float(schedule(keras.ops.convert_to_tensor(step, "int64")))
+        except (Exception, SystemExit) as error:  # It is the user's code.
+            raise UserError(
+                f"{where} failed at step {step}: {type(error).__name__}: {error}"
+            ) from error
+        if not math.isfinite(rate):
+            raise UserError(f"{where} must give a finite learning rate, received {rate} at {step}.")
 
 
 def _after_warmup(config: Mapping[str, Any], peak: float, warmup: int) -> Schedule:

@@ -64,7 +64,8 @@ def moments(
 
     Raises:
         TypeError: If `x` is not floating point.
-        ValueError: If `axis` or the shape of `mask` does not fit `x`.
+        ValueError: If `axis` or the shape of `mask` does not fit `x`, or if the channels are on the
+            axis of the ghost batches.
 
     Example:
         >>> mean, variance, count, _ = moments(np.array([[1.0, 10.0], [3.0, 20.0]]))
@@ -91,14 +92,18 @@ def in_dtype_of(batch: Moments, moving_mean: Any, moving_variance: Any) -> list[
 
     Raises:
         TypeError: If `batch` are no `Moments`, or a moving statistic is no tensor.
+        ValueError: If one has another number of channels.
     """
     require_moments(batch)
     dtype = keras.backend.standardize_dtype(batch.mean.dtype)
     named = {"moving_mean": moving_mean, "moving_variance": moving_variance}
-    return [
-        arguments.converted(arguments.numbers(name, values), dtype)
-        for name, values in named.items()
-    ]
+    kept = []
+    for name, values in named.items():
+        values = arguments.converted(arguments.numbers(name, values), dtype)
+        # A vector per ghost or domain may stand before the channels.
+        arguments.channels(name, values.shape[-1:], batch.mean.shape[-1])
+        kept.append(values)
+    return kept
 
 
 def moments_and_shift(
@@ -106,6 +111,11 @@ def moments_and_shift(
 ) -> tuple[Moments, Tensor]:
     """`moments` and their shift, the value close to the mean, which has no gradient."""
     x, axis, mask = arguments.inputs(x, axis, mask)
+    if ghosts and axis == 0:
+        raise ValueError(
+            "With `ghosts=True` the first axis of `x` counts ghost batches, so `axis` must be "
+            f"another one; received axis=0 for `x` of shape {tuple(x.shape)}."
+        )
     dtype = arguments.wide(x.dtype)
     count = _count(x, axis, mask, dtype, ghosts)
     divisor = at_least(1, count)

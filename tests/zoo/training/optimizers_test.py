@@ -1,6 +1,7 @@
 """Optimizers and rates held against Keras's own, and against formulas."""
 
 import math
+import re
 
 import keras
 import numpy as np
@@ -48,6 +49,30 @@ AFTER = {
         lambda n: schedules.ExponentialDecay(0.4, 11, 0.94),
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise KeyError('foo')", "failed at step 0: KeyError: 'foo'"),
+        ("return 'x'", "failed at step 0: ValueError: could not convert string to float: 'x'"),
+        ("return float('nan')", "must give a finite learning rate, received nan at 0."),
+        ("return 1 / (109.0 - float(step))", "failed at step 109: ZeroDivisionError: "),
+    ],
+)
+def test_a_rate_of_the_users_own_is_a_number(tmp_path, body, message):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import keras\n"
+        "class Rate(keras.optimizers.schedules.LearningRateSchedule):\n"
+        f"    def __call__(self, step):\n        {body}\n"
+        "    def get_config(self):\n        return {}\n"
+        "def make(config):\n    return Rate()\n"
+    )
+    values = config(learning_rate_schedule=f"{path}:make", num_steps=110)
+    pattern = re.escape(f"--config.learning_rate_schedule={path}:make {message}")
+    with pytest.raises(UserError, match=pattern):
+        optimizers.learning_rate_schedule(values)
 
 
 @pytest.mark.parametrize("warmup", [0, 10])

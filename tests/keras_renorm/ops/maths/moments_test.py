@@ -150,3 +150,26 @@ def test_equals_keras_for_ordinary_data(rng):
     result = ops.moments(x, axis=1)
     np.testing.assert_allclose(result.mean, mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(result.variance, variance, rtol=1e-5)
+
+
+def test_channels_are_not_the_ghosts(rng):
+    message = r"must be another one; received axis=0 for `x` of shape \(3, 2\)"
+    with pytest.raises(ValueError, match=message):
+        ops.moments(rng.normal(size=(3, 2)), axis=0, ghosts=True)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda batch, *moving: ops.renorm_correction(batch, *moving, r_max=3.0, d_max=5.0),
+        lambda batch, *moving: ops.update_moving(
+            *moving, batch, momentum=0.9, epsilon=1e-3, by_stddev=True
+        ),
+    ],
+)
+def test_statistics_of_other_channels_are_refused(rng, use):
+    """They would be broadcast against those of one channel."""
+    batch = ops.moments(rng.normal(size=(4, 1)))
+    message = r"`moving_mean` must be .* of shape \(1,\); received shape \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        use(batch, np.zeros(3), np.ones(3))
