@@ -1,9 +1,11 @@
 """A warning names the line that a user wrote, through all that lies between."""
 
 import functools
+import gc
 import inspect
 import itertools
 import threading
+import weakref
 
 import keras
 import numpy as np
@@ -82,5 +84,24 @@ def test_a_thread_without_a_line_of_the_users():
         thread.join()
 
     thread = threading.Thread(target=functools.partial(callers.warn, "of a thread", RuntimeWarning))
-    with pytest.warns(RuntimeWarning, match="of a thread"):
+    with pytest.warns(RuntimeWarning, match="of a thread") as caught:
         run()
+    assert [one.filename for one in caught] == [callers.__file__]
+
+
+def test_what_callers_hold_is_let_go():
+    class Held:
+        pass
+
+    def warns():
+        held = Held()
+        callers.warn("of something")
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        with pytest.warns(UserWarning, match="of something"):
+            held = warns()
+        assert held() is None
+    finally:
+        gc.enable()

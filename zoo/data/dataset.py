@@ -41,7 +41,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         names: Any = self.class_names
-        if isinstance(names, str) or len(names) < 2:
+        if not isinstance(names, tuple | list) or len(names) < 2:
             raise ValueError(
                 f"`class_names` must be a tuple of two names or more, received {names!r}."
             )

@@ -25,8 +25,9 @@ stands here with its numbers. Accuracies are shares of the test images in %, wit
 the seeds. A run that diverged counts with the accuracy of a guess, and with its full length as the
 steps to a target. It has no other number, and a claim about one is *not decided*.
 
-A picture shows the mean of the seeds that reached the end, within their range, and each seed's
-last number. More than four arms have a panel each, with the others in grey.
+A picture shows the mean of the seeds that reached the end, within their range. Beside it stands the
+first column of the table for each seed. More than four arms have a panel each, with the others in
+grey.
 """
 
 

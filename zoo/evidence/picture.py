@@ -76,7 +76,7 @@ def _draw_panels(
         axes.tick_params(labelbottom=True)  # the last of each column
     for axes, own in zip(grid.flat, itertools.chain(*panels), strict=False):
         for arm in [arm for arm in colors if arm not in own]:
-            _draw_curve(axes, curves[arm], _GREY, whole_range=False)
+            _draw_curve(axes, curves[arm], _GREY, band=False)
         for arm in own:
             _draw_curve(axes, curves[arm], {"color": colors[arm]})
         if panel_count > 1:
@@ -87,9 +87,9 @@ def _draw_panels(
 
 
 def _draw_curve(
-    axes: Any, curves: Sequence[Sequence[tuple[int, float]]], style: Any, whole_range: bool = True
+    axes: Any, curves: Sequence[Sequence[tuple[int, float]]], style: Any, *, band: bool = True
 ) -> None:
-    """Draws the mean over the seeds that reached the end, within their range."""
+    """Draws the mean over the seeds that reached the end, and with `band` their range."""
     longest = max(map(len, curves), default=0)
     whole = [curve for curve in curves if len(curve) == longest]
     if not longest:
@@ -97,7 +97,7 @@ def _draw_curve(
     steps = [step for step, _ in whole[0]]
     columns = list(zip(*([100 * value for _, value in curve] for curve in whole), strict=True))
     axes.plot(steps, [fmean(column) for column in columns], **style)
-    if whole_range:
+    if band:
         ranges = [min(column) for column in columns], [max(column) for column in columns]
         axes.fill_between(steps, *ranges, color=style["color"], alpha=0.15, linewidth=0)
 

@@ -134,7 +134,6 @@ def _check_own_model(config: Config, model: keras.Model, dataset: Source) -> Non
     """Refuses a model of other images, that does not train, or does not end in a softmax."""
     wants = f"--config.model={config['model']} must return a model"
     check_takes(config, model, dataset)
-    _check_rebuilds(config, model)
     if not model.trainable_variables:
         raise UserError(f"{wants} with something to train, received one that is frozen.")
     # Drawn logits, because those of a new model can be nearly equal, and so any probabilities.
@@ -148,18 +147,26 @@ def _check_own_model(config: Config, model: keras.Model, dataset: Source) -> Non
             "loss than the evaluation reports. Write keras.layers.Dense(num_classes, "
             "name='logits') without an activation, and keras.layers.Softmax() after it."
         )
+    _check_rebuilds(config, model)
 
 
 def _check_rebuilds(config: Config, model: keras.Model) -> None:
     """Refuses a model that Keras cannot build anew from its config, as files and averages need."""
     try:
-        keras.models.clone_model(model)
-    except Exception as error:  # Layers of the user's may raise anything.
+        model.to_json()
+        again = keras.models.clone_model(model)
+        for own, new in zip(model.variables, again.variables, strict=True):
+            if tuple(own.shape) != tuple(new.shape):
+                raise ValueError(
+                    f"{own.path} of shape {tuple(own.shape)} comes back as {tuple(new.shape)}"
+                )
+    except (Exception, SystemExit) as error:  # Layers of the user's may raise anything.
+        line = str(error).strip().partition("\n")[0].rstrip(".")
         raise UserError(
-            f"--config.model={config['model']} must return a model that keras.models.clone_model "
-            f"builds anew, or no file could hold it; received {type(error).__name__}: "
-            f"{str(error).strip().partition(chr(10))[0]} Give each layer of your own a get_config "
-            "with what its constructor takes, and the constructor **kwargs for those of Keras."
+            f"--config.model={config['model']} must return a model that Keras can build anew from "
+            f"its config, or no file could hold it; received {type(error).__name__}: {line}. Give "
+            "each layer of your own a get_config with what its constructor takes, and the "
+            "constructor **kwargs for those of Keras. In place of a Lambda write such a layer."
         ) from error
 
 

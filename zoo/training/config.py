@@ -17,6 +17,9 @@ from zoo.training.keys import KEYS
 #: Learning rates are below this: float32 ends there.
 _LARGEST = 3e38
 
+#: Keys without an effect on the images of the package.
+_FOR_OWN_IMAGES = ("data_dir", "held_out", "skip_bad_files")
+
 
 def default_config() -> config_dict.ConfigDict:
     """Returns the config that recipes start from, with every key there is.
@@ -62,7 +65,7 @@ def check_values(config: Mapping[str, Any], given: Collection[str] = ()) -> None
 def _check_packaged(config: Mapping[str, Any], given: Collection[str]) -> None:
     """Raises a `UserError` for a key that is for images of one's own, with those of the package."""
     packaged = KEYS["dataset"].default
-    for name in ("data_dir", "held_out", "skip_bad_files"):
+    for name in _FOR_OWN_IMAGES:
         asked = name in given or config[name] != KEYS[name].default
         if asked and config["dataset"] == packaged:
             raise UserError(
@@ -153,14 +156,7 @@ def _check_step(config: Mapping[str, Any]) -> None:
             "--config.learning_rate, with batch_size / learning_rate_batch_size, must be below "
             f"{_LARGEST:g}, received {peak_rate(config):g}."
         )
-    if config["learning_rate_schedule"] == "piecewise" and peak_rate(config) > 0:
-        falls = len(times.decay_steps(config))
-        logarithm = math.log(peak_rate(config)) + falls * math.log(config["decay_factor"])
-        if not logarithm < math.log(_LARGEST):
-            raise UserError(
-                f"--config.decay_factor={config['decay_factor']:g}, {falls} times, must leave a "
-                f"learning rate below {_LARGEST:g}."
-            )
+    _check_growth(config)
     if config["strategy"] in ("none", "mirrored"):
         check_parts(config, config["num_replicas"] if config["strategy"] == "mirrored" else 1)
     if config["jit"] and config["synchronized"] and config["strategy"] != "none":
@@ -173,6 +169,24 @@ def _check_step(config: Mapping[str, Any]) -> None:
             "--config.head_rate_factor must be 1 with an optimizer of your own, received "
             f"{config['head_rate_factor']}."
         )
+
+
+def _check_growth(config: Mapping[str, Any]) -> None:
+    """Raises a `UserError` for a schedule that takes the learning rate beyond float32."""
+    peak, schedule = peak_rate(config), config["learning_rate_schedule"]
+    decays, ends = 0.0, float(schedule in ("cosine", "polynomial"))
+    if schedule == "piecewise":
+        decays = len(times.decay_steps(config))
+    elif schedule == "exponential":
+        steps = times.in_steps(config)
+        decays = (config["num_steps"] - steps["warmup_steps"]) / steps["decay_every_steps"]
+    for key, count in (("decay_factor", decays), ("learning_rate_end", ends)):
+        # By logarithms, because the power may be beyond float64 as well.
+        if not math.log(peak) + count * math.log(max(config[key], 1.0)) < math.log(_LARGEST):
+            raise UserError(
+                f"--config.{key}={config[key]:g} must leave a learning rate below {_LARGEST:g}; it "
+                f"multiplies the peak of {peak:g} {count:g} times."
+            )
 
 
 def check_parts(config: Mapping[str, Any], replicas: int) -> None:
@@ -215,6 +229,8 @@ def without_effect(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, key in KEYS.items():
         if key.only is not None and config[key.only[0]] not in key.only[1]:
             yield name, key.only[0]
+        elif name in _FOR_OWN_IMAGES and config["dataset"] == KEYS["dataset"].default:
+            yield name, "dataset"
 
 
 class Changes(NamedTuple):

@@ -56,7 +56,7 @@ def called(config: Mapping[str, Any], key: str, kinds: Any, /, **arguments: Any)
     where = f"--config.{key}={config[key]}"
     try:
         made = make(**arguments)
-    except (Exception, SystemExit) as error:  # As above.
+    except (Exception, SystemExit) as error:  # It is the user's code: anything can come out of it.
         raise UserError(
             f"{where} failed, called with {', '.join(arguments)}: {type(error).__name__}: {error}"
         ) from error

@@ -60,7 +60,7 @@ def learning_rate_schedule(config: Mapping[str, Any]) -> Schedule:
     """Returns the learning rate as a function of the steps done.
 
     Raises:
-        UserError: When a schedule of the user's own cannot be made.
+        UserError: When a schedule of the user's own cannot be made, or gives no finite rate.
     """
     if is_path(config["learning_rate_schedule"]):
         schedule = called(config, "learning_rate_schedule", Schedule, config=dict(config))
@@ -74,15 +74,18 @@ def learning_rate_schedule(config: Mapping[str, Any]) -> Schedule:
 def _check_rates(config: Mapping[str, Any], schedule: Schedule) -> None:
     """Raises a `UserError` unless a schedule gives a finite rate at the first and last step."""
     where = f"--config.learning_rate_schedule={config['learning_rate_schedule']}"
-    for step in (0, config["num_steps"] - 1):
+    for step in sorted({0, config["num_steps"] - 1}):
         try:
-            rate = float(schedule(keras.ops.convert_to_tensor(step, "int64")))
+            # As an optimizer counts: its arithmetic takes floats, that of an int64 tensor does not.
+            rate = float(schedule(keras.Variable(step, dtype="int", trainable=False)))
         except (Exception, SystemExit) as error:  # It is the user's code.
             raise UserError(
                 f"{where} failed at step {step}: {type(error).__name__}: {error}"
             ) from error
         if not math.isfinite(rate):
-            raise UserError(f"{where} must give a finite learning rate, received {rate} at {step}.")
+            raise UserError(
+                f"{where} must give a finite learning rate, received {rate} at step {step}."
+            )
 
 
 def _after_warmup(config: Mapping[str, Any], peak: float, warmup: int) -> Schedule:

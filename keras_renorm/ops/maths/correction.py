@@ -94,7 +94,8 @@ def renorm_correction(
 
     Raises:
         TypeError: If `batch` are no `Moments`, or a moving statistic is no tensor.
-        ValueError: If `r_max`, `d_max` or `epsilon` is a number out of range.
+        ValueError: If `r_max`, `d_max` or `epsilon` is a number out of range, or a statistic has
+            another number of channels than `batch`.
 
     Example:
         >>> batch = moments(np.array([[1.0], [3.0]]))

@@ -100,10 +100,22 @@ def in_dtype_of(batch: Moments, moving_mean: Any, moving_variance: Any) -> list[
     kept = []
     for name, values in named.items():
         values = arguments.converted(arguments.numbers(name, values), dtype)
-        # A vector per ghost or domain may stand before the channels.
-        arguments.channels(name, values.shape[-1:], batch.mean.shape[-1])
+        _check_channels(name, values, batch)
         kept.append(values)
     return kept
+
+
+def _check_channels(name: str, values: Tensor, batch: Moments) -> None:
+    """Raises if statistics, of each ghost or domain, have other channels than the minibatch."""
+    if any(getattr(tensor.shape, "rank", 1) is None for tensor in (values, batch.mean)):
+        return  # TensorFlow may not know it
+    shape = tuple(values.shape)
+    own, channels = shape[-1] if shape else 0, batch.mean.shape[-1]
+    if None not in (own, channels) and own != channels:
+        raise ValueError(
+            f"`{name}` must have one entry per channel of the moments, {channels} in its last "
+            f"axis; received shape {shape}."
+        )
 
 
 def moments_and_shift(

@@ -79,7 +79,8 @@ def update_moving(
 
     Raises:
         TypeError: If `momentum` or `epsilon` is not a number.
-        ValueError: If `momentum` or `epsilon` is out of range.
+        ValueError: If `momentum` or `epsilon` is out of range, or a statistic has another number of
+            channels than `batch`.
 
     Source: Ioffe & Szegedy 2015, section 3.1; Ioffe 2017, Algorithm 1.
     """

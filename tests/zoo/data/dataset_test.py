@@ -5,7 +5,7 @@ import tensorflow as tf
 from zoo.data.dataset import Dataset
 
 
-@pytest.mark.parametrize("names", ["ab", ("a",), ()])
+@pytest.mark.parametrize("names", ["ab", ("a",), (), None])
 def test_names_of_classes_are_two_or_more(names):
     images, labels = np.zeros((2, 4, 5, 3), np.uint8), np.zeros(2, np.int64)
     with pytest.raises(ValueError, match="a tuple of two names or more, received "):

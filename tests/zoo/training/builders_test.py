@@ -203,6 +203,9 @@ def test_a_model_of_the_users_own_ends_in_the_softmax_of_its_logits(tmp_path, en
     ("layer", "reason"),
     [
         ("Scaled(2.0)", "TypeError: Error when deserializing class 'Scaled' using config="),
+        ("Forgets(5)", "ValueError: forgets/kernel of shape (16, 5) comes back as (16, 3)."),
+        ("Holds(5)", "TypeError: Cannot serialize object "),
+        ("Ends(5)", "SystemExit: 3."),
         ("keras.layers.Lambda(lambda x: 2 * x)", "ValueError: Requested the deserialization of a"),
     ],
 )
@@ -217,13 +220,29 @@ def test_a_model_of_the_users_own_can_be_built_anew(dataset, tmp_path, layer, re
         "        self.factor = factor\n"
         "    def call(self, x):\n"
         "        return x * self.factor\n"
+        "class Forgets(keras.layers.Layer):\n"
+        "    def __init__(self, units=3, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
+        "        self.units = units\n"
+        "    def build(self, shape):\n"
+        "        self.kernel = self.add_weight((shape[-1], self.units), name='kernel')\n"
+        "    def call(self, x):\n"
+        "        return x @ self.kernel\n"
+        "    def get_config(self):\n"
+        "        return {'name': self.name}\n"
+        "class Holds(Forgets):\n"
+        "    def get_config(self):\n"
+        "        return super().get_config() | {'units': object()}\n"
+        "class Ends(Forgets):\n"
+        "    def get_config(self):\n"
+        "        raise SystemExit(3)\n"
         "def make(**options):\n"
         "    images = keras.Input((4, 4, 1))\n"
         f"    x = {layer}(keras.layers.Flatten()(images))\n"
         "    logits = keras.layers.Dense(4, name='logits')(x)\n"
         "    return keras.Model(images, keras.layers.Softmax()(logits))\n"
     )
-    message = f"clone_model builds anew, or no file could hold it; received {reason}"
+    message = f"can build anew from its config, or no file could hold it; received {reason}"
     with pytest.raises(UserError, match=re.escape(message)):
         builders.build_model(config(model=f"{path}:make"), dataset)
 

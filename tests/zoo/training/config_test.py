@@ -232,7 +232,22 @@ def test_changes_are_sorted_by_what_they_mean():
                 "decay_factor": 1e30,
                 "decay_at_steps": "0.5,0.75",
             },
-            "--config.decay_factor=1e+30, 2 times, must leave a learning rate below 3e+38.",
+            "--config.decay_factor=1e+30 must leave a learning rate below 3e+38; it multiplies the "
+            "peak of 0.1 2 times.",
+        ),
+        (
+            {
+                "learning_rate_schedule": "exponential",
+                "decay_factor": 1000.0,
+                "decay_every_steps": 0.02,
+            },
+            "--config.decay_factor=1000 must leave a learning rate below 3e+38; it multiplies the "
+            "peak of 0.1 50 times.",
+        ),
+        (
+            {"learning_rate": 9.0, "learning_rate_schedule": "cosine", "learning_rate_end": 2e38},
+            "--config.learning_rate_end=2e+38 must leave a learning rate below 3e+38; it "
+            "multiplies the peak of 9 1 times.",
         ),
         (
             {"initial_statistics": "precise", "strategy": "mirrored"},

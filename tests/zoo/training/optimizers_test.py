@@ -56,11 +56,25 @@ AFTER = {
     [
         ("raise KeyError('foo')", "failed at step 0: KeyError: 'foo'"),
         ("return 'x'", "failed at step 0: ValueError: could not convert string to float: 'x'"),
-        ("return float('nan')", "must give a finite learning rate, received nan at 0."),
+        ("return float('nan')", "must give a finite learning rate, received nan at step 0."),
         ("return 1 / (109.0 - float(step))", "failed at step 109: ZeroDivisionError: "),
     ],
 )
 def test_a_rate_of_the_users_own_is_a_number(tmp_path, body, message):
+    make = own_rate(tmp_path, body)
+    values = config(learning_rate_schedule=make, num_steps=110)
+    with pytest.raises(
+        UserError, match=re.escape(f"--config.learning_rate_schedule={make} {message}")
+    ):
+        optimizers.learning_rate_schedule(values)
+
+
+@pytest.mark.parametrize("body", ["return 0.1 / (1 + 0.01 * step)", "return 0.1 * step"])
+def test_a_rate_of_the_users_own_computes_with_the_count_of_an_optimizer(tmp_path, body):
+    optimizers.learning_rate_schedule(config(learning_rate_schedule=own_rate(tmp_path, body)))
+
+
+def own_rate(tmp_path, body):
     path = tmp_path / "mine.py"
     path.write_text(
         "import keras\n"
@@ -69,10 +83,7 @@ def test_a_rate_of_the_users_own_is_a_number(tmp_path, body, message):
         "    def get_config(self):\n        return {}\n"
         "def make(config):\n    return Rate()\n"
     )
-    values = config(learning_rate_schedule=f"{path}:make", num_steps=110)
-    pattern = re.escape(f"--config.learning_rate_schedule={path}:make {message}")
-    with pytest.raises(UserError, match=pattern):
-        optimizers.learning_rate_schedule(values)
+    return f"{path}:make"
 
 
 @pytest.mark.parametrize("warmup", [0, 10])

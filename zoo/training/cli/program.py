@@ -57,10 +57,11 @@ def _ended(action: Callable[[], Any]) -> Any:
         _complain(f"{error.strerror or error}{where}")
         sys.exit(MISTAKE)
     except KeyboardInterrupt as error:
-        # Another one while Python shuts down would print a traceback or change the exit status.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("error: interrupted.", file=sys.stderr)
-        sys.exit(128 + error.number if isinstance(error, Stopped) else INTERRUPTED)
+        status = 128 + error.number if isinstance(error, Stopped) else INTERRUPTED
+        # Another one while Python shuts down would print a traceback.
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(status))
+        print("error: interrupted.", file=sys.stderr, flush=True)
+        sys.exit(status)
     except Exception as error:
         message = _exhausted(error)
         if message is None:

@@ -42,9 +42,9 @@ def shifted(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
         axis: The axis of the channels, counted from the front.
 
     Returns:
-        [N, C, H, 1] with the channels last in memory, if they are the last axis of `x`, and else
-        [N, C, H]: PyTorch's gradient mistakes the order in memory of [1, C, H, 1]. In float32 or
-        wider. And [C].
+        [N, C, H, 1] with the channels last in memory, if all axes of `x` after them have size 1,
+        and else [N, C, H]: with the channels before H in memory PyTorch's gradient mistakes the
+        order of [1, C, H, 1]. In float32 or wider. And [C].
     """
     outer, channels, inner = _sizes(x, axis)
     if inner == 1:

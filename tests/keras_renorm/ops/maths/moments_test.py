@@ -170,6 +170,18 @@ def test_channels_are_not_the_ghosts(rng):
 def test_statistics_of_other_channels_are_refused(rng, use):
     """They would be broadcast against those of one channel."""
     batch = ops.moments(rng.normal(size=(4, 1)))
-    message = r"`moving_mean` must be .* of shape \(1,\); received shape \(3,\)"
-    with pytest.raises(ValueError, match=message):
-        use(batch, np.zeros(3), np.ones(3))
+    right, wrong = np.ones(1), np.ones((2, 3))
+    message = r"` must have one entry per channel .*, 1 in its last axis; received shape "
+    with pytest.raises(ValueError, match=rf"`moving_mean{message}\(2, 3\)"):
+        use(batch, wrong, right)
+    with pytest.raises(ValueError, match=rf"`moving_variance{message}\(2, 3\)"):
+        use(batch, right, wrong)
+    with pytest.raises(ValueError, match=rf"`moving_mean{message}\(\)"):
+        use(batch, np.float64(0.0), right)
+
+    @tf.function(input_signature=2 * [tf.TensorSpec([None], tf.float64)])
+    def unknown(mean, variance):
+        return use(batch, mean, variance)
+
+    for found, desired in zip(unknown(right, right), use(batch, right, right), strict=True):
+        np.testing.assert_array_equal(found, desired)

@@ -117,6 +117,25 @@ def get_config():
 """
 
 
+def test_what_a_recipe_says_of_own_images_gives_way_to_those_of_the_package(flag_values, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from zoo.training.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.dataset, config.data_dir = 'folder', 'photos'\n"
+        "    config.held_out, config.skip_bad_files = 0.4, True\n"
+        "    return config\n"
+    )
+    own, _ = parse(flag_values, f"--config={recipe}")
+    assert (own["held_out"], own["skip_bad_files"]) == (0.4, True)
+    packaged = "--config.dataset=fashion_mnist_subset"
+    config, _ = parse(flags.FlagValues(), f"--config={recipe}", packaged)
+    defaults = default_config()
+    for key in ("data_dir", "held_out", "skip_bad_files"):
+        assert config[key] == defaults[key]
+
+
 def test_what_a_recipe_sets_gives_way_to_what_leaves_it_without_an_effect(flag_values, tmp_path):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(OWN_NORM)
