@@ -193,7 +193,7 @@ MISTAKES = {
             ("--source=vector.keras", "--output=x.keras"),
             "holds no batch norm: no layer of keras_re",
         ),
-        (("--source=folder.keras", "--output=x.keras"), "folder.keras is damaged: it is not a who"),
+        (("--source=folder.keras", "--output=x.keras"), "folder.keras is a folder, and a model is"),
         (("--source=one.png", "--output=x.keras"), "one.png cannot be read: "),
         (("--source=a", "--output=b", "--model=c"), "--model=NAME goes with --kind=keras_applicat"),
         (

@@ -142,7 +142,8 @@ def test_a_second_ctrl_c_is_no_traceback(long, seconds):
     if parent.poll() is None:
         os.killpg(parent.pid, signal.SIGINT)
     _, err = parent.communicate(timeout=100)
-    assert parent.returncode == 130
+    # Python's last moments know no handler. A shell reports 130 for a death by SIGINT as well.
+    assert parent.returncode in (130, -signal.SIGINT)
     assert err == "error: interrupted.\n"
     assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
 

@@ -58,9 +58,10 @@ def _ended(action: Callable[[], Any]) -> Any:
         sys.exit(MISTAKE)
     except KeyboardInterrupt as error:
         status = 128 + error.number if isinstance(error, Stopped) else INTERRUPTED
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("error: interrupted.", file=sys.stderr, flush=True)
         # Another one while Python shuts down would print a traceback.
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(status))
-        print("error: interrupted.", file=sys.stderr, flush=True)
         sys.exit(status)
     except Exception as error:
         message = _exhausted(error)
