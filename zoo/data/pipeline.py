@@ -20,6 +20,7 @@ _ALL: Part = (0, 1)
 _AS_STORED = Preparation()
 
 
+@tf.autograph.experimental.do_not_convert
 def training_batches(
     source: Source,
     sampler: Sampler,
@@ -97,6 +98,7 @@ def training_batches(
     return tf.data.Dataset.zip(steps, batches).map(lambda step, b: finished(step, *b)).prefetch(4)
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_batches(
     source: Source,
     batch_size: int,

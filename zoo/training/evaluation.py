@@ -107,7 +107,7 @@ def _make_sums(model: keras.Model) -> Callable[[Any, Any, Any], Any]:
         return tf.stack([loss, correct, stop])
 
     # One trace serves the last batch too, which is usually smaller.
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def sums(images: Any, labels: Any, stop: Any) -> Any:
         return strategy.reduce("SUM", strategy.run(replica_sums, (images, labels, stop)), axis=None)
 

@@ -101,7 +101,7 @@ def make_train_step(
     replicas = strategy.num_replicas_in_sync
     passes: Callable[..., Any] = _Passes(model, optimizer, options, replicas).run
     if options.jit:
-        passes = tf.function(passes, jit_compile=True)
+        passes = tf.function(passes, jit_compile=True, autograph=False)
 
     def replica_step(images: Any, labels: Any, asked: Any) -> Any:
         examples = labels.shape[0]
@@ -124,7 +124,7 @@ def make_train_step(
 
     counter = _step_counter(model) if options.parts > 1 else None
 
-    @tf.function
+    @tf.function(autograph=False)
     def train_step(images: Any, labels: Any, asked: Any = (0.0, 0.0)) -> StepResult:
         asked = tf.cast(asked, tf.float64)
         told = strategy.run(replica_step, (images, labels, asked))
