@@ -58,7 +58,8 @@ def run_checks(request):
                 "no:cacheprovider",
                 *checks,
             ],
-            env=os.environ | environment,
+            # PyTorch would start processes that compile, each of which imports it.
+            env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"} | environment,
             cwd=pathlib.Path(__file__).parents[1],
             capture_output=True,
             text=True,

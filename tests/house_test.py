@@ -141,7 +141,6 @@ ACROSS = {
     "keras_conformance_test.py",
     "backends_test.py",
     "multi_worker_test.py",
-    "data_parallel_test.py",
     "export_test.py",
     "mistakes_test.py",
 }
@@ -171,5 +170,7 @@ def test_sources_have_tests(path):
     relative = path.relative_to(ROOT)
     if relative.as_posix() in WITHOUT_BEHAVIOUR or relative.parts[1] in ("configs", "experiments"):
         return
-    test = ROOT / "tests" / relative.with_name(f"{path.stem}_test.py")
-    assert test.exists(), f"nothing at {test}"
+    tests = ROOT / "tests" / relative.parent
+    # Checks are tests in a process of their own.
+    found = [f for kind in ("test", "checks") if (f := tests / f"{path.stem}_{kind}.py").exists()]
+    assert found, f"nothing at {tests / path.stem}_test.py"

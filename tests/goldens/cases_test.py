@@ -14,7 +14,13 @@ def test_case(name, mode, dtype):
     running.assert_as_written(name, running.run(name, mode, dtype), running.TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize(("name", "mode", "dtype"), matrix.float32())
+COMPOSITE = [
+    pytest.param(name, mode, dtype, marks=pytest.mark.slow if mode == "jit" else ())
+    for name, mode, dtype in matrix.float32()
+]
+
+
+@pytest.mark.parametrize(("name", "mode", "dtype"), COMPOSITE)
 def test_composite(name, mode, dtype, monkeypatch):
     monkeypatch.setenv("KERAS_RENORM_LOWERING", "composite")
     running.assert_as_written(name, running.run(name, mode, dtype), running.TOLERANCES[dtype])

@@ -15,6 +15,7 @@ CHECKPOINTS = pathlib.Path(__file__).with_name("checkpoints")
 BACKENDS = ["jax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
 
 
+@pytest.mark.slow
 def test_without_the_library(run_checks, tmp_path):
     """A copy of the package in which it is not there."""
     copy = tmp_path / "keras_renorm"
@@ -35,6 +36,7 @@ def test_backend(run_checks, backend):
     run_checks("case_checks.py", "structure_checks.py", "file_checks.py", **environment)
 
 
+@pytest.mark.slow
 def test_replicas(run_checks):
     run_checks("replica_checks.py")
 

@@ -125,6 +125,7 @@ def test_no_inf_comes_back_through_the_zeros_of_a_relu(
                 np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (actual, wanted)))
 
 
+@pytest.mark.slow
 def test_derivatives_in_plain_operations_under_jax(rng, monkeypatch):
     if keras.backend.backend() != "jax":
         return
@@ -179,6 +180,7 @@ def test_plain_operations_keep_no_more_than_the_layer_of_keras_under_jax(monkeyp
     assert kept(layers.BatchRenormalization) <= kept(keras.layers.BatchNormalization) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowering", ["native", "composite"])
 @pytest.mark.parametrize("size", [None, 3])
 def test_batches_of_symbolic_size_under_jax(rng, monkeypatch, size, lowering):
@@ -284,6 +286,7 @@ def traced(function):
 
 
 # PyTorch's compiler reads the `grad` of whatever it meets.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", ["BatchNormalization", "BatchRenormalization", "by domain"])
@@ -326,6 +329,7 @@ def test_training_may_be_a_tensor_beside_weights_that_are_handed_over(
         assert_close(actual, keras.ops.convert_to_numpy(wanted))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("kind", ["shared", "TimeDistributed"])
 def test_training_as_a_tensor_counts_a_call_of_the_model_once(rng, kind):

@@ -1,4 +1,4 @@
-"""JAX's data parallelism on two CPU devices; `data_parallel_test.py` runs this."""
+"""JAX's data parallelism on two CPU devices; `backends_test.py` runs this."""
 
 import jax
 import keras

@@ -10,7 +10,10 @@ from keras_renorm import layers
 from keras_renorm.ops import domains, reference
 
 # Under torch.compile Keras's conversions of types warn.
-pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`"),
+]
 
 IDS = np.array([0, 2, 2, 0, 2, 0], "int32")  # of 3 domains, one of which is absent
 LIMITS, EPSILON = {"r_max": 1.5, "d_max": 0.5}, 1e-3

@@ -218,7 +218,14 @@ def test_training_may_be_a_tensor(rng, make, jit):
 
 
 @pytest.mark.parametrize("lowering", ["native", "fused", "composite"])
-@pytest.mark.parametrize("mode", ["graph", "jit", "jit without the gradient"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "graph",
+        pytest.param("jit", marks=pytest.mark.slow),
+        pytest.param("jit without the gradient", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("make", "options", "masked"),
     [

@@ -1,4 +1,3 @@
-import importlib.util
 import warnings
 
 import keras
@@ -90,9 +89,3 @@ def test_a_visible_accelerator_leaves_the_choice_to_the_device_scope(monkeypatch
     traced("/CPU:0")
     traced(None)
     assert names == ["native", "composite"]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs PyTorch")
-@pytest.mark.skipif(not loader.library_path().is_file(), reason="the native library is not built")
-def test_under_pytorch(run_checks):
-    run_checks("lowerings_checks.py", KERAS_BACKEND="torch")

@@ -130,7 +130,10 @@ def two_steps(kind, way, offset, empty):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("offset", "empty"), [(0.0, False), (100.0, True)])
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    "kind",
+    ["bn", "brn", *(pytest.param(k, marks=pytest.mark.slow) for k in ("adaptive", "domains"))],
+)
 def test_two_devices_do_what_one_does(kind, offset, empty, way):
     """Also where one of them has nothing that counts."""
     together = two_steps(kind, way, offset, empty)
@@ -140,6 +143,7 @@ def test_two_devices_do_what_one_does(kind, offset, empty, way):
         np.testing.assert_allclose(actual, desired, rtol=0, atol=tolerance * scale)
 
 
+@pytest.mark.slow
 def test_means_that_are_large_lose_no_variance(rng):
     x = (rng.normal(size=(8, 500, 3)) + 1e6).astype("f4")
 
@@ -172,6 +176,7 @@ def test_masked_means_that_are_large_lose_no_digit(rng, shape):
     np.testing.assert_allclose(np.where(mask, y, 0), np.where(mask, desired, 0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_synchronization_each_device_is_on_its_own(rng):
     x = rng.normal(size=(8, 3)).astype("f4")
     layer = layers.BatchNormalization()
@@ -187,6 +192,7 @@ def test_without_synchronization_each_device_is_on_its_own(rng):
         np.testing.assert_allclose(half.mean(0), 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mesh_of_one_device_gives_results_of_the_same_types():
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
 

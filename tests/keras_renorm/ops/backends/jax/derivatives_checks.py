@@ -7,6 +7,8 @@ import pytest
 from keras_renorm import ops
 from keras_renorm.ops.steps import lowerings
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "a step": {},
     "with a ReLU": {"relu": True},

@@ -12,6 +12,8 @@ from keras_renorm import ops
 from keras_renorm.layers import BatchRenormalization
 from keras_renorm.ops.steps import lowerings
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "a step": {},
     "with a ReLU": {"relu": True},

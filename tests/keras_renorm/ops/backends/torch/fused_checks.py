@@ -205,6 +205,7 @@ def test_function_transforms(both):
     both(per_example)
 
 
+@pytest.mark.slow
 def test_compiled_graphs(both):
     """One graph for all sizes of a batch, with its gradient."""
 
@@ -221,6 +222,7 @@ def test_compiled_graphs(both):
     both(compiled)
 
 
+@pytest.mark.slow
 def test_a_net_trains_as_with_keras_layer(rng):
     """Batch norm is the same formula in both; a net of channels first and one of channels last."""
     from keras_renorm.layers import BatchNormalization
