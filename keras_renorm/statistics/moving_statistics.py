@@ -58,15 +58,8 @@ def values(layer: Any, statistics: MeanVariance) -> dict[str, np.ndarray]:
     The deviations of Keras's `renorm=True` contain epsilon, as Keras's update of them does.
     """
     mean, variance = statistics
-    stddev = np.sqrt(variance + layer.epsilon)
-    all_values = {
-        "moving_mean": mean,
-        "moving_variance": variance,
-        "moving_stddev": stddev,
-        "renorm_mean": mean,
-        "renorm_stddev": stddev,
-    }
-    return {name: all_values[name] for name in variables(layer)}
+    kinds = {"mean": mean, "variance": variance, "stddev": np.sqrt(variance + layer.epsilon)}
+    return {name: kinds[name.partition("_")[2]] for name in variables(layer)}
 
 
 def write(layer: Any, arrays: Mapping[str, np.ndarray]) -> None:
