@@ -1,5 +1,6 @@
 """Several sets of population statistics for one model, such as one for each domain."""
 
+import copy
 import os
 import weakref
 import zipfile
@@ -17,6 +18,9 @@ StatisticsSet: TypeAlias = dict[str, np.ndarray]
 
 # The floats that NumPy's files hold. Others, such as bfloat16, come back as bare bytes.
 _OF_NUMPY = ("float16", "float32", "float64")
+
+# A damaged file may seem encrypted, compressed in an unknown way, or to point elsewhere.
+_DAMAGED = (ValueError, TypeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile)
 
 _SETS: weakref.WeakKeyDictionary[Any, dict[str, StatisticsSet]] = weakref.WeakKeyDictionary()
 
@@ -51,7 +55,7 @@ def save_set(model: keras.layers.Layer, name: str) -> StatisticsSet:
     _check_name(name)
     arrays = _read(model)
     _SETS.setdefault(model, {})[name] = arrays
-    return _copy(arrays)
+    return copy.deepcopy(arrays)
 
 
 def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.ndarray]) -> None:
@@ -88,7 +92,7 @@ def use_set(model: keras.layers.Layer, statistics_set: str | Mapping[str, np.nda
 
 def sets(model: keras.layers.Layer) -> dict[str, StatisticsSet]:
     """Copies of all sets that are kept for `model`, by name."""
-    return {name: _copy(arrays) for name, arrays in _kept(model).items()}
+    return copy.deepcopy(_kept(model))
 
 
 def write_sets(model: keras.layers.Layer, path: str | os.PathLike[str]) -> None:
@@ -187,24 +191,12 @@ def _load(path: str) -> dict[str, StatisticsSet]:
                 for key in archive.files:
                     name, _, rest = key.partition("/")
                     found.setdefault(name, {})[rest] = archive[key]
-        # A damaged file may seem encrypted, compressed in an unknown way, or to point elsewhere.
-        except (
-            ValueError,
-            TypeError,
-            EOFError,
-            OSError,
-            RuntimeError,
-            zipfile.BadZipFile,
-        ) as error:
+        except _DAMAGED as error:
             raise ValueError(
                 f"The file {path!r} holds no sets of statistics: it is empty, damaged, or no "
                 "archive of NumPy arrays. Write it with `keras_renorm.statistics.write_sets`."
             ) from error
     return found
-
-
-def _copy(arrays: StatisticsSet) -> StatisticsSet:
-    return {key: array.copy() for key, array in arrays.items()}
 
 
 def _check_name(name: Any) -> None:
