@@ -20,7 +20,6 @@ from keras_renorm.convert.counterparts import (
     activation_after,
     as_keras,
     as_ours,
-    hand_over_norm,
     is_one_affine,
     normalizations,
     without,
@@ -296,10 +295,6 @@ class _NormRewrite(Rewrite):
         if new is None:
             return None, self.failed.get(layer.path or layer.name, "")
         return type(new).__name__, _lost(layer, new)
-
-    def transfer(self, old: Layer, new: Layer) -> None:
-        """Hands weights over by name, because Keras's layers with `renorm=True` have more."""
-        hand_over_norm(old, new)
 
 
 def _convert(

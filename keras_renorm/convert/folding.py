@@ -13,7 +13,6 @@ from keras_renorm.convert.configurations import config_of, layer_activation
 from keras_renorm.convert.counterparts import (
     activation_after,
     as_keras,
-    hand_over_norm,
     is_one_affine,
     normalizations,
 )
@@ -127,7 +126,7 @@ class _Folding(Rewrite):
         """Hands over folded weights, or the norm's own."""
         norm = self._norms.get(id(old))
         if norm is None:
-            hand_over_norm(old, new)
+            super().transfer(old, new)
         else:
             new.set_weights(folded_weights(old, norm))
             for before, after in zip(old.weights, new.weights, strict=False):  # the bias is new

@@ -4,6 +4,8 @@ from typing import TypeAlias
 
 import keras
 
+from keras_renorm.convert.counterparts import hand_over_norm
+
 Layer: TypeAlias = keras.layers.Layer
 
 
@@ -31,8 +33,11 @@ class Rewrite:
         return False
 
     def transfer(self, old: Layer, new: Layer) -> None:
-        """Gives a layer from `replace` its weights."""
-        raise NotImplementedError
+        """Gives a layer from `replace` its weights.
+
+        Norms get them by name, because Keras's layers with `renorm=True` have more.
+        """
+        hand_over_norm(old, new)
 
     def trainable(self, layer: Layer) -> bool:
         """The `trainable` of what replaces `layer`."""
