@@ -4,6 +4,7 @@ All converters copy the model, or change it in place: the same network, names, w
 flags, regularizers, constraints and dtype policies, with other normalization layers.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -246,7 +247,9 @@ def to_keras(
     """
     check_reporter(report)
     for layer in flattened(model) if isinstance(model, keras.Model) else ():
-        if _is_of_this_package(layer) and not is_one_affine(layer):
+        module = type(layer).__module__
+        ours = isinstance(layer, BatchNormalization) or module.startswith("keras_renorm.")
+        if ours and not is_one_affine(layer):
             raise ValueError(
                 f"The {type(layer).__name__} layer {layer.path!r} has no equivalent in Keras. "
                 "Leave it out of the model, or install keras_renorm where the model is used."
@@ -254,40 +257,41 @@ def to_keras(
     return _convert(model, as_keras, report, in_place, follow=activation_after)
 
 
+@dataclasses.dataclass
 class _NormRewrite(Rewrite):
-    """Replaces batch norms, each by the same rule."""
+    """Replaces batch norms, each by the same rule.
 
-    def __init__(
-        self,
-        rule: Callable[[Layer], Layer | None],
-        follow: Callable[[Layer], Layer | None] | None,
-        subclasses: bool,
-    ) -> None:
-        self._rule = rule
-        self._follow = follow
-        self._subclasses = subclasses
-        self.failed: dict[str, str] = {}
+    Attributes:
+        rule: Gives a norm's replacement, or None to keep the norm.
+        after: Gives the layer that follows a replacement, or None; or None where none follows.
+        subclasses: Whether subclasses of our layers are replaced, too.
+        failed: Why other norms stay, by their paths.
+    """
+
+    rule: Callable[[Layer], Layer | None]
+    after: Callable[[Layer], Layer | None] | None
+    subclasses: bool
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def replace(self, layer: Layer) -> Layer | None:
         """The rule's layer, or None where an argument does not fit; notes the reason."""
         if not is_batch_norm(layer):
             return None
         known = type(layer) in {KerasBatchNormalization, *RENORM_OF, *PLAIN_OF}
-        if not known and not (self._subclasses and isinstance(layer, BatchNormalization)):
-            self.failed[layer.path or layer.name] = (
-                "it belongs to a subclass, which may compute something else."
-            )
+        path = layer.path or layer.name
+        if not known and not (self.subclasses and isinstance(layer, BatchNormalization)):
+            self.failed[path] = "it belongs to a subclass, which may compute something else."
             return None
         try:
-            return self._rule(layer)
+            return self.rule(layer)
         except (TypeError, ValueError) as error:
             # Keras wraps a constructor's message in the whole configuration.
-            self.failed[layer.path or layer.name] = str(error.__context__ or error)
+            self.failed[path] = str(error.__context__ or error)
             return None
 
     def follow(self, layer: Layer) -> Layer | None:
         """The activation that the new layer does not have."""
-        return self._follow(layer) if self._follow is not None else None
+        return None if self.after is None else self.after(layer)
 
     def outcome(self, layer: Layer) -> tuple[str | None, str]:
         """What the report says of a layer that normalises."""
@@ -361,9 +365,3 @@ def _check_options(options: dict[str, Any]) -> None:
             "training only."
         )
     BatchRenormalization(**options)
-
-
-def _is_of_this_package(layer: Layer) -> bool:
-    return isinstance(layer, BatchNormalization) or type(layer).__module__.startswith(
-        "keras_renorm."
-    )
