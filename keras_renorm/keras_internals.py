@@ -10,14 +10,12 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 from keras.src.backend.common import stateless_scope
 
-from keras_renorm.typing import Tensor
-
-Layer: TypeAlias = keras.layers.Layer
+from keras_renorm.typing import Layer, Tensor
 
 TO_LITE_RT = ("keras.src.export.litert", "tensorflow.lite")
 EXPORTERS = ("keras.src.export", "jax._src.export", "jax2onnx", "tensorflow.lite", "tf2onnx")

@@ -1,14 +1,14 @@
 """The affine map of a batch norm in inference, and kernels with it folded in."""
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_renorm.models import KERNELS
+from keras_renorm.typing import Layer
 
-Layer: TypeAlias = keras.layers.Layer
 Array = NDArray[np.float64]
 
 # x * scale + offset has an error of about 6e-8 * |mean| * |scale|. Our layers subtract the mean

@@ -1,15 +1,14 @@
 """Checks that a copy loses nothing: classes, places and sharing."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 
 from keras_renorm import keras_internals
 from keras_renorm.convert.configurations import layer_activation
 from keras_renorm.convert.rewrite import Rewrite
-
-Layer: TypeAlias = keras.layers.Layer
+from keras_renorm.typing import Layer
 
 
 def check_copy(old: Layer, new: Layer, rewrite: Rewrite) -> None:

@@ -1,13 +1,12 @@
 """Layers made from the configurations of others."""
 
 import inspect
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 
 from keras_renorm.keras_internals import is_keras_method, output_shape_of_lambda
-
-Layer: TypeAlias = keras.layers.Layer
+from keras_renorm.typing import Layer
 
 
 def config_of(layer: Layer) -> dict[str, Any]:

@@ -7,7 +7,7 @@ flags, regularizers, constraints and dtype policies, with other normalization la
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 
@@ -31,8 +31,8 @@ from keras_renorm.keras_internals import flattened, renormalizes
 from keras_renorm.layers import BatchNormalization, BatchRenormalization
 from keras_renorm.models import is_batch_norm, is_linear
 from keras_renorm.ops import arguments
+from keras_renorm.typing import Layer
 
-Layer: TypeAlias = keras.layers.Layer
 # Options that would change the weights, the inference, or the identity of the layers.
 _FIXED = ("name", "axis", "center", "scale", "epsilon", "activation", "dtype", "trainable")
 

@@ -16,8 +16,8 @@ from keras_renorm.convert.configurations import (
 from keras_renorm.convert.free_names import FreeNames
 from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.models import is_graph
+from keras_renorm.typing import Layer
 
-Layer: TypeAlias = keras.layers.Layer
 #: The operations in the place of a model, layer or other operation, in order: first its copy, or
 #: None if it is left out; then the layers that follow.
 Chain: TypeAlias = tuple[Any, ...]

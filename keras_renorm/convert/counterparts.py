@@ -16,8 +16,8 @@ from keras_renorm.layers import (
 )
 from keras_renorm.models import LIMIT_STATES, is_batch_norm, is_linear
 from keras_renorm.statistics import is_frozen
+from keras_renorm.typing import Layer
 
-Layer: TypeAlias = keras.layers.Layer
 KerasBatchNormalization: TypeAlias = keras.layers.BatchNormalization
 
 # Each of our layers, and the layer like it with r and d.

@@ -1,7 +1,6 @@
 """Models for inference, with batch norms folded into the layers before them."""
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import keras
 
@@ -20,8 +19,7 @@ from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.convert.targets import find_target
 from keras_renorm.layers import DomainBatchNormalization
 from keras_renorm.models import Graph, Use, called_by, graphs_in
-
-Layer: TypeAlias = keras.layers.Layer
+from keras_renorm.typing import Layer
 
 
 def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:

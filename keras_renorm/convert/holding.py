@@ -3,13 +3,12 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 
 from keras_renorm import keras_internals
-
-Layer: TypeAlias = keras.layers.Layer
+from keras_renorm.typing import Layer
 
 
 def holds(holder: Layer, layer: Layer) -> bool:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 
@@ -16,8 +16,7 @@ from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.convert.weights import hand_over
 from keras_renorm.models import is_graph, joins, require_model
 from keras_renorm.statistics.hooks import retrace
-
-Layer: TypeAlias = keras.layers.Layer
+from keras_renorm.typing import Layer
 
 
 class InPlace:

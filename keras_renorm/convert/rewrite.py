@@ -1,12 +1,7 @@
 """The rule of a conversion: what happens to each layer of a model."""
 
-from typing import TypeAlias
-
-import keras
-
 from keras_renorm.convert.counterparts import hand_over_norm
-
-Layer: TypeAlias = keras.layers.Layer
+from keras_renorm.typing import Layer
 
 
 class Rewrite:

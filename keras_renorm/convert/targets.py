@@ -1,15 +1,13 @@
 """Which layer a batch norm can be folded into."""
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import keras
 
 from keras_renorm.convert.affine import folded_weights, largest
 from keras_renorm.keras_internals import may_mistake_width
 from keras_renorm.models import KERNELS, Graph, Use, is_linear
-
-Layer: TypeAlias = keras.layers.Layer
+from keras_renorm.typing import Layer
 
 # These layers return their inputs in inference.
 _IDENTITIES = (

@@ -1,7 +1,7 @@
 """Gives copies the weights of their layers, and all else that these have learned."""
 
 import tempfile
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,8 +10,7 @@ from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.keras_internals import flattened
 from keras_renorm.models import is_batch_norm
 from keras_renorm.statistics import freeze, is_frozen
-
-Layer: TypeAlias = keras.layers.Layer
+from keras_renorm.typing import Layer
 
 
 def build(model: keras.Model, new_model: keras.Model) -> None:

@@ -1,13 +1,12 @@
 """The graphs of models: their calls, with inputs, outputs and the mode."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_renorm import keras_internals
-
-Layer: TypeAlias = keras.layers.Layer
+from keras_renorm.typing import Layer
 
 
 class Use(NamedTuple):
