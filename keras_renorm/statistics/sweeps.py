@@ -121,16 +121,12 @@ class Sweeper:
         """
         self._bar.target = self._seen
         self._bar.update(self._seen, finalize=True)
-        layers = [self._layers[number] for number in self.called]
-        found = [
-            moving_statistics.values(layer, self._statistics[number])
-            for number, layer in zip(self.called, layers, strict=True)
-        ]
-        for layer, arrays in zip(layers, found, strict=True):
+        found = {layer: moving_statistics.values(layer, new) for layer, _, new in self.changes}
+        for layer, arrays in found.items():
             _check_range(layer, arrays)
-        for layer, arrays in zip(layers, found, strict=True):
+        for layer, arrays in found.items():
             moving_statistics.write(layer, arrays)
-        return layers
+        return list(found)
 
     def _round(self, forward: MomentsPass) -> float:
         """Sets the statistics of each batch norm once; returns the largest change."""
@@ -152,10 +148,7 @@ class Sweeper:
         self, forward: MomentsPass, place: int | None = None
     ) -> dict[int, PopulationMoments]:
         """The moments of all batch norms, or of one at a place in the order of the calls."""
-        present = [
-            moving_statistics.values(layer, statistics)
-            for layer, statistics in zip(self._layers, self._statistics, strict=True)
-        ]
+        present = list(map(moving_statistics.values, self._layers, self._statistics))
         moments: dict[int, PopulationMoments] = {}
         first = 0
         kept = losses_kept(self._model)
