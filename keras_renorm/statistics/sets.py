@@ -227,27 +227,29 @@ def _fitting(model: keras.layers.Layer, arrays: Mapping[str, np.ndarray]) -> Sta
     Raises:
         ValueError: If they are none: other weights, of other shapes, or no numbers.
     """
-    own = _read(model)
     arrays = dict(sorted(arrays.items(), key=_number))
-    if len(arrays) != len(own):
+    misfit = _misfit(arrays, _read(model))
+    if misfit:
         raise ValueError(
-            f"The set does not fit the model {model.name!r}: it holds {len(arrays)} arrays, and "
-            f"the model's batch norms {len(own)}, {list(own)}. The model is unchanged."
+            f"The set does not fit the model {model.name!r}: {misfit}. The model is unchanged."
         )
+    return arrays
+
+
+def _misfit(arrays: StatisticsSet, own: StatisticsSet) -> str:
+    """Why a set does not fit a model with its `own` arrays; empty if it does."""
+    if len(arrays) != len(own):
+        return f"it holds {len(arrays)} arrays, and the model's batch norms {len(own)}, {list(own)}"
     for (theirs, array), (ours, wanted) in zip(arrays.items(), own.items(), strict=True):
         if _weight(theirs) != _weight(ours) or np.shape(array) != wanted.shape:
-            raise ValueError(
-                f"The set does not fit the model {model.name!r}: its {theirs!r} of shape "
-                f"{np.shape(array)} stands where the model has {ours!r} of shape {wanted.shape}. "
-                "The model is unchanged."
+            return (
+                f"its {theirs!r} of shape {np.shape(array)} stands where the model has {ours!r} of "
+                f"shape {wanted.shape}"
             )
         dtype = np.asarray(array).dtype
         if dtype.kind not in "fiu" and dtype.name != "bfloat16":
-            raise ValueError(
-                f"The set does not fit the model {model.name!r}: its {theirs!r} holds "
-                f"{dtype}, and no real numbers. The model is unchanged."
-            )
-    return arrays
+            return f"its {theirs!r} holds {dtype}, and no real numbers"
+    return ""
 
 
 def _number(item: tuple[str, Any]) -> int:
