@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -152,14 +152,9 @@ def lint(
 
 def _each(
     calls: Sequence[models.Call], rule: Callable[[models.Call], Finding | None]
-) -> Iterator[Finding]:
+) -> Iterable[Finding]:
     """A rule's findings in calls; each once, even if a layer is called several times."""
-    seen = set()
-    for call in calls:
-        finding = rule(call)
-        if finding is not None and finding not in seen:
-            seen.add(finding)
-            yield finding
+    return dict.fromkeys(filter(None, map(rule, calls)))
 
 
 def _use(call: models.Call, batch: lint_rules.Batch | None) -> NormUse:

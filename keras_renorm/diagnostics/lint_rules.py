@@ -145,23 +145,22 @@ def few_values(call: Call, batch: Batch | None) -> Finding | None:
 
 def shared(calls: Sequence[Call]) -> Iterator[Finding]:
     """Layers that are called on several inputs."""
-    # Keyed by layer, because a layer in several models has several names.
-    names: dict[keras.layers.Layer, str] = {}
-    inputs: dict[keras.layers.Layer, set[int]] = {}
+    # By layer, because a layer in several models has several names.
+    by_layer: dict[keras.layers.Layer, list[Call]] = {}
     for call in filter(_subtracts_mean, calls):
-        if _has_domains(call.operation) and call.operation.population_statistics == "domain":
+        by_layer.setdefault(call.operation, []).append(call)
+    for layer, of_layer in by_layer.items():
+        if _has_domains(layer) and layer.population_statistics == "domain":
             continue  # the call's id chooses the statistics, and is unknown here
-        names.setdefault(call.operation, call.name)
-        inputs.setdefault(call.operation, set()).add(id(call.inputs[0]))
-    for layer, name in names.items():
-        if len(inputs[layer]) > 1:
+        name, inputs = of_layer[0].name, {call.inputs[0] for call in of_layer}
+        if len(inputs) > 1:
             yield Finding(
                 name,
                 "shared norm",
-                f"{name} is called on {len(inputs[layer])} inputs: in training each is normalised "
-                "by its own statistics, in inference all by the same moving ones (in Wu & "
-                "Johnson's detector 34.1 AP instead of 39.1). Concatenate the inputs along the "
-                "batch before it, or give each input statistics of its own with "
+                f"{name} is called on {len(inputs)} inputs: in training each is normalised by its "
+                "own statistics, in inference all by the same moving ones (in Wu & Johnson's "
+                "detector 34.1 AP instead of 39.1). Concatenate the inputs along the batch before "
+                "it, or give each input statistics of its own with "
                 "keras_renorm.layers.DomainBatchNormalization.",
             )
 
@@ -274,7 +273,6 @@ def _momentum(
 ) -> Iterator[Finding]:
     # Trained or loaded statistics hold no initial values.
     forgets = forgets_initial_statistics(layer) or not is_untouched(layer)
-    forgets = forgets or num_steps is None
     rest = 0.0 if num_steps is None or forgets else layer.momentum ** (num_steps * calls)
     if layer.momentum in (0, 1):
         does = "never move" if layer.momentum == 1 else "are those of the last minibatch alone"
@@ -296,19 +294,17 @@ def _momentum(
 
 def _with_format(value: Value, rank: int, *, after: bool = False) -> Call | None:
     """The nearest layer with a `data_format`, past operations that keep the axes."""
-    calls = value.consumers[:1] if after else [value.producer]
-    call = calls[0] if calls else None
+    call = next(iter(value.consumers), None) if after else value.producer
     if call is None or isinstance(call.operation, _MOVES_AXES):
         return None
     is_layer = isinstance(call.operation, keras.layers.Layer)
     if not is_layer and type(call.operation).__name__ not in _KEEPS_AXES:
         return None
-    beyond = (call.outputs if after else call.inputs)[0]
     if any(len(one.shape) != rank for one in (call.inputs[0], call.outputs[0])):
         return None
     if getattr(call.operation, "data_format", None) in ("channels_first", "channels_last"):
         return call
-    return _with_format(beyond, rank, after=after)
+    return _with_format((call.outputs if after else call.inputs)[0], rank, after=after)
 
 
 def _subtracts_mean(call: Call) -> bool:
