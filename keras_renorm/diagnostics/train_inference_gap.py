@@ -1,5 +1,6 @@
 """The gap between what a model computes in training and what it computes in inference."""
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -124,15 +125,12 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
     Source: Ioffe 2017, section 3.
     """
     names = {layer: name for name, layer in named_layers(model) if is_batch_norm(layer)}
-    changes: list[Change] = []
-    inference, own, inference_output = _run(model, x, names, training=False, changes=changes)
-    training, _, training_output = _run(model, x, names, training=True)
+    inference, own, changes, inference_output = _run(model, x, names, training=False)
+    training, _, _, training_output = _run(model, x, names, training=True)
     rows = tuple(
         _row(names[layer], layer, number, len(outputs), own[layer][number], gap(other, output))
         for layer, outputs in inference.items()
-        for number, (output, other) in enumerate(
-            zip(outputs, training.get(layer, []), strict=False)
-        )
+        for number, (output, other) in enumerate(zip(outputs, training[layer], strict=False))
     )
     untouched = [name for layer, name in names.items() if is_untouched(layer)]
     # Before the first step of a training there are no statistics yet, which is no fault.
@@ -143,7 +141,7 @@ def train_inference_gap(model: keras.Model, x: Any) -> TrainInferenceGapReport:
         worst = max(rows, key=lambda row: row.total)
         remedy = f"Gaps add up from layer to layer. {_remedy(worst.kind, left_out(model))}"
         findings += output_findings(model.name, output, remedy)
-    unequal = [n for x, n in names.items() if len(inference.get(x, [])) != len(training.get(x, []))]
+    unequal = [name for x, name in names.items() if len(inference[x]) != len(training[x])]
     notes = (*_notes(model, names, untouched, unequal), *_lag(*square_distances(changes)))
     return TrainInferenceGapReport(tuple(findings), notes, rows, output)
 
@@ -195,38 +193,34 @@ def gap(y: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> float
     return difference / size if size else float("inf")
 
 
-_Outputs = dict[Any, list[npt.NDArray[np.float64]]]
+_Outputs = collections.defaultdict[Any, list[npt.NDArray[np.float64]]]
 
 
 def _run(
-    model: keras.Model,
-    x: Any,
-    layers: dict[Any, str],
-    *,
-    training: bool,
-    changes: list[Change] | None = None,
-) -> tuple[_Outputs, dict[Any, list[float]], Any]:
-    """The outputs of the layers' calls, their own gaps (in inference), the model's output.
+    model: keras.Model, x: Any, layers: dict[Any, str], *, training: bool
+) -> tuple[_Outputs, dict[Any, list[float]], list[Change], Any]:
+    """The outputs of the layers' calls, and the model's output.
 
-    `changes` collects the moments of each call's inputs, beside the moving statistics.
+    In inference also the calls' own gaps, and the moments of their inputs beside the moving
+    statistics: these come second and third.
     """
-    outputs: _Outputs = {}
-    own: dict[Any, list[float]] = {}
+    outputs: _Outputs = collections.defaultdict(list)
+    own: dict[Any, list[float]] = collections.defaultdict(list)
+    changes: list[Change] = []
 
     def around(call: LayerCall) -> Any:
         layer, result = call.layer, call.run()
-        outputs.setdefault(layer, []).append(_array(result))
-        if changes is not None:
-            changes.append(_change(layer, moments_of(layer, *call.args, **call.kwargs)))
+        outputs[layer].append(_array(result))
         if not training:
+            changes.append(_change(layer, moments_of(layer, *call.args, **call.kwargs)))
             # In a scope of its own, so that a shared layer's next call sees the same statistics.
             with keras.StatelessScope():
                 other = call.run(training=True)
-            own.setdefault(layer, []).append(gap(_array(other), _array(result)))
+            own[layer].append(gap(_array(other), _array(result)))
         return result
 
     output = forward(model, x, dict.fromkeys(layers, around), training=training)
-    return outputs, own, output
+    return outputs, own, changes, output
 
 
 def _change(layer: Any, moments: Moments) -> Change:
