@@ -75,10 +75,11 @@ class _Hooked:
 
     def remove(self, hook: tuple[Any, Around]) -> None:
         """Removes a hook. With the last one the method is back, unless others replaced it."""
-        self._hooks = [one for one in self._hooks if one is not hook]
-        if not self._hooks and vars(self._layer).get(self._name) is self:
-            del vars(self._layer)[self._name]
-            put_underneath(self._layer, self._name, self.underneath)
+        with lock:
+            self._hooks = [one for one in self._hooks if one is not hook]
+            if not self._hooks and vars(self._layer).get(self._name) is self:
+                del vars(self._layer)[self._name]
+                put_underneath(self._layer, self._name, self.underneath)
 
     def _run(self, hooks: list[Around], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if hooks:
@@ -102,19 +103,14 @@ def watched(around: Mapping[Any, Around], method: str = "call") -> Iterator[None
         around: The functions, by the layers or other operations.
         method: The name of the method that is called.
     """
-    undo: list[tuple[_Hooked, tuple[Any, Around]]] = []
-    try:
+    with contextlib.ExitStack() as stack:
         for layer, one in around.items():
             with lock:
                 hooked = vars(layer).get(method)
                 if not isinstance(hooked, _Hooked):
                     hooked = vars(layer)[method] = _Hooked(layer, method)
-                undo.append((hooked, hooked.add(one)))
+                stack.callback(hooked.remove, hooked.add(one))
         yield
-    finally:
-        for hooked, hook in undo:
-            with lock:
-                hooked.remove(hook)
 
 
 def underneath(layer: Any, name: str) -> Any:

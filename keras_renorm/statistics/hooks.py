@@ -61,15 +61,11 @@ def fresh_functions(model: keras.layers.Layer) -> Iterator[None]:
     A function that was traced earlier has the layers' state of that time built in. Other threads
     keep the old functions all the time.
     """
-    fresh: list[_FunctionOfThread] = []
-    try:
+    with contextlib.ExitStack() as stack:
         for part in _models(model):
             for name in _FUNCTIONS:
-                fresh.append(_FunctionOfThread(part, name))
+                stack.callback(_FunctionOfThread(part, name).close)
         yield
-    finally:
-        for function in reversed(fresh):
-            function.close()
 
 
 def retrace_training(model: keras.layers.Layer) -> None:
