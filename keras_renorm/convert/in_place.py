@@ -1,7 +1,7 @@
 """Replaces layers of a model in the model itself, without a copy."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -143,15 +143,12 @@ def _with_weights(old: Layer, new: Layer, rewrite: Rewrite) -> Layer:
     return new
 
 
-@contextlib.contextmanager
-def _scope_around(layer: Layer) -> Iterator[None]:
-    """In the context, new weights get paths like those of `layer`."""
+def _scope_around(layer: Layer) -> contextlib.AbstractContextManager[Any]:
+    """A context in which new weights get paths like those of `layer`."""
     *outer, parent = (layer.path or layer.name).split("/")[:-1] or [""]
     if not parent:
-        yield
-        return
-    with keras.name_scope(parent, override_parent="/".join(outer)):
-        yield
+        return contextlib.nullcontext()
+    return keras.name_scope(parent, override_parent="/".join(outer))
 
 
 def _with_graph(model: keras.Model, new_of: Callable[[Any], Any]) -> keras.Model:
