@@ -1,6 +1,6 @@
 """Names that are not taken."""
 
-import itertools
+import collections
 from typing import Any
 
 import keras
@@ -21,9 +21,9 @@ class FreeNames:
         operations = [
             one for part in parts if is_graph(part) for one in getattr(part, "operations", ())
         ]
-        self._owners: dict[str, set[int]] = {}
+        self._owners = collections.defaultdict[str, set[int]](set)
         for operation in (*parts, *operations):
-            self._owners.setdefault(operation.name, set()).add(id(operation))
+            self._owners[operation.name].add(id(operation))
 
     def free(self, name: str, owner: Any = None) -> str:
         """A name that only `owner` has: `name`, with a number where needed.
@@ -33,11 +33,9 @@ class FreeNames:
             owner: The layer of the model that gets the name. None for a new layer. Several new
                 layers may get one name, in different graphs.
         """
-        numbered = (f"{name}_{number}" for number in itertools.count(1))
-        free = next(
-            one
-            for one in itertools.chain([name], numbered)
-            if self._owners.get(one, set()) <= {id(owner)}
-        )
-        self._owners.setdefault(free, set()).add(id(owner))
+        free, number = name, 0
+        while self._owners[free] - {id(owner)}:
+            number += 1
+            free = f"{name}_{number}"
+        self._owners[free].add(id(owner))
         return free

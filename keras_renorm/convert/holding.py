@@ -19,15 +19,10 @@ def holds(holder: Layer, layer: Layer) -> bool:
 
 def holds_in_function(holder: Layer, layer: Layer) -> str | None:
     """The attribute with a function that holds `layer` itself, or None."""
-    return next(
-        (
-            name
-            for name, value in keras_internals.attributes(holder).items()
-            for leaf in _leaves(value)
-            if any(one is layer for one in _captured(leaf))
-        ),
-        None,
-    )
+    for name, value in keras_internals.attributes(holder).items():
+        if any(one is layer for leaf in _leaves(value) for one in _captured(leaf)):
+            return name
+    return None
 
 
 def exchange(holder: Layer, new_of: Callable[[Any], Any]) -> None:
