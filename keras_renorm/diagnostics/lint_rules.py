@@ -254,10 +254,8 @@ def broken_statistics(name: str, layer: keras.layers.Layer) -> Iterator[Finding]
 
 
 def _domains(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
-    batch, population = (
-        getattr(layer, attribute, None)
-        for attribute in ("batch_statistics", "population_statistics")
-    )
+    batch = getattr(layer, "batch_statistics", None)
+    population = getattr(layer, "population_statistics", None)
     if batch != population and isinstance(batch, str):
         yield Finding(
             name,
