@@ -26,17 +26,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | float | int | Non
         bn     1.25
         bn_1      -
     """
-    cells = [list(header), *([_text(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    left = [any(isinstance(row[i], str) for row in rows) for i in range(len(header))]
-    lines = (
-        "  ".join(
-            cell.ljust(width) if is_left else cell.rjust(width)
-            for cell, width, is_left in zip(row, widths, left, strict=True)
-        )
-        for row in cells
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    columns = []
+    for title, *cells in zip(header, *rows, strict=True):
+        align = str.ljust if any(isinstance(cell, str) for cell in cells) else str.rjust
+        texts = [title, *map(_text, cells)]
+        width = max(map(len, texts))
+        columns.append([align(text, width) for text in texts])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
 def bullets(title: str, sentences: Iterable[str]) -> str:
