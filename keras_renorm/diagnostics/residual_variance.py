@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -180,17 +180,13 @@ def _fit(rows: Sequence[BlockVariance]) -> float | None:
     return float(np.polyfit(index, ratio, 1)[0])
 
 
-def _notes(rows: Sequence[BlockVariance]) -> list[str]:
+def _notes(rows: Sequence[BlockVariance]) -> Iterator[str]:
     if not rows:
-        return ["No residual blocks were found: additions of two tensors, by Add or +."]
-    if all(row.branch == 0 for row in rows):
-        return [
-            "Every branch is 0, so every block begins as its skip path: SkipInit(0) or gamma=0."
-        ]
-    fit = _fit(rows)
-    if fit is None:
-        return []
-    return [f"branch/skip goes as l^{fit:.2f}; about l^-1 where a norm begins each branch."]
+        yield "No residual blocks were found: additions of two tensors, by Add or +."
+    elif all(row.branch == 0 for row in rows):
+        yield "Every branch is 0, so every block begins as its skip path: SkipInit(0) or gamma=0."
+    elif (fit := _fit(rows)) is not None:
+        yield f"branch/skip goes as l^{fit:.2f}; about l^-1 where a norm begins each branch."
 
 
 def _findings(model: keras.Model, measured: dict[Block, BlockVariance]) -> list[Finding]:
