@@ -73,11 +73,8 @@ class TrainInferenceGapReport(Report):
         return values
 
     def _table(self) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        rows: list[Sequence[Any]] = [dataclasses.astuple(layer) for layer in self.layers]
-        return ("layer", "kind", "own gap", "total gap"), [
-            *rows,
-            ("(output)", "", None, self.output),
-        ]
+        rows = [*map(dataclasses.astuple, self.layers), ("(output)", "", None, self.output)]
+        return ("layer", "kind", "own gap", "total gap"), rows
 
     def _draw(self, figure: Any) -> None:
         axes = figure.subplots()
