@@ -80,10 +80,9 @@ class Batches:
         if len({_example_shapes(x) for x, _ in batches}) > 1:
             return False
         x = _joined(batches)
-        ends = list(itertools.accumulate(size for _, size in batches))
-        starts = [0, *ends[:-1]]
+        ends = list(itertools.accumulate((size for _, size in batches), initial=0))
         # Views of the joined arrays, so that the batches of before free their memory.
-        self._apart = [(_rows(x, slice(a, b)), b - a) for a, b in zip(starts, ends, strict=True)]
+        self._apart = [(_rows(x, slice(a, b)), b - a) for a, b in itertools.pairwise(ends)]
         self._batches = [(x, ends[-1])]
         return True
 
