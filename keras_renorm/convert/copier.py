@@ -119,8 +119,7 @@ class Copier:
         """A copy of a layer from its configuration, with its inner layers replaced."""
         config = config_of(layer)
         if type(layer) is keras.layers.TimeDistributed:
-            options = {key: value for key, value in config.items() if key != "layer"}
-            return type(layer)(self._inner(layer.layer, layer), **options)
+            return type(layer)(**config | {"layer": self._inner(layer.layer, layer)})
         activation = layer_activation(layer)
         if activation is not None:
             config["activation"] = self._inner(activation, layer)

@@ -124,9 +124,8 @@ def as_ours(layer: Layer) -> Layer | None:
         config["frozen_statistics"] = True
     if not keras_internals.renormalizes(layer):
         return BatchNormalization.from_config(config)
-    return BatchRenormalization.from_config(
-        config | {"renorm_clipping": dict(layer.renorm_clipping or {})}
-    )
+    config["renorm_clipping"] = dict(layer.renorm_clipping or {})
+    return BatchRenormalization.from_config(config)
 
 
 def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
