@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import keras
 
@@ -234,10 +234,10 @@ def check_arguments(given: Mapping[str, Any]) -> None:
 def _check_options(
     estimator: Any, passes: Any, memory_budget: Any, tolerance: Any, verbose: Any
 ) -> None:
-    _check_choice("estimator", estimator, ("total", "mean_of_batch_variances"))
-    _check_choice("passes", passes, ("exact", "single"))
+    _check_choice("estimator", estimator, get_args(Estimator))
+    _check_choice("passes", passes, get_args(Passes))
     arguments.real("memory_budget", memory_budget, low=0)
-    _check_choice("verbose", verbose, ("auto", 0, 1, 2))
+    _check_choice("verbose", verbose, get_args(Verbose))
     arguments.real("tolerance", tolerance, low=0)
 
 
