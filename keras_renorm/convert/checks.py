@@ -29,7 +29,8 @@ def check_sharing(pairs: Iterable[tuple[Layer, Layer]]) -> None:
     """Raises a ValueError if a layer with weights has several copies."""
     copies: dict[int, Layer] = {}
     for old, new in pairs:
-        if copies.setdefault(id(old), new) is not new and _has_weights(old):
+        # A layer that is not built may have weights later.
+        if copies.setdefault(id(old), new) is not new and (old.variables or not old.built):
             raise ValueError(
                 f"The {type(old).__name__} {old.name!r} is used in several places, one of them "
                 "inside a class whose configuration does not tell that. The copies would not share "
@@ -88,8 +89,3 @@ def _comparable(layer: Layer) -> dict[str, Any]:
     config = layer.get_config() | {"frozen_statistics": None}
     # The activation's configuration also tells whether its weights are made.
     return config if layer_activation(layer) is None else config | {"activation": None}
-
-
-def _has_weights(layer: Layer) -> bool:
-    """Whether a layer has weights, or may have them later."""
-    return not layer.built or bool(layer.variables)

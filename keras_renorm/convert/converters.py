@@ -90,13 +90,15 @@ def to_batch_renormalization(
     Source: Ioffe 2017, Algorithm 1.
     """
     _check_options(options)
+    # These options replace the limits in another form.
+    replaced = ("r_max", "d_max") if options.keys() & {"renorm_clipping", "num_steps"} else ()
 
     def converted(layer: Layer) -> Layer | None:
         if type(layer) in PLAIN_OF and not options:
             return None
         ours = as_ours(layer) or layer
         target = RENORM_OF.get(type(ours), type(ours))
-        return target.from_config(_without_replaced(config_of(ours), options) | options)
+        return target.from_config(without(config_of(ours), *replaced) | options)
 
     return _convert(model, converted, report, in_place)
 
@@ -346,12 +348,6 @@ def _lost(old: Layer, new: Layer) -> str:
 def _synchronized(layer: Layer, synchronized: bool) -> Layer | None:
     ours = as_ours(layer) or layer
     return type(ours).from_config(config_of(ours) | {"synchronized": synchronized})
-
-
-def _without_replaced(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without the limits that `options` replace in another form."""
-    replaced = options.keys() & {"renorm_clipping", "num_steps"}
-    return without(config, "r_max", "d_max") if replaced else config
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -39,7 +39,8 @@ def residual_blocks(graph: Calls) -> tuple[list[Block], list[Call]]:
     undecided = []
     order = {call: number for number, call in enumerate(graph.calls)}
     for call in graph.calls:
-        if not _is_addition(call):
+        # An addition is a `keras.layers.Add`, `x + y` or a `keras.ops.add`.
+        if type(call.operation).__name__ != "Add" or len(call.inputs) != 2:
             continue
         one, other = call.inputs
         first, second = _distances(one, other, order)
@@ -51,11 +52,6 @@ def residual_blocks(graph: Calls) -> tuple[list[Block], list[Call]]:
         index, start = (1, call) if before is None else (before.index + 1, before.first)
         blocks[call] = Block(call, skip, index, start)
     return list(blocks.values()), undecided
-
-
-def _is_addition(call: Call) -> bool:
-    """Whether a call adds two tensors: `keras.layers.Add`, `x + y` or `keras.ops.add`."""
-    return type(call.operation).__name__ == "Add" and len(call.inputs) == 2
 
 
 def _distances(first: Value, second: Value, order: dict[Call, int]) -> tuple[int, int]:

@@ -58,7 +58,8 @@ class Batches:
         source = _source(dataset, self._num_samples, size or _FEW)
         self.examples = self._num_samples
         taken = self._taken(source)
-        if keep and show and not _is_in_memory(dataset):
+        in_memory = isinstance(dataset, list | dict) or _is_array(dataset)
+        if keep and show and not in_memory:
             taken = _shown(taken, self._num_samples or self._most)
         stream = taken if size is None else _regrouped(taken, size)
         self._batches = list(stream) if keep else stream
@@ -161,10 +162,6 @@ def _is_open_ended(dataset: Any) -> bool:
     """Whether nothing tells where a dataset ends, as with a generator."""
     known = _is_array(dataset) or isinstance(dataset, keras.utils.PyDataset)
     return not known and operator.length_hint(dataset, -1) < 0
-
-
-def _is_in_memory(dataset: Any) -> bool:
-    return isinstance(dataset, list | dict) or _is_array(dataset)
 
 
 def _is_array(dataset: Any) -> bool:
