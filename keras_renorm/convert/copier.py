@@ -7,12 +7,7 @@ import keras
 
 from keras_renorm import keras_internals
 from keras_renorm.convert.checks import lost_class, no_room, paired
-from keras_renorm.convert.configurations import (
-    config_of,
-    deserialized,
-    layer_activation,
-    made_like,
-)
+from keras_renorm.convert.configurations import config_of, deserialized, layer_activation, made_like
 from keras_renorm.convert.free_names import FreeNames
 from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.models import is_graph
