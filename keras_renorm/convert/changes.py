@@ -1,9 +1,11 @@
 """What a conversion did, layer by layer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from keras_renorm import callers
+from keras_renorm.convert.counterparts import normalizations
+from keras_renorm.typing import Layer
 
 
 class Change(NamedTuple):
@@ -67,11 +69,16 @@ def _outcome(change: Change, verb: str) -> str:
     return f"{change.before}{verb}" + (f" ({change.note})" if change.note else "")
 
 
-def report_of(layers: Iterable[Any], outcome: Callable[[Any], tuple[str | None, str]]) -> Report:
-    """The report on layers: `outcome` gives `after`, or None if the layer stays, and `note`."""
+def report_of(model: Layer, outcome: Callable[[Layer], tuple[str | None, str]]) -> Report:
+    """The report on a model's layers that normalise.
+
+    Args:
+        model: The model.
+        outcome: Gives a layer's `after`, or None if it stays, and its `note`.
+    """
     replaced: list[Change] = []
     kept: list[Change] = []
-    for layer in layers:
+    for layer in normalizations(model):
         after, note = outcome(layer)
         change = Change(layer.path or layer.name, type(layer).__name__, after or "", note)
         (kept if after is None else replaced).append(change)

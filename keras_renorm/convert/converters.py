@@ -22,7 +22,6 @@ from keras_renorm.convert.counterparts import (
     as_keras,
     as_ours,
     is_one_affine,
-    normalizations,
     without,
 )
 from keras_renorm.convert.in_place import InPlace
@@ -319,7 +318,7 @@ def _convert(
     rewrite = _NormRewrite(rule, follow, subclasses)
     plan = InPlace(model, rewrite) if arguments.flag("in_place", in_place) else None
     new_model = model if plan else rewritten(model, rewrite)
-    report = report_of(normalizations(model), rewrite.outcome)
+    report = report_of(model, rewrite.outcome)
     if plan:
         plan.apply()
     deliver(report, reporter, warns=True)

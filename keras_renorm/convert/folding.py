@@ -9,12 +9,7 @@ from keras_renorm.convert.affine import LARGE_MEAN, folded_weights, has_large_me
 from keras_renorm.convert.changes import Reporter, check_reporter, deliver, report_of
 from keras_renorm.convert.cloning import rewritten
 from keras_renorm.convert.configurations import config_of, layer_activation
-from keras_renorm.convert.counterparts import (
-    activation_after,
-    as_keras,
-    is_one_affine,
-    normalizations,
-)
+from keras_renorm.convert.counterparts import activation_after, as_keras, is_one_affine
 from keras_renorm.convert.rewrite import Rewrite
 from keras_renorm.convert.targets import find_target
 from keras_renorm.layers import DomainBatchNormalization
@@ -76,7 +71,7 @@ def fold(model: keras.Model, *, report: Reporter | None = None) -> keras.Model:
         )
     rewrite = _Folding(model)
     new_model = rewritten(model, rewrite)
-    deliver(report_of(normalizations(model), rewrite.outcome), report)
+    deliver(report_of(model, rewrite.outcome), report)
     return new_model
 
 
