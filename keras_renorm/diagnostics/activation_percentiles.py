@@ -49,13 +49,10 @@ class ActivationPercentilesReport(Report):
 
     def scalars(self) -> dict[str, float]:
         """The percentiles of the last record."""
-        if not self.records:
-            return {}
+        last = self.records[-1].percentiles if self.records else ()
         return {
             f"percentiles/{self.unit}/{percentage:g}": value
-            for percentage, value in zip(
-                self.percentages, self.records[-1].percentiles, strict=True
-            )
+            for percentage, value in zip(self.percentages, last, strict=False)
         }
 
     def _table(self) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:

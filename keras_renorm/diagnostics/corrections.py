@@ -35,7 +35,7 @@ class Spread:
     maximum: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerCorrections:
     """One call of a normalization layer on a minibatch.
 
@@ -59,12 +59,12 @@ class LayerCorrections:
     kind: str
     values: int
     updates: int | None
-    r_max: float | None
-    d_max: float | None
-    r: Spread | None
-    d: Spread | None
-    r_clipped: float | None
-    d_clipped: float | None
+    r_max: float | None = None
+    d_max: float | None = None
+    r: Spread | None = None
+    d: Spread | None = None
+    r_clipped: float | None = None
+    d_clipped: float | None = None
     mean_drift: Spread
     scale_drift: Spread
     typical_drift: float
@@ -112,23 +112,20 @@ def _row(
     details = [] if len({one.call for one in others}) == 1 else [f"call {minibatch.call}"]
     details += [] if minibatch.domain is None else [f"domain {minibatch.domain}"]
     drift = minibatch.correction(layer, _INF, _INF)
-    values: dict[str, Any] = dict.fromkeys(("r", "d", "r_clipped", "d_clipped"))
+    limited: dict[str, Any] = {}
     if limits is not None:
-        clipped = minibatch.correction(layer, *limits)
-        values = {"r": _spread(clipped.r), "d": _spread(clipped.d)}
-        values["r_clipped"] = _share(clipped.r, drift.r)
-        values["d_clipped"] = _share(clipped.d, drift.d)
+        r, d = minibatch.correction(layer, *limits)
+        limited = {"r_max": limits[0], "d_max": limits[1], "r": _spread(r), "d": _spread(d)}
+        limited |= {"r_clipped": _share(r, drift.r), "d_clipped": _share(d, drift.d)}
     return LayerCorrections(
         layer=f"{name} ({', '.join(details)})" if details else name,
         kind=kind(layer),
         values=int(np.max(keras.ops.convert_to_numpy(minibatch.moments.count))),
         updates=update_count(layer, minibatch.domain),
-        r_max=None if limits is None else limits[0],
-        d_max=None if limits is None else limits[1],
         mean_drift=_spread(drift.d),
         scale_drift=_spread(drift.r),
         typical_drift=float(np.median(np.abs(drift.d))),
-        **values,
+        **limited,
     )
 
 
