@@ -351,12 +351,11 @@ def _synchronized(layer: Layer, synchronized: bool) -> Layer | None:
 
 def _check_options(options: dict[str, Any]) -> None:
     """Raises if not every new layer can have these options."""
-    fixed = [key for key in options if key in _FIXED or "_initializer" in key]
-    if fixed:
-        raise ValueError(
-            f"The new layers keep {fixed[0]!r} from the old ones, received {fixed[0]}="
-            f"{options[fixed[0]]!r}. Allowed are r_max, d_max, num_steps, renorm_clipping, "
-            "momentum and other arguments of keras_renorm.layers.BatchRenormalization that change "
-            "training only."
-        )
+    for key, value in options.items():
+        if key in _FIXED or "_initializer" in key:
+            raise ValueError(
+                f"The new layers keep {key!r} from the old ones, received {key}={value!r}. Allowed "
+                "are r_max, d_max, num_steps, renorm_clipping, momentum and other arguments of "
+                "keras_renorm.layers.BatchRenormalization that change training only."
+            )
     BatchRenormalization(**options)
