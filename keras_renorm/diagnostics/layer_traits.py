@@ -29,9 +29,8 @@ def kind(layer: keras.layers.Layer) -> str:
 def positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int | None:
     """Values per channel and example in an input of this shape; None if a size is unknown."""
     axis = int(layer.axis) % len(shape)
-    sizes = [size for i, size in enumerate(shape) if i not in (0, axis)]
-    known = [size for size in sizes if size is not None]
-    return math.prod(known) if len(known) == len(sizes) else None
+    sizes: list[Any] = [size for i, size in enumerate(shape) if i not in (0, axis)]
+    return None if None in sizes else math.prod(sizes)
 
 
 def update_count(layer: Any, domain: int | None = None) -> int | None:
