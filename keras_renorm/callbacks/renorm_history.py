@@ -7,9 +7,8 @@ import numpy as np
 
 from keras_renorm import callers
 from keras_renorm.diagnostics.corrections import watch
-from keras_renorm.diagnostics.layer_traits import uses_minibatch
+from keras_renorm.diagnostics.layer_traits import corrects_minibatches
 from keras_renorm.diagnostics.tables import listing
-from keras_renorm.layers import BatchRenormalization
 from keras_renorm.models import named_layers
 from keras_renorm.statistics.trained_with import limits
 
@@ -53,7 +52,7 @@ class RenormHistory(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the layers."""
         model = self.model
-        found = {layer: name for name, layer in named_layers(model) if _corrects(layer)}
+        found = {layer: name for name, layer in named_layers(model) if corrects_minibatches(layer)}
         if not found:
             raise ValueError(
                 f"RenormHistory found no layer to log in the model {model.name!r}: no "
@@ -104,10 +103,6 @@ class RenormHistory(keras.callbacks.Callback):
             )
             for name in ("r_clipped", "d_clipped")
         }
-
-
-def _corrects(layer: Any) -> bool:
-    return isinstance(layer, BatchRenormalization) and uses_minibatch(layer)
 
 
 def _limits(layer: Any) -> list[tuple[float, float]]:

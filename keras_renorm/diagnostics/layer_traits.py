@@ -17,6 +17,11 @@ def uses_minibatch(layer: Any) -> bool:
     return bool(layer.trainable) and not is_frozen(layer)
 
 
+def corrects_minibatches(layer: Any) -> bool:
+    """Whether the layer corrects minibatches in training: Batch Renormalization, not frozen."""
+    return isinstance(layer, BatchRenormalization) and uses_minibatch(layer)
+
+
 def kind(layer: keras.layers.Layer) -> str:
     """The layer's kind in tables: "BRN", "BN", "Keras BN" or "Keras renorm"."""
     if isinstance(layer, BatchRenormalization):
@@ -46,6 +51,14 @@ def forgets_initial_statistics(layer: Any) -> bool:
     """Whether the first minibatch replaces the initial moving statistics."""
     limits = (getattr(layer, name, None) for name in ("r_max", "d_max"))
     return any(isinstance(limit, Adaptive) for limit in limits)
+
+
+def keeps_initial_statistics(layer: Any) -> bool:
+    """Whether the initial moving statistics are there, and minibatches mix with them.
+
+    Trained or loaded statistics hold no initial values.
+    """
+    return not forgets_initial_statistics(layer) and is_untouched(layer)
 
 
 def begins_again(layer: Any) -> bool:

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from keras_renorm.diagnostics.layer_traits import (
-    forgets_initial_statistics,
-    is_untouched,
+    corrects_minibatches,
+    keeps_initial_statistics,
     positions,
     update_count,
     uses_minibatch,
@@ -179,9 +179,7 @@ def settings(
 
 def open_limits(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
     """Wide limits while the moving statistics are the initial ones."""
-    if not isinstance(layer, BatchRenormalization) or not uses_minibatch(layer):
-        return
-    if forgets_initial_statistics(layer) or not is_untouched(layer):
+    if not corrects_minibatches(layer) or not keeps_initial_statistics(layer):
         return
     count = update_count(layer) or 0
     r_max, d_max = value(layer.r_max, count), value(layer.d_max, count)
@@ -269,9 +267,9 @@ def _domains(name: str, layer: keras.layers.Layer) -> Iterator[Finding]:
 def _momentum(
     name: str, layer: keras.layers.Layer, num_steps: int | None, calls: int
 ) -> Iterator[Finding]:
-    # Trained or loaded statistics hold no initial values.
-    forgets = forgets_initial_statistics(layer) or not is_untouched(layer)
-    rest = 0.0 if num_steps is None or forgets else layer.momentum ** (num_steps * calls)
+    rest = 0.0
+    if num_steps is not None and keeps_initial_statistics(layer):
+        rest = layer.momentum ** (num_steps * calls)
     if layer.momentum in (0, 1):
         does = "never move" if layer.momentum == 1 else "are those of the last minibatch alone"
         problem = f"momentum={layer.momentum:g}, with which its moving statistics {does}"

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_renorm.diagnostics.corrections import LayerCorrections
-from keras_renorm.diagnostics.layer_traits import is_untouched, update_count, uses_minibatch
+from keras_renorm.diagnostics.layer_traits import corrects_minibatches, is_untouched, update_count
 from keras_renorm.diagnostics.progress import DONE, end_value, unfinished, value
 from keras_renorm.diagnostics.report import Finding
 from keras_renorm.layers import BatchRenormalization
@@ -31,7 +31,7 @@ def schedule(name: str, layer: Any, steps: int | None, num_steps: int | None) ->
         steps: Training steps so far, if known.
         num_steps: Steps of the whole training, if known.
     """
-    if not isinstance(layer, BatchRenormalization) or not uses_minibatch(layer):
+    if not corrects_minibatches(layer):
         return
     updates = update_count(layer)
     message = _frozen(name, layer, updates, steps, num_steps)
@@ -72,7 +72,7 @@ def corrections(layer: Any, row: LayerCorrections, steps: int | None) -> Iterato
         return
     if not row.values:  # the whole minibatch is masked
         return
-    if isinstance(layer, BatchRenormalization) and uses_minibatch(layer):
+    if corrects_minibatches(layer):
         yield from _clipped(layer, row)
     if _is_elsewhere(row) and not _is_young(layer, row.updates):
         yield Finding(

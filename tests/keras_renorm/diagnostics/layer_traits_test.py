@@ -64,6 +64,17 @@ def test_a_frozen_layer_does_not_use_the_minibatch(norm):
     assert not layer_traits.uses_minibatch(layer)
 
 
+@pytest.mark.parametrize(
+    ("norm", "corrects"),
+    [(BatchNormalization, False), (L.BatchNormalization, False), (Own, True)],
+)
+def test_what_corrects_minibatches(norm, corrects):
+    layer = norm()
+    assert layer_traits.corrects_minibatches(layer) == corrects
+    layer.trainable = False
+    assert not layer_traits.corrects_minibatches(layer)
+
+
 @pytest.mark.parametrize("norm", [BatchNormalization, L.BatchNormalization])
 @pytest.mark.parametrize(
     ("shape", "axis"),
@@ -147,3 +158,12 @@ def test_adaptive_limits_forget_the_initial_statistics():
     assert forgets(BatchRenormalization(r_max=1.0, d_max=Adaptive(5.0)))
     assert not forgets(BatchRenormalization(r_max=1.0, d_max=5.0))
     assert not forgets(BatchNormalization())
+
+
+@pytest.mark.parametrize("norm", [BatchNormalization, L.BatchNormalization])
+def test_initial_statistics_are_kept_until_they_are_set(norm, rng):
+    layer = norm()
+    assert layer_traits.keeps_initial_statistics(layer)
+    layer(rng.normal(size=(8, 3)).astype("float32"), training=True)
+    assert not layer_traits.keeps_initial_statistics(layer)
+    assert not layer_traits.keeps_initial_statistics(BatchRenormalization())
