@@ -1,8 +1,13 @@
 """Programs are tested as what they are: separate processes."""
 
+import concurrent.futures
 import contextlib
+import json
 import os
 import resource
+import select
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +116,127 @@ def run_program(start_program):
     def run(module, *arguments):
         process = start_program(module, *arguments)
         out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+class Forked:
+    """A process that warm_programs.py has forked, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, args, stdout, stderr, report):
+        self.args, self.stdout, self.stderr, self._report = args, stdout, stderr, report
+        self.pid, self.returncode = int(report.readline()), None
+
+    def poll(self):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout=None):
+        if self.returncode is None:
+            if not select.select([self._report], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self.returncode = int(self._report.readline())
+            self._report.close()
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout=None):
+        """Reads what is left of the outputs. A process that takes longer is ended."""
+        files = [file for file in (self.stdout, self.stderr) if file is not None]
+        with self, concurrent.futures.ThreadPoolExecutor(2) as pool:
+            found = [pool.submit(file.read) for file in files]
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+            out, *err = (text.result() for text in found)
+        return out, err[0] if err else None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for file in (self.stdout, self.stderr):
+            if file is not None:
+                file.close()
+        self.wait()
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory):
+    """Has warm_programs.py start a program, or a piece of Python, and returns the process."""
+    folder = tmp_path_factory.mktemp("cwd")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("warm_programs.py"), str(theirs.fileno())],
+        # The level is what a program would set. NumPy would start threads.
+        env=environment() | {"TF_CPP_MIN_LOG_LEVEL": "2", "OPENBLAS_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=[theirs.fileno()],
+    )
+    theirs.close()
+
+    def start(request, stderr=subprocess.PIPE, **variables):
+        request |= {"folder": str(folder), "environment": environment() | variables}
+        pipes = [os.pipe() for _ in range(3)]
+        files = [write for _, write in pipes]
+        out, err, report = (os.fdopen(read) for read, _ in pipes)
+        if stderr == subprocess.STDOUT:
+            err.close()
+            err, files = None, [files[0], files[0], files[2]]
+        try:
+            socket.send_fds(ours, [json.dumps(request).encode()], files)
+            for _, write in pipes:
+                os.close(write)
+            return Forked(request, out, err, report)
+        except (BrokenPipeError, ValueError):  # no number of a process
+            raise AssertionError(server.communicate()[1]) from None
+
+    with ours:
+        yield start
+    server.communicate()
+
+
+@pytest.fixture(scope="session")
+def start_warm_program(fork):
+    """As `start_program`, with TensorFlow imported already: for what comes after the import."""
+
+    def start(module, *arguments, **options):
+        return fork({"module": module, "arguments": [*map(str, arguments)]}, **options)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_warm_program(start_warm_program):
+    """As `run_program`, with TensorFlow imported already: for what comes after the import."""
+
+    def run(module, *arguments):
+        process = start_warm_program(module, *arguments)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_warm_python(fork):
+    """As `run_python`, with TensorFlow imported already: for what comes after the import."""
+
+    def run(code, *, timeout=120, **variables):
+        process = fork({"code": code}, **variables)
+        out, err = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run

@@ -30,8 +30,8 @@ export.run()
 """
 
 
-def test_a_signal_leaves_no_unfinished_folder(run_python, finished_run, tmp_path):
-    done = run_python(STOPPED.format(model=finished_run[0], output=tmp_path / "served"))
+def test_a_signal_leaves_no_unfinished_folder(run_warm_python, finished_run, tmp_path):
+    done = run_warm_python(STOPPED.format(model=finished_run[0], output=tmp_path / "served"))
     assert done.returncode == 128 + signal.SIGTERM
     assert done.stderr.endswith("error: interrupted.\n")
     assert list(tmp_path.iterdir()) == []

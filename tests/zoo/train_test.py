@@ -35,10 +35,10 @@ def test_a_training_ends_with_a_summary(finished_run):
     }
 
 
-def test_a_finished_run_is_left_as_it_is(finished_run, run_program, tiny_arguments):
+def test_a_finished_run_is_left_as_it_is(finished_run, run_warm_program, tiny_arguments):
     workdir, _ = finished_run
     before = snapshot(workdir)
-    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    done = run_warm_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{workdir} holds this run, finished: there is nothing to do.\n")
     assert snapshot(workdir) == before
@@ -46,7 +46,7 @@ def test_a_finished_run_is_left_as_it_is(finished_run, run_program, tiny_argumen
 
 @pytest.mark.parametrize("kept", [0, 1000, -1])
 def test_a_damaged_model_is_written_again(
-    finished_run, run_program, tiny_arguments, tmp_path, kept
+    finished_run, run_warm_program, tiny_arguments, tmp_path, kept
 ):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run[0], workdir)
@@ -55,7 +55,7 @@ def test_a_damaged_model_is_written_again(
     (workdir / "model.keras").write_bytes(
         whole[:kept] if kept >= 0 else whole[:2000] + middle + whole[2001:]
     )
-    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    done = run_warm_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
     assert (done.returncode, done.stderr) == (0, "")
     warning = f"warning: {workdir / 'model.keras'} is damaged: it is written again.\n"
     assert done.stdout.startswith(f"{warning}resuming from step 120\n")
@@ -68,25 +68,25 @@ def test_a_damaged_model_is_written_again(
 
 
 def test_a_run_that_cannot_become_longer_stays_as_it_is(
-    finished_run, run_program, tiny_arguments, tmp_path
+    finished_run, run_warm_program, tiny_arguments, tmp_path
 ):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run[0], workdir)
     shutil.rmtree(workdir / "checkpoints")
     before = snapshot(workdir)
     longer = (*tiny_arguments, "--config.num_steps=200")
-    done = run_program("zoo.train", f"--workdir={workdir}", *longer)
+    done = run_warm_program("zoo.train", f"--workdir={workdir}", *longer)
     assert done.returncode == 2
     assert "has lost its checkpoints: the run, recorded up to step 120, cannot be" in done.stderr
     assert snapshot(workdir) == before
 
 
 def test_another_config_is_refused_with_the_keys_that_differ(
-    finished_run, run_program, tiny_arguments
+    finished_run, run_warm_program, tiny_arguments
 ):
     workdir, _ = finished_run
     before = snapshot(workdir)
-    done = run_program(
+    done = run_warm_program(
         "zoo.train", f"--workdir={workdir}", *tiny_arguments, "--config.minibatches=iid"
     )
     assert (done.returncode, done.stdout) == (2, "")
@@ -117,9 +117,9 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(run_program, tiny_a
 
 
 @pytest.mark.slow
-def test_steps_are_profiled_for_tensorboard(run_program, tiny_arguments, tmp_path):
+def test_steps_are_profiled_for_tensorboard(run_warm_program, tiny_arguments, tmp_path):
     arguments = (*tiny_arguments, "--config.num_steps=30", "--profile_steps=5,8")
-    done = run_program("zoo.train", f"--workdir={tmp_path}", *arguments)
+    done = run_warm_program("zoo.train", f"--workdir={tmp_path}", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "tensorboard").rglob("*.xplane.pb"))) == 1
 
@@ -135,7 +135,7 @@ def test_steps_are_profiled_for_tensorboard(run_program, tiny_arguments, tmp_pat
     ],
 )
 def test_what_is_in_the_way_is_one_line(
-    finished_run, run_program, tiny_arguments, tmp_path, name, make, message
+    finished_run, run_warm_program, tiny_arguments, tmp_path, name, make, message
 ):
     path = tmp_path / name
     if make == "symlink":
@@ -147,7 +147,7 @@ def test_what_is_in_the_way_is_one_line(
         (path.parent / "config.json").write_text(json.dumps(config))
         getattr(path, make)()
     workdir = tmp_path / name.partition("/")[0]
-    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    done = run_warm_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(message.format(path=path))
     assert done.stderr.count("\n") == 1
@@ -167,8 +167,10 @@ def test_help_tells_how_to_use_it(run_program):
 
 
 @pytest.mark.parametrize("kilobytes", [1, 300])
-def test_a_disk_that_takes_no_more_is_one_line(run_python, tmp_path, tiny_arguments, kilobytes):
-    done = run_python(
+def test_a_disk_that_takes_no_more_is_one_line(
+    run_warm_python, tmp_path, tiny_arguments, kilobytes
+):
+    done = run_warm_python(
         "import resource, sys\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes * 1024},) * 2)\n"
         f"sys.argv = ['train', '--workdir={tmp_path}', *{tiny_arguments!r}]\n"

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.mark.slow
 def test_a_folder_of_photographs_is_fine_tuned_evaluated_asked_and_exported(
-    run_program, tmp_path, rng
+    run_warm_program, tmp_path, rng
 ):
     for number, name in enumerate(("blue", "green", "red")):
         folder = tmp_path / "photos" / name
@@ -26,27 +26,27 @@ def test_a_folder_of_photographs_is_fine_tuned_evaluated_asked_and_exported(
         "--config.num_steps=4",
         "--config.image_size=16",
     )
-    done = run_program(*train)
+    done = run_warm_program(*train)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((workdir / "data.json").read_text())["classes"] == ["blue", "green", "red"]
 
-    done = run_program("zoo.evaluate", f"--workdir={workdir}")
+    done = run_warm_program("zoo.evaluate", f"--workdir={workdir}")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((workdir / "evaluation.json").read_text())["num_examples"] == 3
 
     output = tmp_path / "found.json"
-    done = run_program(
+    done = run_warm_program(
         "zoo.predict", f"--model={workdir}", tmp_path / "photos", f"--output={output}"
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(json.loads(output.read_text())) == 18
 
-    done = run_program("zoo.export", f"--model={workdir}", f"--output={tmp_path / 'served'}")
+    done = run_warm_program("zoo.export", f"--model={workdir}", f"--output={tmp_path / 'served'}")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "served" / "saved_model.pb").exists()
 
     os.unlink(tmp_path / "photos" / "red" / "0.jpg")
     (workdir / "model.keras").unlink()
-    done = run_program(*train)
+    done = run_warm_program(*train)
     assert done.returncode == 2
     assert done.stderr.startswith("error: The images are not those that the run began with: splits")

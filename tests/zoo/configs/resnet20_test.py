@@ -1,8 +1,8 @@
 import json
 
 
-def test_it_trains(run_program, tmp_path):
-    done = run_program(
+def test_it_trains(run_warm_program, tmp_path):
+    done = run_warm_program(
         "zoo.train",
         f"--workdir={tmp_path}",
         "--config=resnet20",

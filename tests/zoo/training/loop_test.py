@@ -26,22 +26,22 @@ def test_a_run_that_was_killed_damaged_and_stopped_ends_as_one_that_was_not(
     records,
     checkpoints,
     send_after,
-    start_program,
-    run_program,
+    start_warm_program,
+    run_warm_program,
     finished_run,
     tiny_arguments,
     tmp_path,
 ):
     arguments = ("zoo.train", f"--workdir={tmp_path}", *tiny_arguments)
 
-    killed = start_program(*arguments)
+    killed = start_warm_program(*arguments)
     send_after(killed, tmp_path, 30, signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "model.keras").exists()
     before = max(checkpoints(tmp_path))
     damaged = damage(tmp_path)
 
-    stopped = start_program(*arguments)
+    stopped = start_warm_program(*arguments)
     out, err = send_after(stopped, tmp_path, before + 20, signal.SIGINT)
     assert (stopped.returncode, err) == (128 + signal.SIGINT, "")
     assert f"warning: checkpoint {damaged} is damaged (variables.data" in out
@@ -52,7 +52,7 @@ def test_a_run_that_was_killed_damaged_and_stopped_ends_as_one_that_was_not(
         "run.\n"
     )
 
-    resumed = run_program(*arguments)
+    resumed = run_warm_program(*arguments)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert f"resuming from step {step}\n" in resumed.stdout
 
@@ -110,8 +110,9 @@ def test_everything_is_resumed_bit_for_bit(
     records,
     send_after,
     weights_by_layer,
-    start_program,
+    start_warm_program,
     run_program,
+    run_warm_program,
     finished_run,
     tiny_arguments,
     tmp_path,
@@ -125,9 +126,9 @@ def test_everything_is_resumed_bit_for_bit(
     assert not [line for line in whole.stderr.splitlines() if "oneDNN" not in line]
     assert whole.returncode == 0
     for step in (20, 90):
-        killed = start_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)
+        killed = start_warm_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)
         send_after(killed, tmp_path / "parts", step, signal.SIGKILL)
-    resumed = run_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)
+    resumed = run_warm_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)
     assert resumed.returncode == 0
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     assert records(tmp_path / "whole")[-1]["split"] == "test_averaged"
@@ -154,14 +155,14 @@ def test_everything_is_resumed_bit_for_bit(
 
 @pytest.mark.slow
 def test_the_last_evaluation_is_made_by_the_resumed_run(
-    evaluating, records, run_python, run_program, finished_run, tiny_arguments, tmp_path
+    evaluating, records, run_warm_python, run_warm_program, finished_run, tiny_arguments, tmp_path
 ):
-    cut = run_python(evaluating(tmp_path, [*tiny_arguments], signal.SIGTERM, 3))
+    cut = run_warm_python(evaluating(tmp_path, [*tiny_arguments], signal.SIGTERM, 3))
     assert cut.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step 120 of 120, and saved" in cut.stdout
     assert not (tmp_path / "model.keras").exists()
     workdir, profile = f"--workdir={tmp_path}", "--profile_steps=5,8"
-    resumed = run_program("zoo.train", workdir, profile, *tiny_arguments)
+    resumed = run_warm_program("zoo.train", workdir, profile, *tiny_arguments)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert "warning: --profile_steps lie before step 121, where this run goes on" in resumed.stdout
     assert records(tmp_path) == records(finished_run[0])
@@ -176,8 +177,8 @@ def test_an_evaluation_that_is_cut_short_costs_itself_only(
     evaluating,
     records,
     checkpoints,
-    run_python,
-    run_program,
+    run_warm_python,
+    run_warm_program,
     finished_run,
     tiny_arguments,
     tmp_path,
@@ -185,7 +186,7 @@ def test_an_evaluation_that_is_cut_short_costs_itself_only(
     every,
 ):
     arguments = [*tiny_arguments, f"--config.checkpoint_every_steps={every}"]
-    cut = run_python(evaluating(tmp_path, arguments, number, 2))
+    cut = run_warm_python(evaluating(tmp_path, arguments, number, 2))
     killed = number == signal.SIGKILL
     assert cut.returncode == (-number if killed else 128 + number)
     # The second evaluation is after step 100.
@@ -194,7 +195,7 @@ def test_an_evaluation_that_is_cut_short_costs_itself_only(
     assert not any(
         record["step"] == 100 and record["split"] == "test" for record in records(tmp_path)
     )
-    resumed = run_program("zoo.train", f"--workdir={tmp_path}", *arguments)
+    resumed = run_warm_program("zoo.train", f"--workdir={tmp_path}", *arguments)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert f"resuming from step {saved}\n" in resumed.stdout
     assert records(tmp_path) == records(finished_run[0])
@@ -203,11 +204,11 @@ def test_an_evaluation_that_is_cut_short_costs_itself_only(
 
 
 @pytest.mark.slow
-def test_a_finished_run_can_become_longer(finished_run, run_program, tiny_arguments, tmp_path):
+def test_a_finished_run_can_become_longer(finished_run, run_warm_program, tiny_arguments, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run[0], workdir)
     arguments = [*tiny_arguments, "--config.num_steps=150", "--config.log_every_steps=5"]
-    done = run_program("zoo.train", f"--workdir={workdir}", *arguments)
+    done = run_warm_program("zoo.train", f"--workdir={workdir}", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert "without an effect on the training: log_every_steps (before 7, now 5)\n" in done.stdout
     assert "warning: the run becomes longer: num_steps (before 120, now 150). " in done.stdout
@@ -218,18 +219,18 @@ def test_a_finished_run_can_become_longer(finished_run, run_program, tiny_argume
     assert "resuming from step 120\n" in done.stdout
     names = {path.name for path in workdir.iterdir()}
     assert {"model.keras", "model-00000120.keras"} <= names
-    again = run_program("zoo.train", f"--workdir={workdir}", *arguments)
+    again = run_warm_program("zoo.train", f"--workdir={workdir}", *arguments)
     assert "there is nothing to do" in again.stdout
 
 
 @pytest.mark.parametrize("found_by", ["step", "evaluation"])
 def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(
-    checkpoints, run_program, tmp_path, found_by
+    checkpoints, run_warm_program, tmp_path, found_by
 ):
     # The loss of the first step is that of the weights before it. In the second step hidden1 is
     # 1e31 and hidden2's weights are 1e29: float32 cannot hold the product.
     steps = ("--config.num_steps=1",) if found_by == "evaluation" else ()
-    done = run_program(
+    done = run_warm_program(
         "zoo.train",
         f"--workdir={tmp_path / 'run'}",
         "--config.norm=none",
@@ -248,11 +249,11 @@ def test_a_diverging_run_stops_with_advice_and_saves_nothing_bad(
 
 @pytest.mark.parametrize("stderr_too", [False, True])
 def test_a_training_goes_on_when_nobody_reads_its_output(
-    weights_by_layer, start_program, finished_run, tiny_arguments, tmp_path, stderr_too
+    weights_by_layer, start_warm_program, finished_run, tiny_arguments, tmp_path, stderr_too
 ):
     workdir = tmp_path / "run"
     options = {"stderr": subprocess.STDOUT} if stderr_too else {}  # as 2>&1
-    process = start_program("zoo.train", f"--workdir={workdir}", *tiny_arguments, **options)
+    process = start_warm_program("zoo.train", f"--workdir={workdir}", *tiny_arguments, **options)
     with process:
         process.stdout.readline()
         process.stdout.close()

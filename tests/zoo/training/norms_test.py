@@ -12,14 +12,14 @@ def test_statistics_stand_still_once_they_are_frozen_and_a_resumed_run_freezes_t
     evaluating,
     records,
     weights_by_layer,
-    run_python,
-    run_program,
+    run_warm_python,
+    run_warm_program,
     finished_run,
     tiny_arguments,
     tmp_path,
 ):
     arguments = (*tiny_arguments, "--config.freeze_statistics_at_step=60")
-    whole = run_program("zoo.train", f"--workdir={tmp_path / 'whole'}", *arguments)
+    whole = run_warm_program("zoo.train", f"--workdir={tmp_path / 'whole'}", *arguments)
     assert (whole.returncode, whole.stderr) == (0, "")
     assert whole.stdout.count("statistics frozen after step 60\n") == 1
     frozen = weights_by_layer(tmp_path / "whole" / "model.keras")
@@ -30,9 +30,9 @@ def test_statistics_stand_still_once_they_are_frozen_and_a_resumed_run_freezes_t
     assert not np.array_equal(frozen["hidden1_norm"][0], unfrozen["hidden1_norm"][0])
 
     # The last evaluation is due, and no step is left to freeze at.
-    cut = run_python(evaluating(tmp_path / "parts", [*arguments], signal.SIGTERM, 3))
+    cut = run_warm_python(evaluating(tmp_path / "parts", [*arguments], signal.SIGTERM, 3))
     assert cut.returncode == 128 + signal.SIGTERM
-    resumed = run_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)
+    resumed = run_warm_program("zoo.train", f"--workdir={tmp_path / 'parts'}", *arguments)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     model = keras.saving.load_model(tmp_path / "parts" / "model.keras", compile=False)

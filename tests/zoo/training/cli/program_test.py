@@ -114,17 +114,17 @@ def test_what_the_system_refuses_is_one_line(run_python, body, message):
         ),
     ],
 )
-def test_out_of_memory_is_one_line_with_a_remedy(run_python, body, message):
-    done = run_python(PROGRAM.format(body=body))
+def test_out_of_memory_is_one_line_with_a_remedy(run_warm_python, body, message):
+    done = run_warm_python(PROGRAM.format(body=body))
     assert done.returncode == 2
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error:"))
     assert line.startswith(f"error: out of memory ({message}")
     assert line.endswith("a part of the batch at a time: --config.accumulate=2.")
 
 
-def test_a_full_disk_is_not_taken_for_memory(run_python):
+def test_a_full_disk_is_not_taken_for_memory(run_warm_python):
     body = "import tensorflow as tf; tf.io.write_file('/dev/full', b'x' * 10**6)"
-    done = run_python(PROGRAM.format(body=body))
+    done = run_warm_python(PROGRAM.format(body=body))
     assert done.returncode == 2
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error:"))
     assert line == "error: /dev/full; No space left on device"

@@ -42,22 +42,28 @@ def test_another_backend_is_refused(run_python):
     )
 
 
+def test_a_backend_that_there_is_not_is_refused(run_python):
+    done = run_python(LOAD, KERAS_BACKEND="foo")
+    assert done.stdout == (
+        "Unable to import backend : foo. Run it with KERAS_BACKEND=tensorflow.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("variable", "message"),
     [
-        ("KERAS_BACKEND", "Unable to import backend : foo. Run it with KERAS_BACKEND=tensorflow."),
         ("KERAS_RENORM_LOWERING", "The environment variable KERAS_RENORM_LOWERING='foo' names no"),
         ("KERAS_RENORM_CALLS", "The environment variable KERAS_RENORM_CALLS='foo' must be xla"),
     ],
 )
-def test_an_environment_that_asks_for_what_there_is_not(run_python, variable, message):
-    done = run_python(LOAD, **{variable: "foo"})
+def test_an_environment_that_asks_for_what_there_is_not(run_warm_python, variable, message):
+    done = run_warm_python(LOAD, **{variable: "foo"})
     assert done.stdout.startswith(message)
     assert done.stdout.count("\n") == 1
 
 
-def test_a_process_without_stderr(run_python):
-    done = run_python(
+def test_a_process_without_stderr(run_warm_python):
+    done = run_warm_python(
         "import os, sys\n"
         "os.close(2)\n"
         "sys.stderr = None\n"
@@ -68,8 +74,8 @@ def test_a_process_without_stderr(run_python):
     assert done.stdout == "loaded\n"
 
 
-def test_what_was_held_back_is_shown_when_the_import_fails(run_python):
-    done = run_python(
+def test_what_was_held_back_is_shown_when_the_import_fails(run_warm_python):
+    done = run_warm_python(
         "import os\n"
         "from zoo.training.cli import runtime\n"
         "with runtime._captured_stderr():\n"
@@ -80,8 +86,8 @@ def test_what_was_held_back_is_shown_when_the_import_fails(run_python):
     assert "ImportError: tensorflow" in done.stderr
 
 
-def test_what_was_held_back_stays_so_when_the_user_interrupts(run_python):
-    done = run_python(
+def test_what_was_held_back_stays_so_when_the_user_interrupts(run_warm_python):
+    done = run_warm_python(
         "import os\n"
         "from zoo.training.cli import runtime\n"
         "try:\n"
@@ -94,8 +100,8 @@ def test_what_was_held_back_stays_so_when_the_user_interrupts(run_python):
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
-def test_quiet_silences_errors_too(run_python):
-    done = run_python(
+def test_quiet_silences_errors_too(run_warm_python):
+    done = run_warm_python(
         "import os\n"
         "from zoo.training.cli.runtime import load_tensorflow\n"
         "load_tensorflow(quiet=True)\n"

@@ -98,8 +98,8 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
         EventLog(path, 0)
 
 
-def test_a_full_disk_is_named(run_python, tmp_path):
-    done = run_python(
+def test_a_full_disk_is_named(run_warm_python, tmp_path):
+    done = run_warm_python(
         "import pathlib, resource\n"
         "from zoo.training.records.events import EventLog\n"
         "from zoo.training.records.metrics import Record\n"
