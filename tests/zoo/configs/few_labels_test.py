@@ -19,9 +19,9 @@ for norm in ("batch_renorm", "batch_norm"):
 
 
 @pytest.fixture(scope="module")
-def accuracies(run_python, tmp_path_factory):
+def accuracies(run_warm_python, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    done = run_python(RUNS.replace("FOLDER", str(folder)))
+    done = run_warm_python(RUNS.replace("FOLDER", str(folder)))
     assert done.returncode == 0, done.stderr
     return {
         path.name: json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])["accuracy"]
@@ -29,14 +29,17 @@ def accuracies(run_python, tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 def test_batch_renorm_learns_from_minibatches_of_two_labels(accuracies):
     assert accuracies["batch_renorm-few_labels"] >= 0.80
 
 
+@pytest.mark.slow
 def test_batch_norm_does_not(accuracies):
     assert accuracies["batch_norm-few_labels"] <= 0.45
 
 
+@pytest.mark.slow
 def test_both_are_as_good_on_independent_minibatches(accuracies):
     assert accuracies["batch_renorm-iid"] == pytest.approx(accuracies["batch_norm-iid"], abs=0.015)
 

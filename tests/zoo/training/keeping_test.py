@@ -166,15 +166,16 @@ def test_two_checkpoints_and_the_events_are_kept(checkpoints, finished_run):
 
 @pytest.mark.slow
 def test_a_run_saves_by_time_and_keeps_what_was_asked_for(
-    records, checkpoints, run_program, tiny_arguments, tmp_path
+    records, checkpoints, run_warm_program, tiny_arguments, tmp_path
 ):
-    done = run_program(
+    done = run_warm_program(
         "zoo.train",
         f"--workdir={tmp_path}",
         *tiny_arguments,
+        "--config.num_steps=60",
         "--config.checkpoint_every_steps=1000",
         "--config.checkpoint_every_minutes=1e-5",
-        "--config.keep_every_steps=40",
+        "--config.keep_every_steps=20",
         "--config.keep_checkpoints=3",
         "--config.keep_best",
     )
@@ -182,25 +183,25 @@ def test_a_run_saves_by_time_and_keeps_what_was_asked_for(
     tests = [record for record in records(tmp_path) if record["split"] == "test"]
     best = max(tests, key=lambda record: record["accuracy"])["step"]
     kept = checkpoints(tmp_path)
-    assert {40, 80, 120, best} <= set(kept)
-    assert kept[-1] == 120
+    assert {20, 40, 60, best} <= set(kept)
+    assert kept[-1] == 60
     assert len(kept) <= 6
 
 
-def test_records_that_are_gone_are_missed(finished_run, run_program, tiny_arguments, tmp_path):
+def test_records_that_are_gone_are_missed(finished_run, run_warm_program, tiny_arguments, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run[0], workdir)
     (workdir / "model.keras").unlink()
     shutil.rmtree(sorted((workdir / "checkpoints").iterdir())[-1])
     (workdir / "metrics.jsonl").unlink()
-    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    done = run_warm_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
     assert (done.returncode, done.stderr) == (0, "")
     [step] = re.findall(r"resuming from step (\d+)", done.stdout)
     assert f"warning: the records up to step {step} are gone from {workdir}" in done.stdout
 
 
 def test_a_run_whose_checkpoints_are_gone_or_all_damaged_does_not_start_again(
-    finished_run, run_program, tiny_arguments, tmp_path
+    finished_run, run_warm_program, tiny_arguments, tmp_path
 ):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run[0], workdir)
@@ -208,12 +209,12 @@ def test_a_run_whose_checkpoints_are_gone_or_all_damaged_does_not_start_again(
     metrics = (workdir / "metrics.jsonl").read_text()
     for checkpoint in (workdir / "checkpoints").iterdir():
         (checkpoint / "state.json").write_text("{}")
-    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    done = run_warm_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: None of the 2 checkpoints in ")
 
     shutil.rmtree(workdir / "checkpoints")
-    done = run_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
+    done = run_warm_program("zoo.train", f"--workdir={workdir}", *tiny_arguments)
     assert done.returncode == 2
     assert (
         "has lost its checkpoints: the run, recorded up to step 120, cannot be resumed"
