@@ -201,11 +201,16 @@ def test_every_convolution_has_the_activation(norm, activation):
 @pytest.mark.parametrize(
     ("norm", "size"),
     [
-        ("batch_norm", 32),
-        ("batch_renorm", 32),
         ("batch_renorm", 65),
-        ("none", 65),
-        (keras.layers.BatchNormalization, 32),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("batch_norm", 32),
+                ("batch_renorm", 32),
+                ("none", 65),
+                (keras.layers.BatchNormalization, 32),
+            )
+        ),
     ],
 )
 def test_a_step_at_the_least_size(norm, size):
@@ -225,6 +230,7 @@ def test_a_step_at_the_least_size(norm, size):
         assert np.any(weight.numpy() != old), weight.path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_channels_first_and_a_fresh_process_without_zoo_give_the_same(tmp_path):
     model = make(65)

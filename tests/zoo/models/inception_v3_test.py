@@ -192,7 +192,14 @@ def test_names_are_stable(full_size):
 
 
 @pytest.mark.parametrize(
-    "norm", ["batch_norm", "batch_renorm", "none", keras.layers.BatchNormalization]
+    "norm",
+    [
+        "batch_renorm",
+        *(
+            pytest.param(norm, marks=pytest.mark.slow)
+            for norm in ("batch_norm", "none", keras.layers.BatchNormalization)
+        ),
+    ],
 )
 def test_a_step_at_the_least_size(norm):
     model = make(norm=norm, classifier_activation=None)
@@ -209,6 +216,7 @@ def test_a_step_at_the_least_size(norm):
     assert all(la.use_bias == (norm == "none") for la in model.layers if "conv" in la.name)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_fresh_process_loads_it_with_its_auxiliary_head_without_zoo(tmp_path):
     model = make(107, auxiliary_head=True)

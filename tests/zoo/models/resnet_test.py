@@ -65,6 +65,7 @@ def test_layer_names_are_stable(weighted_layers):
     }
 
 
+@pytest.mark.slow
 def test_it_computes_what_keras_applications_does(
     randomize_like_trained, copy_from_keras_application, weighted_layers, rng
 ):

@@ -25,6 +25,7 @@ def test_size_is_the_published_one(depth, trainable_parameters):
     assert model.output_shape == (None, 1000)
 
 
+@pytest.mark.slow
 def test_it_computes_what_keras_applications_does(
     randomize_like_trained, copy_from_keras_application, weighted_layers, rng
 ):

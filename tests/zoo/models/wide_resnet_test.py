@@ -58,6 +58,7 @@ def test_layer_names_are_stable(weighted_layers):
     }
 
 
+@pytest.mark.slow
 def test_166_blocks_a_stage_are_built(trainable_parameters, alphas):
     options = {"norm": "skip_init", "norm_options": {"initial_value": "inverse_sqrt_depth"}}
     model = zoo.create_model("wide_resnet_1000_2", **options)

@@ -29,5 +29,6 @@ def test_its_accuracy_is_the_measured_one(record):
     assert report["dataset"] == record.dataset
 
 
+@pytest.mark.slow
 def test_all_open_where_there_is_no_network(run_checks):
     run_checks("packaged_checks.py")
