@@ -6,7 +6,9 @@ import pytest
 @pytest.mark.parametrize(
     ("options", "ratios"),
     [
-        (["--task=resnet20"], ["pipeline / by hand", "fed / step"]),
+        pytest.param(
+            *(["--task=resnet20"], ["pipeline / by hand", "fed / step"]), marks=pytest.mark.slow
+        ),
         (["--task=resnet50", "--photos=16", "--no_step"], ["pipeline / by hand"]),
     ],
 )

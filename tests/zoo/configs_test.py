@@ -66,9 +66,9 @@ print(len(recipes()))
 
 
 @pytest.mark.slow
-def test_every_recipe_trains_on_mock_data(run_warm_python, tmp_path):
+def test_every_recipe_trains_on_mock_data(run_python, tmp_path):
     code = RUN.replace("FOLDER", repr(str(tmp_path)))
-    done = run_warm_python(code, timeout=900, TF_CPP_MIN_LOG_LEVEL="3")
+    done = run_python(code, timeout=900, TF_CPP_MIN_LOG_LEVEL="3")
     assert done.returncode == 0, done.stderr
     *trained, count = done.stdout.splitlines()
     assert len(trained) == int(count) >= 9

@@ -19,9 +19,9 @@ for norm in ("batch_renorm", "batch_norm"):
 
 
 @pytest.fixture(scope="module")
-def accuracies(run_warm_python, tmp_path_factory):
+def accuracies(run_python, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    done = run_warm_python(RUNS.replace("FOLDER", str(folder)))
+    done = run_python(RUNS.replace("FOLDER", str(folder)))
     assert done.returncode == 0, done.stderr
     return {
         path.name: json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])["accuracy"]

@@ -1,6 +1,9 @@
 import json
 
+import pytest
 
+
+@pytest.mark.slow
 def test_it_trains(run_warm_program, tmp_path):
     done = run_warm_program(
         "zoo.train",

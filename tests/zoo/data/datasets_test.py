@@ -65,6 +65,7 @@ def test_packaged_set_needs_no_tfds(monkeypatch):
     assert len(load("fashion_mnist_subset", "test", data_dir="not used")) == 2000
 
 
+@pytest.mark.slow
 def test_packaged_arrays_are_the_rule_applied_to_the_full_set():
     load_or_skip("fashion_mnist", "test")
     made = import_tool().make_subset()

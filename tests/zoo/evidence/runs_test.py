@@ -115,7 +115,6 @@ if __name__ == "__main__":
     [
         (signal.SIGINT, True, 130),  # as a terminal sends a Ctrl-C
         (signal.SIGTERM, False, 143),
-        (signal.SIGHUP, True, 129),  # as a terminal that is closed
         (signal.SIGKILL, False, -9),
     ],
 )
