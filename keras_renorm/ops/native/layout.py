@@ -36,9 +36,27 @@ STATISTICS = len(Statistics._fields)
 """The number of rows of the packed statistics."""
 
 
-def forward_shapes(ghosts: Any, channels: Any) -> tuple[tuple[Any, ...], ...]:
-    """The shapes of what the forward call returns after the output."""
-    return (STATISTICS, ghosts, channels), (channels,), (channels,), ()
+def results(
+    name: str, x: tuple[Any, Any], wide: Any, double: Any, ghosts: Any, channels: Any
+) -> list[tuple[Any, Any]]:
+    """The type and the shape of each result of a call.
+
+    Args:
+        name: The call's name.
+        x: Those of the input.
+        wide: The type of per-channel operands.
+        double: The type float64.
+        ghosts: The number of ghost batches, 1 for none.
+        channels: The number of channels.
+    """
+    vector = wide, (channels,)
+    found = {
+        "forward": [x, (wide, (STATISTICS, ghosts, channels)), vector, vector, (wide, ())],
+        "backward": [x, vector, vector],
+        "moments": [(double, (4, channels))],
+        "gradient_sums": [(double, (2, channels))],
+    }
+    return found.get(name, [x])
 
 
 def attributes(settings: Settings) -> dict[str, bool | int | float]:

@@ -52,42 +52,41 @@ def _ffi_version() -> int:
 
 def forward(arguments: Arguments, constants: Constants, settings: Settings) -> Forward:
     """See `keras_renorm.ops.backends.kernels.StepCalls`."""
-    x, size = arguments.x, settings.ghost_size
-    ghosts = 1 if size is None else -(-x.shape[0] // size)
-    shapes = layout.forward_shapes(ghosts, x.shape[settings.axis])
-    results = [jax.ShapeDtypeStruct(shape, checks.wide(x.dtype)) for shape in shapes]
-    operands = [*arguments, *constants[:4], *_optional(constants.mask, x, settings.axis)]
-    return Forward(*_call("forward", operands, [_like(x), *results], settings))
+    operands = [*arguments, *constants[:4]]
+    return Forward(*_call("forward", operands, arguments.x, constants.mask, settings))
 
 
 def backward(
     dy: jax.Array, x: jax.Array, statistics: jax.Array, mask: jax.Array | None, settings: Settings
 ) -> Arguments:
     """See `keras_renorm.ops.backends.kernels.StepCalls`."""
-    vector = jax.ShapeDtypeStruct((x.shape[settings.axis],), statistics.dtype)
-    operands = [dy, x, statistics, *_optional(mask, x, settings.axis)]
-    return Arguments(*_call("backward", operands, [_like(x), vector, vector], settings))
+    return Arguments(*_call("backward", [dy, x, statistics], x, mask, settings))
 
 
 def _call(
-    name: str, operands: list[jax.Array], results: list[jax.ShapeDtypeStruct], settings: Settings
+    name: str,
+    operands: list[jax.Array],
+    x: jax.Array,
+    mask: jax.Array | None,
+    settings: Settings,
 ) -> list[jax.Array]:
-    """Makes a call of the library, with attributes in the types that the handlers take."""
+    """Makes a call of the library, with attributes in the types that the handlers take.
+
+    The mask is the last operand, if there is one: a value per element, or per position of `x`.
+    """
     register()
+    axis, size = settings.axis, settings.ghost_size
+    if mask is not None:
+        shape = (*x.shape[:axis], mask.shape[axis], *x.shape[axis + 1 :])
+        operands = [*operands, jnp.broadcast_to(mask, shape)]
+    ghosts = 1 if size is None else -(-x.shape[0] // size)
+    own, wide = (x.dtype, x.shape), checks.wide(x.dtype)
+    results = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for dtype, shape in layout.results(name, own, wide, "float64", ghosts, x.shape[axis])
+    ]
     types: dict[type, Any] = {bool: bool, int: np.int64, float: np.float64}
     given = layout.attributes(settings)
     attributes = {key: types[type(value)](value) for key, value in given.items()}
     call = jax.ffi.ffi_call(loader.target(name), results, vmap_method="sequential")
     return list(call(*operands, **attributes))
-
-
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-
-def _optional(mask: jax.Array | None, x: jax.Array, axis: int) -> list[jax.Array]:
-    """The last operand, if any: a value per element, or per position of `x`."""
-    if mask is None:
-        return []
-    shape = (*x.shape[:axis], mask.shape[axis], *x.shape[axis + 1 :])
-    return [jnp.broadcast_to(mask, shape)]

@@ -32,27 +32,20 @@ def forward(arguments: Arguments, constants: Constants, settings: Settings) -> F
 
     The rank of `x` and the number of its channels must be known.
     """
-    x, axis = arguments.x, settings.axis
-    sizes = layout.forward_shapes(_ghosts(x, settings.ghost_size), x.shape[axis])
-    operands = [*arguments, *constants[:4], *_optional(constants.mask, x, axis)]
-    results = [(x.dtype, x.shape.as_list()), *((wide(x.dtype), size) for size in sizes)]
-    return Forward(*_call("forward", operands, results, settings))
+    operands = [*arguments, *constants[:4]]
+    return Forward(*_call("forward", operands, arguments.x, constants.mask, settings))
 
 
 def backward(
     dy: tf.Tensor, x: tf.Tensor, statistics: tf.Tensor, mask: tf.Tensor | None, settings: Settings
 ) -> Arguments:
     """See `keras_renorm.ops.backends.kernels.StepCalls`."""
-    vector = (statistics.dtype, (x.shape[settings.axis],))
-    operands = [dy, x, statistics, *_optional(mask, x, settings.axis)]
-    results = [(x.dtype, x.shape.as_list()), vector, vector]
-    return Arguments(*_call("backward", operands, results, settings))
+    return Arguments(*_call("backward", [dy, x, statistics], x, mask, settings))
 
 
 def moments(x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> tuple[Moments, tf.Tensor]:
     """The moments of the positions that count, 0 where none does, and their mean."""
-    operands = [x, *_optional(mask, x, settings.axis)]
-    (found,) = _call("moments", operands, [(tf.float64, (4, x.shape[settings.axis]))], settings)
+    (found,) = _call("moments", [x], x, mask, settings)
     count, mean, variance, rest = tf.unstack(found, 4)
     batch = rounded(count, mean, rest, variance, wide(x.dtype))
     return batch, batch.mean
@@ -60,8 +53,7 @@ def moments(x: tf.Tensor, mask: tf.Tensor | None, settings: Settings) -> tuple[M
 
 def normalize(x: tf.Tensor, affine: Affine, settings: Settings) -> tf.Tensor:
     """`y = ((x - mean) - mean_remainder) * scale + offset`, or its positive part."""
-    operands = [x, _pack(affine, wide(x.dtype))]
-    (y,) = _call("normalize", operands, [(x.dtype, x.shape.as_list())], settings)
+    (y,) = _call("normalize", [x, _pack(affine, wide(x.dtype))], x, None, settings)
     return y
 
 
@@ -69,9 +61,8 @@ def gradient_sums(
     dy: tf.Tensor, x: tf.Tensor, affine: Affine, mask: tf.Tensor | None, settings: Settings
 ) -> Sums:
     """The sums of `dy`, and of `dy` times the centred value, `[C]` each."""
-    operands = [dy, x, _pack(affine, wide(x.dtype)), *_optional(mask, x, settings.axis)]
-    results = [(tf.float64, (2, x.shape[settings.axis]))]
-    (sums,) = _call("gradient_sums", operands, results, settings)
+    operands = [dy, x, _pack(affine, wide(x.dtype))]
+    (sums,) = _call("gradient_sums", operands, x, mask, settings)
     return Sums(*tf.unstack(tf.cast(sums, wide(x.dtype)), 2))
 
 
@@ -88,9 +79,8 @@ def input_gradient(
     S1 and S2 are the sums over all m positions of all replicas: bias = scale S1 / m and slope =
     scale S2 / (m sigma_B^2).
     """
-    vectors = _pack((*affine, *line), wide(x.dtype))
-    operands = [dy, x, vectors, *_optional(mask, x, settings.axis)]
-    (dx,) = _call("input_gradient", operands, [(x.dtype, x.shape.as_list())], settings)
+    operands = [dy, x, _pack((*affine, *line), wide(x.dtype))]
+    (dx,) = _call("input_gradient", operands, x, mask, settings)
     return dx
 
 
@@ -102,14 +92,20 @@ def wide(dtype: tf.DType) -> tf.DType:
 def _call(
     name: str,
     operands: Sequence[tf.Tensor],
-    results: Sequence[tuple[tf.DType, Sizes]],
+    x: tf.Tensor,
+    mask: tf.Tensor | None,
     settings: Settings,
 ) -> list[tf.Tensor]:
-    """Makes a call of the library."""
+    """Makes a call of the library. The mask is the last operand, if there is one."""
     runtime.register()
     attributes = layout.attributes(settings)
+    own, channels = (x.dtype, x.shape.as_list()), x.shape[settings.axis]
+    ghosts = _ghosts(x, settings.ghost_size)
+    results = layout.results(name, own, wide(x.dtype), tf.float64, ghosts, channels)
     dtypes = [dtype for dtype, _ in results]
     shapes = [_shape(sizes) for _, sizes in results]
+    if mask is not None:
+        operands = [*operands, _broadcast(mask, x, settings.axis)]
     operands = [tf.convert_to_tensor(operand) for operand in operands]
     if not runtime.for_xla(*operands):
         return runtime.call_op(name, operands, dtypes, shapes, attributes)
@@ -145,14 +141,12 @@ def _pack(vectors: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
     return tf.stack([tf.cast(vector, dtype) for vector in vectors])
 
 
-def _optional(mask: tf.Tensor | None, x: tf.Tensor, axis: int) -> list[tf.Tensor]:
-    """The last operand, if any: a value per element, or per position of `x`."""
-    if mask is None:
-        return []
+def _broadcast(mask: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
+    """The mask with a value per element, or per position of `x`."""
     static = x.shape.as_list()
     static[axis] = mask.shape[axis]
     if None in static or mask.shape != static:  # the kernels do not broadcast
         shape = tf.unstack(tf.shape(x))
         shape[axis] = tf.shape(mask)[axis]
         mask = tf.ensure_shape(tf.broadcast_to(mask, shape), static)
-    return [mask]
+    return mask

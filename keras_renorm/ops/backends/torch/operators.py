@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,18 +69,11 @@ def register() -> loader.NativeLibrary:
     if parallel := openmp():
         library.handle.keras_renorm_use_openmp(parallel)
     try:
-        for name, empty, like_x in (
-            ("forward", _empty_forward, 1),
-            ("backward", _empty_backward, 2),
-            ("moments", _empty_moments, 1),
-            ("normalize", _empty_normalize, 1),
-            ("gradient_sums", _empty_sums, 2),
-            ("input_gradient", _empty_gradient, 2),
-        ):
+        for name, schema in _SCHEMAS.items():
             operator = f"keras_renorm::{name}"
-            torch.library.define(operator, _SCHEMAS[name].format(_ATTRIBUTES))
-            torch.library.impl(operator, "cpu", functools.partial(_run, name, empty, like_x))
-            torch.library.register_fake(operator, empty)
+            torch.library.define(operator, schema.format(_ATTRIBUTES))
+            torch.library.impl(operator, "cpu", functools.partial(_run, name))
+            torch.library.register_fake(operator, functools.partial(_empty, name))
     except (AttributeError, RuntimeError) as error:
         raise loader.NativeLibraryError(
             f"PyTorch {torch.__version__} does not take the native library: {error}"
@@ -98,73 +91,48 @@ def openmp() -> ctypes.c_void_p | None:
         return None
 
 
-def _run(name: str, empty: Callable[..., Any], like_x: int, *given: Any, **attributes: Any) -> Any:
+def _run(name: str, *given: Any, **attributes: Any) -> Any:
     """Makes a call of the library. What has the shape of x lies in memory as x does.
 
     Args:
         name: The call's name.
-        empty: What makes the results, before they are computed.
-        like_x: How many operands in front have the shape of x, which is the last of them.
         *given: The operands.
         **attributes: Those that differ from `_DEFAULTS`.
     """
-    attributes = _DEFAULTS | attributes
-    found = empty(*given, **attributes)
+    found = _empty(name, *given, **attributes)
     results = [*found] if isinstance(found, tuple) else [found]
-    x, axis = given[like_x - 1], attributes["axis"]
+    attributes = _DEFAULTS | attributes
+    place, axis = _place(name), attributes["axis"]
+    x, others = given[place], list(given[place + 1 :])
     order = _order(x, attributes["ghost_size"])
     if name not in _SUMS:
         results[0] = _lying(results[0], order)
-    others = list(given[like_x:])
-    if "mask" in _SCHEMAS[name]:
-        others += _optional(others.pop(), x, axis, order)
-    operands = [*(_lying(tensor, order) for tensor in given[:like_x]), *others]
+    if "mask" in _SCHEMAS[name] and (mask := others.pop()) is not None:
+        # A value per element, or per position of x.
+        shape = (*x.shape[:axis], mask.shape[axis], *x.shape[axis + 1 :])
+        others.append(_lying(mask.expand(shape), order))
+    operands = [*(_lying(tensor, order) for tensor in given[: place + 1]), *others]
     _call(name, operands, results, attributes | {"axis": order.index(axis)})
     return found
 
 
-def _empty_forward(
-    x: torch.Tensor,
-    gamma: torch.Tensor,
-    *_: torch.Tensor | None,
-    ghost_size: int = 0,
-    **__: Any,
-) -> tuple[torch.Tensor, ...]:
-    ghosts = 1 if ghost_size == 0 else -(-x.shape[0] // ghost_size)
-    sizes = layout.forward_shapes(ghosts, len(gamma))
-    return _empty_like(x, ghost_size), *map(gamma.new_empty, sizes)
+def _place(name: str) -> int:
+    """The place of x among the operands of a call. All before it have its shape."""
+    return 1 if "Tensor dy" in _SCHEMAS[name] else 0
 
 
-def _empty_backward(
-    dy: torch.Tensor,
-    x: torch.Tensor,
-    statistics: torch.Tensor,
-    *_: torch.Tensor | None,
-    ghost_size: int = 0,
-    **__: Any,
-) -> tuple[torch.Tensor, ...]:
-    dgamma, dbeta = (statistics.new_empty(statistics.shape[2:]) for _ in range(2))
-    return _empty_like(x, ghost_size), dgamma, dbeta
-
-
-def _empty_moments(x: torch.Tensor, *_: torch.Tensor | None, axis: int, **__: Any) -> torch.Tensor:
-    return x.new_empty((4, x.shape[axis]), dtype=torch.float64)
-
-
-def _empty_normalize(x: torch.Tensor, *_: torch.Tensor, **__: Any) -> torch.Tensor:
-    return _empty_like(x)
-
-
-def _empty_sums(
-    dy: torch.Tensor, x: torch.Tensor, parameters: torch.Tensor, *_: torch.Tensor | None, **__: Any
-) -> torch.Tensor:
-    return parameters.new_empty((2, parameters.shape[1]), dtype=torch.float64)
-
-
-def _empty_gradient(
-    dy: torch.Tensor, x: torch.Tensor, *_: torch.Tensor | None, **__: Any
-) -> torch.Tensor:
-    return _empty_like(x)
+def _empty(name: str, *given: Any, axis: int, ghost_size: int = 0, **_: Any) -> Any:
+    """What a call returns, before it is computed."""
+    x = given[_place(name)]
+    shape, wide = x.shape, torch.promote_types(x.dtype, torch.float32)
+    ghosts = -(-shape[0] // ghost_size) if ghost_size else 1
+    found = tuple(
+        _empty_like(x, ghost_size) if size is shape else x.new_empty(size, dtype=dtype)
+        for dtype, size in layout.results(
+            name, (x.dtype, shape), wide, torch.float64, ghosts, shape[axis]
+        )
+    )
+    return found if len(found) > 1 else found[0]
 
 
 def _order(x: torch.Tensor, ghost_size: int = 0) -> tuple[int, ...]:
@@ -190,16 +158,6 @@ def _empty_like(x: torch.Tensor, ghost_size: int = 0) -> torch.Tensor:
     """A tensor that lies in memory as the kernels see `x`."""
     order = _order(x, ghost_size)
     return torch.empty_permuted(x.shape, order, dtype=x.dtype, device=x.device)
-
-
-def _optional(
-    mask: torch.Tensor | None, x: torch.Tensor, axis: int, order: Sequence[int]
-) -> list[torch.Tensor]:
-    """The last operand, if any: a value per element, or per position of `x`."""
-    if mask is None:
-        return []
-    shape = (*x.shape[:axis], mask.shape[axis], *x.shape[axis + 1 :])
-    return [_lying(mask.expand(shape), order)]
 
 
 def _call(
