@@ -13,7 +13,7 @@ from keras_renorm.ops.maths import correction
 from keras_renorm.ops.maths import passes as plain_passes
 from keras_renorm.ops.maths.correction import Correction
 from keras_renorm.ops.maths.moments import Moments, shift_or_mean
-from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings
+from keras_renorm.ops.maths.operands import Affine, Arguments, Constants, Line, Settings, Sums
 from keras_renorm.ops.maths.sums import at_least
 from keras_renorm.ops.steps import plain
 from keras_renorm.ops.steps.ghosts import in_ghosts
@@ -122,30 +122,18 @@ def _differentiable(
         return (y, *batch), _Kept(affine, inverse, found, batch.count)
 
     def backward(dy: Tensor, arguments: Arguments, constants: Constants, kept: _Kept) -> Arguments:
-        return _gradients(passes, dy, arguments.x, constants.mask, kept, settings, replicas)
+        (affine, inverse, (r, d), count), mask = kept, constants.mask
+        sums = passes.gradient_sums(dy, arguments.x, affine, mask, settings)
+        dgamma, dbeta = inverse * r * sums.dy_centred + d * sums.dy, sums.dy
+        if settings.ghosts:
+            dgamma, dbeta = keras.ops.sum(dgamma, axis=0), keras.ops.sum(dbeta, axis=0)
+        if replicas is not None:  # x acts on the outputs of all replicas, through the moments
+            sums = Sums(*replicas.add(*sums))
+        m = at_least(1, count)
+        bias = affine.scale * (sums.dy / m)
+        slope = affine.scale * (inverse * inverse * sums.dy_centred / m)
+        dx = passes.input_gradient(dy, arguments.x, affine, Line(bias, slope), mask, settings)
+        return Arguments(dx, dgamma, dbeta)
 
     refusal = None if replicas is None else _OF_REPLICAS
     return Differentiable(forward, backward, plain.output(settings), refusal)
-
-
-def _gradients(
-    passes: Passes,
-    dy: Tensor,
-    x: Tensor,
-    mask: Tensor | None,
-    kept: _Kept,
-    settings: Settings,
-    replicas: Replicas | None,
-) -> Arguments:
-    affine, inverse, (r, d), count = kept
-    sums = passes.gradient_sums(dy, x, affine, mask, settings)
-    dgamma, dbeta = inverse * r * sums.dy_centred + d * sums.dy, sums.dy
-    if settings.ghosts:
-        dgamma, dbeta = keras.ops.sum(dgamma, axis=0), keras.ops.sum(dbeta, axis=0)
-    if replicas is not None:  # x acts on the outputs of all replicas, through the moments
-        sums = type(sums)(*replicas.add(*sums))
-    m = at_least(1, count)
-    bias = affine.scale * (sums.dy / m)
-    slope = affine.scale * (inverse * inverse * sums.dy_centred / m)
-    dx = passes.input_gradient(dy, x, affine, Line(bias, slope), mask, settings)
-    return Arguments(dx, dgamma, dbeta)
