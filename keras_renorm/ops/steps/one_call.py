@@ -33,7 +33,7 @@ class OneCall:
         function = _differentiable(calls, step.settings)
         y, statistics, *found = backend.differentiable(function, step.arguments, step.constants)
         moments = functools.partial(_moments, statistics, step.settings)
-        return Trained(y, moments, functools.partial(_moving, found))
+        return Trained(y, moments, lambda: Moving(*map(keras.ops.stop_gradient, found)))
 
 
 def _differentiable(calls: StepCalls, settings: Settings) -> Differentiable:
@@ -47,10 +47,6 @@ def _differentiable(calls: StepCalls, settings: Settings) -> Differentiable:
         return calls.backward(dy, arguments.x, statistics, constants.mask, settings)
 
     return Differentiable(forward, backward, plain.output(settings))
-
-
-def _moving(found: list[Tensor]) -> Moving:
-    return Moving(*(keras.ops.stop_gradient(value) for value in found))
 
 
 def _moments(statistics: Tensor, settings: Settings) -> Moments:

@@ -67,12 +67,13 @@ def trained(step: Step, y: Tensor, batch: Moments) -> Trained:
 
 
 class WayToTrain(Protocol):
-    """One way to compute a step. All give the same numbers and the paper's gradient."""
+    """One way to compute a step. All give the same numbers and the paper's gradient.
 
-    @property
-    def lowering(self) -> Name:
-        """The lowering that this way belongs to."""
-        ...
+    Attributes:
+        lowering: The lowering that this way belongs to.
+    """
+
+    lowering: Name
 
     def fits(self, step: Step) -> bool:
         """Whether the backend has this way, and it takes this step."""
