@@ -58,6 +58,10 @@ def _attribute(value: bool | int | float) -> str:
 
 def _shape_operand(index: int, of: Type, first: Type) -> list[str]:
     """Lines that compute %shape<index>, the shape of a result of type `of`."""
+    rank = len(of.shape)
+    if not of.dynamic:
+        sizes = ", ".join(map(str, of.shape))
+        return [f"%shape{index} = stablehlo.constant dense<[{sizes}]> : tensor<{rank}xi32>"]
     lines, parts = [], []
     for axis, size in enumerate(of.shape):
         part = f"%shape{index}_{axis}"
@@ -68,10 +72,10 @@ def _shape_operand(index: int, of: Type, first: Type) -> list[str]:
         else:
             lines.append(f"{part} = stablehlo.constant dense<{size}> : tensor<1xi32>")
         parts.append(part)
-    types = ", ".join(["tensor<1xi32>"] * len(parts))
+    types = ", ".join(["tensor<1xi32>"] * rank)
     lines.append(
         f'%shape{index} = "stablehlo.concatenate"({", ".join(parts)}) {{dimension = 0 : i64}} '
-        f": ({types}) -> tensor<{len(parts)}xi32>"
+        f": ({types}) -> tensor<{rank}xi32>"
     )
     return lines
 
@@ -96,12 +100,6 @@ def _divided_up(part: str, divisor: int) -> list[str]:
     ]
 
 
-def _constant_shape(index: int, of: Type) -> str:
-    """The line that defines %shape<index> for a result whose dimensions are all known."""
-    sizes = ", ".join(map(str, of.shape))
-    return f"%shape{index} = stablehlo.constant dense<[{sizes}]> : tensor<{len(of.shape)}xi32>"
-
-
 @functools.lru_cache(maxsize=4096)
 def custom_call(
     target: str,
@@ -122,60 +120,34 @@ def custom_call(
         The module's text.
     """
     dynamic = any(operand.dynamic for operand in operands)
-    body: list[str] = []
-    names = [f"%arg{i}" for i in range(len(operands))]
-    call_operands = [(name, str(operand)) for name, operand in zip(names, operands, strict=True)]
+    given = [(f"%arg{i}", str(operand)) for i, operand in enumerate(operands)]
+    parameters = ", ".join(f"{name}: {kind}" for name, kind in given)
+    kinds = ", ".join(map(str, results))
     config = ", ".join(f"{key} = {_attribute(value)}" for key, value in attributes)
     settings = [
         f'call_target_name = "{target}"',
         "api_version = 4 : i32",
         f"backend_config = {{{config}}}",
     ]
+    body: list[str] = []
     if dynamic:
         for index, result in enumerate(results):
-            if result.dynamic:
-                body += _shape_operand(index, result, operands[0])
-            else:
-                body.append(_constant_shape(index, result))
-            call_operands.append((f"%shape{index}", f"tensor<{len(result.shape)}xi32>"))
+            body += _shape_operand(index, result, operands[0])
+            given.append((f"%shape{index}", f"tensor<{len(result.shape)}xi32>"))
         indices = ", ".join(str(len(operands) + i) for i in range(len(results)))
         settings.append(
             f"indices_of_shape_operands = dense<[{indices}]> : tensor<{len(results)}xi64>"
         )
-    body.append(_call(call_operands, results, settings))
-    body.append(_return(results))
-    return _module(body, names, operands, results, dynamic)
-
-
-def _call(operands: list[tuple[str, str]], results: tuple[Type, ...], settings: list[str]) -> str:
-    """Writes the call itself, with the results %out, or %out#0, %out#1, ..."""
-    count = f":{len(results)}" if len(results) > 1 else ""
-    return (
-        f'%out{count} = "stablehlo.custom_call"({", ".join(name for name, _ in operands)}) '
-        f"{{{', '.join(settings)}}} : ({', '.join(kind for _, kind in operands)}) "
-        f"-> ({', '.join(map(str, results))})"
+    body.append(
+        f'%out:{len(results)} = "stablehlo.custom_call"({", ".join(name for name, _ in given)}) '
+        f"{{{', '.join(settings)}}} : ({', '.join(kind for _, kind in given)}) -> ({kinds})"
     )
-
-
-def _return(results: tuple[Type, ...]) -> str:
-    """Writes the return of all results."""
-    names = [f"%out#{i}" for i in range(len(results))] if len(results) > 1 else ["%out"]
-    return f"return {', '.join(names)} : {', '.join(map(str, results))}"
-
-
-def _module(
-    body: list[str],
-    names: list[str],
-    operands: tuple[Type, ...],
-    results: tuple[Type, ...],
-    dynamic: bool,
-) -> str:
-    """Wraps the lines of a body in a function and a module."""
-    arguments = ", ".join(f"{name}: {kind}" for name, kind in zip(names, operands, strict=True))
+    outputs = ", ".join(f"%out#{i}" for i in range(len(results)))
+    body.append(f"return {outputs} : {kinds}")
     header = " attributes {jax.uses_shape_polymorphism = true}" if dynamic else ""
     lines = "\n    ".join(body)
     return (
         f"module @keras_renorm{header} {{\n"
-        f"  func.func public @main({arguments}) -> ({', '.join(map(str, results))}) {{\n"
+        f"  func.func public @main({parameters}) -> ({kinds}) {{\n"
         f"    {lines}\n  }}\n}}\n"
     )
