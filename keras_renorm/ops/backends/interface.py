@@ -33,23 +33,18 @@ class Ragged(Protocol):
     @property
     def values(self) -> Tensor:
         """The values of all examples together, `[N, ..., C, ...]`."""
-        ...
 
     def values_of(self, mask: Any) -> Tensor:
         """A mask of the batch as a mask of the values."""
-        ...
 
     def by_value(self, each: Tensor) -> Tensor:
         """A value per example, `[B]`, repeated for each of its values, `[N]`."""
-        ...
 
     def restored(self, values: Tensor) -> Any:
         """A batch with the same lengths, of other values in the shape of `values`."""
-        ...
 
     def joined(self, others: Sequence[Any]) -> Any:
         """The batch, followed by the examples of `others`, which are ragged, too."""
-        ...
 
 
 class Backend:

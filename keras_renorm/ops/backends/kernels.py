@@ -49,7 +49,6 @@ class StepCalls(Protocol):
             constants: The mask is fastest with size 1 along the axis of the channels.
             settings: All but `ghosts`.
         """
-        ...
 
     def backward(
         self, dy: Tensor, x: Tensor, statistics: Tensor, mask: Tensor | None, settings: Settings
@@ -63,7 +62,6 @@ class StepCalls(Protocol):
             mask: As in `forward`.
             settings: The axis, ghost size and ReLU are used.
         """
-        ...
 
 
 class InferencePasses(Protocol):
@@ -71,7 +69,6 @@ class InferencePasses(Protocol):
 
     def normalize(self, x: Tensor, affine: Affine, settings: Settings) -> Tensor:
         """`y = (x - mean) * scale + offset`, or its positive part, like `x`."""
-        ...
 
     def gradient_sums(
         self, dy: Tensor, x: Tensor, affine: Affine, mask: Tensor | None, settings: Settings
@@ -80,14 +77,12 @@ class InferencePasses(Protocol):
 
         A ReLU lets only some of `dy` through. The pass finds its mask again from `x`.
         """
-        ...
 
     def relu_gradient(self, dy: Tensor, y: Tensor) -> Tensor:
         """`dy` where the output `y` of a ReLU is positive, and 0 elsewhere, even of inf or NaN.
 
         PyTorch's own operation also gives `dy` where `y` is NaN.
         """
-        ...
 
 
 class Passes(InferencePasses, Protocol):
@@ -98,7 +93,6 @@ class Passes(InferencePasses, Protocol):
 
     def moments(self, x: Tensor, mask: Tensor | None, settings: Settings) -> tuple[Moments, Tensor]:
         """The moments of the positions that count, and the value near the mean to centre `x` at."""
-        ...
 
     def input_gradient(
         self,
@@ -110,7 +104,6 @@ class Passes(InferencePasses, Protocol):
         settings: Settings,
     ) -> Tensor:
         """`dx = scale * dy - bias - (x - mean) * slope`, and 0 at masked positions."""
-        ...
 
 
 class FusedKernel(Protocol):
@@ -118,13 +111,11 @@ class FusedKernel(Protocol):
 
     def fits(self, x: Tensor, mask: Tensor | None, settings: Settings) -> bool:
         """Whether `train` takes this input."""
-        ...
 
     def train(
         self, arguments: Arguments, constants: Constants, settings: Settings, plain: PlainOutput
     ) -> tuple[Tensor, Moments]:
         """The output and the minibatch's moments. `plain` is that of `Differentiable`."""
-        ...
 
 
 class FusedInference(Protocol):
@@ -132,13 +123,11 @@ class FusedInference(Protocol):
 
     def fits(self, x: Tensor, settings: Settings) -> bool:
         """Whether `normalize` takes this input and is not slower than plain operations."""
-        ...
 
     def normalize(
         self, arguments: Arguments, mean: Tensor, variance: Tensor, settings: Settings
     ) -> Tensor:
         """`y = (x - mean) * gamma / sqrt(variance + epsilon) + beta`, with derivatives."""
-        ...
 
 
 class Differentiable(NamedTuple):

@@ -41,11 +41,9 @@ class WayToNormalize(Protocol):
 
     def fits(self, step: InferenceStep) -> bool:
         """Whether the backend has this way, and it takes this input."""
-        ...
 
     def normalize(self, step: InferenceStep) -> Tensor:
         """The output, in the dtype and shape of the input."""
-        ...
 
 
 class Native:

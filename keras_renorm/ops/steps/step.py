@@ -77,8 +77,6 @@ class WayToTrain(Protocol):
 
     def fits(self, step: Step) -> bool:
         """Whether the backend has this way, and it takes this step."""
-        ...
 
     def train(self, step: Step) -> Trained:
         """Takes the step."""
-        ...
