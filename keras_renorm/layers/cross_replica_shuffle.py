@@ -61,10 +61,9 @@ class CrossReplicaShuffle(keras.layers.Layer):
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
-        if seed is not None:
-            seed = arguments.integer("seed", seed, allowed="an integer or None")
-            if not -(2**63) <= seed < 2**63:
-                raise ValueError(f"`seed` must fit into 64 bits with a sign, received seed={seed}.")
+        seed = arguments.optional_integer("seed", seed, allowed="an integer or None")
+        if seed is not None and not -(2**63) <= seed < 2**63:
+            raise ValueError(f"`seed` must fit into 64 bits with a sign, received seed={seed}.")
         super().__init__(autocast=False, **kwargs)
         self.seed = seed
         self._seed = random.randrange(2**31) if seed is None else seed
