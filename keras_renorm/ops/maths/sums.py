@@ -90,16 +90,12 @@ def _sum(x: Tensor, axis: int, levels: int = 2) -> Tensor:
     length = x.shape[axis]
     if length <= _LONGEST_CHAIN if isinstance(length, int) else levels == 0:
         return apart(keras.ops.sum(x, axis=axis, keepdims=True))
-    rows = keras.ops.shape(x)[axis]
-    cut = rows // _BLOCK * _BLOCK
+    shape = keras.ops.shape(x)
+    count = shape[axis] // _BLOCK
+    cut = count * _BLOCK
     before = (slice(None),) * axis
     whole, others = (*before, slice(None, cut)), (*before, slice(cut, None))
-    blocks = apart(keras.ops.sum(_split(x[whole], axis), axis=axis + 1))
+    grouped = keras.ops.reshape(x[whole], (*shape[:axis], count, _BLOCK, *shape[axis + 1 :]))
+    blocks = apart(keras.ops.sum(grouped, axis=axis + 1))
     rest = apart(keras.ops.sum(x[others], axis=axis, keepdims=True))
     return _sum(blocks, axis, levels - 1) + rest
-
-
-def _split(x: Tensor, axis: int) -> Tensor:
-    """`x` with the rows of `axis` grouped in blocks: `[..., rows / block, block, ...]`."""
-    shape = keras.ops.shape(x)
-    return keras.ops.reshape(x, (*shape[:axis], shape[axis] // _BLOCK, _BLOCK, *shape[axis + 1 :]))
