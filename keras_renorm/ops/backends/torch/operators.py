@@ -38,11 +38,9 @@ _SCHEMAS = {
     "gradient_sums": "(Tensor dy, Tensor x, Tensor parameters, Tensor? mask, {}) -> Tensor",
     "input_gradient": "(Tensor dy, Tensor x, Tensor parameters, Tensor? mask, {}) -> Tensor",
 }
-_ATTRIBUTES = (
-    "*, int axis, int ghost_size=0, bool relu=False, float epsilon=0.0, float momentum=1.0, "
-    "bool by_stddev=False"
-)
 _DEFAULTS = layout.attributes(Settings(axis=0))  # PyTorch leaves out attributes with these values
+_ATTRIBUTES = "*, " + ", ".join(f"{type(v).__name__} {k}={v}" for k, v in _DEFAULTS.items())
+_C_TYPES: dict[type, Any] = {int: ctypes.c_int64, bool: ctypes.c_bool, float: ctypes.c_double}
 
 _SUMS = ("moments", "gradient_sums")
 """The calls without a result of the shape of x."""
@@ -56,16 +54,10 @@ def register() -> loader.NativeLibrary:
         NativeLibraryError: The library does not load, or this PyTorch does not take it.
     """
     library = loader.load()
-    library.handle.keras_renorm_call.restype = ctypes.c_char_p
-    library.handle.keras_renorm_call.argtypes = [
-        ctypes.c_int,
-        ctypes.c_void_p,
-        *[ctypes.c_int64] * 5,
-        ctypes.c_bool,
-        ctypes.c_double,
-        ctypes.c_double,
-        ctypes.c_bool,
-    ]
+    attributes = [_C_TYPES[type(value)] for value in _DEFAULTS.values()]
+    call = library.handle.keras_renorm_call
+    call.restype = ctypes.c_char_p
+    call.argtypes = [ctypes.c_int, ctypes.c_void_p, *[ctypes.c_int64] * 3, *attributes]
     if parallel := openmp():
         library.handle.keras_renorm_use_openmp(parallel)
     try:
@@ -121,16 +113,15 @@ def _place(name: str) -> int:
     return 1 if "Tensor dy" in _SCHEMAS[name] else 0
 
 
-def _empty(name: str, *given: Any, axis: int, ghost_size: int = 0, **_: Any) -> Any:
+def _empty(name: str, *given: Any, axis: int = 0, ghost_size: int = 0, **_: Any) -> Any:
     """What a call returns, before it is computed."""
     x = given[_place(name)]
-    shape, wide = x.shape, torch.promote_types(x.dtype, torch.float32)
-    ghosts = -(-shape[0] // ghost_size) if ghost_size else 1
+    own, wide = (x.dtype, x.shape), torch.promote_types(x.dtype, torch.float32)
+    ghosts = -(-x.shape[0] // ghost_size) if ghost_size else 1
+    results = layout.results(name, own, wide, torch.float64, ghosts, x.shape[axis])
     found = tuple(
-        _empty_like(x, ghost_size) if size is shape else x.new_empty(size, dtype=dtype)
-        for dtype, size in layout.results(
-            name, (x.dtype, shape), wide, torch.float64, ghosts, shape[axis]
-        )
+        _empty_like(x, ghost_size) if result is own else x.new_empty(result[1], dtype=result[0])
+        for result in results
     )
     return found if len(found) > 1 else found[0]
 
