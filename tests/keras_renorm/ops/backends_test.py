@@ -10,7 +10,7 @@ def test_the_backend_is_keras_own_and_always_the_same():
     assert backends.current() is backend
 
 
-@pytest.mark.parametrize("name", ["numpy", "openvino"])
+@pytest.mark.parametrize("name", ["numpy", "imaginary"])
 def test_a_backend_without_a_folder_has_plain_operations(monkeypatch, name):
     monkeypatch.setattr(keras.backend, "backend", lambda: name)
     backend = backends.current()
