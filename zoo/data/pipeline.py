@@ -20,7 +20,6 @@ _ALL: Part = (0, 1)
 _AS_STORED = Preparation()
 
 
-@tf.autograph.experimental.do_not_convert
 def training_batches(
     source: Source,
     sampler: Sampler,
@@ -81,7 +80,7 @@ def training_batches(
             images, labels = source.fetch(seeds_of(step)[1])
             return finished(step, images, labels)
 
-        return steps.map(minibatch, tf.data.AUTOTUNE, deterministic=True).prefetch(4)
+        return _in_parallel(steps, minibatch).prefetch(4)
     one = ImageChanges(preparation, augmentation)
 
     def items(step: Any) -> Any:
@@ -94,11 +93,11 @@ def training_batches(
         stored, label = source.read(item)
         return one(Image(stored, preparation.channels or source.image_shape[2]), own), label
 
-    batches = _one_by_one(steps.map(items), image, len(taken), preparation, source)
-    return tf.data.Dataset.zip(steps, batches).map(lambda step, b: finished(step, *b)).prefetch(4)
+    batches = _one_by_one(_mapped(steps, items), image, len(taken), preparation, source)
+    zipped = tf.data.Dataset.zip(steps, batches)
+    return _mapped(zipped, lambda step, b: finished(step, *b)).prefetch(4)
 
 
-@tf.autograph.experimental.do_not_convert
 def evaluation_batches(
     source: Source,
     batch_size: int,
@@ -155,15 +154,16 @@ def _evaluated(
             images, labels = source.fetch(indices(start, total))
             return finished(preparation.batch(images), labels, total)
 
-        return parts.map(minibatch)
+        return _mapped(parts, minibatch)
 
     def image(item: Any) -> tuple[Any, Any]:
         stored, label = source.read(item)
         return preparation(Image(stored, preparation.channels or source.image_shape[2])), label
 
-    fetched = parts.map(lambda start, total: (source.fetch(indices(start, total)),))
+    fetched = _mapped(parts, lambda start, total: (source.fetch(indices(start, total)),))
     made = _one_by_one(fetched, image, len(full), preparation, source)
-    return tf.data.Dataset.zip(parts, made).map(lambda p, b: finished(b[0], b[1], p[1]))
+    zipped = tf.data.Dataset.zip(parts, made)
+    return _mapped(zipped, lambda p, b: finished(b[0], b[1], p[1]))
 
 
 def own_rows(total: int, part: Part) -> Any:
@@ -188,8 +188,22 @@ def _one_by_one(
         return tf.ensure_shape(image, [height, width, channels]), label
 
     # In the order of the rows, whichever is ready first.
-    images = items.unbatch().map(shaped, tf.data.AUTOTUNE, deterministic=True)
+    images = _in_parallel(items.unbatch(), shaped)
     return images.batch(count)
+
+
+def _mapped(dataset: tf.data.Dataset, function: Callable[..., Any], **options: Any) -> Any:
+    """The results of a function that has no `if` or `for` on tensors.
+
+    AutoGraph, which would look for them here and in the step, took 1.2 s of a tiny run's 7.
+    """
+    return dataset.map(tf.autograph.experimental.do_not_convert(function), **options)
+
+
+def _in_parallel(dataset: tf.data.Dataset, function: Callable[..., Any]) -> Any:
+    """Several results at a time, in the order of the elements."""
+    options = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    return _mapped(dataset, function, **options)
 
 
 class _BatchChanges:

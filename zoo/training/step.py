@@ -124,6 +124,7 @@ def make_train_step(
 
     counter = _step_counter(model) if options.parts > 1 else None
 
+    # Nothing in a step is an `if` or a `for` on tensors: see `zoo.data.pipeline._mapped`.
     @tf.function(autograph=False)
     def train_step(images: Any, labels: Any, asked: Any = (0.0, 0.0)) -> StepResult:
         asked = tf.cast(asked, tf.float64)
