@@ -258,13 +258,13 @@ def to_keras(
     return _convert(model, as_keras, report, in_place, follow=activation_after)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _NormRewrite(Rewrite):
     """Replaces batch norms, each by the same rule.
 
     Attributes:
         rule: Gives a norm's replacement, or None to keep the norm.
-        after: Gives the layer that follows a replacement, or None; or None where none follows.
+        after: Gives the layer that follows a replacement, if one does. None if none ever does.
         subclasses: Whether subclasses of our layers are replaced, too.
         failed: Why other norms stay, by their paths.
     """

@@ -49,10 +49,12 @@ class ActivationPercentilesReport(Report):
 
     def scalars(self) -> dict[str, float]:
         """The percentiles of the last record."""
-        last = self.records[-1].percentiles if self.records else ()
+        if not self.records:
+            return {}
+        last = self.records[-1].percentiles
         return {
             f"percentiles/{self.unit}/{percentage:g}": value
-            for percentage, value in zip(self.percentages, last, strict=False)
+            for percentage, value in zip(self.percentages, last, strict=True)
         }
 
     def _table(self) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:

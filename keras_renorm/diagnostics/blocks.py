@@ -11,7 +11,7 @@ class Block:
 
     Attributes:
         call: The addition.
-        skip: Which of its two inputs is the skip path, 0 or 1. The other is the branch.
+        skip: Which of its two inputs is the skip path, 0 or 1.
         index: l, the number of this block. It counts from 1 where the skip path begins: at an
             input, or at a normalization on the path.
         first: The addition of block 1 of the same skip path.
@@ -21,6 +21,11 @@ class Block:
     skip: int
     index: int
     first: Call
+
+    @property
+    def branch(self) -> int:
+        """Which of the inputs is the branch."""
+        return 1 - self.skip
 
 
 def residual_blocks(graph: Calls) -> tuple[list[Block], list[Call]]:

@@ -35,7 +35,7 @@ class Spread:
     maximum: float
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class LayerCorrections:
     """One call of a normalization layer on a minibatch.
 
@@ -59,12 +59,12 @@ class LayerCorrections:
     kind: str
     values: int
     updates: int | None
-    r_max: float | None = None
-    d_max: float | None = None
-    r: Spread | None = None
-    d: Spread | None = None
-    r_clipped: float | None = None
-    d_clipped: float | None = None
+    r_max: float | None
+    d_max: float | None
+    r: Spread | None
+    d: Spread | None
+    r_clipped: float | None
+    d_clipped: float | None
     mean_drift: Spread
     scale_drift: Spread
     typical_drift: float
@@ -112,7 +112,7 @@ def _row(
     details = [] if len({one.call for one in others}) == 1 else [f"call {minibatch.call}"]
     details += [] if minibatch.domain is None else [f"domain {minibatch.domain}"]
     drift = minibatch.correction(layer, _INF, _INF)
-    limited: dict[str, Any] = {}
+    limited: dict[str, Any] = dict.fromkeys(("r_max", "d_max", "r", "d", "r_clipped", "d_clipped"))
     if limits is not None:
         r, d = minibatch.correction(layer, *limits)
         limited = {"r_max": limits[0], "d_max": limits[1], "r": _spread(r), "d": _spread(d)}

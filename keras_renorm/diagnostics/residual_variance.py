@@ -165,7 +165,7 @@ def _variance(x: Any) -> float:
 
 def _row(block: Block, variances: list[tuple[float, float]]) -> BlockVariance:
     pair = variances[block.call.index]
-    skip, branch = pair[block.skip], pair[1 - block.skip]
+    skip, branch = pair[block.skip], pair[block.branch]
     ratio = branch / skip if skip else math.nan
     name = block.call.name + (f" (call {block.call.index + 1})" if len(variances) > 1 else "")
     return BlockVariance(name, block.index, skip, branch, ratio)

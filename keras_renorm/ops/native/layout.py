@@ -41,9 +41,11 @@ def results(
 ) -> list[tuple[Any, Any]]:
     """The type and the shape of each result of a call.
 
+    `x` itself stands where a result is like the input.
+
     Args:
         name: The call's name.
-        x: Those of the input.
+        x: The type and the shape of the input.
         wide: The type of per-channel operands.
         double: The type float64.
         ghosts: The number of ghost batches, 1 for none.

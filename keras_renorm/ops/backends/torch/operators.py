@@ -110,7 +110,7 @@ def _run(name: str, *given: Any, **attributes: Any) -> Any:
 
 def _place(name: str) -> int:
     """The place of x among the operands of a call. All before it have its shape."""
-    return 1 if "Tensor dy" in _SCHEMAS[name] else 0
+    return 1 if _SCHEMAS[name].startswith("(Tensor dy,") else 0
 
 
 def _empty(name: str, *given: Any, axis: int = 0, ghost_size: int = 0, **_: Any) -> Any:
