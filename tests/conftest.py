@@ -29,7 +29,8 @@ def seeds():
     if keras.backend.backend() == "torch":
         sys.modules["torch"].manual_seed(0)
     elif keras.backend.backend() == "tensorflow":
-        # `tf.random.set_seed` also has every kernel made anew: a quarter of the tests' time.
+        # `tf.random.set_seed` also empties the cache of kernels, a quarter of the tests' time. So
+        # eager draws of `tf.random` go on from test to test: use `rng`.
         context = tensorflow_context.context()
         context._seed, context._rng = 0, random.Random(0)
 

@@ -172,5 +172,5 @@ def test_sources_have_tests(path):
         return
     tests = ROOT / "tests" / relative.parent
     # Checks are tests in a process of their own.
-    found = [f for kind in ("test", "checks") if (f := tests / f"{path.stem}_{kind}.py").exists()]
-    assert found, f"nothing at {tests / path.stem}_test.py"
+    forms = [tests / f"{path.stem}_{kind}.py" for kind in ("test", "checks")]
+    assert any(form.exists() for form in forms), f"nothing at {forms[0]} or {forms[1]}"

@@ -5,6 +5,7 @@ The other tests run under TensorFlow. Of the files here, `-m slow` runs what is 
 
 import dataclasses
 import importlib.util
+import pathlib
 
 import jax
 import pytest
@@ -19,7 +20,7 @@ ELSEWHERE += ["layers/domain_backend"]
 
 @dataclasses.dataclass
 class Environment:
-    """A backend, variables beside it, and what is checked with the native library and without."""
+    """A backend, variables beside it, what is always checked, and what needs the native library."""
 
     backend: str
     checks: list[str]
@@ -28,7 +29,7 @@ class Environment:
 
     def arguments(self):
         built = loader.library_path().is_file()
-        return [f"{name}_checks.py" for name in [*(self.library if built else []), *self.checks]]
+        return [f"{name}_checks.py" for name in [*self.checks, *(self.library if built else [])]]
 
 
 TORCH = "ops/backends/torch"
@@ -46,11 +47,10 @@ ENVIRONMENTS = {
     ),
     "torch": Environment(
         "torch",
-        [*ELSEWHERE, "layers/float64", f"{TORCH}/collective", f"{TORCH}/fused"],
         # The first wants to be the first that compiles.
+        [f"{TORCH}/pinning", *ELSEWHERE, "layers/float64", f"{TORCH}/collective", f"{TORCH}/fused"],
         library=[
-            *(f"{TORCH}/{name}" for name in ("pinning", "backend", "calls", "derivatives")),
-            f"{TORCH}/operators",
+            *(f"{TORCH}/{name}" for name in ("backend", "calls", "derivatives", "operators")),
             "ops/steps/lowerings",
         ],
     ),
@@ -73,4 +73,22 @@ def test_quickly(run_checks, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_slowly(run_checks, name):
+    if name == "jax, float64" and len(ENVIRONMENTS[name].arguments()) == 1:
+        pytest.skip("derivatives need the native library, on the CPU")
     run(run_checks, name, "slow")
+
+
+def test_all_checks_run():
+    """Files beside a test of the same name are run by that test."""
+    folder = pathlib.Path(__file__).parent
+    listed = {
+        f"{name}_checks.py"
+        for environment in ENVIRONMENTS.values()
+        for name in [*environment.checks, *environment.library]
+    }
+    # JAX's derivatives are not listed on an accelerator.
+    listed.add("ops/backends/jax/derivatives_checks.py")
+    elsewhere = {"replica_checks.py", "replicas_checks.py", "shuffle_checks.py"}
+    elsewhere |= {"domain_replica_checks.py", "process_checks.py"}
+    for path in folder.rglob("*_checks.py"):
+        assert path.name in elsewhere or path.relative_to(folder).as_posix() in listed

@@ -7,7 +7,7 @@ import pytest
     ("options", "ratios"),
     [
         pytest.param(
-            *(["--task=resnet20"], ["pipeline / by hand", "fed / step"]), marks=pytest.mark.slow
+            ["--task=resnet20"], ["pipeline / by hand", "fed / step"], marks=pytest.mark.slow
         ),
         (["--task=resnet50", "--photos=16", "--no_step"], ["pipeline / by hand"]),
     ],

@@ -121,6 +121,10 @@ def run_program(start_program):
     return run
 
 
+#: The level is what a program would set. NumPy would start threads.
+OF_SERVER = environment() | {"TF_CPP_MIN_LOG_LEVEL": "2", "OPENBLAS_NUM_THREADS": "1"}
+
+
 class Forked:
     """A process that warm_programs.py has forked, with what tests use of `subprocess.Popen`."""
 
@@ -178,8 +182,7 @@ def fork(tmp_path_factory):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("warm_programs.py"), str(theirs.fileno())],
-        # The level is what a program would set. NumPy would start threads.
-        env=environment() | {"TF_CPP_MIN_LOG_LEVEL": "2", "OPENBLAS_NUM_THREADS": "1"},
+        env=OF_SERVER,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -188,7 +191,7 @@ def fork(tmp_path_factory):
     theirs.close()
 
     def start(request, stderr=subprocess.PIPE, **variables):
-        request |= {"folder": str(folder), "environment": environment() | variables}
+        request = request | {"folder": str(folder), "environment": environment() | variables}
         pipes = [os.pipe() for _ in range(3)]
         files = [write for _, write in pipes]
         out, err, report = (os.fdopen(read) for read, _ in pipes)

@@ -82,6 +82,7 @@ def gradients_of(model, images, labels):
 
 
 def cases():
+    assert MODELS.keys() >= ONE_STEP | EVERY_BLOCK
     for name, architecture in MODELS.items():
         if name not in EVERY_BLOCK | ONE_STEP:
             continue

@@ -1,8 +1,9 @@
 """Forks programs from a process that has imported TensorFlow, as `python warm_programs.py SOCKET`.
 
-The import takes four seconds of every program. In all else a program that is forked is a process
-of its own: it has its number, signals, folder and environment, starts TensorFlow's runtime itself,
-and ends as Python ends.
+The import takes four seconds of every program. A program that is forked is a process of its own:
+it has its number, signals, folder and environment, starts TensorFlow's runtime itself, and ends as
+Python ends. What a process reads when it starts, or inherits, is this one's: the seed of hashes,
+the encoding of the outputs, the level of TensorFlow's log, the user, and limits.
 
 A request is a JSON object with three open files: stdout, stderr and one for a report, which gets
 the number of the process, and its exit status when it has ended, a line each.
@@ -39,7 +40,7 @@ def load():
 
 
 def serve(connection):
-    """Forks what is asked for until the tests end. In a program's process, returns its request."""
+    """Forks what is asked for until the tests end. In a program's process, returns its message."""
     children = {}
     while True:
         for ready in select.select([connection, *children], [], [])[0]:
@@ -50,7 +51,7 @@ def serve(connection):
                 os.close(report)
                 os.close(ready)
                 continue
-            message, files, _, _ = socket.recv_fds(connection, 2**16, 3)
+            message, files, _, _ = socket.recv_fds(connection, 2**20, 3)
             if not message:
                 sys.exit()
             pid = os.fork()
@@ -58,7 +59,7 @@ def serve(connection):
                 for descriptor, (_, report) in children.items():
                     os.close(descriptor)
                     os.close(report)
-                return json.loads(message), files
+                return message, files
             *outputs, report = files
             for descriptor in outputs:
                 os.close(descriptor)
@@ -66,12 +67,13 @@ def serve(connection):
             children[os.pidfd_open(pid)] = pid, report
 
 
-def become(request, files):
+def become(message, files):
     """Does what was asked for, in the place of this program."""
     for number, descriptor in enumerate(files[:2], start=1):
         os.dup2(descriptor, number)
     for descriptor in files:
         os.close(descriptor)
+    request = json.loads(message)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])

@@ -102,9 +102,8 @@ def main(folder):
         run_all(runs, folder, 2, Console(quiet=True))
 
 if __name__ == "__main__":
-    # As in the foreground: a shell has what it starts in the background ignore them.
+    # As in the foreground: a shell has what it starts in the background ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     program.run(lambda argv: Path(parse_flags(argv)[1]), main, "")
 """
 

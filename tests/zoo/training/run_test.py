@@ -123,7 +123,7 @@ print("all")
 def test_every_file_may_be_gone_unreadable_or_of_another_kind(run_warm_python):
     # Another pytest closes the folder of all tests to other users when it starts.
     with tempfile.TemporaryDirectory() as folder:
-        done = run_warm_python(FAULTS.replace("FOLDER", repr(folder)), TF_CPP_MIN_LOG_LEVEL="3")
+        done = run_warm_python(FAULTS.replace("FOLDER", repr(folder)))
     assert done.returncode == 0, done.stderr  # TensorFlow warns of so many functions.
     *lines, last = done.stdout.splitlines()
     assert last == "all"
@@ -176,9 +176,7 @@ print("draws", [int(state[1]) for state in states])
 @pytest.mark.slow
 def test_the_draws_of_stochastic_depth_are_resumed_bit_for_bit(run_warm_python):
     with tempfile.TemporaryDirectory() as folder:
-        done = run_warm_python(
-            DROPPED.replace("FOLDER", folder), TF_CPP_MIN_LOG_LEVEL="3", timeout=240
-        )
+        done = run_warm_python(DROPPED.replace("FOLDER", folder), timeout=240)
     assert done.returncode == 0, done.stderr
     assert "resuming from step 2\n" in done.stdout
     assert "draws [8, 8, 8]\n" in done.stdout
@@ -259,9 +257,7 @@ except Exception as error:
 @pytest.mark.slow
 def test_what_does_not_touch_the_numbers_may_change_and_leaves_them_bit_for_bit(run_warm_python):
     with tempfile.TemporaryDirectory() as folder:
-        done = run_warm_python(
-            CHANGED.replace("FOLDER", repr(folder)), TF_CPP_MIN_LOG_LEVEL="3", ZOO_HOME=folder
-        )
+        done = run_warm_python(CHANGED.replace("FOLDER", repr(folder)), ZOO_HOME=folder)
     assert done.returncode == 0, done.stderr
     first, *_ = done.stdout.splitlines()
     assert first.startswith(

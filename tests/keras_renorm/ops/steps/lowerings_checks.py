@@ -1,4 +1,4 @@
-"""Which lowering is in use under PyTorch; `lowerings_test.py` runs this under it."""
+"""Which lowering is in use under PyTorch; `backends_test.py` runs this under it."""
 
 import warnings
 

@@ -62,8 +62,8 @@ def test_an_environment_that_asks_for_what_there_is_not(run_warm_python, variabl
     assert done.stdout.count("\n") == 1
 
 
-def test_a_process_without_stderr(run_warm_python):
-    done = run_warm_python(
+def test_a_process_without_stderr(run_python):
+    done = run_python(
         "import os, sys\n"
         "os.close(2)\n"
         "sys.stderr = None\n"
@@ -100,8 +100,8 @@ def test_what_was_held_back_stays_so_when_the_user_interrupts(run_warm_python):
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
-def test_quiet_silences_errors_too(run_warm_python):
-    done = run_warm_python(
+def test_quiet_silences_errors_too(run_python):
+    done = run_python(
         "import os\n"
         "from zoo.training.cli.runtime import load_tensorflow\n"
         "load_tensorflow(quiet=True)\n"

@@ -1,4 +1,4 @@
-"""Layers inside `jax.shard_map` and `jax.pmap`, on two devices; `collective_test.py` runs this."""
+"""Layers inside `jax.shard_map` and `jax.pmap`, on two devices; `backends_test.py` runs this."""
 
 import functools
 

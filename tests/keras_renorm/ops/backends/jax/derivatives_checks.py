@@ -1,4 +1,4 @@
-"""Derivatives of the library's calls; `derivatives_test.py` runs this under JAX, in float64."""
+"""Derivatives of the library's calls; `backends_test.py` runs this under JAX, in float64."""
 
 import jax
 import jax.numpy as jnp

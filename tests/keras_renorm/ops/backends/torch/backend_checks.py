@@ -1,4 +1,4 @@
-"""PyTorch's backend; `backend_test.py` runs this under it."""
+"""PyTorch's backend; `backends_test.py` runs this under it."""
 
 import inspect
 

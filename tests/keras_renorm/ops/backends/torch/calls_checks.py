@@ -1,4 +1,4 @@
-"""The library's calls under PyTorch; `calls_test.py` runs this under it."""
+"""The library's calls under PyTorch; `backends_test.py` runs this under it."""
 
 import concurrent.futures
 import itertools

@@ -1,4 +1,4 @@
-"""A process group of PyTorch's; `collective_test.py` runs this. Checks of layers in several
+"""A process group of PyTorch's; `backends_test.py` runs this. Checks of layers in several
 processes are in tests/keras_renorm/layers/process_checks.py."""
 
 import numpy as np

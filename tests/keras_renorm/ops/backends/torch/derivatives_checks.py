@@ -1,4 +1,4 @@
-"""Derivatives of the library's calls; `derivatives_test.py` runs this under PyTorch."""
+"""Derivatives of the library's calls; `backends_test.py` runs this under PyTorch."""
 
 import functools
 

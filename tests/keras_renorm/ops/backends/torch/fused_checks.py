@@ -1,4 +1,4 @@
-"""PyTorch's fused kernel as a lowering; `fused_test.py` runs this under PyTorch."""
+"""PyTorch's fused kernel as a lowering; `backends_test.py` runs this under PyTorch."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The library's operators under PyTorch; `operators_test.py` runs this under it."""
+"""The library's operators under PyTorch; `backends_test.py` runs this under it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The copy that PyTorch's compiler does not see into; `pinning_test.py` runs this under it."""
+"""The copy that PyTorch's compiler does not see into; `backends_test.py` runs this under it."""
 
 import sys
 
