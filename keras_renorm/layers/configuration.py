@@ -25,13 +25,24 @@ def own_arguments(layer: Any, names: Iterable[str]) -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if name not in defaults or value != _serialized(name, defaults[name])
+        if name not in defaults or _alone(value) != _alone(_serialized(name, defaults[name]))
     }
 
 
 def _serialized(name: str, value: Any) -> Any:
     kind = _KINDS.get(name.rpartition("_")[2])
     return value if kind is None else kind.serialize(kind.get(value))
+
+
+def _alone(serialized: Any) -> Any:
+    """An argument without the mark of an object that several layers share.
+
+    While a model is saved, Keras knows objects by where they lie, and a default may lie where
+    another one lay.
+    """
+    if not isinstance(serialized, dict):
+        return serialized
+    return {key: value for key, value in serialized.items() if key != "shared_object_id"}
 
 
 def _defaults(layer: type) -> dict[str, Any]:

@@ -1,4 +1,6 @@
 import keras
+import pytest
+from keras.src.saving import serialization_lib
 
 from keras_renorm import layers
 from keras_renorm.layers.configuration import own_arguments
@@ -29,3 +31,13 @@ def test_all_of_a_subclass_whose_constructor_may_hide_defaults():
         "axis": -1,
         "momentum": 0.5,
     }
+
+
+@pytest.mark.parametrize("make", [layers.BatchNormalization, layers.BatchRenormalization])
+def test_defaults_are_left_out_while_a_model_is_saved(make):
+    """Keras then marks what lies where something lay before, as defaults may, as shared."""
+    layer = make(beta_initializer="ones")
+    keys = layer.get_config().keys()
+    with serialization_lib.ObjectSharingScope():
+        for _ in range(3):
+            assert layer.get_config().keys() == keys
