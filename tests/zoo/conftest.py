@@ -109,16 +109,16 @@ def start_program(tmp_path_factory):
     return start
 
 
+def ended(process, timeout=120):
+    """A process that has come to its end, with what it printed."""
+    out, err = process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
 @pytest.fixture(scope="session")
 def run_program(start_program):
     """Runs `python -m MODULE ARGUMENTS` to its end."""
-
-    def run(module, *arguments):
-        process = start_program(module, *arguments)
-        out, err = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-    return run
+    return lambda module, *arguments: ended(start_program(module, *arguments))
 
 
 #: The level is what a program would set. NumPy would start threads.
@@ -224,13 +224,7 @@ def start_warm_program(fork):
 @pytest.fixture(scope="session")
 def run_warm_program(start_warm_program):
     """As `run_program`, with TensorFlow imported already: for what comes after the import."""
-
-    def run(module, *arguments):
-        process = start_warm_program(module, *arguments)
-        out, err = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-    return run
+    return lambda module, *arguments: ended(start_warm_program(module, *arguments))
 
 
 @pytest.fixture(scope="session")
@@ -238,9 +232,7 @@ def run_warm_python(fork):
     """As `run_python`, with TensorFlow imported already: for what comes after the import."""
 
     def run(code, *, timeout=120, **variables):
-        process = fork({"code": code}, **variables)
-        out, err = process.communicate(timeout=timeout)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return ended(fork({"code": code}, **variables), timeout)
 
     return run
 

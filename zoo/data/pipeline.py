@@ -187,9 +187,7 @@ def _one_by_one(
         image, label = make(*item)
         return tf.ensure_shape(image, [height, width, channels]), label
 
-    # In the order of the rows, whichever is ready first.
-    images = _in_parallel(items.unbatch(), shaped)
-    return images.batch(count)
+    return _in_parallel(items.unbatch(), shaped).batch(count)
 
 
 def _mapped(dataset: tf.data.Dataset, function: Callable[..., Any], **options: Any) -> Any:
@@ -201,7 +199,7 @@ def _mapped(dataset: tf.data.Dataset, function: Callable[..., Any], **options: A
 
 
 def _in_parallel(dataset: tf.data.Dataset, function: Callable[..., Any]) -> Any:
-    """Several results at a time, in the order of the elements."""
+    """Several results at a time, in the order of the elements, whichever is ready first."""
     options = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     return _mapped(dataset, function, **options)
 
